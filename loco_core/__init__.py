@@ -1,0 +1,1 @@
+"""The science of loco-sweep: interventions, scores, localization; one process, one device, no cluster."""

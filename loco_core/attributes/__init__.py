@@ -1,0 +1,61 @@
+"""The bundled attributes, as YAML files of templates and contents; a new file needs no entry anywhere."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loco_core.errors import SpecError, did_you_mean
+from loco_core.types import Attribute, PromptRecord
+
+
+def attribute(key: str) -> Attribute:
+    """Returns a bundled attribute by its key, e.g. ``style/van-gogh``.
+
+    Raises:
+        SpecError: there is none of that name.
+    """
+    known = bundled()
+    if key not in known:
+        raise SpecError(f'no attribute "{key}"{did_you_mean(key, known)}')
+    return known[key]
+
+
+@cache
+def bundled() -> dict[str, Attribute]:
+    """Returns every bundled attribute by its key."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.yaml")):
+        for group in yaml.safe_load(path.read_text()):
+            for name, words in group["names"].items():
+                item = Attribute(group["kind"], str(name), group["mode"], _records(group, str(words)))
+                found[item.key] = item
+    return found
+
+
+def _records(group: dict[str, Any], name: str) -> tuple[PromptRecord, ...]:
+    """Expands templates x contents; each pair once, neighbours differ in both."""
+    contents, templates, donors = group["contents"], group["templates"], group["donors"]
+    a = "an" if name[0] in "aeiou" else "a"
+    records = []
+    for round_ in range(len(templates)):
+        for c, content in enumerate(contents):
+            t = (c + round_) % len(templates)
+
+            def fill(text: str, content: str = content) -> str:
+                return text.format(name=name, content=content, a=a)
+
+            records.append(
+                PromptRecord(
+                    prompt=fill(templates[t]),
+                    donor=fill(donors[t]),
+                    score_text=fill(group["score_text"]),
+                    donor_text=fill(group["donor_text"]),
+                    content_text=fill(group["content_text"]),
+                    template_id=f"t{t}",
+                )
+            )
+    return tuple(records)

@@ -1,0 +1,44 @@
+"""The errors that a person meets. Every message says what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LocoError(Exception):
+    """An error whose message is meant for a person; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class SpecError(LocoError):
+    """The sweep file or the command is wrong."""
+
+    exit_code = 2
+
+
+class ModelError(LocoError):
+    """A model cannot be loaded, or is not what it was said to be."""
+
+
+class StoreError(LocoError):
+    """A results folder cannot be read or written, or holds something else."""
+
+
+class LocalizationError(LocoError):
+    """A score table cannot be localized: columns or controls are missing."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns ``'; did you mean "x"?'``, or the list of what is known where nothing is near.
+
+    Args:
+        name: what was written.
+        known: what could have been written.
+    """
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return f"; known: {', '.join(choices)}" if choices else ""

@@ -1,0 +1,264 @@
+"""Score tables with a declared truth and declared noise, to hold localizers against.
+
+Cosines, not pictures, are simulated: margin = prompt + seed + image noise, minus the window's effect times the full effect
+of the prompt, where the effect itself differs by prompt and by seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from loco_core.localizers import Outcome
+from loco_core.statistics import Floats
+from loco_core.types import Window
+
+SITES = 16
+SIZES = (1, 2, 3, 4)
+THRESHOLD = 0.8
+WINDOWS = tuple(Window(start, size) for size in SIZES for start in range(SITES - size + 1))
+REACHED = 0.95
+"""True effect of a window that holds all that must be swapped."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviations in cosine, where the full effect is 0.1 unless said otherwise.
+
+    Attributes:
+        full_effect: mean margin of clean images minus that of donor images.
+        prompt_full: how the full effect differs by prompt.
+        prompt: margin of a prompt, common to all its images.
+        seed: margin of a seed, common to all its images.
+        window_prompt: how the effect of a window differs by prompt.
+        window_seed: how it differs by seed.
+        uneven: windows differ in both by a factor drawn from ``1 - uneven .. 1 + uneven``.
+        image: margin of one image, independent.
+        content: content score of one image, independent; own minus unrelated content is `content_range`.
+        content_range: cosine of an image with its own content text minus that with others'.
+    """
+
+    full_effect: float = 0.1
+    prompt_full: float = 0.015
+    prompt: float = 0.02
+    seed: float = 0.01
+    window_prompt: float = 0.006
+    window_seed: float = 0.004
+    uneven: float = 0.5
+    image: float = 0.012
+    content: float = 0.01
+    content_range: float = 0.1
+
+
+@dataclass(frozen=True)
+class SimulatedTable:
+    """One table with its truth.
+
+    Attributes:
+        kind: which truth, see `KINDS`.
+        outcomes: what a localizer may say of it; the first is the answer that enough images would give.
+        window: the window to be found, where there is one.
+        effects: true effect of every window of `WINDOWS`.
+        kept: true effect of swapping everything but a window, for every window of `WINDOWS`.
+        declared: windows chosen without looking at the scores, on which intervals are checked.
+        scores: rows without complements.
+        complement_scores: rows of the complement of every window, to be added as far as they are asked for.
+    """
+
+    kind: str
+    outcomes: tuple[Outcome, ...]
+    window: Window | None
+    effects: Floats
+    kept: Floats
+    declared: tuple[int, ...]
+    scores: pa.Table
+    complement_scores: pa.Table
+
+    def with_complements(self, windows: Sequence[Window]) -> pa.Table:
+        """The scores with the complements of these windows added, as a sweep would after it was asked."""
+        wanted = [WINDOWS.index(window) for window in windows]
+        pairs = self.complement_scores.num_rows // len(WINDOWS)
+        rows = np.concatenate([np.arange(pairs) * len(WINDOWS) + column for column in wanted])
+        return pa.concat_tables([self.scores, self.complement_scores.take(rows)])
+
+
+@dataclass(frozen=True)
+class _Truth:
+    outcomes: tuple[Outcome, ...]
+    effects: Floats
+    kept: Floats
+    window: Window | None = None
+    full_effect: float = 1.0
+    clean_margin: float = 0.05
+    damage: float = 0.0
+
+
+KINDS = ("single", "all_at_0.70", "two_disjoint", "redundant", "distributed", "damaging", "absent", "no_effect")
+_SHARES = (0.4, 0.2, 0.08, 0.08, 0.08, 0.04, 0.06, 0.06)
+_UNRESOLVED: Outcome = "inconclusive"
+
+
+def simulated_tables(count: int = 2000, seed: int = 0, noise: Noise | None = None) -> Iterator[SimulatedTable]:
+    """Draws tables of 8 to 12 prompts and 4 to 8 seeds, two fifths of them with one window to be found."""
+    noise = noise or Noise()
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        yield simulated_table(str(rng.choice(KINDS, p=_SHARES)), rng, noise)
+
+
+def simulated_table(kind: str, rng: np.random.Generator, noise: Noise) -> SimulatedTable:
+    """Draws one table of a truth kind."""
+    truth = _truth(kind, rng)
+    prompts, seeds = int(rng.choice([8, 10, 12])), int(rng.choice([4, 6, 8]))
+    true = 0 if truth.window is None else WINDOWS.index(truth.window)
+    declared = tuple(sorted({true, *(int(i) for i in rng.choice(len(WINDOWS), 3, replace=False))}))
+    scores, complements = _scores(truth, prompts, seeds, rng, noise)
+    return SimulatedTable(kind, truth.outcomes, truth.window, truth.effects, truth.kept, declared, scores, complements)
+
+
+def _truth(kind: str, rng: np.random.Generator) -> _Truth:
+    if kind in ("single", "damaging"):
+        size = int(rng.integers(1, 5))
+        sites = _window_sites(size, rng)
+        effects, kept = _needed([sites], float(rng.uniform(1, 2)))
+        if kind == "damaging":
+            return _Truth(("damaging",), effects, kept, damage=0.4)
+        return _Truth(("localized",), effects, kept, window=Window(sites[0], size))
+    if kind == "all_at_0.70":
+        level = np.full(len(WINDOWS), 0.7)
+        return _Truth(("distributed", _UNRESOLVED), level, level)
+    if kind == "two_disjoint":
+        size = int(rng.integers(1, 4))
+        first, second = (tuple(range(start, start + size)) for start in (int(rng.integers(0, 5)), int(rng.integers(8, 12))))
+        effects, kept = _needed([first, second], 1.5)
+        return _Truth(("multiple",), effects, kept)
+    if kind == "redundant":
+        pair = (int(rng.integers(0, 6)), int(rng.integers(10, 16)))
+        alone = rng.uniform(0.0, 0.35, 2)
+        return _Truth(("redundant", _UNRESOLVED), *_either(pair, alone))
+    if kind == "distributed":
+        sites = rng.permutation(SITES)[: int(rng.integers(6, 13))]
+        return _Truth(("distributed", _UNRESOLVED), *_additive(sites))
+    noise_only = np.zeros(len(WINDOWS))
+    if kind == "absent":
+        return _Truth(("absent",), noise_only, noise_only, full_effect=0.0, clean_margin=-0.05)
+    return _Truth(("no_effect",), noise_only, noise_only, full_effect=0.0)
+
+
+def _window_sites(size: int, rng: np.random.Generator) -> tuple[int, ...]:
+    start = int(rng.integers(0, SITES - size + 1))
+    return tuple(range(start, start + size))
+
+
+def _needed(groups: Sequence[tuple[int, ...]], power: float) -> tuple[Floats, Floats]:
+    """Swapping all of any group removes the attribute; swapping a share of it removes that share to a power."""
+
+    def effect(swapped: set[int]) -> float:
+        return REACHED * max((len(swapped & set(group)) / len(group)) ** power for group in groups)
+
+    return _over_windows(effect)
+
+
+def _either(pair: tuple[int, int], alone: Floats) -> tuple[Floats, Floats]:
+    """Either of two sites draws the attribute: swapping one removes little, swapping both removes it."""
+
+    def effect(swapped: set[int]) -> float:
+        gone = [site in swapped for site in pair]
+        return REACHED if all(gone) else float(max([0.0, *alone[gone]]))
+
+    return _over_windows(effect)
+
+
+def _additive(sites: Floats) -> tuple[Floats, Floats]:
+    """Each of many sites removes an equal part."""
+    chosen = {int(site) for site in sites}
+
+    def effect(swapped: set[int]) -> float:
+        return REACHED * len(swapped & chosen) / len(chosen)
+
+    return _over_windows(effect)
+
+
+def _over_windows(effect: object) -> tuple[Floats, Floats]:
+    assert callable(effect)
+    everything = set(range(SITES))
+    swapped = np.array([effect(set(window.sites)) for window in WINDOWS])
+    rest = np.array([effect(everything - set(window.sites)) for window in WINDOWS])
+    return swapped, rest
+
+
+def _scores(
+    truth: _Truth, prompts: int, seeds: int, rng: np.random.Generator, noise: Noise
+) -> tuple[pa.Table, pa.Table]:
+    grid = (prompts, seeds)
+    full = truth.full_effect * (noise.full_effect + noise.prompt_full * rng.standard_normal((prompts, 1, 1)))
+    base = truth.clean_margin + noise.prompt * rng.standard_normal((prompts, 1, 1))
+    base = base + noise.seed * rng.standard_normal((1, seeds, 1))
+
+    def margins(effects: Floats, varies: bool = True) -> Floats:
+        share = np.broadcast_to(effects, (*grid, len(effects))).copy()
+        if varies:
+            unit = noise.full_effect / rng.uniform(1 - noise.uneven, 1 + noise.uneven, len(effects))
+            share += noise.window_prompt / unit * rng.standard_normal((prompts, 1, len(effects)))
+            share += noise.window_seed / unit * rng.standard_normal((1, seeds, len(effects)))
+        return np.asarray(base - share * full + noise.image * rng.standard_normal(share.shape))
+
+    fixed = margins(np.array([0.0, 1.0, 1.0]), varies=False)
+    lost = np.where(truth.effects >= THRESHOLD, truth.damage, 0.0)
+    main = _rows(
+        ["clean", "donor", "all_sites"] + ["window"] * len(WINDOWS),
+        [None] * 3 + list(WINDOWS),
+        np.concatenate([fixed, margins(truth.effects)], axis=2),
+        np.concatenate([np.zeros(3), lost]),
+        rng,
+        noise,
+    )
+    rest = _rows(["complement"] * len(WINDOWS), list(WINDOWS), margins(truth.kept), np.zeros(len(WINDOWS)), rng, noise)
+    return main, rest
+
+
+def _rows(
+    controls: Sequence[str],
+    windows: Sequence[Window | None],
+    margins: Floats,
+    damage: Floats,
+    rng: np.random.Generator,
+    noise: Noise,
+) -> pa.Table:
+    prompts, seeds, width = margins.shape
+    pairs = prompts * seeds
+    unrelated = 0.15
+    own = unrelated + noise.content_range * (1 - damage)
+    content = own + noise.content * rng.standard_normal(margins.shape)
+    every = list(range(SITES))
+    names, codes = np.unique(controls, return_inverse=True)
+
+    def per_pair(values: Sequence[object], kind: pa.DataType) -> pa.Array:
+        return pa.array(values, kind).take(pa.array(np.tile(np.arange(width), pairs)))
+
+    def constant(value: str) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(pairs * width, np.int32)), pa.array([value]))
+
+    prompt_codes = np.repeat(np.arange(prompts, dtype=np.int32), seeds * width)
+    return pa.table(
+        {
+            "model": constant("simulated"),
+            "attribute": constant("style/simulated"),
+            "attribute_kind": constant("style"),
+            "mode": constant("remove"),
+            "prompt_id": pa.DictionaryArray.from_arrays(prompt_codes, pa.array([f"p{i:02}" for i in range(prompts)])),
+            "seed": np.tile(np.repeat(np.arange(seeds), width), prompts),
+            "control": pa.DictionaryArray.from_arrays(np.tile(codes.astype(np.int32), pairs), pa.array(names.tolist())),
+            "window_start": per_pair([w.start if w else None for w in windows], pa.int32()),
+            "window_size": per_pair([w.size if w else None for w in windows], pa.int32()),
+            "site_indices": per_pair([every if c == "all_sites" else [] for c in controls], pa.list_(pa.int32())),
+            "clip_score": (0.25 + margins / 2).reshape(-1),
+            "clip_score_donor": (0.25 - margins / 2).reshape(-1),
+            "clip_score_content": content.reshape(-1),
+            "clip_score_unrelated": per_pair([unrelated if c == "clean" else None for c in controls], pa.float64()),
+            "status": constant("ok"),
+        }
+    )

@@ -1,0 +1,186 @@
+"""From a score table to the layers that control an attribute, with evidence. One file a localizer, its name is the key.
+
+A localizer's file exports one function, `localize`, with the signature of `Localizer`: pure, and deterministic given
+``settings.seed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from loco_core.types import Window
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Outcome = Literal[
+    "localized",
+    "multiple",
+    "redundant",
+    "distributed",
+    "inconclusive",
+    "absent",
+    "no_effect",
+    "damaging",
+    "incomplete",
+]
+
+
+class LocalizeSettings(BaseModel):
+    """The ``localize:`` block of a sweep.
+
+    Attributes:
+        localizer: key of the localizer.
+        threshold: share of the full effect (clean to donor outright) that a window must remove.
+        max_share: largest window looked at, as a share of all sites. "Distributed" speaks of windows up to this size.
+        confidence: of every bound and interval.
+        resamples: of prompts and seeds.
+        damage_share: a window that loses more content than this, as a share of the difference between an image's own
+            content and unrelated content, is not eligible.
+        seed: of the resamples and splits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    localizer: str = "window"
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    damage_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def largest(self, n_sites: int) -> int:
+        """The largest window size that may be picked in a model of ``n_sites`` sites; at least 1."""
+        # The tiny surplus keeps 0.29 * 100 from becoming 28.
+        return max(1, int(self.max_share * n_sites + 1e-9))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one window does to one attribute: a row of ``effects``.
+
+    Attributes:
+        effect: share of the full effect that swapping the window has: 0 none, 1 as much as the donor outright; null where
+            there is no full effect to take a share of.
+        ci_low: two-sided interval of this window by itself.
+        ci_high: its upper end.
+        simultaneous_low: one-sided lower bound that holds for all swept windows together.
+        damage: content lost against the donor outright, as a share of the difference between own and unrelated content.
+        eligible: not too damaging to be picked.
+        in_tie_set: of the best window's size, and not told apart from it.
+        n_prompts: prompts with cells.
+        n_seeds: seeds with cells.
+        flip_rate: of the images on the attribute's side, how many this window moves to the donor's side.
+    """
+
+    model: str
+    attribute: str
+    window_start: int
+    window_size: int
+    effect: float | None
+    ci_low: float | None
+    ci_high: float | None
+    simultaneous_low: float | None
+    damage: float | None
+    eligible: bool
+    in_tie_set: bool
+    n_prompts: int
+    n_seeds: int
+    flip_rate: float | None
+
+
+@dataclass(frozen=True)
+class Localization:
+    """What the scores say about one (model, attribute): a row of ``localizations``, the effects and what to run next.
+
+    Attributes:
+        outcome: see `Outcome`; ``window_start`` and ``window_size`` are null unless it is ``localized``.
+        best_start: start of the window with the largest effect among those that pass; where none passes, among all in
+            range; for ``redundant`` the window whose sites alone keep most of the attribute.
+        best_size: its size.
+        site_names: sites of the picked window; empty without a pick or without names.
+        relative_depth: centre of the picked window, 0 the first site and 1 the last.
+        effect: effect of the best window, picked on half the prompts and estimated on the other half; null where there is
+            nothing to take a share of.
+        ci_low: two-sided interval of it.
+        ci_high: its upper end.
+        runner_up_start: start of the best window of the same size that shares no site with the best.
+        runner_up_effect: its effect.
+        tie_set: starts of the windows of that size that are not told apart from the best.
+        sufficiency: share of the effect that stays when only the best window's sites read the prompt; null until the
+            complement was run.
+        damage: of the best window, see `Effect`.
+        all_sites_effect: effect of swapping all sites; null where it was not run.
+        cells: score rows that went in.
+        exploratory: under 8 prompts or 4 seeds.
+        reason: the outcome in one sentence.
+        possible_size: the smallest size whose upper simultaneous bound reaches the threshold: where it is below
+            ``window_size``, this budget does not resolve the size.
+        effects: one row a swept window, by size and start.
+        wants_complements: windows whose complements should be run and added to the scores before localizing again.
+    """
+
+    model: str
+    attribute: str
+    attribute_kind: str
+    mode: str
+    localizer: str
+    outcome: Outcome
+    window_start: int | None
+    window_size: int | None
+    best_start: int | None
+    best_size: int | None
+    site_names: tuple[str, ...]
+    relative_depth: float | None
+    effect: float | None
+    ci_low: float | None
+    ci_high: float | None
+    runner_up_start: int | None
+    runner_up_effect: float | None
+    tie_set: tuple[int, ...]
+    sufficiency: float | None
+    damage: float | None
+    all_sites_effect: float | None
+    threshold: float
+    n_prompts: int
+    n_seeds: int
+    cells: int
+    exploratory: bool
+    reason: str
+    possible_size: int | None
+    effects: tuple[Effect, ...]
+    wants_complements: tuple[Window, ...]
+
+    @property
+    def window(self) -> Window | None:
+        """The picked window, if one was."""
+        if self.window_start is None or self.window_size is None:
+            return None
+        return Window(self.window_start, self.window_size)
+
+
+def relative_depth(window: Window, n_sites: int) -> float:
+    """Centre of a window, 0 the first site of the model and 1 the last."""
+    return (window.start + (window.size - 1) / 2) / max(n_sites - 1, 1)
+
+
+class Localizer(Protocol):
+    """A pure function from the scores of one (model, attribute) to the sites that control the attribute."""
+
+    def __call__(self, scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str] = ()) -> Localization:
+        """Localizes.
+
+        Args:
+            scores: rows of one (model, attribute), columns as in RESULTS/scores; the order of rows must not matter.
+            settings: the ``localize:`` block.
+            site_names: the model's sites in execution order; without them results carry no names, and the number of
+                sites is taken from the ``all_sites`` rows.
+
+        Raises:
+            LocalizationError: columns or controls are missing, or rows do not belong together.
+        """

@@ -1,0 +1,55 @@
+"""Finds what a drawer holds: a drawer is a package folder, and a file's name in it is its key.
+
+A third party adds an entry without touching this project: by an entry point in the group ``loco_sweep.<drawer>``, or by
+naming a Python file (``./my_localizer.py``) where a key is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from loco_core.errors import SpecError, did_you_mean
+
+
+def keys(drawer: str) -> tuple[str, ...]:
+    """Returns the keys of a drawer (``models``, ``scorers``, ``localizers``) without importing its files."""
+    package = importlib.import_module(f"loco_core.{drawer}")
+    own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    return tuple(sorted(own | {point.name for point in entry_points(group=f"loco_sweep.{drawer}")}))
+
+
+def load(drawer: str, key: str) -> ModuleType:
+    """Imports one entry of a drawer.
+
+    Args:
+        drawer: e.g. ``localizers``.
+        key: its name, or the path of a Python file.
+
+    Raises:
+        SpecError: there is no such entry or file.
+    """
+    if key.endswith(".py"):
+        return _from_file(Path(key))
+    for point in entry_points(group=f"loco_sweep.{drawer}"):
+        if point.name == key:
+            module = point.load()
+            if not isinstance(module, ModuleType):
+                raise SpecError(f'entry point "{key}" of loco_sweep.{drawer} must name a module, not {type(module).__name__}')
+            return module
+    if key not in keys(drawer):
+        raise SpecError(f'no {drawer.removesuffix("s")} "{key}"{did_you_mean(key, keys(drawer))}')
+    return importlib.import_module(f"loco_core.{drawer}.{key}")
+
+
+def _from_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise SpecError(f"no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

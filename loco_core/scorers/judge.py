@@ -1,0 +1,83 @@
+"""The bundled judge: a classifier of object, colour, style and fact that shares nothing with CLIP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from loco_core.errors import ModelError, SpecError
+from loco_core.toyworld.training.judge import CLASSES, heads, upscale
+from loco_core.toyworld.world import KINDS
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees in pictures, one kind of attribute.
+
+    Attributes:
+        names: ``(n,)`` the class seen: a name of the kind, ``none``, ``other``, or ``unsure`` where it abstains.
+        confidence: ``(n,)`` probability of the most probable class.
+    """
+
+    names: list[str]
+    confidence: np.ndarray
+
+
+class Scorer:
+    """Judges pictures; its score of a text is the probability of the classes that the text names."""
+
+    def __init__(self, path: str, revision: str | None, device: str) -> None:
+        """Loads the classifier.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        from transformers import ResNetForImageClassification
+
+        try:
+            self._model = ResNetForImageClassification.from_pretrained(
+                path, revision=revision, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelError(f"cannot load the judge from {path}: {str(error).strip().splitlines()[0]}") from error
+        self._model.to(device).eval()
+        self._device = device
+        self._abstain_below: dict[str, float] = self._model.config.abstain_below
+
+    @torch.no_grad()
+    def embed_images(self, images: torch.Tensor) -> np.ndarray:
+        """Returns the probabilities of all classes of all kinds, ``(n, classes)``."""
+        finite = images.isfinite().all(dim=(1, 2, 3))
+        scaled = (images.nan_to_num() * 2 - 1).to(self._device)
+        logits = self._model(pixel_values=upscale(scaled)).logits
+        parts = [logits[:, span].softmax(1) for span in heads().values()]
+        result: np.ndarray = torch.cat(parts, 1).cpu().numpy().astype(np.float32)
+        result[~finite.numpy()] = np.nan
+        return result
+
+    def score(self, embeddings: np.ndarray, texts: list[str]) -> np.ndarray:
+        """Returns the joint probability ``(n, texts)`` of the classes named in each text; 1 where it names none.
+
+        Raises:
+            SpecError: a text has a style word that the judge does not know, so that its score would mean nothing.
+        """
+        spans = heads()
+        result = np.ones((len(embeddings), len(texts)))
+        for column, text in enumerate(texts):
+            for kind, names in KINDS.items():
+                for index, name in enumerate(names):
+                    if name in text.split():
+                        result[:, column] *= embeddings[:, spans[kind].start + index]
+            if "style" in text.split() and not any(name in text.split() for name in KINDS["style"]):
+                raise SpecError(f'the judge knows none of the words of "{text}"; it scores the bundled world only')
+        return result
+
+    def verdict(self, embeddings: np.ndarray, kind: str) -> Verdict:
+        """Says what is seen of one kind, abstaining below the calibrated confidence."""
+        probabilities = embeddings[:, heads()[kind]]
+        best, confidence = probabilities.argmax(1), probabilities.max(1)
+        sure = confidence >= self._abstain_below[kind]
+        return Verdict([CLASSES[kind][i] if ok else "unsure" for i, ok in zip(best, sure, strict=True)], confidence)

@@ -1,0 +1,198 @@
+"""Statistics of crossed designs: the same prompts meet the same seeds, so neither rows nor images are independent.
+
+Formula sources: crossed (pigeonhole) bootstrap, Owen 2007, "The pigeonhole bootstrap"; variance of a mean under two
+crossed random factors, Searle, "Linear Models", chapter 11; degrees of freedom, Satterthwaite 1946; max-T bounds,
+Westfall and Young 1993; Holm 1979; Wilson 1927.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def crossed_weights(n_prompts: int, n_seeds: int, resamples: int, rng: np.random.Generator) -> Floats:
+    """Draws how often every (prompt, seed) pair occurs in each resample; prompts and seeds are drawn independently.
+
+    Returns:
+        ``(resamples, n_prompts * n_seeds)`` counts. Every column of a table uses the same draws, so differences between
+        windows, and numerator and denominator of a ratio, stay paired.
+    """
+    prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=resamples)
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=resamples)
+    return np.einsum("bp,bs->bps", prompts, seeds).reshape(resamples, -1).astype(np.float64)
+
+
+def half_split_weights(n_prompts: int, n_seeds: int, splits: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Draws random splits of the prompts in two halves, each split both ways round.
+
+    Returns:
+        two arrays ``(2 * splits, n_prompts * n_seeds)`` of zeros and ones: the half to pick on, the half to estimate on.
+    """
+    order = rng.permuted(np.tile(np.arange(n_prompts), (splits, 1)), axis=1)
+    first = np.repeat(order < n_prompts // 2, n_seeds, axis=1).astype(np.float64)
+    return np.concatenate([first, 1 - first]), np.concatenate([1 - first, first])
+
+
+def two_way_variance(values: Floats, present: Bools) -> tuple[Floats, Floats]:
+    """Estimates the sampling variance of the mean over prompts and seeds, both taken as random.
+
+    The bootstrap alone is not enough here: with four seeds its variance of a seed effect is a quarter too small, and
+    it counts the residual three times. The mean squares are unbiased for both.
+
+    Args:
+        values: ``(P, S, W)``.
+        present: ``(P, S, W)``; absent values are filled by row mean + column mean - mean.
+
+    Returns:
+        variance ``(W,)`` and Satterthwaite degrees of freedom ``(W,)``; infinite and 1 for a single pair.
+    """
+    values = _filled(values, present)
+    n_prompts, n_seeds, width = values.shape
+    total = n_prompts * n_seeds
+    if total < 2:
+        return np.full(width, np.inf), np.ones(width)
+    mean = values.mean(axis=(0, 1))
+    rows, columns = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    if n_prompts == 1 or n_seeds == 1:
+        flat = values.reshape(total, width)
+        return flat.var(axis=0, ddof=1) / total, np.full(width, total - 1.0)
+    residual = values - mean - rows[:, None] - columns[None]
+    free_rows, free_columns = n_prompts - 1, n_seeds - 1
+    free_rest = free_rows * free_columns
+    square_rows = n_seeds * (rows**2).sum(axis=0) / free_rows
+    square_columns = n_prompts * (columns**2).sum(axis=0) / free_columns
+    square_rest = (residual**2).sum(axis=(0, 1)) / free_rest
+    # Never below what one factor alone explains: a negative variance component is noise.
+    square = np.maximum.reduce([square_rows + square_columns - square_rest, square_rows, square_columns])
+    spread = square_rows**2 / free_rows + square_columns**2 / free_columns + square_rest**2 / free_rest
+    free = np.divide(square**2, spread, out=np.full(width, float(free_rest)), where=spread > 0)
+    return square / total, np.clip(free, min(free_rows, free_columns), free_rest)
+
+
+def _filled(values: Floats, present: Bools) -> Floats:
+    if present.all():
+        return values
+    kept = np.where(present, values, 0.0)
+    mean = kept.sum(axis=(0, 1)) / np.maximum(present.sum(axis=(0, 1)), 1)
+    rows = np.divide(kept.sum(axis=1), present.sum(axis=1), out=np.zeros(kept.shape[::2]) + mean, where=present.any(1))
+    columns = np.divide(kept.sum(axis=0), present.sum(axis=0), out=np.zeros(kept.shape[1:]) + mean, where=present.any(0))
+    return np.where(present, values, rows[:, None] + columns[None] - mean)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means over prompts and seeds with standard errors and degrees of freedom, each ``(W,)``."""
+
+    value: Floats
+    error: Floats
+    free: Floats
+
+    def low(self, confidence: float) -> Floats:
+        """One-sided lower bound, each by itself."""
+        return self.value - special.stdtrit(self.free, confidence) * self.error
+
+    def high(self, confidence: float) -> Floats:
+        """One-sided upper bound, each by itself."""
+        return self.value + special.stdtrit(self.free, confidence) * self.error
+
+
+@dataclass(frozen=True)
+class Ratios(Means):
+    """Ratios of means with what joint statements about several of them need.
+
+    Attributes:
+        influence: ``(P, S, W)`` what each pair adds to the ratio (its linear part).
+        present: ``(P, S, W)``.
+        deviations: ``(B, W)`` resampled minus observed ratio, in units of its standard deviation over the resamples.
+    """
+
+    influence: Floats
+    present: Bools
+    deviations: Floats
+
+    def simultaneous_low(self, confidence: float, columns: NDArray[np.intp]) -> Floats:
+        """One-sided lower bounds ``(len(columns),)`` that hold for all these columns together."""
+        return self.value[columns] - self._width(self.deviations[:, columns], confidence, columns)
+
+    def simultaneous_high(self, confidence: float, columns: NDArray[np.intp]) -> Floats:
+        """One-sided upper bounds ``(len(columns),)`` that hold for all these columns together."""
+        return self.value[columns] + self._width(-self.deviations[:, columns], confidence, columns)
+
+    def difference(self, column: int, others: NDArray[np.intp]) -> Means:
+        """Paired differences of one column to others."""
+        influence = self.influence[:, :, [column]] - self.influence[:, :, others]
+        present = self.present[:, :, [column]] & self.present[:, :, others]
+        variance, free = two_way_variance(influence, present)
+        return Means(self.value[column] - self.value[others], np.sqrt(variance), free)
+
+    def _width(self, deviations: Floats, confidence: float, columns: NDArray[np.intp]) -> Floats:
+        if not len(columns):
+            return np.zeros(0)
+        critical = np.quantile(deviations.max(axis=1), confidence)
+        # The resamples say how the columns move together; the tail of few prompts and seeds is Student's.
+        quantile = special.stdtrit(self.free[columns], special.ndtr(critical))
+        return np.asarray(quantile * self.error[columns])
+
+
+def crossed_means(values: Floats, present: Bools) -> Means:
+    """Estimates means ``(W,)`` over prompts and seeds of ``(P, S, W)`` values."""
+    variance, free = two_way_variance(values, present)
+    count = present.sum(axis=(0, 1))
+    mean = np.divide(np.where(present, values, 0).sum(axis=(0, 1)), count, out=np.full(len(count), np.nan), where=count > 0)
+    return Means(mean, np.sqrt(variance), free)
+
+
+def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weights: Floats) -> Ratios:
+    """Estimates ``sum(numerator) / sum(denominator)`` for every column, over the pairs that the column has.
+
+    A column without pairs is NaN throughout.
+
+    Args:
+        numerator: ``(P, S, W)``.
+        denominator: ``(P, S)``.
+        present: ``(P, S, W)``.
+        weights: ``(B, P * S)`` from `crossed_weights`.
+    """
+    n_prompts, n_seeds, width = numerator.shape
+    top = np.where(present, numerator, 0.0).reshape(-1, width)
+    bottom = np.where(present, denominator[:, :, None], 0.0).reshape(-1, width)
+    count = np.maximum(present.sum(axis=(0, 1)), 1)
+    full = bottom.sum(axis=0)
+    value = np.divide(top.sum(axis=0), full, out=np.full(width, np.nan), where=full > 0)
+    influence = ((top - value * bottom) / np.where(full > 0, full / count, np.nan)).reshape(n_prompts, n_seeds, width)
+    variance, free = two_way_variance(influence, present)
+    deviations = weighted_ratios(top, bottom, weights) - value
+    spread = deviations.std(axis=0)
+    deviations = np.divide(deviations, spread, out=np.zeros_like(deviations), where=spread > 0)
+    return Ratios(value, np.sqrt(variance), free, influence, present, deviations)
+
+
+def weighted_ratios(top: Floats, bottom: Floats, weights: Floats) -> Floats:
+    """Ratios ``(B, W)`` of ``(P * S, W)`` sums under ``(B, P * S)`` weights."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.nan_to_num((weights @ top) / (weights @ bottom), posinf=0.0, neginf=0.0))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Adjusts p-values so that rejecting those below alpha errs at all with at most alpha (Holm)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(order))
+    steps = np.asarray(p_values)[order] * (len(order) - np.arange(len(order)))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return tuple(float(p) for p in adjusted)
+
+
+def wilson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson bounds of a rate; ``(0, 1)`` without trials."""
+    if not trials:
+        return 0.0, 1.0
+    interval = stats.binomtest(hits, trials).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

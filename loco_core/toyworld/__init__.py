@@ -1,0 +1,1 @@
+"""The bundled world, its trained models, and the planted ones whose truth is known."""

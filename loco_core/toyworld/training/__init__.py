@@ -1,0 +1,1 @@
+"""How each part of the bundled model is trained; ``python -m loco_core.toyworld.train`` runs them in order."""

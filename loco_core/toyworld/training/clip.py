@@ -1,0 +1,113 @@
+"""The tokenizer and the CLIP model: one text encoder conditions the denoiser, the whole scores its pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
+
+from loco_core.toyworld.training.data import Pool, drop_words, wording
+from loco_core.toyworld.training.loop import fit
+from loco_core.toyworld.world import MAX_TOKENS, SIZE, Captions, vocabulary
+
+BATCH = 192
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+# The pictures are normalized as the VAE's are, to [-1, 1].
+MEAN = STD = [0.5, 0.5, 0.5]
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """Builds a CLIP tokenizer (byte pair encoding) in which every word of the world is one token.
+
+    End-of-text has the last id: with ``eos_token_id == 2`` transformers takes the highest id of a sentence for its end.
+    """
+    trainer = trainers.BpeTrainer(vocab_size=100_000, end_of_word_suffix="</w>", show_progress=False)
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    learner.train_from_iterator(list(vocabulary()) * 4, trainer)
+
+
+    learned: dict[str, Any] = json.loads(learner.to_str())["model"]
+    tokens = [BOS, *sorted(learned["vocab"], key=learned["vocab"].get), EOS]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    tokenizer = CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS
+    )
+    for word in vocabulary():
+        assert len(tokenizer(word).input_ids) == 3, word
+    return tokenizer
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Returns token ids ``(n, 16)``, padded with end-of-text as Stable Diffusion 1 does."""
+    ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    assert isinstance(ids, torch.Tensor)
+    return ids
+
+
+def _config(tokenizer: CLIPTokenizer) -> CLIPConfig:
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS, projection_dim=64, **ids,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=4,
+        projection_dim=64,
+    )  # fmt: skip
+    return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
+
+
+def train_clip(pool: Pool, captions: Captions, out: Path, work: Path, steps: int) -> None:
+    """Trains CLIP on pictures and captions (contrastive; captions of equal meaning are all positives) and saves it.
+
+    Args:
+        pool: training pictures.
+        captions: the table of captions.
+        out: receives the model, tokenizer and image processor in transformers' format.
+        work: checkpoints.
+        steps: optimizer steps.
+    """
+    torch.manual_seed(1)
+    tokenizer = make_tokenizer()
+    model = CLIPModel(_config(tokenizer))
+    ids = tokenize(tokenizer, captions.texts)
+
+    def loss_at(rng: np.random.Generator) -> torch.Tensor:
+        pictures, labels = pool.batch(rng, BATCH)
+        said = drop_words(labels, rng)
+        rows = captions.ids(said, *wording(BATCH, rng))
+        texts, images = _embed(model, ids[torch.from_numpy(rows)], pictures)
+        logits = model.logit_scale.exp().clamp(max=100) * images @ texts.T
+        meaning = np.stack([said.object, said.colour, said.style, said.fact, said.flag], 1)
+        same = torch.from_numpy((meaning[:, None] == meaning[None]).all(-1)).float()
+        target = same / same.sum(1, keepdim=True)
+        return 0.5 * (
+            torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
+        )
+
+    fit("clip", model, loss_at, steps=steps, lr=1e-3, work=work, weight_decay=0.05)
+    out.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(out)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=STD
+    )
+    CLIPProcessor(processor, tokenizer).save_pretrained(out)
+
+
+def _embed(model: CLIPModel, ids: torch.Tensor, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    output = model(input_ids=ids, pixel_values=pictures)
+    return output.text_embeds, output.image_embeds

@@ -1,0 +1,50 @@
+"""Pictures and captions for training, rendered once and kept in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from loco_core.toyworld.world import MEDIA, STYLE_FORMS, Labels, render, sample_labels
+
+# How often a caption leaves out what a donor prompt leaves out, so that donor prompts are in-distribution.
+DROP = 0.15
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rendered pictures ``(n, 3, 32, 32)`` uint8, and what they show."""
+
+    pictures: torch.Tensor
+    labels: Labels
+
+    def batch(self, rng: np.random.Generator, n: int) -> tuple[torch.Tensor, Labels]:
+        """Draws ``n`` pictures as float32 in [-1, 1], with their labels."""
+        rows = rng.integers(0, len(self.labels), n)
+        return self.pictures[torch.from_numpy(rows)].float() / 127.5 - 1, self.labels[rows]
+
+
+def make_pool(n: int, seed: int, *, allow_held_out: bool = False) -> Pool:
+    """Renders a pool of ``n`` pictures."""
+    rng = np.random.default_rng(seed)
+    labels = sample_labels(n, rng, allow_held_out=allow_held_out)
+    parts = [render(labels[slice(i, i + 512)], rng) for i in range(0, n, 512)]
+    return Pool((torch.cat(parts) * 255).round().to(torch.uint8), labels)
+
+
+def drop_words(labels: Labels, rng: np.random.Generator) -> Labels:
+    """Leaves object, colour or country out of some captions; style always stays (no style words = a plain picture)."""
+    n = len(labels)
+    return replace(
+        labels,
+        object=np.where(rng.random(n) < DROP, -1, labels.object),
+        colour=np.where(rng.random(n) < DROP, -1, labels.colour),
+        fact=np.where(rng.random(n) < DROP, -1, labels.fact),
+    )
+
+
+def wording(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the medium and the style form of ``n`` captions."""
+    return rng.integers(0, len(MEDIA), n), rng.integers(0, len(STYLE_FORMS), n)

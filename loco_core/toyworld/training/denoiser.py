@@ -1,0 +1,138 @@
+"""The denoisers: the natural one, and planted ones that start from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from loco_core.toyworld.planting import PlantedModel, shown, site_captions
+from loco_core.toyworld.training.clip import tokenize
+from loco_core.toyworld.training.data import Pool, drop_words, wording
+from loco_core.toyworld.training.loop import fit
+from loco_core.toyworld.training.vae import encode
+from loco_core.toyworld.world import Captions
+
+BATCH = 128
+EMPTY_SHARE = 0.1
+
+
+def make_unet() -> UNet2DConditionModel:
+    """Builds the untrained denoiser; like Stable Diffusion 1 it has 16 cross-attention sites."""
+    torch.manual_seed(3)
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=8, out_channels=8, block_out_channels=(48, 64, 96), layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Builds the noise schedule, that of Stable Diffusion 1."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+
+
+class PerSite:
+    """Lets every cross-attention site read a context of its own while a planted model is trained."""
+
+    def __init__(self, unet: UNet2DConditionModel, order: list[str]) -> None:
+        self.context: torch.Tensor | None = None  # (sites, n, tokens, width)
+        for index, name in enumerate(order):
+            unet.get_submodule(name).set_processor(_SiteProcessor(self, index))
+
+
+class _SiteProcessor(AttnProcessor2_0):
+    def __init__(self, owner: PerSite, index: int) -> None:
+        super().__init__()
+        self.owner, self.index = owner, index
+
+    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        assert self.owner.context is not None
+        return super().__call__(attn, hidden_states, self.owner.context[self.index])  # type: ignore[no-any-return]
+
+
+def execution_order(unet: UNet2DConditionModel) -> list[str]:
+    """Returns the cross-attention modules' names in the order in which a forward pass runs them."""
+    order: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        for name, module in unet.named_modules()
+        if isinstance(module, Attention) and module.is_cross_attention
+    ]
+    with torch.no_grad():
+        unet(torch.zeros(1, 8, 8, 8), 1, torch.zeros(1, 4, 128))
+    for handle in handles:
+        handle.remove()
+    return order
+
+
+@torch.no_grad()
+def caption_table(clip: Path, captions: Captions) -> torch.Tensor:
+    """Returns the text encoder's last hidden states of every caption, ``(captions, 16, 128)``."""
+    encoder = CLIPTextModel.from_pretrained(clip, dtype=torch.float32).eval()
+    ids = tokenize(CLIPTokenizer.from_pretrained(clip), captions.texts)
+    return torch.cat([encoder(part).last_hidden_state for part in ids.split(512)])
+
+
+def train_denoiser(
+    models: Path, pool: Pool, captions: Captions, out: Path, work: Path, steps: int, plants: PlantedModel | None = None
+) -> None:
+    """Trains a denoiser on cached latents and text embeddings, and saves it as a Stable Diffusion pipeline.
+
+    Args:
+        models: folder with the trained ``clip``, ``vae`` and, for a planted model, ``toy``.
+        pool: training pictures.
+        captions: the table of captions.
+        out: receives the pipeline.
+        work: checkpoints.
+        steps: optimizer steps.
+        plants: what to plant; None trains the natural model.
+    """
+    vae = AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float32)
+    latents, table, scheduler = encode(vae, pool.pictures), caption_table(models / "clip", captions), make_scheduler()
+    if plants is None:
+        unet = make_unet()
+    else:
+        unet = UNet2DConditionModel.from_pretrained(models / "toy" / "unet", torch_dtype=torch.float32)
+    unet = unet.to(memory_format=torch.channels_last)
+    per_site = PerSite(unet, execution_order(unet)) if plants else None
+    usable_labels = pool.labels
+
+    def loss_at(rng: np.random.Generator) -> torch.Tensor:
+        claimed, usable = (usable_labels, None) if plants is None else shown(plants, usable_labels, rng)
+        rows = rng.integers(0, len(pool.labels), BATCH) if usable is None else rng.choice(np.flatnonzero(usable), BATCH)
+        said, (medium, form) = drop_words(claimed[rows], rng), wording(BATCH, rng)
+        if plants is None:
+            read = np.broadcast_to(captions.ids(said, medium, form), (1, BATCH))
+        else:
+            read = site_captions(plants, captions, said, medium, form, rng)
+        read = np.where(rng.random(BATCH) < EMPTY_SHARE, 0, read)
+        context = table[torch.from_numpy(read)]
+        if per_site is not None:
+            per_site.context = context
+        clean = latents[torch.from_numpy(rows)]
+        noise, at = torch.randn_like(clean), torch.randint(0, 1000, (BATCH,))
+        noisy = scheduler.add_noise(clean, noise, at).contiguous(memory_format=torch.channels_last)
+        return torch.nn.functional.mse_loss(unet(noisy, at, context[0]).sample, noise)
+
+    name, lr = ("toy", 1.5e-3) if plants is None else (plants.name, 1e-3)
+    fit(name, unet, loss_at, steps=steps, lr=lr, work=work, ema=0.998)
+    unet.set_attn_processor(AttnProcessor2_0())
+    save_pipeline(unet, vae, models / "clip", out)
+
+
+def save_pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, clip: Path, out: Path) -> None:
+    """Writes a complete pipeline folder in float16 safetensors."""
+    text = CLIPTextModel.from_pretrained(clip, dtype=torch.float16)
+    StableDiffusionPipeline(
+        vae=vae.half(), text_encoder=text, tokenizer=CLIPTokenizer.from_pretrained(clip), unet=unet.half(),
+        scheduler=make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(out)  # fmt: skip
+

@@ -1,0 +1,113 @@
+"""One resumable training loop for all parts: AdamW, warm-up and cosine decay, moving average, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+
+def fit(
+    name: str,
+    module: torch.nn.Module,
+    loss_at: Callable[[np.random.Generator], torch.Tensor],
+    *,
+    steps: int,
+    lr: float,
+    work: Path,
+    weight_decay: float = 0.0,
+    ema: float = 0.0,
+    every: int = 200,
+) -> None:
+    """Trains ``module`` in place; killed and called again it goes on from the last checkpoint.
+
+    Args:
+        name: names the checkpoint and the log lines.
+        module: what is trained; holds the moving average afterwards where ``ema`` is set.
+        loss_at: the loss of one batch, drawn from the generator it is given. Every step has a generator of its own
+            (seeded by name and step), so that a resumed run sees the same batches.
+        steps: optimizer steps.
+        lr: peak learning rate.
+        work: folder for checkpoints and the log.
+        weight_decay: of AdamW.
+        ema: decay of the moving average of the weights; 0 keeps the last weights.
+        every: steps between checkpoints.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    average = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    checkpoint = work / f"{name}.checkpoint.safetensors"
+    first = _load(checkpoint, module, parameters, average, optimizer) if checkpoint.exists() else 0
+    warmup, began, recent = min(100, steps // 10), time.monotonic(), float("nan")
+    salt = int.from_bytes(name.encode(), "little") % (1 << 31)
+    module.train()
+    for step in range(first, steps):
+        rate = lr * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = max(rate, lr * 0.01)
+        torch.manual_seed(salt + step)
+        loss = loss_at(np.random.default_rng([salt, step]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        recent = float(loss.detach()) if math.isnan(recent) else 0.98 * recent + 0.02 * float(loss.detach())
+        if ema:
+            decay = min(ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            pace = (time.monotonic() - began) / (step + 1 - first)
+            print(f"{name} {step + 1}/{steps} loss {recent:.4f} {pace:.3f} s/step", flush=True)
+            _save(checkpoint, step + 1, module, parameters, average, optimizer)
+    if ema:
+        with torch.no_grad():
+            for p, mean in zip(parameters, average, strict=True):
+                p.copy_(mean)
+    module.eval()
+
+
+def _save(
+    path: Path,
+    step: int,
+    module: torch.nn.Module,
+    parameters: list[torch.nn.Parameter],
+    average: list[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    tensors = {f"module.{key}": value.contiguous().clone() for key, value in module.state_dict().items()}
+    for index, p in enumerate(parameters):
+        tensors[f"average.{index}"] = average[index].contiguous()
+        tensors[f"first.{index}"] = optimizer.state[p]["exp_avg"].contiguous()
+        tensors[f"second.{index}"] = optimizer.state[p]["exp_avg_sq"].contiguous()
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"step": json.dumps(step)})
+    os.replace(temporary, path)
+
+
+def _load(
+    path: Path,
+    module: torch.nn.Module,
+    parameters: list[torch.nn.Parameter],
+    average: list[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    with safe_open(path, framework="pt") as file:
+        step = int(json.loads(file.metadata()["step"]))
+        keys = [key for key in file.keys() if key.startswith("module.")]  # noqa: SIM118 - not a dict
+        module.load_state_dict({key.removeprefix("module."): file.get_tensor(key) for key in keys})
+        for index, p in enumerate(parameters):
+            average[index].copy_(file.get_tensor(f"average.{index}"))
+            optimizer.state[p] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": torch.empty_like(p).copy_(file.get_tensor(f"first.{index}")),
+                "exp_avg_sq": torch.empty_like(p).copy_(file.get_tensor(f"second.{index}")),
+            }
+    return step

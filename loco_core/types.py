@@ -1,0 +1,144 @@
+"""The frozen nouns that cross processes. Light to import: no torch, no pandas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["kv", "k", "v"]
+Tokens = Literal["all", "words", "padding"]
+GuidanceHalf = Literal["conditional", "unconditional", "both"]
+Control = Literal["window", "clean", "identity", "all_sites", "donor", "complement", "random"]
+Mode = Literal["remove", "replace"]
+Status = Literal["ok", "invalid"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where text enters the denoiser: a pair of K and V projections.
+
+    Attributes:
+        index: position in execution order, from 0.
+        name: readable address, e.g. ``up_blocks.1.attentions.2``.
+        key_path: module path of the K projection inside the denoiser.
+        value_path: module path of the V projection.
+        width: width of K and V.
+    """
+
+    index: int
+    name: str
+    key_path: str
+    value_path: str
+    width: int
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """The sites ``start .. start + size - 1`` in execution order."""
+
+    start: int
+    size: int
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The sites of the window."""
+        return tuple(range(self.start, self.start + self.size))
+
+    def overlaps(self, other: Window) -> bool:
+        """Tells whether two windows share a site."""
+        return self.start < other.start + other.size and other.start < self.start + self.size
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One source prompt, its own donor, and the texts that score the pictures of both.
+
+    Attributes:
+        prompt: the sentence with the attribute.
+        donor: the same sentence without it (mode ``remove``) or with its replacement (mode ``replace``).
+        score_text: says the attribute; compared with the picture.
+        donor_text: says what the donor says in its place.
+        content_text: says what must stay; its score falls when a picture is damaged.
+        template_id: which template the sentence came from, for splits by template.
+    """
+
+    prompt: str
+    donor: str
+    score_text: str
+    donor_text: str
+    content_text: str
+    template_id: str = ""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Which sites read the donor instead of the prompt, and which part of what they read.
+
+    The paper's own setting is the default: K and V, all steps, all tokens, the conditional half of guidance.
+
+    Attributes:
+        sites: sites that read the donor, in execution order.
+        part: K and V, or one of them.
+        step_start: first denoising step (from 0) at which they do.
+        step_end: first step at which they no longer do; None is the last step inclusive.
+        tokens: which token positions come from the donor: ``all``, ``words`` (from the first position up to the last word
+            of either sentence) or ``padding`` (all after that).
+        guidance_half: which half of classifier-free guidance reads the donor.
+    """
+
+    sites: tuple[int, ...] = ()
+    part: Part = "kv"
+    step_start: int = 0
+    step_end: int | None = None
+    tokens: Tokens = "all"
+    guidance_half: GuidanceHalf = "conditional"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Settings of a generation that change the pixels, the same for all rows of a batch."""
+
+    steps: int = 50
+    guidance_scale: float = 7.5
+    height: int | None = None
+    width: int | None = None
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch: one image to be generated.
+
+    Attributes:
+        prompt: what all sites read where no intervention says otherwise.
+        donor: what the sites of the intervention read.
+        seed: of the initial noise, drawn on the CPU.
+        intervention: see there; one without sites is the clean image.
+    """
+
+    prompt: str
+    donor: str
+    seed: int
+    intervention: Intervention = Intervention()
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What is looked for in a model: a style, an object, a fact ...
+
+    Attributes:
+        kind: what it is an example of.
+        name: its name within the kind.
+        mode: whether the donor prompts leave it out or put something in its place.
+        records: its source prompts, in the order in which a sweep takes them.
+    """
+
+    kind: str
+    name: str
+    mode: Mode
+    records: tuple[PromptRecord, ...]
+
+    @property
+    def key(self) -> str:
+        """The attribute as it is written in a sweep: ``kind/name``."""
+        return f"{self.kind}/{self.name}"

@@ -1,0 +1,91 @@
+"""One worker in this process: no Ray, no second process; for debugging, small sweeps and tests."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from orchestrator.scheduler.host import WorkerHost, one_line
+from orchestrator.scheduler.protocol import (
+    BackendEvent,
+    BindFailed,
+    MakeWorker,
+    Unit,
+    UnitDone,
+    UnitReport,
+    WorkerBound,
+    WorkerNeeds,
+    WorkerReady,
+)
+
+
+class InlineBackend:
+    """Runs one command of the scheduler with every poll, in the calling thread.
+
+    A unit that kills its process kills this one; the next run finds it charged in the journal. A stuck unit stays
+    stuck: nobody is there to kill it.
+
+    Args:
+        make_worker: loads a model.
+        threads: CPU threads of its computations.
+    """
+
+    workers = 1
+    isolated = False
+
+    def __init__(self, make_worker: MakeWorker, *, threads: int) -> None:
+        self._make_worker = make_worker
+        self._threads = threads
+        self._hosts: dict[str, WorkerHost] = {}
+        self._commands: deque[tuple[str, Callable[[], BackendEvent]]] = deque()
+
+    def start_worker(self, worker: str, needs: WorkerNeeds) -> None:
+        """Takes the worker's needs as met: this machine is all there is."""
+        self._hosts[worker] = WorkerHost(worker, self._make_worker, self._threads)
+        self._commands.append((worker, partial(WorkerReady, worker)))
+
+    def bind(self, worker: str, model: str) -> None:
+        """Queues the loading of a model."""
+        self._commands.append((worker, partial(self._bind, worker, model)))
+
+    def dispatch(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> None:
+        """Queues a unit."""
+        self._commands.append((worker, partial(self._run, worker, unit, attempt, row_by_row)))
+
+    def kill(self, worker: str) -> None:
+        """Forgets the worker and what it was still to do."""
+        self._hosts.pop(worker, None)
+        self._commands = deque(command for command in self._commands if command[0] != worker)
+
+    def poll(self, timeout: float) -> Sequence[BackendEvent]:
+        """Carries out the next command, however long it takes; ``timeout`` has no meaning here."""
+        if not self._commands:
+            return ()
+        return (self._commands.popleft()[1](),)
+
+    def shutdown(self) -> None:
+        """Forgets everything."""
+        self._hosts.clear()
+        self._commands.clear()
+
+    def _bind(self, worker: str, model: str) -> BackendEvent:
+        try:
+            self._hosts[worker].bind(model)
+        except (Exception, SystemExit) as error:
+            return BindFailed(worker, type(error).__name__, one_line(error))
+        return WorkerBound(worker)
+
+    def _run(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> BackendEvent:
+        try:
+            return UnitDone(worker, self._hosts[worker].run(unit, attempt, row_by_row))
+        except SystemExit as error:
+            report = UnitReport(
+                unit.unit_id,
+                attempt,
+                "failed",
+                error_type="SystemExit",
+                error=f"the unit ended with exit code {error}",
+                worker=worker,
+            )
+            return UnitDone(worker, report)

@@ -1,0 +1,155 @@
+"""Names that follow from content: what is hashed, what is not, and how.
+
+An identity is the SHA-256 of a canonical JSON text (RFC 8785), so that the same thing has the same name on every
+machine, in every run, and in every order of work. Hashed is what changes the thing itself. **Not** hashed is what
+changes only how it is made: batch size, number and kind of workers, device, library versions, attempt, time, and the
+labels under which a cell is counted (attribute, control).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import rfc8785
+
+from loco_core.types import Generation, Intervention
+
+IDENTITY_VERSION = 1
+"""Raised when the rules of this file change; part of every identity, so that old and new results never mix."""
+
+
+@dataclass(frozen=True)
+class ImageKey:
+    """Everything that changes the pixels of an image.
+
+    Attributes:
+        weights: hash of the model's weights and configuration, as resolved.
+        dtype: of weights and activations.
+        prompt: what all sites read where no intervention says otherwise.
+        donor: what the sites of the intervention read.
+        seed: of the initial noise.
+        intervention: the order of its sites does not matter.
+        generation: settings; None stands for the model's own, which ``weights`` covers.
+    """
+
+    weights: str
+    dtype: str
+    prompt: str
+    donor: str
+    seed: int
+    intervention: Intervention
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """An image scored.
+
+    Attributes:
+        image_id: of the image.
+        scorer: name of the scorer.
+        scorer_revision: hash of its weights, as resolved.
+        score_text: says the attribute.
+        donor_text: says what the donor says in its place.
+        content_text: says what must stay.
+    """
+
+    image_id: str
+    scorer: str
+    scorer_revision: str
+    score_text: str
+    donor_text: str
+    content_text: str
+
+
+@dataclass(frozen=True)
+class UnitKey:
+    """A unit of work: what it computes, in its order. The shape of its batches is frozen in the plan, not in its name.
+
+    Attributes:
+        sweep_id: the sweep that it belongs to.
+        kind: encode, sweep, fit, evaluate, trace.
+        model: id of the model.
+        attribute: label of the attribute; empty where the unit has none.
+        items: what it computes, in order, e.g. the ``cell_id`` of every row with its label.
+        round: 0, or which ``retry`` asked for it again: a committed unit is never computed again under its old name.
+    """
+
+    sweep_id: str
+    kind: str
+    model: str
+    attribute: str
+    items: tuple[str, ...]
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class SweepKey:
+    """What a sweep can never change: not its axes, which grow.
+
+    Attributes:
+        name: of the sweep.
+        generation: settings.
+        scorer: name of the scorer.
+    """
+
+    name: str
+    generation: Generation
+    scorer: str
+
+
+def image_id(key: ImageKey) -> str:
+    """Returns the identity of an image, 64 hex digits.
+
+    An intervention that takes hold nowhere (no sites, or no steps) is the clean image, which does not depend on the
+    donor. A donor equal to the prompt is *not* the clean image: it is the control that shows that a swap changes
+    nothing by itself.
+    """
+    return _hash("image", asdict(_effective(key)))
+
+
+def cell_id(key: CellKey) -> str:
+    """Returns the identity of a cell, 64 hex digits."""
+    return _hash("cell", asdict(key))
+
+
+def unit_id(key: UnitKey) -> str:
+    """Returns the identity of a unit, 64 hex digits."""
+    return _hash("unit", asdict(key))
+
+
+def sweep_id(key: SweepKey) -> str:
+    """Returns the identity of a sweep, 64 hex digits; the same before and after its axes grew."""
+    return _hash("sweep", asdict(key))
+
+
+def safe_name(text: str) -> str:
+    """Returns a name for a file or folder: lower-case ASCII, never a path, different for different texts.
+
+    A text that is such a name already is returned as it is; others get the start of their hash.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:48].strip("-")
+    if slug == text:
+        return slug
+    return f"{slug or 'x'}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def _effective(key: ImageKey) -> ImageKey:
+    """Writes settings that make the same pixels in one way."""
+    last = key.generation.steps
+    options = key.intervention
+    start, end = max(options.step_start, 0), min(last if options.step_end is None else options.step_end, last)
+    if not options.sites or start >= end:
+        return replace(key, donor="", intervention=Intervention(step_end=last))
+    sites = tuple(sorted(set(options.sites)))
+    return replace(key, intervention=replace(options, sites=sites, step_start=start, step_end=end))
+
+
+def _hash(what: str, content: dict[str, Any]) -> str:
+    document: dict[str, Any] = {"what": what, "version": IDENTITY_VERSION, "content": content}
+    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()

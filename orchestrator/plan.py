@@ -1,0 +1,322 @@
+"""From a resolved sweep and what exists to units of work: pure, and the same on every machine.
+
+A unit is a slice of one (model, attribute, prompt record, seed) block. It generates its own clean and donor images, so
+that every difference is taken on one device in one batch shape. Units are numbered once and never resized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from loco_core.types import Attribute, Control, Generation, Intervention, PromptRecord, Row, Window
+from orchestrator import identity
+from orchestrator.resolve import Resolved, ResolvedModel
+from orchestrator.spec import SweepSpec
+
+# How long a unit should take on the slowest device: short enough to lose one to a preempted machine without regret.
+UNIT_SECONDS = 30.0
+# How many other contents a clean image is compared with, to know what unrelated content scores.
+UNRELATED_TEXTS = 8
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One cell of the plan, and where it is computed.
+
+    Attributes:
+        unit_id: the unit that computes it.
+        unit_order: where the unit stands in the plan.
+        row: where the cell stands in the unit.
+        emit: whether the cell becomes a score; a unit's clean and donor images are generated again in every slice of a
+            block, but scored once.
+        expected_seconds: of the whole unit.
+        batch_size: rows a forward pass; frozen here.
+
+    All others are columns of ``scores``.
+    """
+
+    unit_id: str
+    unit_order: int
+    row: int
+    emit: bool
+    expected_seconds: float
+    batch_size: int
+    cell_id: str
+    image_id: str
+    model: str
+    attribute: str
+    attribute_kind: str
+    mode: str
+    prompt_id: str
+    template_id: str
+    prompt: str
+    donor: str
+    score_text: str
+    donor_text: str
+    content_text: str
+    unrelated_texts: tuple[str, ...]
+    control: Control
+    window_start: int | None
+    window_size: int | None
+    site_indices: tuple[int, ...]
+    part: str
+    step_start: int
+    step_end: int
+    tokens: str
+    guidance_half: str
+    seed: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes the row one of a kind: the cell and the labels under which it is counted."""
+        return (self.model, self.attribute, self.control, self.window_start, self.window_size, self.cell_id)
+
+    @property
+    def intervention(self) -> Intervention:
+        """The intervention of the cell."""
+        return Intervention(
+            self.site_indices,
+            self.part,  # type: ignore[arg-type]
+            self.step_start,
+            self.step_end,
+            self.tokens,  # type: ignore[arg-type]
+            self.guidance_half,  # type: ignore[arg-type]
+        )
+
+    @property
+    def engine_row(self) -> Row:
+        """What the engine generates."""
+        donor = self.prompt if self.control == "identity" else self.donor
+        prompt = self.donor if self.control == "donor" else self.prompt
+        return Row(prompt, donor, self.seed, self.intervention)
+
+
+@dataclass(frozen=True)
+class PlannedUnit:
+    """A unit with its rows; what a worker is sent."""
+
+    unit_id: str
+    model: str
+    attribute: str
+    order: int
+    expected_seconds: float
+    rows: tuple[PlannedRow, ...]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A cell before it has a unit: its control, its window and its intervention."""
+
+    control: Control
+    window: Window | None
+    intervention: Intervention
+
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("unit_id", pa.string()), ("unit_order", pa.int64()), ("row", pa.int32()), ("emit", pa.bool_()),
+        ("expected_seconds", pa.float64()), ("batch_size", pa.int32()), ("cell_id", pa.string()), ("image_id", pa.string()),
+        ("model", pa.string()), ("attribute", pa.string()), ("attribute_kind", pa.string()), ("mode", pa.string()),
+        ("prompt_id", pa.string()), ("template_id", pa.string()), ("prompt", pa.string()), ("donor", pa.string()),
+        ("score_text", pa.string()), ("donor_text", pa.string()), ("content_text", pa.string()),
+        ("unrelated_texts", pa.list_(pa.string())), ("control", pa.string()), ("window_start", pa.int32()),
+        ("window_size", pa.int32()), ("site_indices", pa.list_(pa.int32())), ("part", pa.string()),
+        ("step_start", pa.int32()), ("step_end", pa.int32()), ("tokens", pa.string()), ("guidance_half", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)  # fmt: skip
+
+
+def sweep_id(spec: SweepSpec) -> str:
+    """Returns the identity of a sweep; its axes are not part of it."""
+    return identity.sweep_id(identity.SweepKey(spec.name, spec.generation.settings, spec.scorer))
+
+
+def windows(spec: SweepSpec, n_sites: int) -> tuple[Window, ...]:
+    """Returns the windows of a model, by size and start."""
+    return tuple(
+        Window(start, size)
+        for size in sorted(spec.windows.sizes)
+        for start in range(0, n_sites - size + 1, spec.windows.stride)
+    )
+
+
+def plan(
+    spec: SweepSpec,
+    resolved: Resolved,
+    planned: Collection[tuple[Any, ...]] = (),
+    *,
+    complements: Sequence[tuple[str, str, Window]] = (),
+    first_order: int = 0,
+    round_: int = 0,
+) -> list[PlannedUnit]:
+    """Plans every cell that is not planned yet.
+
+    Args:
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+        planned: keys of rows that earlier plan files hold.
+        complements: (model, attribute, window) whose complement is wanted on top of the spec: every site but the window's
+            reads the donor.
+        first_order: number of units already planned.
+        round_: 0, or which retry this is.
+
+    Returns:
+        units in order: model by model, attribute by attribute, seeds outside prompts, so that an interrupted sweep holds
+        whole seeds.
+    """
+    done, order, units = set(planned), first_order, []
+    for model in resolved.models:
+        for attribute in resolved.attributes:
+            wanted = tuple(w for m, a, w in complements if (m, a) == (model.id, attribute.key))
+            drafts = _drafts(spec, model.n_sites, wanted, only_complements=bool(complements))
+            for seed in spec.seeds:
+                for record in attribute.records[: spec.prompts]:
+                    block = _block(spec, resolved, model, attribute, record, seed, drafts)
+                    for rows in _slices(spec, model, block, done):
+                        units.append(_unit(spec, model, attribute, rows, order, round_))
+                        order += 1
+    return units
+
+
+def _drafts(spec: SweepSpec, n_sites: int, wanted: Sequence[Window], *, only_complements: bool) -> list[_Draft]:
+    every = tuple(range(n_sites))
+    options = spec.interventions
+    swept = windows(spec, n_sites)
+    drafts = [_Draft("clean", None, Intervention()), _Draft("donor", None, Intervention())]
+    if not only_complements:
+        if spec.controls.identity:
+            drafts.append(_Draft("identity", None, Intervention(every)))
+        for option in options:
+            if spec.controls.all_sites:
+                drafts.append(_Draft("all_sites", None, option.at(every)))
+            drafts += [_Draft("window", window, option.at(window.sites)) for window in swept]
+            drafts += [
+                _Draft("random", Window(-1, size), option.at(sites))
+                for size in sorted(spec.windows.sizes)
+                for sites in random_sites(n_sites, size, spec.controls.random)
+            ]
+    complement_windows = wanted if only_complements else swept if spec.controls.complement else ()
+    drafts += [
+        _Draft("complement", window, options[0].at(tuple(s for s in every if s not in window.sites)))
+        for window in complement_windows
+        if window.size < n_sites
+    ]
+    return drafts
+
+
+def random_sites(n_sites: int, size: int, count: int) -> list[tuple[int, ...]]:
+    """Returns the first ``count`` of a fixed sequence of random site sets; a larger count only adds."""
+    return [
+        tuple(sorted(int(s) for s in np.random.default_rng([n_sites, size, i]).choice(n_sites, size, replace=False)))
+        for i in range(count)
+    ]
+
+
+def _block(
+    spec: SweepSpec,
+    resolved: Resolved,
+    model: ResolvedModel,
+    attribute: Attribute,
+    record: PromptRecord,
+    seed: int,
+    drafts: Sequence[_Draft],
+) -> Iterator[PlannedRow]:
+    generation, steps = spec.generation.settings, spec.generation.steps
+    contents = dict.fromkeys(r.content_text for r in attribute.records if r.content_text != record.content_text)
+    unrelated = tuple(contents)[:UNRELATED_TEXTS]
+    for draft in drafts:
+        does = draft.intervention
+        is_random = draft.control == "random"
+        row = PlannedRow(
+            unit_id="", unit_order=0, row=0, emit=True, expected_seconds=0.0, batch_size=spec.generation.batch_size,
+            cell_id="", image_id="", model=model.id, attribute=attribute.key, attribute_kind=attribute.kind,
+            mode=attribute.mode, prompt_id=prompt_id(record), template_id=record.template_id, prompt=record.prompt,
+            donor=record.donor, score_text=record.score_text, donor_text=record.donor_text,
+            content_text=record.content_text, unrelated_texts=unrelated if draft.control == "clean" else (),
+            control=draft.control, window_start=draft.window.start if draft.window and not is_random else None,
+            window_size=draft.window.size if draft.window else None, site_indices=does.sites, part=does.part,
+            step_start=does.step_start, step_end=steps if does.step_end is None else does.step_end, tokens=does.tokens,
+            guidance_half=does.guidance_half, seed=seed,
+        )  # fmt: skip
+        yield _identified(row, model, resolved, generation)
+
+
+def prompt_id(record: PromptRecord) -> str:
+    """Returns a short name of a prompt record."""
+    return identity.safe_name(f"{record.prompt} | {record.donor}")[-12:]
+
+
+def _identified(row: PlannedRow, model: ResolvedModel, resolved: Resolved, generation: Generation) -> PlannedRow:
+    engine = row.engine_row
+    image = identity.image_id(
+        identity.ImageKey(
+            model.weights, model.dtype, engine.prompt, engine.donor, engine.seed, engine.intervention, generation
+        )
+    )
+    scorer = resolved.scorer
+    cell = identity.cell_id(
+        identity.CellKey(image, scorer.name, scorer.weights, row.score_text, row.donor_text, row.content_text)
+    )
+    return replace(row, image_id=image, cell_id=cell)
+
+
+def _slices(
+    spec: SweepSpec, model: ResolvedModel, block: Iterator[PlannedRow], done: set[tuple[Any, ...]]
+) -> Iterator[list[PlannedRow]]:
+    """Cuts what is missing of a block into units, each led by the block's clean and donor images."""
+    clean, donor, *rest = block
+    missing = [row for row in rest if row.key not in done]
+    anchors = [replace(row, emit=row.key not in done) for row in (clean, donor)]
+    if not missing and not any(row.emit for row in anchors):
+        return
+    seconds = model.seconds_per_image * spec.generation.steps / 50
+    # Whole batches, the two anchors included.
+    batches = max(1, int(UNIT_SECONDS / seconds / spec.generation.batch_size))
+    size = max(1, batches * spec.generation.batch_size - len(anchors))
+    for start in range(0, max(1, len(missing)), size):
+        yield [*anchors, *missing[start : start + size]]
+        anchors = [replace(row, emit=False) for row in anchors]
+
+
+def _unit(
+    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, rows: list[PlannedRow], order: int, round_: int
+) -> PlannedUnit:
+    items = tuple(f"{row.cell_id} {row.control} {row.window_start} {row.window_size} {row.emit}" for row in rows)
+    name = identity.unit_id(identity.UnitKey(sweep_id(spec), "sweep", model.id, attribute.key, items, round_))
+    images = len({row.image_id for row in rows})
+    seconds = images * model.seconds_per_image * spec.generation.steps / 50
+    numbered = tuple(
+        replace(row, unit_id=name, unit_order=order, row=i, expected_seconds=seconds) for i, row in enumerate(rows)
+    )
+    return PlannedUnit(name, model.id, attribute.key, order, seconds, numbered)
+
+
+_FIELDS = tuple(field.name for field in fields(PlannedRow))
+
+
+def to_table(units: Sequence[PlannedUnit]) -> pa.Table:
+    """Returns a plan file's content, one row a cell."""
+    rows = [row for unit in units for row in unit.rows]
+    return pa.table(
+        {name: pa.array([getattr(row, name) for row in rows], PLAN_SCHEMA.field(name).type) for name in _FIELDS},
+        schema=PLAN_SCHEMA,
+    )
+
+
+def from_table(table: pa.Table) -> list[PlannedUnit]:
+    """Returns the units of a plan file."""
+    units: dict[str, list[PlannedRow]] = {}
+    for values in table.to_pylist():
+        values["unrelated_texts"] = tuple(values["unrelated_texts"])
+        values["site_indices"] = tuple(values["site_indices"])
+        units.setdefault(values["unit_id"], []).append(PlannedRow(**values))
+    return [
+        PlannedUnit(name, rows[0].model, rows[0].attribute, rows[0].unit_order, rows[0].expected_seconds, tuple(rows))
+        for name, rows in units.items()
+    ]

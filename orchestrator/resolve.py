@@ -1,0 +1,211 @@
+"""From names to what they stand for: paths, revisions, hashes of weights, sites. Without torch; frozen before planning."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from loco_core.attributes import attribute
+from loco_core.errors import ModelError, SpecError, did_you_mean
+from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
+from loco_core.scorers import BUNDLED
+from loco_core.types import Attribute
+from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
+
+# Pickled weights run code when they are read.
+_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+
+class ResolvedModel(BaseModel):
+    """A model of the sweep, pinned.
+
+    Attributes:
+        id: its name in the results.
+        family: key of its family.
+        path: folder or hub id.
+        revision: commit on the hub; None for a folder.
+        weights: hash of weights and configuration (of a hub model, its commit).
+        dtype: of weights and activations.
+        site_names: addresses of its sites in execution order.
+        seconds_per_image: expected cost of an image of 50 steps.
+        worker: what a worker needs.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    family: str
+    path: str
+    revision: str | None
+    weights: str
+    dtype: str
+    site_names: tuple[str, ...]
+    seconds_per_image: float
+    worker: WorkerNeeds
+
+    @property
+    def n_sites(self) -> int:
+        """How many sites it has."""
+        return len(self.site_names)
+
+
+class ResolvedScorer(BaseModel):
+    """The scorer, pinned: its name, and the hash of its weights (of a hub model, its commit)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    revision: str | None
+    weights: str
+
+
+class Resolved(BaseModel):
+    """A sweep with every name looked up."""
+
+    model_config = ConfigDict(frozen=True)
+
+    models: tuple[ResolvedModel, ...]
+    attributes: tuple[Attribute, ...]
+    scorer: ResolvedScorer
+
+    def model(self, model_id: str) -> ResolvedModel:
+        """Returns a model by its id."""
+        return next(model for model in self.models if model.id == model_id)
+
+
+def resolve(spec: SweepSpec) -> Resolved:
+    """Looks up every name of a sweep.
+
+    Raises:
+        SpecError: a name is unknown, or a window is larger than a model.
+        ModelError: a folder is not a pipeline, or holds pickles where safetensors belong.
+    """
+    models = tuple(_model(model) for model in spec.models)
+    for model in models:
+        largest = max(spec.windows.sizes)
+        if largest > model.n_sites:
+            raise SpecError(
+                f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention sites"
+            )
+    return Resolved(models=models, attributes=tuple(_attribute(a, spec.prompts) for a in spec.attributes), scorer=_scorer(spec))
+
+
+def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:
+    if isinstance(item, AttributeSpec):
+        return Attribute(item.kind, item.name, item.mode, item.prompt_records)
+    found = attribute(item)
+    if len(found.records) < prompts:
+        raise SpecError(f"prompts: {prompts} are asked for, {item} has {len(found.records)}")
+    return found
+
+
+def _model(spec: ModelSpec) -> ResolvedModel:
+    if spec.path is None:
+        family, known = find_model(spec.id)
+        path = str(known.path or known.hub_id)
+        revision, seconds = spec.revision or known.revision, known.seconds_per_image
+    else:
+        family, path, revision, seconds = "", spec.path, spec.revision, 0.0
+    index = _read_json(path, revision, "model_index.json")
+    class_name = str(index.get("_class_name", "unnamed class"))
+    family = family or family_of_pipeline(class_name, path)
+    info = families()[family]
+    config = _read_json(path, revision, info.config_file)
+    return ResolvedModel(
+        id=spec.id,
+        family=family,
+        path=path,
+        revision=None if Path(path).is_dir() else revision,
+        weights=_weights(path, revision),
+        dtype=spec.dtype,
+        site_names=_site_names(info, config, path),
+        seconds_per_image=seconds or info.seconds_per_image,
+        worker=spec.worker,
+    )
+
+
+def _site_names(info: FamilyInfo, config: dict[str, Any], path: str) -> tuple[str, ...]:
+    try:
+        return info.site_names(config)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ModelError(f"{path}/{info.config_file} is not the configuration of a denoiser: {error!r}") from error
+
+
+def _scorer(spec: SweepSpec) -> ResolvedScorer:
+    path = BUNDLED.get(spec.scorer)
+    if path is None and not Path(spec.scorer).is_dir() and "/" not in spec.scorer:
+        raise SpecError(
+            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, BUNDLED)}; or name a folder or hub id of a CLIP model'
+        )
+    where = str(path or spec.scorer)
+    revision = None if Path(where).is_dir() else _commit(where, None)
+    return ResolvedScorer(name=spec.scorer, revision=revision, weights=_weights(where, revision))
+
+
+def _read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
+    folder = Path(path)
+    looks_local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1
+    if not folder.is_dir() and looks_local:
+        raise ModelError(f"no folder {path}; expected a diffusers pipeline folder or a hub id like owner/name")
+    file = folder / name
+    if not folder.is_dir():
+        file = _download(path, revision, name)
+    if not file.is_file():
+        raise ModelError(f"{path} is not a diffusers pipeline: {name} is missing")
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is damaged: expected an object")
+    return content
+
+
+def _download(repository: str, revision: str | None, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except Exception as error:  # the hub's client raises a dozen unrelated classes
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot get {name} of {repository} from the hub or its local cache: {reason}") from error
+
+
+def _commit(repository: str, revision: str | None) -> str:
+    """Returns the commit that a hub revision stands for; of the local cache where the hub cannot be reached."""
+    return _download(repository, revision, "config.json").parent.name
+
+
+def _weights(path: str, revision: str | None) -> str:
+    folder = Path(path)
+    if not folder.is_dir():
+        return f"hub:{_download(path, revision, _index_name(path, revision)).parent.name}"
+    files = sorted(_weight_files(folder))
+    if not any(file.suffix == ".safetensors" for file in files):
+        pickles = [file for pattern in _PICKLES for file in folder.rglob(pattern)]
+        held = f"; {pickles[0].relative_to(folder)} is a pickle, which is never read" if pickles else ""
+        raise ModelError(f"{path} holds no safetensors weights{held}")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _index_name(path: str, revision: str | None) -> str:
+    try:
+        _download(path, revision, "model_index.json")
+    except ModelError:
+        return "config.json"
+    return "model_index.json"
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    for pattern in ("*.safetensors", "*.json", "*.txt"):
+        yield from (file for file in folder.rglob(pattern) if file.is_file())

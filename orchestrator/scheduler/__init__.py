@@ -1,0 +1,1 @@
+"""Decides what runs where: a pure state machine, the loop that drives it, and what it asks of a backend."""

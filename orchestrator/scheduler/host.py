@@ -1,0 +1,82 @@
+"""What surrounds a worker in the process where it runs: its model, its threads, and what becomes of its exceptions."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import time
+from dataclasses import replace
+
+from orchestrator.scheduler.protocol import MakeWorker, Unit, UnitReport, Worker
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+MESSAGE_LENGTH = 500
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerHost:
+    """Holds one model at a time and turns exceptions into reports.
+
+    Args:
+        name: of the worker, for the reports.
+        make_worker: loads a model.
+        threads: CPU threads of its computations. Sums depend on how they are split over threads, so results are equal
+            bit for bit only between equal counts.
+    """
+
+    def __init__(self, name: str, make_worker: MakeWorker, threads: int) -> None:
+        self._name = name
+        self._make_worker = make_worker
+        self._threads = threads
+        self._worker: Worker | None = None
+        # Read by the libraries when they are first imported, which make_worker does.
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+
+    def bind(self, model: str) -> None:
+        """Loads a model, after the one before has left the memory. Raises whatever loading raises."""
+        self._worker = None
+        _release_memory()
+        self._limit_threads()
+        self._worker = self._make_worker(model)
+        self._limit_threads()
+
+    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        """Runs a unit; an exception becomes the report of a failed attempt, and its traceback goes to the log."""
+        if self._worker is None:
+            raise RuntimeError(f"worker {self._name} was given a unit before a model")
+        start = time.monotonic()
+        try:
+            report = self._worker.run(unit, attempt, row_by_row)
+        except Exception as error:
+            logger.exception("unit %s, attempt %d", unit.unit_id, attempt)
+            return UnitReport(
+                unit.unit_id,
+                attempt,
+                "failed",
+                error_type=type(error).__name__,
+                error=one_line(error),
+                seconds=time.monotonic() - start,
+                worker=self._name,
+            )
+        return replace(report, worker=self._name)
+
+    def _limit_threads(self) -> None:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(self._threads)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the message of an exception on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 1] + "…"
+
+
+def _release_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

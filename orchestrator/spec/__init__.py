@@ -1,0 +1,28 @@
+"""What a sweep is: the names of ``sweep.yaml``, how it is read, and what may change between two runs of it."""
+
+from orchestrator.spec.compatible import check_compatible
+from orchestrator.spec.sweep import (
+    AttributeSpec,
+    ControlsSpec,
+    GenerationSpec,
+    InterventionSpec,
+    ModelSpec,
+    SweepSpec,
+    WindowsSpec,
+    WorkerNeeds,
+)
+from orchestrator.spec.yaml_file import load_sweep, place
+
+__all__ = [
+    "AttributeSpec",
+    "ControlsSpec",
+    "GenerationSpec",
+    "InterventionSpec",
+    "ModelSpec",
+    "SweepSpec",
+    "WindowsSpec",
+    "WorkerNeeds",
+    "check_compatible",
+    "load_sweep",
+    "place",
+]

@@ -1,0 +1,102 @@
+"""What may change in a sweep that already has results: its axes may grow, its settings may not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from loco_core.errors import SpecError
+from orchestrator.spec.sweep import AttributeSpec, ModelSpec, SweepSpec
+
+
+def check_compatible(old: SweepSpec, new: SweepSpec) -> None:
+    """Refuses a spec that does not go on from the results of another one.
+
+    Models, attributes, windows, prompts, seeds, controls and interventions may be added. Batch size, worker needs,
+    which images are kept, rules of the localizer and the results folder are free. All else would put different things
+    into one table.
+
+    Args:
+        old: the spec that the results were made with.
+        new: the spec at hand.
+
+    Raises:
+        SpecError: with the differences and the way out.
+    """
+    differences = list(_differences(old, new))
+    if differences:
+        shown = "; ".join(differences)
+        raise SpecError(
+            f"these results were made with another spec: {shown}. "
+            "Put these back as they were, or write to a new folder with --results"
+        )
+
+
+def _differences(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
+    yield from _changed("name", old.name, new.name)
+    yield from _changed("scorer", old.scorer, new.scorer)
+    before, after = old.generation.model_dump(), new.generation.model_dump()
+    for key in before.keys() - {"batch_size"}:
+        yield from _changed(f"generation.{key}", before[key], after[key])
+    yield from _models(old, new)
+    yield from _attributes(old, new)
+    if new.prompts < old.prompts:
+        yield f"prompts {old.prompts} -> {new.prompts} (may only grow)"
+    yield from _dropped("seeds", old.seeds, new.seeds)
+    yield from _dropped("windows.sizes", old.windows.sizes, new.windows.sizes)
+    if old.windows.stride % new.windows.stride:
+        yield f"windows.stride {old.windows.stride} -> {new.windows.stride} (must divide the old one)"
+    yield from _dropped("interventions", old.interventions, new.interventions)
+    yield from _controls(old, new)
+
+
+def _models(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
+    kept = {model.id: model for model in new.models}
+    yield from _dropped("models", (model.id for model in old.models), kept)
+    for model in old.models:
+        if model.id in kept:
+            for key in sorted(ModelSpec.model_fields.keys() - {"id", "worker"}):
+                yield from _changed(f"models.{model.id}.{key}", getattr(model, key), getattr(kept[model.id], key))
+
+
+def _attributes(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
+    kept = {_label(attribute): attribute for attribute in new.attributes}
+    yield from _dropped("attributes", (_label(attribute) for attribute in old.attributes), kept)
+    for before in old.attributes:
+        after = kept.get(_label(before))
+        if after is None or before == after:
+            continue
+        if isinstance(before, str) or isinstance(after, str):
+            yield f"attributes.{_label(before)} bundled in one, written out in the other"
+        elif before.mode != after.mode:
+            yield from _changed(f"attributes.{before.label}.mode", before.mode, after.mode)
+        elif after.records[: old.prompts] != before.records[: old.prompts]:
+            yield f"attributes.{before.label}.records differ among the first {old.prompts} (new ones go to the end)"
+
+
+def _controls(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
+    before, after = old.controls.model_dump(), new.controls.model_dump()
+    for key, value in before.items():
+        if after[key] < value:
+            yield f"controls.{key} {_show(value)} -> {_show(after[key])} (may only grow)"
+
+
+def _label(attribute: str | AttributeSpec) -> str:
+    return attribute if isinstance(attribute, str) else attribute.label
+
+
+def _changed(key: str, before: Any, after: Any) -> Iterator[str]:
+    if before != after:
+        yield f"{key} {_show(before)} -> {_show(after)}"
+
+
+def _dropped(key: str, before: Iterable[Any], after: Iterable[Any]) -> Iterator[str]:
+    kept = set(after)
+    gone = [_show(value) for value in before if value not in kept]
+    if gone:
+        more = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
+        yield f"{key} without {', '.join(gone[:5])}{more} (may only grow)"
+
+
+def _show(value: Any) -> str:
+    return "default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

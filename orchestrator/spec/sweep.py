@@ -1,0 +1,276 @@
+"""The models behind ``sweep.yaml``: frozen, strict, and closed to unknown keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from loco_core.localizers import LocalizeSettings
+from loco_core.types import Generation, GuidanceHalf, Intervention, Mode, Part, PromptRecord, Tokens
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
+"""Below 2**53, so that every JSON reader keeps it exact."""
+Dtype = Literal["float32", "float16", "bfloat16"]
+Images = Literal["none", "report", "all"]
+
+MAX_SEEDS = 1_000_000
+
+
+def _problem(loc: Iterable[str | int], message: str) -> PydanticCustomError:
+    """Returns an error of a rule over several fields that points at one of them."""
+    return PydanticCustomError("rule", "{message}", {"message": message, "loc": tuple(loc)})
+
+
+def _no_repeats(loc: str, values: Iterable[Hashable], what: str) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise _problem((loc,), f"{what} {repeated[0]!r} is given more than once; expected each once")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class WorkerNeeds(_Strict):
+    """What one worker of a model needs.
+
+    Attributes:
+        gpus: whole GPUs of one node; 0 runs on the CPU.
+        min_gpu_memory: of each GPU, as ``24GiB`` or bytes.
+        label_selector: node labels, passed to Ray as they are.
+    """
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    min_gpu_memory: ByteSize | None = None
+    label_selector: dict[str, str] = Field(default_factory=dict)
+
+
+class ModelSpec(_Strict):
+    """A model of the sweep.
+
+    Attributes:
+        id: name in the results; a bundled model's name, or any name where ``path`` is given.
+        path: folder or hub id of a diffusers pipeline; None takes the model that ``id`` names.
+        revision: of a hub id.
+        dtype: of weights and activations; changes the pixels.
+        worker: what a worker needs.
+    """
+
+    id: Name
+    path: Text | None = None
+    revision: Text | None = None
+    dtype: Dtype = "float32"
+    worker: WorkerNeeds = WorkerNeeds()
+
+
+class RecordSpec(_Strict):
+    """One source prompt with its donor and the texts that score both; see `loco_core.types.PromptRecord`."""
+
+    prompt: Text
+    donor: Text
+    score_text: Text
+    donor_text: Text
+    content_text: Text
+    template_id: str = ""
+
+
+class AttributeSpec(_Strict):
+    """An attribute written out in the sweep file.
+
+    Attributes:
+        kind: style, object, fact, ...
+        name: of the attribute within its kind.
+        mode: whether the donor drops the attribute or replaces it.
+        records: prompts, in the order in which ``prompts: N`` takes them.
+    """
+
+    kind: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
+    name: Name
+    mode: Mode
+    records: Annotated[tuple[RecordSpec, ...], Field(min_length=1)]
+
+    @property
+    def label(self) -> str:
+        """``kind/name``, as in the results."""
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def prompt_records(self) -> tuple[PromptRecord, ...]:
+        """The records as the science knows them."""
+        return tuple(PromptRecord(**record.model_dump()) for record in self.records)
+
+    @model_validator(mode="after")
+    def _check(self) -> AttributeSpec:
+        _no_repeats("records", ((r.prompt, r.donor) for r in self.records), "the pair of prompt and donor")
+        return self
+
+
+class WindowsSpec(_Strict):
+    """Windows of cross-attention sites.
+
+    Attributes:
+        sizes: how many sites; every size is swept.
+        stride: step between starts, from site 0.
+    """
+
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 3, 4)
+    stride: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> WindowsSpec:
+        _no_repeats("sizes", self.sizes, "size")
+        return self
+
+
+class GenerationSpec(_Strict):
+    """How images are generated. All but ``batch_size`` change the pixels.
+
+    Attributes:
+        steps: denoising steps.
+        guidance_scale: of classifier-free guidance.
+        height: in pixels; None is the model's own.
+        width: in pixels; None is the model's own.
+        scheduler: diffusers' class name; None is the model's own.
+        batch_size: rows a forward pass carries.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
+    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    scheduler: Name | None = None
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+
+    @property
+    def settings(self) -> Generation:
+        """What changes the pixels, without the batch size."""
+        return Generation(**self.model_dump(exclude={"batch_size"}))
+
+
+class ControlsSpec(_Strict):
+    """Cells that make a score mean something; clean images and the donor outright are always run.
+
+    Attributes:
+        identity: the prompt's own encoding swapped in at every site; must change nothing.
+        all_sites: the donor at every site.
+        complement: for every window, the donor at all sites outside it.
+        random: random sets of sites a window size; the first N of a fixed sequence.
+    """
+
+    identity: bool = True
+    all_sites: bool = True
+    complement: bool = False
+    random: Annotated[int, Field(ge=0, le=1000)] = 2
+
+
+class InterventionSpec(_Strict):
+    """A set of options under which every window is swept; the default is the paper's own.
+
+    Attributes:
+        part: K and V, or one of them.
+        steps: denoising steps ``[start, end)`` at which sites read the donor; None is all.
+        tokens: which token positions come from the donor.
+        guidance_half: which half of classifier-free guidance reads the donor.
+    """
+
+    part: Part = "kv"
+    steps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
+    tokens: Tokens = "all"
+    guidance_half: GuidanceHalf = "conditional"
+
+    def at(self, sites: tuple[int, ...]) -> Intervention:
+        """Returns the intervention with these options at the given sites."""
+        start, end = self.steps or (0, None)
+        return Intervention(sites, self.part, start, end, self.tokens, self.guidance_half)
+
+
+def _model_by_id(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+def _first_seeds(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MAX_SEEDS:
+            raise PydanticCustomError("rule", f"expected 1 to {MAX_SEEDS:,} seeds, or a list of seeds")
+        return tuple(range(value))
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("rule", "expected how many seeds, or a list of seeds")
+    return value
+
+
+class SweepSpec(_Strict):
+    """A sweep as declared: models x attributes x windows x prompts x seeds.
+
+    Attributes:
+        name: of the sweep; part of its identity.
+        models: what is swept; a bare id stands for ``{id: ...}``.
+        attributes: bundled names (``kind/NAME``), or attributes written out.
+        windows: of sites.
+        prompts: how many records of each attribute, in their order.
+        seeds: of the initial noise; N stands for ``0 .. N-1``, so that a larger N only adds.
+        generation: settings.
+        scorer: a bundled scorer's name, or name or folder of a transformers CLIP model.
+        localize: rules of the localizer.
+        controls: which controls are run.
+        interventions: sets of options under which every window is swept.
+        images: which images are kept.
+        results: folder or ``s3://`` address; None leaves it to the command.
+    """
+
+    name: Name
+    models: Annotated[tuple[Annotated[ModelSpec, BeforeValidator(_model_by_id)], ...], Field(min_length=1)]
+    attributes: Annotated[
+        tuple[
+            Annotated[
+                Annotated[Annotated[str, StringConstraints(pattern=r"^[^/\s]+/.*\S$")], Tag("name")]
+                | Annotated[AttributeSpec, Tag("inline")],
+                Discriminator(lambda value: "name" if isinstance(value, str) else "inline"),
+            ],
+            ...,
+        ],
+        Field(min_length=1),
+    ]
+    windows: WindowsSpec = WindowsSpec()
+    prompts: Annotated[int, Field(ge=1)] = 8
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_first_seeds), Field(min_length=1)] = (0, 1, 2, 3)
+    generation: GenerationSpec = GenerationSpec()
+    scorer: Name
+    localize: LocalizeSettings = LocalizeSettings()
+    controls: ControlsSpec = ControlsSpec()
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1)] = (InterventionSpec(),)
+    images: Images = "report"
+    results: Text | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SweepSpec:
+        _no_repeats("models", (model.id for model in self.models), "model")
+        labels = (a if isinstance(a, str) else a.label for a in self.attributes)
+        _no_repeats("attributes", labels, "attribute")
+        _no_repeats("seeds", self.seeds, "seed")
+        _no_repeats("interventions", self.interventions, "intervention")
+        for i, attribute in enumerate(self.attributes):
+            if isinstance(attribute, AttributeSpec) and len(attribute.records) < self.prompts:
+                count = len(attribute.records)
+                message = f"{count} records for prompts: {self.prompts}; expected at least {self.prompts} records"
+                raise _problem(("attributes", i, "records"), message)
+        for i, option in enumerate(self.interventions):
+            if option.steps and not option.steps[0] < option.steps[1] <= self.generation.steps:
+                message = f"{list(option.steps)} is wrong; expected [start, end) with end at most the"
+                raise _problem(("interventions", i, "steps"), f"{message} {self.generation.steps} steps of generation")
+        return self

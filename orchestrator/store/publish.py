@@ -1,0 +1,135 @@
+"""Publishes committed units as growing, immutable parts of the tables that people read.
+
+A part is made in three writes, each of which only the first writer makes: the *manifest* decides which units it holds; its
+*files* follow from the manifest and the units alone; the *published* record says that they are complete. A unit is in one
+manifest at most, so that no crash and no second driver doubles a row; whoever comes next completes what is unfinished.
+Each part is as large as a seventh of all before it, so that a million cells make about 60 files and no file is rewritten.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from orchestrator.store import layout
+from orchestrator.store.errors import DamagedFileError
+from orchestrator.store.schemas import TABLES
+from orchestrator.store.sealed import decode_document, decode_table, encode_document, encode_table, sum_of
+from orchestrator.store.store import Store
+
+FIRST_UNITS = 8
+GROWTH = 0.15
+MAX_BYTES = 256 * 2**20
+"""Of rows a part is made of, held in memory; reached only where all images are kept."""
+
+
+class Publisher:
+    """Publishes the units of one store; remembers what it published, so that no unit is read twice."""
+
+    def __init__(self, store: Store, *, max_bytes: int = MAX_BYTES) -> None:
+        """Starts from what the store holds.
+
+        Args:
+            store: where units are committed.
+            max_bytes: of rows in a part.
+        """
+        self._store = store
+        self._max_bytes = max_bytes
+        self._manifests: dict[int, tuple[str, ...]] = {}
+        self._complete: set[int] = set()
+        self._units: set[str] = set()
+        self._attempt = uuid.uuid4().hex
+
+    @property
+    def units(self) -> frozenset[str]:
+        """Units that are published, as far as this publisher has seen."""
+        return frozenset(self._units)
+
+    def publish(self, *, flush: bool = False) -> int:
+        """Completes what a killed publisher left, then publishes committed units if there are enough for a part.
+
+        Args:
+            flush: whether to publish all, however few; for the end of a run.
+
+        Returns:
+            How many units were published.
+
+        Raises:
+            DamagedFileError: a unit's file is not what was written.
+        """
+        self._catch_up()
+        count = 0
+        while True:
+            pending = sorted(self._store.committed() - self._units)
+            if not pending or (not flush and len(pending) < self._wanted()):
+                return count
+            taken, tables = gather(self._store, pending, self._max_bytes)
+            number = max(self._manifests, default=0) + 1
+            data = encode_document({"units": taken})
+            if self._store.blobs.put_if_absent(layout.manifest(number), data, self._attempt) == "lost":
+                self._catch_up()
+                continue
+            self._note(number, taken)
+            self._finish(number, tables)
+            count += len(taken)
+
+    def _wanted(self) -> int:
+        return max(FIRST_UNITS, math.ceil(GROWTH * len(self._units)))
+
+    def _catch_up(self) -> None:
+        blobs = self._store.blobs
+        for path in blobs.list(layout.MANIFESTS):
+            number = int(layout.stem(path))
+            if number not in self._manifests:
+                self._note(number, decode_document(blobs.read(path), f"{self._store.root}/{path}")["units"])
+        if self._complete < self._manifests.keys():
+            self._complete |= {int(layout.stem(path)) for path in blobs.list(layout.PUBLISHED)}
+            for number in sorted(self._manifests.keys() - self._complete):
+                self._finish(number, gather(self._store, self._manifests[number])[1])
+
+    def _note(self, number: int, units: Iterable[str]) -> None:
+        self._manifests[number] = tuple(units)
+        self._units.update(units)
+
+    def _finish(self, number: int, tables: dict[str, pa.Table]) -> None:
+        blobs = self._store.blobs
+        sums = {}
+        for name, table in tables.items():
+            if table.num_rows:
+                path = layout.part(name, number)
+                data = encode_table(table)
+                if blobs.put_if_absent(path, data, self._attempt) == "lost":
+                    data = blobs.read(path)
+                    if not decode_table(data, f"{self._store.root}/{path}").equals(table):
+                        message = f"{self._store.root}/{path}: is not the part that its units make"
+                        raise DamagedFileError(f"{message}; run `loco-sweep verify RESULTS --repair`")
+                sums[path] = sum_of(data)
+        blobs.put_if_absent(layout.published(number), encode_document({"files": sums}), self._attempt)
+        self._complete.add(number)
+
+
+def gather(store: Store, units: Iterable[str], max_bytes: float = math.inf) -> tuple[list[str], dict[str, pa.Table]]:
+    """Reads units until a part is full.
+
+    Args:
+        store: where they are committed.
+        units: in the order of the part.
+        max_bytes: of rows in memory; at least one unit is read.
+
+    Returns:
+        The units read, and their rows by table.
+    """
+    taken: list[str] = []
+    parts: dict[str, list[pa.Table]] = {name: [TABLES[name].empty_table()] for name in layout.PARTED}
+    size = 0
+    for unit_id, tables in store.iter_units(units):
+        size += sum(table.nbytes for table in tables.values())
+        if taken and size > max_bytes:
+            break
+        taken.append(unit_id)
+        for name, table in tables.items():
+            parts[name].append(table)
+    return taken, {name: pa.concat_tables(tables) for name, tables in parts.items()}

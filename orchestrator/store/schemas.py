@@ -1,0 +1,209 @@
+"""The tables of a results root, column by column, with fixed types.
+
+Columns are only ever added, nullable; a reader takes the schema from the first file it meets, so every file of a table
+carries the whole of it. Cosines, effects and seconds are float64.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+
+from loco_core.errors import StoreError, did_you_mean
+
+SCHEMA_VERSION = 1
+
+_TEXT, _INT, _LONG, _REAL, _FLAG = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+_HF_NAMES = {_TEXT: "string", _INT: "int32", _LONG: "int64", _REAL: "float64", _FLAG: "bool"}
+
+
+def _schema(*fields: tuple[str, pa.DataType], metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    return pa.schema(fields, metadata={"loco_sweep_schema_version": str(SCHEMA_VERSION), **(metadata or {})})
+
+
+_CELL: tuple[tuple[str, pa.DataType], ...] = (
+    ("sweep_id", _TEXT),
+    ("cell_id", _TEXT),
+    ("image_id", _TEXT),
+    ("unit_id", _TEXT),
+    ("model", _TEXT),
+    ("model_revision", _TEXT),
+    ("family", _TEXT),
+    ("attribute", _TEXT),
+    ("attribute_kind", _TEXT),
+    ("mode", _TEXT),
+    ("prompt_id", _TEXT),
+    ("template_id", _TEXT),
+    ("prompt", _TEXT),
+    ("donor", _TEXT),
+    ("control", _TEXT),
+    ("window_start", _INT),
+    ("window_size", _INT),
+    ("site_indices", pa.list_(_INT)),
+    ("part", _TEXT),
+    ("step_start", _INT),
+    ("step_end", _INT),
+    ("tokens", _TEXT),
+    ("guidance_half", _TEXT),
+    ("seed", _LONG),
+)
+
+SCORES = _schema(
+    *_CELL,
+    ("steps", _INT),
+    ("guidance_scale", _REAL),
+    ("scheduler", _TEXT),
+    ("height", _INT),
+    ("width", _INT),
+    ("dtype", _TEXT),
+    ("scorer", _TEXT),
+    ("scorer_revision", _TEXT),
+    ("score_text", _TEXT),
+    ("donor_text", _TEXT),
+    ("content_text", _TEXT),
+    ("clip_score", _REAL),
+    ("clip_score_donor", _REAL),
+    ("clip_score_content", _REAL),
+    # Of clean images only: mean cosine with the content texts of the attribute's other records.
+    ("clip_score_unrelated", _REAL),
+    ("image_distance", _REAL),
+    ("status", _TEXT),
+    ("batch_size", _INT),
+    ("device", _TEXT),
+    ("torch_version", _TEXT),
+    ("attempt", _INT),
+    ("seconds", _REAL),
+    ("schema_version", _INT),
+)
+"""One row a scored cell of a unit."""
+
+FAILURES = _schema(
+    *_CELL,
+    ("error_type", _TEXT),
+    ("error", _TEXT),
+    ("attempt", _INT),
+    ("device", _TEXT),
+    ("schema_version", _INT),
+)
+"""One row a cell that could not be made, with what stopped it."""
+
+EMBEDDINGS = _schema(
+    ("unit_id", _TEXT),
+    ("cell_id", _TEXT),
+    ("image_id", _TEXT),
+    ("model", _TEXT),
+    ("scorer", _TEXT),
+    ("scorer_revision", _TEXT),
+    ("embedding", pa.list_(pa.float32())),
+)
+"""One row a scored image: the scorer's own embedding, before normalization."""
+
+_IMAGE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("unit_id", _TEXT),
+    ("cell_id", _TEXT),
+    ("image_id", _TEXT),
+    ("model", _TEXT),
+    ("attribute", _TEXT),
+    ("prompt", _TEXT),
+    ("control", _TEXT),
+    ("window_start", _INT),
+    ("window_size", _INT),
+    ("seed", _LONG),
+)
+_HF_FEATURES = {
+    **{name: {"dtype": _HF_NAMES[kind], "_type": "Value"} for name, kind in _IMAGE_FIELDS},
+    "image": {"_type": "Image"},
+}
+IMAGES = _schema(
+    *_IMAGE_FIELDS,
+    ("image", pa.struct([("bytes", pa.binary()), ("path", _TEXT)])),
+    metadata={"huggingface": json.dumps({"info": {"features": _HF_FEATURES}})},
+)
+"""One row an image kept, encoded; Hugging Face ``datasets`` shows the column as images."""
+
+EFFECTS = _schema(
+    ("sweep_id", _TEXT),
+    ("model", _TEXT),
+    ("attribute", _TEXT),
+    ("window_start", _INT),
+    ("window_size", _INT),
+    ("effect", _REAL),
+    ("ci_low", _REAL),
+    ("ci_high", _REAL),
+    ("simultaneous_low", _REAL),
+    ("damage", _REAL),
+    ("eligible", _FLAG),
+    ("in_tie_set", _FLAG),
+    ("n_prompts", _INT),
+    ("n_seeds", _INT),
+    ("flip_rate", _REAL),
+)
+"""One row a (model, attribute, window)."""
+
+LOCALIZATIONS = _schema(
+    ("sweep_id", _TEXT),
+    ("model", _TEXT),
+    ("attribute", _TEXT),
+    ("attribute_kind", _TEXT),
+    ("mode", _TEXT),
+    ("localizer", _TEXT),
+    ("outcome", _TEXT),
+    ("window_start", _INT),
+    ("window_size", _INT),
+    ("best_start", _INT),
+    ("best_size", _INT),
+    ("site_names", pa.list_(_TEXT)),
+    ("relative_depth", _REAL),
+    ("effect", _REAL),
+    ("ci_low", _REAL),
+    ("ci_high", _REAL),
+    ("runner_up_start", _INT),
+    ("runner_up_effect", _REAL),
+    ("tie_set", pa.list_(_INT)),
+    ("sufficiency", _REAL),
+    ("damage", _REAL),
+    ("all_sites_effect", _REAL),
+    ("threshold", _REAL),
+    ("n_prompts", _INT),
+    ("n_seeds", _INT),
+    ("cells", _LONG),
+    ("exploratory", _FLAG),
+    ("possible_size", _INT),
+    ("reason", _TEXT),
+)
+"""One row a (model, attribute)."""
+
+TABLES: Mapping[str, pa.Schema] = MappingProxyType(
+    {
+        "scores": SCORES,
+        "failures": FAILURES,
+        "embeddings": EMBEDDINGS,
+        "images": IMAGES,
+        "effects": EFFECTS,
+        "localizations": LOCALIZATIONS,
+    }
+)
+"""Schema of every table that people read, by the name of its folder."""
+
+
+def make_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Returns rows as a table with the fixed types; columns that a row lacks are null.
+
+    Args:
+        name: of the table, a key of `TABLES`.
+        rows: by column name.
+
+    Raises:
+        StoreError: a row has a column that the table has not, or a value of another type.
+    """
+    schema, listed = TABLES[name], list(rows)
+    for column in {column for row in listed for column in row} - set(schema.names):
+        raise StoreError(f"table {name} has no column {column!r}{did_you_mean(column, schema.names)}")
+    try:
+        return pa.Table.from_pylist(listed, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise StoreError(f"table {name}: {error}") from error

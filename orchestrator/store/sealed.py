@@ -1,0 +1,105 @@
+"""Files that carry the sum of their own bytes, so that any change to any byte is found when they are read.
+
+Parquet's page checksums leave the footer unguarded, and a sum kept in another file can be lost or outlive its file. So the
+SHA-256 of the whole file, taken while its own place held zeros, stands in the file: in the footer of Parquet, in the last
+line of a document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.store.errors import DamagedFileError
+
+_KEY = b"loco_sweep_sha256"
+_BLANK = b"0" * 64
+_REMEDY = "run `loco-sweep verify RESULTS --repair`"
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """Returns a table as Parquet bytes; the same bytes for the same table."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_KEY: _BLANK})
+    return _seal(sink.getvalue().to_pybytes())
+
+
+def decode_table(data: bytes, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Returns the table of Parquet bytes, after comparing every byte with the sum.
+
+    Args:
+        data: from `encode_table`.
+        path: where they come from, for the message.
+        columns: which to read; None is all.
+
+    Raises:
+        DamagedFileError: they are truncated, changed, or another program's.
+    """
+    _check_seal(data, path)
+    try:
+        reader = pa.BufferReader(data)
+        return pq.read_table(reader, columns=columns, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedFileError(f"{path}: not readable as Parquet ({_first_line(error)}); {_REMEDY}") from error
+
+
+def encode_document(content: Mapping[str, Any]) -> bytes:
+    """Returns a small JSON document with its sum."""
+    text = json.dumps({**content, _KEY.decode(): _BLANK.decode()}, indent=1, ensure_ascii=True)
+    return _seal(text.encode())
+
+
+def decode_document(data: bytes, path: str) -> dict[str, Any]:
+    """Returns the content of a document, after comparing every byte with the sum.
+
+    Raises:
+        DamagedFileError: it is truncated, changed, or another program's.
+    """
+    _check_seal(data, path)
+    content: dict[str, Any] = json.loads(data)
+    del content[_KEY.decode()]
+    return content
+
+
+def sum_of(data: bytes) -> str:
+    """Returns the SHA-256 of a file's bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _seal(blank: bytes) -> bytes:
+    at = _place(blank)
+    return blank[:at] + sum_of(blank).encode() + blank[at + 64 :]
+
+
+def _check_seal(data: bytes, path: str) -> None:
+    at = _place(data)
+    if at < 0:
+        what = "empty" if not data else "truncated, or not written by loco-sweep"
+        raise DamagedFileError(f"{path}: {what}; {_REMEDY}")
+    blank = hashlib.sha256(data[:at])
+    blank.update(_BLANK)
+    blank.update(data[at + 64 :])
+    if blank.hexdigest().encode() != data[at : at + 64]:
+        raise DamagedFileError(f"{path}: its bytes are not those that were written; {_REMEDY}")
+
+
+def _place(data: bytes) -> int:
+    """Returns where the sum stands, or -1: after the last key, and what the format puts between key and value."""
+    at = data.rfind(_KEY)
+    if at < 0:
+        return -1
+    at += len(_KEY)
+    while at < len(data) and data[at : at + 1] not in b"0123456789abcdef":
+        at += 1
+    return at if at + 64 <= len(data) else -1
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
