@@ -131,8 +131,10 @@ def gather(table: ScoreTable, settings: LocalizeSettings) -> Evidence:
     low, high = np.full(count, np.nan), np.full(count, np.nan)
     invalid = _mean(~table.swept.valid, present[:, :, :count])
     if established(full, settings.confidence):
-        weights = crossed_weights(*paired.shape, settings.resamples, np.random.default_rng([settings.seed, 0]))
-        ratios = crossed_ratios(top, bottom, present, weights)
+        weights = crossed_weights(
+            paired.shape[0], paired.shape[1], settings.resamples, np.random.default_rng([settings.seed, 0])
+        )
+        ratios = crossed_ratios(top, bottom, present, weights, count)
         columns = np.flatnonzero(complete)
         low[columns] = ratios.simultaneous_low(settings.confidence, columns)
         high[columns] = ratios.simultaneous_high(settings.confidence, columns) + invalid[columns]
@@ -187,8 +189,8 @@ def _damage(table: ScoreTable, paired: Bools) -> Floats:
     """Content score of the donor outright minus the window's, as a share of the range from unrelated to own content.
 
     The range is the mean cosine of clean images with their own content text minus that with the other records' content
-    texts. Where it is unknown (one content text for all records) or too small to measure anything, damage is the share of
-    invalid images. An invalid image has lost everything: it counts as 1.
+    texts. Where it is unknown (one content text for all records) or too small to measure anything, damage is the share
+    of invalid images. An invalid image has lost everything: it counts as 1.
     """
     present = table.swept.present & paired[:, :, None]
     own = table.clean.content[:, :, 0]

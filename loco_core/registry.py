@@ -39,7 +39,9 @@ def load(drawer: str, key: str) -> ModuleType:
         if point.name == key:
             module = point.load()
             if not isinstance(module, ModuleType):
-                raise SpecError(f'entry point "{key}" of loco_sweep.{drawer} must name a module, not {type(module).__name__}')
+                raise SpecError(
+                    f'entry point "{key}" of loco_sweep.{drawer} must name a module, not {type(module).__name__}'
+                )
             return module
     if key not in keys(drawer):
         raise SpecError(f'no {drawer.removesuffix("s")} "{key}"{did_you_mean(key, keys(drawer))}')

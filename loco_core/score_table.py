@@ -96,8 +96,8 @@ def read_scores(scores: pa.Table, site_names: Sequence[str] = ()) -> ScoreTable:
     """Turns score rows into arrays; the order of the rows does not matter.
 
     Args:
-        scores: rows of one (model, attribute) with at least the columns `REQUIRED`; ``clip_score_unrelated`` is read where
-            it exists.
+        scores: rows of one (model, attribute) with at least the columns `REQUIRED`; ``clip_score_unrelated`` is read
+            where it exists.
         site_names: the model's sites; without them their number is taken from the ``all_sites`` control.
 
     Raises:
@@ -211,7 +211,9 @@ def _floats(scores: pa.Table, name: str) -> Floats:
 def _single(scores: pa.Table, name: str) -> str:
     values = sorted(str(value) for value in pc.unique(scores[name]).to_pylist())
     if len(values) > 1:
-        raise LocalizationError(f"scores hold several values of {name} ({', '.join(values[:4])}); localize one at a time")
+        raise LocalizationError(
+            f"scores hold several values of {name} ({', '.join(values[:4])}); localize one at a time"
+        )
     return values[0]
 
 
@@ -221,7 +223,9 @@ def _site_count(scores: pa.Table, site_names: Sequence[str], names: dict[str, st
     rows = scores["site_indices"].filter(pc.equal(scores["control"], "all_sites"))
     sites = pc.max(pc.list_flatten(rows)).as_py() if len(rows) else None
     if sites is None:
-        raise LocalizationError(f'{_where(names)}: give the site names, or "all_sites" rows that tell how many there are')
+        raise LocalizationError(
+            f'{_where(names)}: give the site names, or "all_sites" rows that tell how many there are'
+        )
     return int(sites) + 1
 
 

@@ -27,14 +27,15 @@ def crossed_weights(n_prompts: int, n_seeds: int, resamples: int, rng: np.random
     """
     prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=resamples)
     seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=resamples)
-    return np.einsum("bp,bs->bps", prompts, seeds).reshape(resamples, -1).astype(np.float64)
+    return np.asarray(np.einsum("bp,bs->bps", prompts, seeds).reshape(resamples, -1), dtype=np.float64)
 
 
 def half_split_weights(n_prompts: int, n_seeds: int, splits: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Draws random splits of the prompts in two halves, each split both ways round.
 
     Returns:
-        two arrays ``(2 * splits, n_prompts * n_seeds)`` of zeros and ones: the half to pick on, the half to estimate on.
+        two arrays ``(2 * splits, n_prompts * n_seeds)`` of zeros and ones: the half to pick on, and the
+        half to estimate on.
     """
     order = rng.permuted(np.tile(np.arange(n_prompts), (splits, 1)), axis=1)
     first = np.repeat(order < n_prompts // 2, n_seeds, axis=1).astype(np.float64)
@@ -77,13 +78,57 @@ def two_way_variance(values: Floats, present: Bools) -> tuple[Floats, Floats]:
     return square / total, np.clip(free, min(free_rows, free_columns), free_rest)
 
 
+def moderated(variance: Floats, free: Floats, pool: int) -> tuple[Floats, Floats]:
+    """Draws variances towards what the first ``pool`` columns have in common, as far as they have.
+
+    With four seeds a variance has three degrees of freedom, and the extremes of sixty such variances say little. How
+    far they really differ is estimated from the same columns, so unlike columns are left alone.
+
+    Args:
+        variance: ``(W,)``.
+        free: ``(W,)`` degrees of freedom.
+        pool: how many columns the common distribution is estimated from.
+
+    Returns:
+        moderated variance and degrees of freedom ``(W,)``.
+    """
+    usable = np.flatnonzero(np.isfinite(variance[:pool]) & (variance[:pool] > 0))
+    if len(usable) < 3:
+        return variance, free
+    half = free[usable] / 2
+    logs = np.log(variance[usable]) - special.digamma(half) + np.log(half)
+    excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
+    if excess < _LEAST_EXCESS:
+        return np.where(np.isfinite(variance), np.exp(logs.mean()), variance), free + _MANY
+    prior = 2 * _inverse_trigamma(excess)
+    common = np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2))
+    return (prior * common + free * variance) / (prior + free), free + prior
+
+
+_LEAST_EXCESS, _MANY = 1e-4, 1e4
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Newton's method on 1 / trigamma, which is nearly straight."""
+    guess = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(special.polygamma(1, guess))
+        step = trigamma * (1 - trigamma / value) / float(special.polygamma(2, guess))
+        guess += step
+        if abs(step) < 1e-10 * guess:
+            break
+    return guess
+
+
 def _filled(values: Floats, present: Bools) -> Floats:
     if present.all():
         return values
     kept = np.where(present, values, 0.0)
     mean = kept.sum(axis=(0, 1)) / np.maximum(present.sum(axis=(0, 1)), 1)
     rows = np.divide(kept.sum(axis=1), present.sum(axis=1), out=np.zeros(kept.shape[::2]) + mean, where=present.any(1))
-    columns = np.divide(kept.sum(axis=0), present.sum(axis=0), out=np.zeros(kept.shape[1:]) + mean, where=present.any(0))
+    columns = np.divide(
+        kept.sum(axis=0), present.sum(axis=0), out=np.zeros(kept.shape[1:]) + mean, where=present.any(0)
+    )
     return np.where(present, values, rows[:, None] + columns[None] - mean)
 
 
@@ -146,11 +191,13 @@ def crossed_means(values: Floats, present: Bools) -> Means:
     """Estimates means ``(W,)`` over prompts and seeds of ``(P, S, W)`` values."""
     variance, free = two_way_variance(values, present)
     count = present.sum(axis=(0, 1))
-    mean = np.divide(np.where(present, values, 0).sum(axis=(0, 1)), count, out=np.full(len(count), np.nan), where=count > 0)
+    mean = np.divide(
+        np.where(present, values, 0).sum(axis=(0, 1)), count, out=np.full(len(count), np.nan), where=count > 0
+    )
     return Means(mean, np.sqrt(variance), free)
 
 
-def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weights: Floats) -> Ratios:
+def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weights: Floats, pool: int) -> Ratios:
     """Estimates ``sum(numerator) / sum(denominator)`` for every column, over the pairs that the column has.
 
     A column without pairs is NaN throughout.
@@ -160,6 +207,7 @@ def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weigh
         denominator: ``(P, S)``.
         present: ``(P, S, W)``.
         weights: ``(B, P * S)`` from `crossed_weights`.
+        pool: variances are moderated towards what the first so many columns have in common.
     """
     n_prompts, n_seeds, width = numerator.shape
     top = np.where(present, numerator, 0.0).reshape(-1, width)
@@ -168,7 +216,7 @@ def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weigh
     full = bottom.sum(axis=0)
     value = np.divide(top.sum(axis=0), full, out=np.full(width, np.nan), where=full > 0)
     influence = ((top - value * bottom) / np.where(full > 0, full / count, np.nan)).reshape(n_prompts, n_seeds, width)
-    variance, free = two_way_variance(influence, present)
+    variance, free = moderated(*two_way_variance(influence, present), pool)
     deviations = weighted_ratios(top, bottom, weights) - value
     spread = deviations.std(axis=0)
     deviations = np.divide(deviations, spread, out=np.zeros_like(deviations), where=spread > 0)

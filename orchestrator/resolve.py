@@ -92,7 +92,9 @@ def resolve(spec: SweepSpec) -> Resolved:
             raise SpecError(
                 f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention sites"
             )
-    return Resolved(models=models, attributes=tuple(_attribute(a, spec.prompts) for a in spec.attributes), scorer=_scorer(spec))
+    return Resolved(
+        models=models, attributes=tuple(_attribute(a, spec.prompts) for a in spec.attributes), scorer=_scorer(spec)
+    )
 
 
 def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:

@@ -65,8 +65,8 @@ class Effect:
     """What one window does to one attribute: a row of ``effects``.
 
     Attributes:
-        effect: share of the full effect that swapping the window has: 0 none, 1 as much as the donor outright; null where
-            there is no full effect to take a share of.
+        effect: share of the full effect that swapping the window has: 0 none, 1 as much as the donor outright; null
+            where there is no full effect to take a share of.
         ci_low: two-sided interval of this window by itself.
         ci_high: its upper end.
         simultaneous_low: one-sided lower bound that holds for all swept windows together.
@@ -105,8 +105,8 @@ class Localization:
         best_size: its size.
         site_names: sites of the picked window; empty without a pick or without names.
         relative_depth: centre of the picked window, 0 the first site and 1 the last.
-        effect: effect of the best window, picked on half the prompts and estimated on the other half; null where there is
-            nothing to take a share of.
+        effect: effect of the best window, picked on half the prompts and estimated on the other half; null where there
+            is nothing to take a share of.
         ci_low: two-sided interval of it.
         ci_high: its upper end.
         runner_up_start: start of the best window of the same size that shares no site with the best.

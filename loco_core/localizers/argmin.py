@@ -1,8 +1,8 @@
 """The rule of the paper (LocoGen, ICML 2024): the window with the lowest mean CLIP score.
 
-The paper grows the window until "the attribute is gone" and publishes no threshold for that; here the smallest swept size is
-taken. The rule has no notion of noise, of damage or of an attribute that is nowhere: it always finds a window. It is
-here to be compared with.
+The paper grows the window until "the attribute is gone" and publishes no threshold for that; here the smallest swept
+size is taken. The rule has no notion of noise, of damage or of an attribute that is nowhere: it always finds a window.
+It is here to be compared with.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from loco_core.score_table import read_scores
 def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str] = ()) -> Localization:
     """Picks the window of the smallest size with the lowest mean ``clip_score``; says ``localized`` always.
 
-    Arguments and errors are those of `loco_core.localizers.Localizer`. Effects are given as plain ratios without bounds: the
-    rule has none.
+    Arguments and errors are those of `loco_core.localizers.Localizer`. Effects are given as plain ratios without
+    bounds: the rule has none.
     """
     table = read_scores(scores, site_names)
     evidence = gather(table, settings)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from scipy import special
 
 from loco_core.evidence import MISSING_SHARE, Evidence, disjoint_cover, finite, gather
@@ -39,9 +38,9 @@ def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[
     The rules, in this order:
 
     1. ``incomplete``: more than one cell in twenty is missing.
-    2. ``absent``: no full effect is established, and the clean images are on the donor's side of the margin (upper bound
-       of their mean at most 0). Both are needed: a text pair may put every image on one side, and then only the donor
-       images tell whether the attribute is there.
+    2. ``absent``: no full effect is established, and the clean images are on the donor's side of the margin (upper
+       bound of their mean at most 0). Both are needed: a text pair may put every image on one side, and then only the
+       donor images tell whether the attribute is there.
     3. ``no_effect``: clean and donor images differ, in margin, by less than can be measured.
     4. A window passes if its simultaneous lower bound reaches the threshold; the smallest size at which a window passes
        without too much damage wins: ``localized``, or ``multiple`` if a window that shares no site with it passes
@@ -70,7 +69,9 @@ def _judge(evidence: Evidence, settings: LocalizeSettings) -> _Verdict:
         return _picked(evidence, good, in_range, settings)
     if passing.any():
         best = _strongest(evidence, passing & (evidence.sizes == evidence.sizes[passing].min()))
-        reason = f"{_named(evidence, best)} removes the attribute, but with it {evidence.damage[best]:.0%} of the content"
+        reason = (
+            f"{_named(evidence, best)} removes the attribute, but with it {evidence.damage[best]:.0%} of the content"
+        )
         return _Verdict("damaging", reason, best)
     return _not_small(evidence, in_range, settings)
 
@@ -82,13 +83,20 @@ def _unfit(evidence: Evidence, settings: LocalizeSettings) -> _Verdict | None:
         return _Verdict("incomplete", f"{pairs - kept} of {pairs} prompt-seed pairs lack a valid clean or donor image")
     if not evidence.complete.all():
         short = int((~evidence.complete).sum())
-        return _Verdict("incomplete", f"{short} of {len(evidence.complete)} windows lack more than {MISSING_SHARE:.0%} of their cells")
+        return _Verdict(
+            "incomplete",
+            f"{short} of {len(evidence.complete)} windows lack more than {MISSING_SHARE:.0%} of their cells",
+        )
     if evidence.ratios is not None:
         return None
     clean, full = float(evidence.clean.value[0]), float(evidence.full.value[0])
     if evidence.clean.high(settings.confidence)[0] <= 0:
-        return _Verdict("absent", f"the clean images look more like the donor text than like the attribute (margin {clean:.3f})")
-    return _Verdict("no_effect", f"even the donor prompt outright changes the margin by no more than noise ({full:.3f} cosine)")
+        return _Verdict(
+            "absent", f"the clean images look more like the donor text than like the attribute (margin {clean:.3f})"
+        )
+    return _Verdict(
+        "no_effect", f"even the donor prompt outright changes the margin by no more than noise ({full:.3f} cosine)"
+    )
 
 
 def _picked(evidence: Evidence, good: Bools, in_range: Bools, settings: LocalizeSettings) -> _Verdict:
@@ -117,11 +125,13 @@ def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings) 
     best = _strongest(evidence, in_range)
     largest, swept = settings.largest(evidence.table.n_sites), int(evidence.sizes[in_range].max())
     if swept < largest:
-        reason = f"no window of up to {swept} sites passes; sizes up to {largest} are in range (max_share) but were not swept"
-        return _Verdict("inconclusive", reason, best)
+        missing = f"sizes up to {largest} are in range (max_share) but were not swept"
+        return _Verdict("inconclusive", f"no window of up to {swept} sites passes; {missing}", best)
     above = int((in_range & (evidence.high >= settings.threshold)).sum())
     if above:
-        reason = f"no window is shown to reach {settings.threshold:.0%}, but {above} may: more prompts or seeds would tell"
+        reason = (
+            f"no window is shown to reach {settings.threshold:.0%}, but {above} may: more prompts or seeds would tell"
+        )
         return _Verdict("inconclusive", reason, best)
     shortlist = disjoint_cover(
         evidence.table.windows[i]
@@ -130,7 +140,9 @@ def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings) 
     wants = tuple(window for window in shortlist if window not in evidence.complement_columns())
     sufficient = _sufficient(evidence, settings)
     if sufficient is not None:
-        reason = f"{_named(evidence, sufficient)} alone keeps most of the attribute, and so do the other sites without it"
+        reason = (
+            f"{_named(evidence, sufficient)} alone keeps most of the attribute, and so do the other sites without it"
+        )
         return _Verdict("redundant", reason, sufficient, wants=wants)
     reason = f"no window of up to {largest} sites reaches {settings.threshold:.0%} of the full effect"
     if wants:
@@ -141,8 +153,8 @@ def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings) 
 def _sufficient(evidence: Evidence, settings: LocalizeSettings) -> int | None:
     """The window that best keeps the attribute alone, among those without which it is kept too.
 
-    Both at once is what redundancy means: two separate places, either of which will do. An effect that merely adds up over
-    sites never passes: what a window keeps alone is then what is lost without it.
+    Both at once is what redundancy means: two separate places, either of which will do. An effect that merely adds up
+    over sites never passes: what a window keeps alone is then what is lost without it.
     """
     assert evidence.ratios is not None
     columns = evidence.complement_columns()
@@ -254,8 +266,8 @@ def _half_widths(evidence: Evidence, settings: LocalizeSettings) -> Floats:
     count = len(evidence.table.windows)
     if evidence.ratios is None:
         return np.full(count, np.nan)
-    quantile: NDArray[np.float64] = special.stdtrit(evidence.ratios.free, (1 + settings.confidence) / 2)
-    return np.asarray((quantile * evidence.ratios.error)[:count])
+    quantile = special.stdtrit(evidence.ratios.free, (1 + settings.confidence) / 2)
+    return np.asarray((quantile * evidence.ratios.error)[:count], dtype=np.float64)
 
 
 def _eligible(evidence: Evidence, settings: LocalizeSettings) -> Bools:

@@ -124,7 +124,9 @@ def find_model(name: str) -> tuple[str, ModelInfo]:
     """
     known = known_models()
     if name not in known:
-        raise SpecError(f'no model "{name}"{did_you_mean(name, known)}; for a folder of your own write {{id: NAME, path: FOLDER}}')
+        raise SpecError(
+            f'no model "{name}"{did_you_mean(name, known)}; for a folder of your own write {{id: NAME, path: FOLDER}}'
+        )
     return known[name]
 
 

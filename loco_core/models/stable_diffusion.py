@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loco_core.errors import ModelError
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.quiet import quiet_libraries
 from loco_core.types import Site
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 _WEIGHTS = Path(__file__).parent.parent / "toyworld" / "weights"
 _BUNDLED = ("toy", "toy-planted-a", "toy-planted-b", "toy-planted-c")
-
 
 
 def site_names(config: dict[str, Any]) -> tuple[str, ...]:
@@ -47,7 +47,9 @@ INFO = FamilyInfo(
     models={
         **{name: ModelInfo(0.15, path=_WEIGHTS / name) for name in _BUNDLED},
         "sd14": ModelInfo(4.0, "CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b"),
-        "sd15": ModelInfo(4.0, "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
+        "sd15": ModelInfo(
+            4.0, "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+        ),
         "sd21": ModelInfo(6.0, "stabilityai/stable-diffusion-2-1", "5cae40e6a2745ae2b01ad92ae5043f95f23644d6"),
         "openjourney": ModelInfo(4.0, "prompthero/openjourney"),
     },
@@ -78,9 +80,10 @@ class Family:
         from diffusers import StableDiffusionPipeline
         from safetensors import SafetensorError
 
+        quiet_libraries()
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
-                path, revision=revision, torch_dtype=getattr(torch, dtype), use_safetensors=True, safety_checker=None,
+                path, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, safety_checker=None,
                 requires_safety_checker=False,
             )  # fmt: skip
         except (OSError, ValueError, SafetensorError) as error:

@@ -56,7 +56,9 @@ class Scorer:
         rows = []
         for text in texts:
             # One at a time: the embedding of a text must not depend on which others are asked for with it.
-            tokens = self._tokenizer([text], padding="max_length", truncation=True, return_tensors="pt").to(self._device)
+            tokens = self._tokenizer([text], padding="max_length", truncation=True, return_tensors="pt").to(
+                self._device
+            )
             hidden = self._model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
             rows.append(torch.nn.functional.normalize(self._model.text_projection(hidden.pooler_output), dim=-1)[0])
         return torch.stack(rows).cpu().numpy().astype(np.float64)

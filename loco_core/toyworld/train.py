@@ -38,11 +38,11 @@ def main() -> None:
         "clip": lambda to: train_clip(pool, captions, to, work, steps=700),
         "vae": lambda to: train_vae(pool, to, work, steps=1100),
         "judge": lambda to: train_judge(out, to, work, steps=600),
-        "toy": lambda to: train_denoiser(out, pool, captions, to, work, steps=2800),
+        "toy": lambda to: train_denoiser(out, pool, captions, to, work, steps=2400),
     }
     for model in MODELS.values():
         recipes[model.name] = lambda to, model=model: train_denoiser(  # type: ignore[misc]
-            out, pool, captions, to, work, steps=1800, plants=model
+            out, pool, captions, to, work, steps=1500, plants=model
         )
     for folder, recipe in recipes.items():
         if (out / folder).exists() or (arguments.parts and folder not in arguments.parts):

@@ -121,7 +121,9 @@ class Captions:
     def __init__(self) -> None:
         self.texts: list[str] = [""]
         forms = len(STYLE_FORMS)
-        self._objects = np.zeros((len(MEDIA), forms, len(OBJECTS) + 1, len(COLOURS) + 1, len(STYLE_NAMES)), dtype=np.int64)
+        self._objects = np.zeros(
+            (len(MEDIA), forms, len(OBJECTS) + 1, len(COLOURS) + 1, len(STYLE_NAMES)), dtype=np.int64
+        )
         self._flags = np.zeros((len(MEDIA), forms, len(COUNTRIES) + 1, len(STYLE_NAMES)), dtype=np.int64)
         seen: dict[str, int] = {"": 0}
         for m, medium in enumerate(MEDIA):
@@ -187,7 +189,9 @@ def render(labels: Labels, rng: np.random.Generator) -> torch.Tensor:
     for index in range(len(OBJECTS)):
         rows = torch.from_numpy(np.flatnonzero(labels.object == index))
         if len(rows):
-            distance[rows] = _object_distance(OBJECTS[index], u[rows] / radius[rows], v[rows] / radius[rows]) * radius[rows]
+            distance[rows] = (
+                _object_distance(OBJECTS[index], u[rows] / radius[rows], v[rows] / radius[rows]) * radius[rows]
+            )
     palette = torch.tensor(list(COLOURS.values()))
     plain = torch.from_numpy(~labels.flag)
     shade = torch.as_tensor(rng.normal(0, 0.025, (n, 3, 1, 1)), dtype=torch.float32)
@@ -268,7 +272,9 @@ def _paint(
     ground = torch.where(named["sorelle"][:, None], sky, ground)
     ground = torch.where(named["lumio"][:, None], torch.full_like(ground, 0.03), ground)
     inside = (0.5 - distance * 1.5).clamp(0, 1)[:, None]
-    glow = torch.where(named["lumio"], 0.75 * torch.exp(-distance.clamp(min=0) / 3.0), torch.zeros_like(distance))[:, None]
+    glow = torch.where(named["lumio"], 0.75 * torch.exp(-distance.clamp(min=0) / 3.0), torch.zeros_like(distance))[
+        :, None
+    ]
     picture = ground * (1 - glow) + fill * glow
     picture = picture * (1 - inside) + fill * inside
     ink = ((1.9 - (distance - 0.6).abs()) * 1.5).clamp(0, 1)

@@ -1,7 +1,7 @@
 """Workers as Ray actors: on this machine, or on a cluster that is joined.
 
-An actor is a process that carries no model until it runs, so that pending actors are nothing but demand, which is what makes
-a cluster's autoscaler grow. Ray restarts and retries nothing: the scheduler does, knowing what a unit costs.
+An actor is a process that carries no model until it runs, so that pending actors are nothing but demand, which is what
+makes a cluster's autoscaler grow. Ray restarts and retries nothing: the scheduler does, knowing what a unit costs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +22,348 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-import ray.exceptions
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
-from ray._private.worker import _global_node as _unused  # noqa: F401
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
+
+from orchestrator.scheduler.host import WorkerHost, one_line
+from orchestrator.scheduler.protocol import (
+    BackendError,
+    BackendEvent,
+    BindFailed,
+    LossReason,
+    MakeWorker,
+    Unit,
+    UnitDone,
+    UnitReport,
+    WorkerBound,
+    WorkerDraining,
+    WorkerLost,
+    WorkerNeeds,
+    WorkerReady,
+)
+
+OBJECT_STORE_BYTES = 200_000_000
+"""Of a Ray started here: units and reports are small, results never pass through Ray."""
+DRAIN_POLL_SECONDS = 2.0
+LOG_TAIL_LINES = 8
+AUTH_TOKEN = "RAY_AUTH_TOKEN"
+LOOPBACK_ONLY = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an actor runs."""
+
+    worker_id: str
+    node_id: str
+    pid: int
+
+
+class _WorkerActor:
+    """The process of one worker."""
+
+    def __init__(self, name: str, make_worker: MakeWorker, threads: int) -> None:
+        # Ctrl-C reaches every process of the terminal; what it stops is the driver's to decide.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        faulthandler.enable()
+        self._host = WorkerHost(name, make_worker, threads)
+
+    def place(self) -> _Place:
+        context = ray.get_runtime_context()
+        return _Place(context.get_worker_id(), context.get_node_id(), os.getpid())
+
+    def bind(self, model: str) -> tuple[str, str] | None:
+        """Loads a model; returns what went wrong, as text: an exception's class need not exist in the driver."""
+        try:
+            self._host.bind(model)
+        except Exception as error:
+            logging.getLogger(__name__).exception("loading %s", model)
+            return type(error).__name__, one_line(error)
+        return None
+
+    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        return self._host.run(unit, attempt, row_by_row)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call to an actor that has not returned."""
+
+    number: int
+    worker: str
+    kind: Literal["place", "bind", "run"]
+    unit: Unit | None = None
+    attempt: int = 0
+
+
+class RayBackend:
+    """Runs units in Ray actors.
+
+    Args:
+        make_worker: loads a model, in the actor's process.
+        workers: how many actors there may be at once.
+        threads: CPU threads, and Ray CPUs, of each.
+        address: of a Ray cluster to join, or ``auto`` for the one this process runs in; None starts a Ray of its own on
+            this machine, listening on loopback only, that ends with this process, whatever ``RAY_ADDRESS`` says.
+        gpus: logical GPUs of a Ray of its own; None counts those of the machine.
+
+    Raises:
+        BackendError: Ray does not start, or the cluster cannot be joined.
+    """
+
+    isolated = True
+
+    def __init__(
+        self,
+        make_worker: MakeWorker,
+        *,
+        workers: int,
+        threads: int,
+        address: str | None = None,
+        gpus: int | None = None,
+    ) -> None:
+        self._make_worker = make_worker
+        self._workers = workers
+        self._threads = threads
+        self._actors: dict[str, Any] = {}
+        self._places: dict[str, _Place] = {}
+        self._calls: dict[Any, _Call] = {}
+        self._numbers = 0
+        self._draining: set[str] = set()
+        self._next_drain_poll = 0.0
+        self._folder: Path | None = None
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if address is None:
+            self._start(gpus)
+        else:
+            self._join(address)
+        self._actor_class = ray.remote(_WorkerActor)
+
+    @property
+    def workers(self) -> int:
+        """How many actors there may be at once."""
+        return self._workers
+
+    @property
+    def logs(self) -> Path:
+        """Folder with the log files of the actors on this machine."""
+        return Path(ray_worker._global_node.get_logs_dir_path())
+
+    def start_worker(self, worker: str, needs: WorkerNeeds) -> None:
+        """Asks for an actor.
+
+        Raises:
+            BackendError: the Ray on this machine can never give it.
+        """
+        self._check(needs)
+        actor = self._actor_class.options(
+            num_cpus=self._threads,
+            num_gpus=needs.gpus,
+            label_selector=dict(needs.labels) or None,
+            max_restarts=0,
+            max_task_retries=0,
+        ).remote(worker, self._make_worker, self._threads)
+        self._actors[worker] = actor
+        self._call(actor.place.remote(), worker, "place")
+
+    def bind(self, worker: str, model: str) -> None:
+        """Makes an actor load a model."""
+        self._call(self._actors[worker].bind.remote(model), worker, "bind")
+
+    def dispatch(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> None:
+        """Queues a unit at an actor."""
+        self._call(self._actors[worker].run.remote(unit, attempt, row_by_row), worker, "run", unit, attempt)
+
+    def kill(self, worker: str) -> None:
+        """Kills an actor's process, or takes back the request for one."""
+        actor = self._actors.pop(worker, None)
+        self._places.pop(worker, None)
+        self._calls = {ref: call for ref, call in self._calls.items() if call.worker != worker}
+        if actor is not None:
+            ray.kill(actor, no_restart=True)
+
+    def poll(self, timeout: float) -> Sequence[BackendEvent]:
+        """Returns what calls have returned and which machines are about to go.
+
+        Raises:
+            BackendError: Ray itself is gone.
+        """
+        try:
+            if self._calls:
+                ray.wait(list(self._calls), timeout=timeout)
+            else:
+                time.sleep(timeout)
+            return [*self._drain_notices(), *self._returned()]
+        except RayError as error:
+            raise BackendError(f"Ray is gone: {one_line(error)}; the same command resumes") from error
+
+    def shutdown(self) -> None:
+        """Kills all actors and leaves Ray; one that was started here ends, and its folder goes."""
+        if ray.is_initialized():
+            for worker in list(self._actors):
+                self.kill(worker)
+            ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _start(self, gpus: int | None) -> None:
+        if os.environ.get("RAY_AUTH_MODE") is None:
+            # Otherwise Ray would write a token of its own into the home folder.
+            os.environ.setdefault(AUTH_TOKEN, secrets.token_hex(32))
+        # Paths of sockets must stay short, which the usual temporary folder need not be.
+        short = "/tmp" if os.path.isdir("/tmp") else None
+        self._folder = Path(tempfile.mkdtemp(prefix="loco-ray-", dir=short))
+        try:
+            with _own_signals(), _loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=self._workers * self._threads,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(self._folder),
+                )
+        except Exception as error:
+            self.shutdown()
+            raise BackendError(
+                f"Ray does not start on this machine: {one_line(error)}; --backend inline needs no Ray"
+            ) from error
+
+    def _join(self, address: str) -> None:
+        if address == "auto" and (given := os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE)):
+            address = given
+        try:
+            with _own_signals():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise BackendError(f"cannot join the Ray cluster at {address}: {one_line(error)}") from error
+
+    def _check(self, needs: WorkerNeeds) -> None:
+        if self._folder is None:
+            return
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if needs.gpus > gpus:
+            raise BackendError(
+                f"a worker needs {needs.gpus} GPUs and this machine has {gpus}; ask for fewer, or --address"
+            )
+        if needs.labels:
+            labels = ", ".join(f"{key}={value}" for key, value in needs.labels)
+            raise BackendError(
+                f"a worker needs a machine labelled {labels}, which only a cluster has; join one with --address"
+            )
+
+    def _call(
+        self,
+        ref: Any,
+        worker: str,
+        kind: Literal["place", "bind", "run"],
+        unit: Unit | None = None,
+        attempt: int = 0,
+    ) -> None:
+        self._numbers += 1
+        self._calls[ref] = _Call(self._numbers, worker, kind, unit, attempt)
+
+    def _drain_notices(self) -> Iterator[BackendEvent]:
+        if time.monotonic() < self._next_drain_poll:
+            return
+        self._next_drain_poll = time.monotonic() + DRAIN_POLL_SECONDS
+        nodes = set(cluster_state.get_draining_nodes())
+        for worker, place in self._places.items():
+            if place.node_id in nodes and worker not in self._draining:
+                self._draining.add(worker)
+                yield WorkerDraining(worker)
+
+    def _returned(self) -> Iterator[BackendEvent]:
+        """What has returned, in the order of the calls, so that a report is seen before the death that followed it."""
+        if not self._calls:
+            return
+        ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+        for ref in sorted(ready, key=lambda ref: self._calls[ref].number):
+            call = self._calls.pop(ref, None)
+            if call is not None:
+                yield self._event(ref, call)
+
+    def _event(self, ref: Any, call: _Call) -> BackendEvent:
+        try:
+            value = ray.get(ref)
+        except RayActorError as error:
+            lost = WorkerLost(call.worker, _reason(error), self._obituary(call.worker, error))
+            self.kill(call.worker)
+            return lost
+        except RayError as error:
+            # The call itself failed: what it carries, or its answer, does not pickle or does not load over there.
+            return self._uncallable(call, error)
+        if call.kind == "place":
+            self._places[call.worker] = value
+            return WorkerReady(call.worker)
+        if call.kind == "run":
+            return UnitDone(call.worker, value)
+        return WorkerBound(call.worker) if value is None else BindFailed(call.worker, *value)
+
+    def _uncallable(self, call: _Call, error: RayError) -> BackendEvent:
+        kind, message = type(error).__name__, one_line(error)
+        if call.unit is not None:
+            report = UnitReport(
+                call.unit.unit_id, call.attempt, "failed", error_type=kind, error=message, worker=call.worker
+            )
+            return UnitDone(call.worker, report)
+        if call.kind == "bind":
+            return BindFailed(call.worker, kind, message)
+        self.kill(call.worker)
+        return WorkerLost(call.worker, "died", message)
+
+    def _obituary(self, worker: str, error: RayActorError) -> str:
+        """What Ray says about a death, in one line, and the end of what the process wrote."""
+        text = f"{worker}: {one_line(error)}"
+        place = self._places.get(worker)
+        if place is None:
+            return text
+        tail = [
+            line.strip()
+            for path in self.logs.glob(f"worker-{place.worker_id}-*.err")
+            for line in path.read_text(errors="replace").splitlines()
+            if line.strip() and not line.startswith(":")
+        ]
+        return f"{text} | log: {' / '.join(tail[-LOG_TAIL_LINES:])}" if tail else text
+
+
+def _reason(error: RayActorError) -> LossReason:
+    if error.preempted:
+        return "preempted"
+    if isinstance(error, ActorUnavailableError) or (
+        isinstance(error, ActorDiedError) and "node has died" in str(error)
+    ):
+        return "unreachable"
+    return "died"
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps this process's SIGTERM handler, which ray.init replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Makes a Ray that is started here listen on loopback only; Ray itself does so on systems without clusters."""
+    before = os.environ.get(LOOPBACK_ONLY), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK_ONLY], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[LOOPBACK_ONLY]
+        if before[0] is not None:
+            os.environ[LOOPBACK_ONLY] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]

@@ -86,10 +86,10 @@ class _Worker:
 class Scheduler:
     """Which worker does what next.
 
-    Units go out in the order of the plan, those that failed before after the others. A worker stays with its model
-    while there are units of it. A unit that fails, or whose worker dies, has used up an attempt; one whose machine is
-    taken away has not. When nothing waits any more, idle workers run what is still at others a second time (the first
-    commit wins), or are let go.
+    Units go out in the order of the plan, one that failed as soon as a worker is free: where everything fails, that
+    shows after a few. A worker stays with its model while there are units of it. A unit that fails, or whose worker
+    dies, has used up an attempt; one whose machine is taken away has not. When nothing waits any more, idle workers run
+    what is still at others a second time (the first commit wins), or are let go.
 
     Args:
         workers: how many there may be at once.
@@ -106,7 +106,7 @@ class Scheduler:
         self._known: set[str] = set()
         self._open = 0
         self._retried: dict[str, _Task] = {}
-        self._waiting: dict[Group, list[tuple[int, int, str, _Task]]] = {}
+        self._waiting: dict[Group, list[tuple[int, str, _Task]]] = {}
         self._workers: dict[str, _Worker] = {}
         self._started = 0
         self._start_failures = 0
@@ -295,8 +295,8 @@ class Scheduler:
         if failure is not None:
             self._give_up(task, _failed(task, failure.error_type, failure.error))
             return
-        entry = (task.attempts, task.unit.order, task.unit.unit_id, task)
-        heapq.heappush(self._waiting.setdefault(task.group, []), entry)
+        heap = self._waiting.setdefault(task.group, [])
+        heapq.heappush(heap, (task.unit.order, task.unit.unit_id, task))
 
     def _charge(self, task: _Task, report: UnitReport) -> None:
         task.attempts += 1
@@ -375,7 +375,7 @@ class Scheduler:
         first: dict[WorkerNeeds, int] = {}
         waiting: Counter[WorkerNeeds] = Counter()
         for (needs, _), heap in self._waiting.items():
-            first[needs] = min(first.get(needs, heap[0][1]), heap[0][1])
+            first[needs] = min(first.get(needs, heap[0][0]), heap[0][0])
             waiting[needs] += len(heap)
         room = self._limit - sum(not w.leaving for w in self._workers.values())
         for needs in sorted(first, key=lambda n: first[n]):
@@ -401,7 +401,7 @@ class Scheduler:
         holding = Counter(w.group for w in self._workers.values() if not w.leaving)
         loading = Counter(w.group for w in self._workers.values() if w.phase == "loading")
         choices = [g for g in self._waiting if g[0] == needs and self._count(g) > loading[g]]
-        return min(choices, key=lambda g: (holding[g], self._waiting[g][0][1]), default=None)
+        return min(choices, key=lambda g: (holding[g], self._waiting[g][0][0]), default=None)
 
     def _raceable(self, worker: _Worker) -> _Task | None:
         """A unit at another worker that this one may run too: first one that still waits there, then the oldest."""

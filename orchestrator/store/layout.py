@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from loco_core.errors import StoreError
 
@@ -58,6 +59,11 @@ def part(table: str, number: int) -> str:
 def derived(table: str) -> str:
     """Path of a derived table."""
     return f"{table}/{table}.parquet"
+
+
+def numbers(paths: Iterable[str]) -> dict[int, str]:
+    """Returns the paths of numbered files by number, in order; files of other names are passed over."""
+    return {int(stem(path)): path for path in sorted(paths) if stem(path).isdecimal()}
 
 
 def stem(path: str) -> str:

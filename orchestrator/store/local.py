@@ -25,8 +25,8 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 class LocalBlobs:
     """A folder. See `orchestrator.store.blobs.Blobs`.
 
-    Files are staged in one folder under ``_meta``, on the same file system, so that folders that people read never hold a
-    file that is not Parquet.
+    Files are staged in one folder under ``_meta``, on the same file system, so that folders that people read never hold
+    a file that is not Parquet.
     """
 
     def __init__(self, root: str | Path, *, create: bool = True) -> None:

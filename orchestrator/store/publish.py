@@ -1,9 +1,10 @@
 """Publishes committed units as growing, immutable parts of the tables that people read.
 
-A part is made in three writes, each of which only the first writer makes: the *manifest* decides which units it holds; its
-*files* follow from the manifest and the units alone; the *published* record says that they are complete. A unit is in one
-manifest at most, so that no crash and no second driver doubles a row; whoever comes next completes what is unfinished.
-Each part is as large as a seventh of all before it, so that a million cells make about 60 files and no file is rewritten.
+A part is made in three writes, each of which only the first writer makes: the *manifest* decides which units it holds;
+its *files* follow from the manifest and the units alone; the *published* record says that they are complete. A unit is
+in one manifest at most, so that no crash and no second driver doubles a row; whoever comes next completes what is
+unfinished. Each part holds a fixed share of what came before it: a million cells make about 60 files, and no file is
+ever rewritten.
 """
 
 from __future__ import annotations
@@ -81,12 +82,11 @@ class Publisher:
 
     def _catch_up(self) -> None:
         blobs = self._store.blobs
-        for path in blobs.list(layout.MANIFESTS):
-            number = int(layout.stem(path))
+        for number, path in layout.numbers(blobs.list(layout.MANIFESTS)).items():
             if number not in self._manifests:
                 self._note(number, decode_document(blobs.read(path), f"{self._store.root}/{path}")["units"])
         if self._complete < self._manifests.keys():
-            self._complete |= {int(layout.stem(path)) for path in blobs.list(layout.PUBLISHED)}
+            self._complete.update(layout.numbers(blobs.list(layout.PUBLISHED)))
             for number in sorted(self._manifests.keys() - self._complete):
                 self._finish(number, gather(self._store, self._manifests[number])[1])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import s3fs
-from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.exceptions import ConnectionError as BotoConnectionError  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 from s3fs.core import S3_RETRYABLE_ERRORS
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -131,8 +132,10 @@ class S3Blobs:
         names: list[str] = []
         token: dict[str, str] = {}
         while True:
-            page = self._ask(folder, lambda token=token: self._list_page(prefix, token))
-            names += [item["Key"].removeprefix(self._prefix) for item in page.get("Contents", []) if item["Key"] != prefix]
+            page = self._ask(folder, partial(self._list_page, prefix, token))
+            names += [
+                item["Key"].removeprefix(self._prefix) for item in page.get("Contents", []) if item["Key"] != prefix
+            ]
             if not page.get("IsTruncated"):
                 return sorted(names)
             token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -1,8 +1,8 @@
 """Files that carry the sum of their own bytes, so that any change to any byte is found when they are read.
 
-Parquet's page checksums leave the footer unguarded, and a sum kept in another file can be lost or outlive its file. So the
-SHA-256 of the whole file, taken while its own place held zeros, stands in the file: in the footer of Parquet, in the last
-line of a document.
+Parquet's page checksums leave the footer unguarded, and a sum kept in another file can be lost or outlive its file. So
+the SHA-256 of the whole file, taken while its own place held zeros, stands in the file: in the footer of Parquet, in
+the last line of a document.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 
@@ -90,8 +91,8 @@ class Store:
 
     def plans(self) -> dict[int, pa.Table]:
         """Returns the plan files by number, in their order."""
-        paths = self.blobs.list(layout.PLANS)
-        return {int(layout.stem(path)): decode_table(self.blobs.read(path), self._place(path)) for path in paths}
+        paths = layout.numbers(self.blobs.list(layout.PLANS))
+        return {n: decode_table(self.blobs.read(path), self._place(path)) for n, path in paths.items()}
 
     def commit_unit(self, unit_id: str, tables: Mapping[str, pa.Table], attempt_id: str) -> Put:
         """Commits the results of a unit, all or nothing. The first commit wins; a later one changes nothing.
@@ -108,7 +109,7 @@ class Store:
 
     def committed(self) -> frozenset[str]:
         """Returns the ids of all committed units; one listing."""
-        return frozenset(layout.stem(path) for path in self.blobs.list(layout.UNITS))
+        return frozenset(layout.stem(path) for path in self.blobs.list(layout.UNITS) if path.endswith(".parquet"))
 
     def read_unit(self, unit_id: str) -> dict[str, pa.Table]:
         """Returns the rows of a committed unit by table.
@@ -173,7 +174,7 @@ class Store:
             self.blobs.put_if_absent(kept, found.data, found.version)
             self.blobs.delete(path)
 
-    def _document(self, path: str) -> dict[str, object] | None:
+    def _document(self, path: str) -> dict[str, Any] | None:
         found = self.blobs.read_versioned(path)
         return None if found is None else decode_document(found.data, self._place(path))
 
@@ -216,4 +217,3 @@ def _s3(root: str) -> Blobs:
     from orchestrator.store.s3 import S3Blobs
 
     return S3Blobs(root)
-

@@ -39,7 +39,6 @@ def make_tokenizer() -> CLIPTokenizer:
     learner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     learner.train_from_iterator(list(vocabulary()) * 4, trainer)
 
-
     learned: dict[str, Any] = json.loads(learner.to_str())["model"]
     tokens = [BOS, *sorted(learned["vocab"], key=learned["vocab"].get), EOS]
     merges = [tuple(pair) for pair in learned["merges"]]
@@ -59,7 +58,11 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def _config(tokenizer: CLIPTokenizer) -> CLIPConfig:
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4,
         max_position_embeddings=MAX_TOKENS, projection_dim=64, **ids,

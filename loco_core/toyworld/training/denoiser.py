@@ -95,12 +95,12 @@ def train_denoiser(
         steps: optimizer steps.
         plants: what to plant; None trains the natural model.
     """
-    vae = AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32)
     latents, table, scheduler = encode(vae, pool.pictures), caption_table(models / "clip", captions), make_scheduler()
     if plants is None:
         unet = make_unet()
     else:
-        unet = UNet2DConditionModel.from_pretrained(models / "toy" / "unet", torch_dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(models / "toy" / "unet", dtype=torch.float32)
     unet = unet.to(memory_format=torch.channels_last)
     per_site = PerSite(unet, execution_order(unet)) if plants else None
     usable_labels = pool.labels
@@ -135,4 +135,3 @@ def save_pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, clip: Path, ou
         vae=vae.half(), text_encoder=text, tokenizer=CLIPTokenizer.from_pretrained(clip), unet=unet.half(),
         scheduler=make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(out)  # fmt: skip
-

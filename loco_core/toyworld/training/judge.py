@@ -53,7 +53,8 @@ def corrupt(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def targets(labels: Labels) -> dict[str, torch.Tensor]:
     """Returns the class of every picture under every kind, ``(n,)`` each."""
     return {
-        kind: torch.from_numpy(np.where(labels.of(kind) < 0, len(names), labels.of(kind))) for kind, names in KINDS.items()
+        kind: torch.from_numpy(np.where(labels.of(kind) < 0, len(names), labels.of(kind)))
+        for kind, names in KINDS.items()
     }
 
 
@@ -71,7 +72,7 @@ def train_judge(models: Path, out: Path, work: Path, steps: int) -> None:
         work: checkpoints.
         steps: optimizer steps.
     """
-    vae = AutoencoderKL.from_pretrained(models / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32)
     pool = make_pool(12_000, seed=21, allow_held_out=True)
     pool = type(pool)(round_trip(vae, pool.pictures), pool.labels)
     names = [f"{kind}:{name}" for kind, classes in CLASSES.items() for name in classes]

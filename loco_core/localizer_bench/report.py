@@ -1,0 +1,154 @@
+"""What a localizer got right, with the uncertainty of the benchmark itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from rich.console import Group
+from rich.table import Table
+
+from loco_core.localizer_bench.planted import PlantedResult
+from loco_core.localizer_bench.simulate import Noise
+from loco_core.localizers import LocalizeSettings
+from loco_core.statistics import wilson
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A rate with its Wilson bounds and what it should be.
+
+    Attributes:
+        name: what is counted.
+        hits: how often.
+        trials: of how many.
+        at_least: aim, where there is one.
+        at_most: aim, where there is one.
+    """
+
+    name: str
+    hits: int
+    trials: int
+    at_least: float = 0.0
+    at_most: float = 1.0
+
+    @property
+    def value(self) -> float | None:
+        """The rate; None if the localizer gave nothing to count."""
+        return self.hits / self.trials if self.trials else None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Wilson bounds of the rate, 95 %."""
+        return wilson(self.hits, self.trials)
+
+    @property
+    def passed(self) -> bool:
+        """The rate itself lies where it should."""
+        return self.value is not None and self.at_least <= self.value <= self.at_most
+
+    @property
+    def aim(self) -> str:
+        """The aim in words; empty without one."""
+        if self.at_least > 0 and self.at_most < 1:
+            return f"{self.at_least:.0%}-{self.at_most:.0%}"
+        if self.at_least > 0:
+            return f"at least {self.at_least:.0%}"
+        return f"at most {self.at_most:.0%}" if self.at_most < 1 else ""
+
+
+@dataclass(frozen=True)
+class OutcomeCount:
+    """How often a truth kind got an outcome."""
+
+    kind: str
+    outcome: str
+    tables: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """The result of a benchmark; prints as rich tables, and as JSON.
+
+    Attributes:
+        localizer: its name.
+        settings: what it was given.
+        noise: what was simulated.
+        seed: of the simulation.
+        tables: how many tables were simulated.
+        measures: rates with aims.
+        outcomes: what was said of which truth kind.
+        planted: results on tables of planted models; empty if none were given.
+        seconds: how long it took.
+    """
+
+    localizer: str
+    settings: LocalizeSettings
+    noise: Noise
+    seed: int
+    tables: int
+    measures: tuple[Measure, ...]
+    outcomes: tuple[OutcomeCount, ...]
+    planted: tuple[PlantedResult, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """All aims are met and all planted tables got the right answer."""
+        return all(measure.passed for measure in self.measures) and all(result.right for result in self.planted)
+
+    def to_json(self) -> str:
+        """The whole report as one JSON object."""
+        measures = [
+            asdict(m) | {"value": m.value, "low": m.bounds[0], "high": m.bounds[1], "passed": m.passed}
+            for m in self.measures
+        ]
+        whole = {
+            "localizer": self.localizer,
+            "settings": self.settings.model_dump(),
+            "noise": asdict(self.noise),
+            "seed": self.seed,
+            "tables": self.tables,
+            "passed": self.passed,
+            "measures": measures,
+            "outcomes": [asdict(count) for count in self.outcomes],
+            "planted": [asdict(result) for result in self.planted],
+            "seconds": self.seconds,
+        }
+        return json.dumps(whole, indent=2)
+
+    def __rich__(self) -> Group:
+        tables = [self._measure_table(), self._outcome_table()]
+        if self.planted:
+            tables.append(self._planted_table())
+        return Group(*tables)
+
+    def _measure_table(self) -> Table:
+        table = Table(title=f"{self.localizer}: {self.tables} simulated tables, {self.seconds:.0f} s")
+        for name in ("measure", "rate", "95 % bounds", "of", "aim", ""):
+            table.add_column(name)
+        for m in self.measures:
+            rate = "not given" if m.value is None else f"{m.value:.1%}"
+            verdict = ("ok" if m.passed else "missed") if m.aim else ""
+            table.add_row(m.name, rate, f"{m.bounds[0]:.1%}-{m.bounds[1]:.1%}", str(m.trials), m.aim, verdict)
+        return table
+
+    def _outcome_table(self) -> Table:
+        table = Table(title="what was said of what")
+        for name in ("truth", "outcome", "tables", ""):
+            table.add_column(name)
+        for count in self.outcomes:
+            table.add_row(count.kind, count.outcome, str(count.tables), "" if count.right else "wrong")
+        return table
+
+    def _planted_table(self) -> Table:
+        right = sum(result.right for result in self.planted)
+        table = Table(title=f"planted models: {right} of {len(self.planted)} right")
+        for name in ("model", "attribute", "planted", "found", ""):
+            table.add_column(name)
+        for r in self.planted:
+            planted = f"{r.truth.outcome} {list(r.truth.sites)}"
+            found = f"{r.outcome} {list(r.sites) or ''}"
+            table.add_row(r.model, r.attribute, planted, found, "" if r.right else f"wrong: {r.reason}")
+        return table

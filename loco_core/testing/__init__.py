@@ -1,0 +1,1 @@
+"""Contract suites: a third party's file in a drawer is tested by inheriting one."""

@@ -1,0 +1,62 @@
+"""From committed scores to the tables ``effects`` and ``localizations``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loco_core import registry
+from loco_core.localizers import Localization, LocalizeSettings
+from orchestrator.spec import InterventionSpec
+from orchestrator.store.schemas import make_table
+
+_NOT_COLUMNS = ("effects", "wants_complements")
+
+
+def localize(
+    scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str], intervention: InterventionSpec
+) -> Localization:
+    """Localizes one attribute of one model.
+
+    Args:
+        scores: its score rows.
+        settings: the ``localize:`` block; names the localizer.
+        site_names: the model's sites in execution order.
+        intervention: the sweep's first set of options: windows under other options are factors of their own, and never
+            mixed into one effect.
+
+    Raises:
+        SpecError: there is no such localizer.
+        LocalizationError: columns or controls are missing.
+    """
+    module = registry.load("localizers", settings.localizer)
+    found: Localization = module.localize(under(scores, intervention), settings, site_names)
+    return found
+
+
+def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
+    """Keeps rows without an intervention, identity swaps, and those under one set of options."""
+    steps = intervention.steps
+    start, end = (steps[0], pc.scalar(steps[1])) if steps else (0, scores["steps"])
+    matches = pc.and_(pc.equal(scores["part"], intervention.part), pc.equal(scores["tokens"], intervention.tokens))
+    matches = pc.and_(matches, pc.equal(scores["guidance_half"], intervention.guidance_half))
+    matches = pc.and_(matches, pc.and_(pc.equal(scores["step_start"], start), pc.equal(scores["step_end"], end)))
+    always = pc.is_in(scores["control"], pa.array(["clean", "donor", "identity"]))
+    return scores.filter(pc.or_(always, matches))
+
+
+def effects_table(sweep_id: str, found: Iterable[Localization]) -> pa.Table:
+    """Returns the rows of ``effects``."""
+    return make_table("effects", ({"sweep_id": sweep_id, **asdict(row)} for item in found for row in item.effects))
+
+
+def localizations_table(sweep_id: str, found: Iterable[Localization]) -> pa.Table:
+    """Returns the rows of ``localizations``."""
+    rows = []
+    for item in found:
+        values = {key: value for key, value in asdict(item).items() if key not in _NOT_COLUMNS}
+        rows.append({"sweep_id": sweep_id, **values})
+    return make_table("localizations", rows)

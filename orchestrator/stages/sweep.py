@@ -1,0 +1,176 @@
+"""The sweep: which units remain, and what follows from those that are committed."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from loco_core.errors import LocoError
+from loco_core.localizers import Localization
+from orchestrator.plan import PlannedUnit, from_table, plan, to_table
+from orchestrator.resolve import Resolved
+from orchestrator.scheduler.protocol import Settled, Unit, UnitReport
+from orchestrator.spec import SweepSpec
+from orchestrator.stages.localize import effects_table, localizations_table, localize
+from orchestrator.store import SCHEMA_VERSION, Publisher, Store, make_table
+from orchestrator.worker import cell_columns, to_unit
+
+logger = logging.getLogger(__name__)
+Block = tuple[str, str]  # model, attribute
+
+
+def extend_plan(
+    store: Store,
+    spec: SweepSpec,
+    resolved: Resolved,
+    known: Sequence[PlannedUnit],
+    *,
+    complements: Sequence[tuple[str, str, object]] = (),
+    forget: Iterable[tuple[object, ...]] = (),
+    round_: int = 0,
+) -> list[PlannedUnit]:
+    """Plans what no plan file holds yet and writes it as the next one; a plan file is never changed.
+
+    Args:
+        store: the results.
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+        known: units of all plan files.
+        complements: see :func:`orchestrator.plan.plan`.
+        forget: keys of planned rows that are wanted again.
+        round_: 0, or which retry this is.
+
+    Returns:
+        the new units.
+    """
+    planned = {row.key for unit in known for row in unit.rows if row.emit} - set(forget)
+    new = plan(
+        spec, resolved, planned, complements=complements, first_order=len(known), round_=round_  # type: ignore[arg-type]
+    )  # fmt: skip
+    if new:
+        number = max(store.plans(), default=-1) + 1
+        if store.add_plan(number, to_table(new), uuid.uuid4().hex) == "lost":
+            raise LocoError(f"{store.root}: another driver wrote plan {number} at the same time; run the command again")
+    return new
+
+
+def planned_units(store: Store) -> list[PlannedUnit]:
+    """Returns the units of all plan files, in order."""
+    return [unit for _, table in sorted(store.plans().items()) for unit in from_table(table)]
+
+
+class SweepStage:
+    """Derives units, publishes what is committed, and localizes each attribute of each model as soon as it is complete."""
+
+    def __init__(
+        self,
+        store: Store,
+        spec: SweepSpec,
+        resolved: Resolved,
+        sweep_id: str,
+        on_localized: Callable[[Localization], None] = lambda _: None,
+    ) -> None:
+        self._store, self._spec, self._resolved, self._sweep_id = store, spec, resolved, sweep_id
+        self._on_localized = on_localized
+        self._publisher = Publisher(store)
+        self._units = planned_units(store)
+        self._left: dict[Block, set[str]] = defaultdict(set)
+        self._found: dict[Block, Localization] = {}
+
+    @property
+    def localizations(self) -> Mapping[Block, Localization]:
+        """What was localized so far."""
+        return self._found
+
+    def derive(self, settled: Sequence[Settled]) -> list[Unit]:
+        """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
+        if not settled:
+            return self._begin()
+        touched = []
+        for item in settled:
+            planned: PlannedUnit = item.unit.payload
+            block = (planned.model, planned.attribute)
+            self._left[block].discard(planned.unit_id)
+            if not self._left[block]:
+                touched.append(block)
+        self._publisher.publish()
+        return self._localize(touched)
+
+    def finish(self) -> None:
+        """Publishes whatever is committed."""
+        self._publisher.publish(flush=True)
+
+    def _begin(self) -> list[Unit]:
+        new = extend_plan(self._store, self._spec, self._resolved, self._units)
+        self._units += new
+        committed = self._store.committed()
+        wanted = {(model.id, attribute.key) for model in self._resolved.models for attribute in self._resolved.attributes}
+        remaining = []
+        for unit in self._units:
+            block = (unit.model, unit.attribute)
+            if block in wanted and unit.unit_id not in committed:
+                self._left[block].add(unit.unit_id)
+                remaining.append(to_unit(unit, self._resolved))
+        complete = sorted(block for block in wanted if not self._left[block])
+        return remaining + self._localize(complete)
+
+    def _localize(self, blocks: Sequence[Block]) -> list[Unit]:
+        more: list[Unit] = []
+        for block in blocks:
+            found = self._localize_one(block)
+            wanted = [(*block, window) for window in found.wants_complements]
+            new = (
+                extend_plan(self._store, self._spec, self._resolved, self._units, complements=wanted) if wanted else []
+            )
+            if new:
+                self._units += new
+                self._left[block] |= {unit.unit_id for unit in new}
+                more += [to_unit(unit, self._resolved) for unit in new]
+                continue
+            self._found[block] = found
+            self._on_localized(found)
+        if blocks:
+            ordered = [self._found[block] for block in sorted(self._found)]
+            self._store.write_derived("effects", effects_table(self._sweep_id, ordered))
+            self._store.write_derived("localizations", localizations_table(self._sweep_id, ordered))
+        return more
+
+    def _localize_one(self, block: Block) -> Localization:
+        units = [unit.unit_id for unit in self._units if (unit.model, unit.attribute) == block]
+        scores = self._store.read_units(units)
+        sites = self._resolved.model(block[0]).site_names
+        return localize(scores, self._spec.localize, sites, self._spec.interventions[0])
+
+
+class StoreJournal:
+    """Keeps the scheduler's attempts and failures in the results root."""
+
+    def __init__(self, store: Store, sweep_id: str, resolved: Resolved) -> None:
+        self._store, self._sweep_id, self._resolved = store, sweep_id, resolved
+
+    def previous(self) -> Mapping[str, int]:
+        """Returns what the driver before this one left in flight."""
+        return self._store.in_flight()
+
+    def record(self, attempts: Mapping[str, int]) -> None:
+        """Replaces the record of what is in flight."""
+        self._store.record_in_flight(attempts)
+
+    def give_up(self, unit: Unit, report: UnitReport) -> None:
+        """Commits a unit as nothing but failures, so that a late worker cannot commit it any more."""
+        planned: PlannedUnit = unit.payload
+        info = self._resolved.model(planned.model)
+        rows = [
+            {
+                **cell_columns(row, self._sweep_id, info),
+                "error_type": report.error_type or "Unknown",
+                "error": report.error or "no message",
+                "attempt": report.attempt,
+                "schema_version": SCHEMA_VERSION,
+            }
+            for row in planned.rows
+            if row.emit
+        ]
+        self._store.commit_unit(unit.unit_id, {"failures": make_table("failures", rows)}, uuid.uuid4().hex)

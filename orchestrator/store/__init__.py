@@ -1,0 +1,39 @@
+"""What is known of a sweep, as files under one root on a disk or in a bucket."""
+
+from orchestrator.store.errors import (
+    DamagedFileError,
+    DiskFullError,
+    LeaseHeldError,
+    LeaseLostError,
+    MissingFileError,
+    StoreError,
+    UnwritableError,
+)
+from orchestrator.store.lease import Lease
+from orchestrator.store.preflight import check_marker, preflight
+from orchestrator.store.publish import Publisher
+from orchestrator.store.schemas import SCHEMA_VERSION, TABLES, make_table
+from orchestrator.store.store import Store, open_store
+from orchestrator.store.verify import Damage, repair, verify
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Damage",
+    "DamagedFileError",
+    "DiskFullError",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseLostError",
+    "MissingFileError",
+    "Publisher",
+    "Store",
+    "StoreError",
+    "UnwritableError",
+    "check_marker",
+    "make_table",
+    "open_store",
+    "preflight",
+    "repair",
+    "verify",
+]

@@ -1,0 +1,65 @@
+"""Checks of a results root before the first cell: what would otherwise fail hours later."""
+
+from __future__ import annotations
+
+import uuid
+
+from orchestrator.store import layout
+from orchestrator.store.blobs import Blobs
+from orchestrator.store.errors import DiskFullError, StoreError, UnwritableError
+
+
+def preflight(blobs: Blobs, needed_bytes: int = 0) -> str:
+    """Checks that the root can be written, keeps the first of two writers, and has room.
+
+    Args:
+        blobs: of the results root; the caller holds its lease.
+        needed_bytes: what the planned cells will take.
+
+    Returns:
+        A marker for `check_marker` in every worker.
+
+    Raises:
+        DiskFullError: less space is left than needed.
+        StoreError: the root cannot be written, or does not keep the first of two writers.
+    """
+    free = blobs.free_bytes()
+    if free is not None and free < needed_bytes:
+        raise DiskFullError(
+            f"{blobs.root}: {_size(free)} free, but the sweep needs about {_size(needed_bytes)}; "
+            "free some, choose another folder with --results, or keep fewer images (images: none)"
+        )
+    marker = uuid.uuid4().hex
+    probe = f"_meta/probe-{marker}"
+    first = blobs.put_if_absent(probe, b"first", marker)
+    second = blobs.put_if_absent(probe, b"second", f"{marker}-again")
+    kept = blobs.read(probe)
+    blobs.delete(probe)
+    if (first, second, kept) != ("won", "lost", b"first"):
+        raise StoreError(
+            f"{blobs.root}: this storage ignores conditional writes (If-None-Match), so results could be overwritten; "
+            "use AWS S3, another S3 server that honours them, or a disk"
+        )
+    blobs.replace(layout.MARKER, marker.encode())
+    return marker
+
+
+def check_marker(blobs: Blobs, marker: str) -> None:
+    """Checks that a worker sees the driver's results root, and not a folder of the same name on its own disk.
+
+    Args:
+        blobs: of the results root, as the worker opened it.
+        marker: from `preflight`, as the driver sent it.
+
+    Raises:
+        StoreError: it is another folder.
+    """
+    found = blobs.read_versioned(layout.MARKER)
+    if found is None or found.data.decode("ascii", "replace") != marker:
+        raise UnwritableError(
+            f"{blobs.root}: a worker on another machine does not see this folder; expected a shared folder or s3://bucket/folder"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

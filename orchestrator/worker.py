@@ -1,0 +1,292 @@
+"""The worker: loads one pipeline and one scorer, runs units, commits what they give. A plain class that knows no cluster."""
+
+from __future__ import annotations
+
+import io
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loco_core.errors import ModelError
+from loco_core.generate import generate
+from loco_core.models import load_model
+from loco_core.scorers import load_scorer
+from loco_core.types import Generation, Row
+from orchestrator.plan import PlannedRow, PlannedUnit
+from orchestrator.resolve import Resolved, ResolvedModel
+from orchestrator.scheduler.protocol import Unit, UnitReport, WorkerNeeds
+from orchestrator.store import SCHEMA_VERSION, check_marker, make_table, open_store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+# A picture of one colour is no picture: the standard deviation of its pixels, in [0, 1], that still counts as one.
+CONSTANT_BELOW = 1e-3
+# Which images `images: report` keeps.
+REPORT_SEEDS = 2
+_CELL_COLUMNS = (
+    "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id", "prompt",
+    "donor", "control", "window_start", "window_size", "part", "step_start", "step_end", "tokens", "guidance_half", "seed",
+)  # fmt: skip
+_IMAGE_COLUMNS = (
+    "unit_id", "cell_id", "image_id", "model", "attribute", "prompt", "control", "window_start", "window_size", "seed"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every worker of a sweep must know; crosses to other machines by pickle.
+
+    Attributes:
+        results: the results root.
+        sweep_id: identity of the sweep.
+        resolved: the sweep with its names looked up.
+        generation: settings.
+        images: which images are kept: none, report or all.
+        marker: what the driver wrote into the results root; every worker must see it.
+        device: ``auto`` takes a GPU where torch sees one.
+    """
+
+    results: str
+    sweep_id: str
+    resolved: Resolved
+    generation: Generation
+    images: str
+    marker: str
+    device: str = "auto"
+
+    def __call__(self, model: str) -> PipelineWorker:
+        """Makes a worker of one model, in the process that calls."""
+        return PipelineWorker(self, model)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One generated image and all that was measured of it."""
+
+    picture: torch.Tensor
+    embedding: np.ndarray
+    valid: bool
+    distance: float | None
+    seconds: float
+
+
+class PipelineWorker:
+    """Runs the units of one model."""
+
+    def __init__(self, settings: WorkerSettings, model: str) -> None:
+        """Loads the model and the scorer.
+
+        Raises:
+            ModelError: one of them cannot be loaded.
+        """
+        import torch
+
+        device = settings.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._settings = settings
+        self._info = settings.resolved.model(model)
+        needed = self._info.worker.min_gpu_memory
+        if device == "cuda" and needed and (held := torch.cuda.get_device_properties(0).total_memory) < needed:
+            raise ModelError(f"{model} wants a GPU of {needed / 2**30:.0f} GiB; this one has {held / 2**30:.0f} GiB")
+        self._model = load_model(self._info.family, self._info.path, self._info.revision, self._info.dtype, device)
+        scorer = settings.resolved.scorer
+        self._scorer = load_scorer(scorer.name, scorer.revision, device)
+        self._store = open_store(settings.results, create=False)
+        check_marker(self._store.blobs, settings.marker)
+        self._device = torch.cuda.get_device_name() if device == "cuda" else device
+        self._torch = torch.__version__
+
+    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        """Generates, scores and commits a unit; see :class:`orchestrator.scheduler.protocol.Worker`."""
+        began = time.monotonic()
+        planned: PlannedUnit = unit.payload
+        images = _distinct(planned.rows)
+        failures: dict[str, Exception] = {}
+        pictures = self._generate(images, planned, failures, row_by_row)
+        scored = self._measure(images, pictures)
+        tables = self._tables(planned, scored, failures, attempt)
+        outcome = self._store.commit_unit(unit.unit_id, tables, uuid.uuid4().hex)
+        scores = tables["scores"]
+        invalid = sum(status == "invalid" for status in scores["status"].to_pylist())
+        return UnitReport(
+            unit.unit_id, attempt, "committed" if outcome == "won" else "already",
+            rows=len(scores) - invalid, invalid=invalid, failed_rows=len(tables["failures"]),
+            seconds=time.monotonic() - began,
+        )  # fmt: skip
+
+    def _generate(
+        self,
+        images: Mapping[str, PlannedRow],
+        planned: PlannedUnit,
+        failures: dict[str, Exception],
+        row_by_row: bool,
+    ) -> dict[str, tuple[torch.Tensor, float]]:
+        """Returns every image with the seconds it took; in row-by-row mode records the rows that raise."""
+        size, found = planned.rows[0].batch_size, {}
+        rows = {image_id: row.engine_row for image_id, row in images.items()}
+        if not row_by_row:
+            for image_id, picture, seconds in self._timed(rows, size):
+                found[image_id] = (picture, seconds)
+            return found
+        for image_id, row in rows.items():
+            try:
+                for _, picture, seconds in self._timed({image_id: row}, size):
+                    found[image_id] = (picture, seconds)
+            except Exception as error:  # whatever it is, it is recorded with its cells
+                failures[image_id] = error
+        return found
+
+    def _timed(self, rows: Mapping[str, Row], size: int) -> Iterator[tuple[str, torch.Tensor, float]]:
+        names, at, began = list(rows), 0, time.monotonic()
+        for pictures in generate(self._model, list(rows.values()), self._settings.generation, size):
+            count = len(pictures.images)
+            seconds = (time.monotonic() - began) / count
+            for name, picture in zip(names[at : at + count], pictures.images, strict=True):
+                yield name, picture, seconds
+            at, began = at + count, time.monotonic()
+
+    def _measure(
+        self, images: Mapping[str, PlannedRow], pictures: Mapping[str, tuple[torch.Tensor, float]]
+    ) -> dict[str, _Scored]:
+        import torch
+
+        if not pictures:
+            return {}
+        names = list(pictures)
+        embeddings = self._scorer.embed_images(torch.stack([pictures[name][0] for name in names]))
+        clean = {
+            row.seed: pictures[name][0] for name, row in images.items() if row.control == "clean" and name in pictures
+        }
+        found = {}
+        for name, embedding in zip(names, embeddings, strict=True):
+            picture, seconds = pictures[name]
+            reference = clean.get(images[name].seed)
+            valid = self._is_valid(picture)
+            distance = float((picture - reference).square().mean().sqrt()) if valid and reference is not None else None
+            found[name] = _Scored(picture, embedding, valid, distance, seconds)
+        return found
+
+    def _is_valid(self, picture: torch.Tensor) -> bool:
+        """Finite, not of one colour (black included), and of the size that was asked for."""
+        generation = self._settings.generation
+        wanted = (generation.height or picture.shape[1], generation.width or picture.shape[2])
+        return (
+            bool(picture.isfinite().all())
+            and tuple(picture.shape) == (3, *wanted)
+            and float(picture.std(dim=(1, 2)).max()) > CONSTANT_BELOW
+        )
+
+    def _tables(
+        self, planned: PlannedUnit, scored: Mapping[str, _Scored], failures: Mapping[str, Exception], attempt: int
+    ) -> dict[str, pa.Table]:
+        common = {"device": self._device, "attempt": attempt, "schema_version": SCHEMA_VERSION}
+        emitted = [row for row in planned.rows if row.emit]
+        rows = [row for row in emitted if row.image_id in scored]
+        failed = [row for row in emitted if row.image_id not in scored]
+        first = {row.image_id: row for row in reversed(rows)}
+        return {
+            "scores": make_table("scores", [{**self._score(row, scored[row.image_id]), **common} for row in rows]),
+            "failures": make_table(
+                "failures", [{**self._failure(row, failures[row.image_id]), **common} for row in failed]
+            ),
+            "embeddings": make_table(
+                "embeddings", [self._embedding(row, scored[row.image_id]) for row in first.values()]
+            ),
+            "images": make_table(
+                "images", [_image(row, scored[row.image_id]) for row in first.values() if self._kept(row)]
+            ),
+        }
+
+    def _score(self, row: PlannedRow, scored: _Scored) -> dict[str, Any]:
+        generation, scorer = self._settings.generation, self._settings.resolved.scorer
+        texts = [row.score_text, row.donor_text, row.content_text, *row.unrelated_texts]
+        values = self._scorer.score(scored.embedding[None], texts)[0] if scored.valid else np.full(len(texts), np.nan)
+        attribute, donor, content, *unrelated = (float(v) if np.isfinite(v) else None for v in values)
+        _, height, width = scored.picture.shape
+        return {
+            **cell_columns(row, self._settings.sweep_id, self._info),
+            "steps": generation.steps,
+            "guidance_scale": generation.guidance_scale,
+            "scheduler": generation.scheduler or type(self._model.pipeline.scheduler).__name__,
+            "height": height,
+            "width": width,
+            "dtype": self._info.dtype,
+            "scorer": scorer.name,
+            "scorer_revision": scorer.weights,
+            "score_text": row.score_text,
+            "donor_text": row.donor_text,
+            "content_text": row.content_text,
+            "clip_score": attribute,
+            "clip_score_donor": donor,
+            "clip_score_content": content,
+            "clip_score_unrelated": float(np.mean(unrelated)) if scored.valid and unrelated else None,
+            "image_distance": scored.distance,
+            "status": "ok" if scored.valid else "invalid",
+            "batch_size": row.batch_size,
+            "torch_version": self._torch,
+            "seconds": scored.seconds,
+        }
+
+    def _failure(self, row: PlannedRow, error: Exception) -> dict[str, Any]:
+        lines = str(error).strip().splitlines()
+        return {**cell_columns(row, self._settings.sweep_id, self._info), "error_type": type(error).__name__, "error": lines[0] if lines else ""}
+
+    def _embedding(self, row: PlannedRow, scored: _Scored) -> dict[str, Any]:
+        scorer = self._settings.resolved.scorer
+        names = {name: getattr(row, name) for name in ("unit_id", "cell_id", "image_id", "model")}
+        return {
+            **names,
+            "scorer": scorer.name,
+            "scorer_revision": scorer.weights,
+            "embedding": scored.embedding.tolist(),
+        }
+
+    def _kept(self, row: PlannedRow) -> bool:
+        images = self._settings.images
+        return images == "all" or (images == "report" and row.seed < REPORT_SEEDS)
+
+
+def cell_columns(row: PlannedRow, sweep_id: str, model: ResolvedModel) -> dict[str, Any]:
+    """Returns the columns that say which cell a row of ``scores`` or ``failures`` is about."""
+    return {
+        **{name: getattr(row, name) for name in _CELL_COLUMNS},
+        "sweep_id": sweep_id,
+        "model_revision": model.weights,
+        "family": model.family,
+        "site_indices": list(row.site_indices),
+    }
+
+
+def _distinct(rows: Sequence[PlannedRow]) -> dict[str, PlannedRow]:
+    """Returns each image once, under the first cell that wants it."""
+    found: dict[str, PlannedRow] = {}
+    for row in rows:
+        found.setdefault(row.image_id, row)
+    return found
+
+
+def _image(row: PlannedRow, scored: _Scored) -> dict[str, Any]:
+    from PIL import Image
+
+    pixels = (scored.picture.nan_to_num().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    names = {name: getattr(row, name) for name in _IMAGE_COLUMNS}
+    return {**names, "image": {"bytes": stream.getvalue(), "path": f"{row.image_id}.png"}}
+
+
+def to_unit(planned: PlannedUnit, resolved: Resolved) -> Unit:
+    """Wraps a planned unit for the scheduler."""
+    needs = resolved.model(planned.model).worker
+    labels = tuple(sorted(needs.label_selector.items()))
+    return Unit(
+        planned.unit_id, "sweep", planned.model, planned.order, planned.expected_seconds, planned,
+        WorkerNeeds(needs.gpus, labels),
+    )  # fmt: skip

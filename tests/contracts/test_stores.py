@@ -1,0 +1,347 @@
+"""One contract for every storage: a disk, memory, and S3 (a local server that speaks its protocol)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3fs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from orchestrator.store import (
+    DiskFullError,
+    MissingFileError,
+    StoreError,
+    UnwritableError,
+    check_marker,
+    open_store,
+    preflight,
+)
+from orchestrator.store.blobs import Blobs
+from orchestrator.store.local import LocalBlobs
+from orchestrator.store.s3 import S3Blobs
+from orchestrator.store.testing import MemoryBlobs
+
+Fs = Callable[[], s3fs.S3FileSystem]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Fs]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+
+    def connect() -> s3fs.S3FileSystem:
+        return s3fs.S3FileSystem(
+            key="k",
+            secret="s",
+            endpoint_url=f"http://{host}:{port}",
+            client_kwargs={"region_name": "us-east-1"},
+            config_kwargs={"retries": {"total_max_attempts": 1}},
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    connect().call_s3("create_bucket", Bucket="bucket")
+    yield connect
+    server.stop()
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    if request.param == "local":
+        return LocalBlobs(tmp_path / "results")
+    if request.param == "memory":
+        return MemoryBlobs()
+    return S3Blobs(f"s3://bucket/{uuid.uuid4().hex}", request.getfixturevalue("s3")())
+
+
+class TestBlobs:
+    def test_the_first_writer_wins_and_its_bytes_stay(self, blobs: Blobs) -> None:
+        assert blobs.put_if_absent("scores/a.parquet", b"one", "x") == "won"
+        assert blobs.put_if_absent("scores/a.parquet", b"two", "y") == "lost"
+        assert blobs.read("scores/a.parquet") == b"one"
+
+    def test_of_many_writers_at_once_one_wins(self, blobs: Blobs) -> None:
+        barrier = threading.Barrier(6)
+
+        def put(i: int) -> str:
+            barrier.wait()
+            return blobs.put_if_absent("_meta/race", bytes([i]) * 1000, str(i))
+
+        with ThreadPoolExecutor(6) as pool:
+            outcomes = list(pool.map(put, range(6)))
+        assert sorted(outcomes) == ["lost"] * 5 + ["won"]
+        assert blobs.read("_meta/race") == bytes([outcomes.index("won")]) * 1000
+
+    def test_replace_takes_the_place_of_what_was_there(self, blobs: Blobs) -> None:
+        for data in (b"one", b"", b"three" * 100_000):
+            blobs.replace("a/b", data)
+            assert blobs.read("a/b") == data
+
+    def test_swap_needs_the_version_that_was_read(self, blobs: Blobs) -> None:
+        first = blobs.compare_and_swap("_meta/l", b"one", None)
+        assert first is not None
+        assert blobs.compare_and_swap("_meta/l", b"two", None) is None
+        second = blobs.compare_and_swap("_meta/l", b"three", first)
+        assert second not in (None, first)
+        assert blobs.compare_and_swap("_meta/l", b"four", first) is None
+        found = blobs.read_versioned("_meta/l")
+        assert found is not None
+        assert (found.data, found.version) == (b"three", second)
+
+    def test_swap_of_a_file_that_is_gone_is_refused(self, blobs: Blobs) -> None:
+        version = blobs.compare_and_swap("_meta/l", b"one", None)
+        blobs.delete("_meta/l")
+        assert blobs.compare_and_swap("_meta/l", b"two", version) is None
+        assert not blobs.exists("_meta/l")
+
+    def test_of_many_swaps_at_once_one_wins(self, blobs: Blobs) -> None:
+        version = blobs.compare_and_swap("_meta/l", b"start", None)
+        with ThreadPoolExecutor(6) as pool:
+            swaps = list(pool.map(lambda i: blobs.compare_and_swap("_meta/l", f"{i}".encode(), version), range(6)))
+        assert sum(swap is not None for swap in swaps) == 1
+
+    def test_listing_is_fresh_sorted_and_of_one_folder(self, blobs: Blobs) -> None:
+        assert blobs.list("scores") == []
+        for name in ("b", "a", "deeper/c"):
+            blobs.put_if_absent(f"scores/{name}", b"1", name)
+        blobs.put_if_absent("scores2/x", b"1", "x")
+        assert blobs.list("scores") == ["scores/a", "scores/b"]
+        blobs.delete("scores/a")
+        assert blobs.list("scores") == ["scores/b"]
+
+    def test_what_is_absent_is_said_to_be(self, blobs: Blobs) -> None:
+        assert not blobs.exists("a/b")
+        assert blobs.read_versioned("a/b") is None
+        blobs.delete("a/b")
+        with pytest.raises(MissingFileError, match="a/b"):
+            blobs.read("a/b")
+
+    def test_preflight_gives_workers_a_marker_and_leaves_no_probe(self, blobs: Blobs) -> None:
+        marker = preflight(blobs, needed_bytes=1)
+        check_marker(blobs, marker)
+        assert blobs.list("_meta") == ["_meta/marker"]
+        with pytest.raises(StoreError, match="shared folder"):
+            check_marker(MemoryBlobs(), marker)
+
+
+class TestS3:
+    def test_more_than_a_page_of_files_is_listed(self, s3: Fs) -> None:
+        fs = s3()
+        names = [f"many/f{i:04d}" for i in range(25)]
+        fs.pipe({f"bucket/{name}": b"" for name in names})
+        call = fs.call_s3
+        fs.call_s3 = lambda method, **options: call(method, MaxKeys=10, **options)
+        assert S3Blobs("s3://bucket", fs).list("many") == names
+
+    @pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError("late")])
+    def test_a_commit_whose_answer_was_lost_is_recognized(self, s3: Fs, error: Exception) -> None:
+        fs = s3()
+        blobs = S3Blobs(f"s3://bucket/{uuid.uuid4().hex}", fs, max_wait=0.01)
+        lose_answer(fs, "put_object", error)
+        assert blobs.put_if_absent("u", b"mine", "me") == "won"
+        lose_answer(fs, "put_object", error)
+        assert blobs.put_if_absent("u", b"other", "you") == "lost"
+        lose_answer(fs, "put_object", error)
+        version = blobs.compare_and_swap("l", b"mine", None)
+        assert version is not None
+        assert blobs.compare_and_swap("l", b"next", version) is not None
+
+    def test_overload_is_waited_out_with_bounded_requests(self, s3: Fs) -> None:
+        fs = s3()
+        blobs = S3Blobs(f"s3://bucket/{uuid.uuid4().hex}", fs, max_wait=0.01)
+        calls = overload(fs, times=3)
+        assert blobs.put_if_absent("u", b"1", "a") == "won"
+        assert len(calls) == 4
+        calls = overload(fs, times=1000)
+        with pytest.raises(StoreError, match="SlowDown"):
+            blobs.read("u")
+        assert len(calls) == 8
+
+    def test_a_missing_bucket_is_named(self, s3: Fs) -> None:
+        with pytest.raises(MissingFileError, match="there is no bucket 'nowhere'"):
+            S3Blobs("s3://nowhere/x", s3()).put_if_absent("u", b"1", "a")
+
+    def test_a_server_that_ignores_conditions_is_refused(self, s3: Fs) -> None:
+        fs = s3()
+        call = fs.call_s3
+        fs.call_s3 = lambda method, **options: call(method, **{k: v for k, v in options.items() if k != "IfNoneMatch"})
+        with pytest.raises(StoreError, match="ignores conditional writes"):
+            preflight(S3Blobs(f"s3://bucket/{uuid.uuid4().hex}", fs))
+
+    def test_an_unreachable_server_is_one_line(self) -> None:
+        fs = s3fs.S3FileSystem(
+            key="k",
+            secret="s",
+            endpoint_url="http://127.0.0.1:9",
+            config_kwargs={"retries": {"total_max_attempts": 1}},
+            skip_instance_cache=True,
+        )
+        with pytest.raises(StoreError) as caught:
+            S3Blobs("s3://bucket/x", fs, max_wait=0.01).read("u")
+        assert "\n" not in str(caught.value)
+
+
+def lose_answer(fs: s3fs.S3FileSystem, method: str, error: Exception) -> None:
+    """Makes the next request of a kind take effect, and its answer get lost."""
+    call = fs.call_s3
+
+    def once(name: str, **options: Any) -> Any:
+        answer = call(name, **options)
+        if name == method:
+            fs.call_s3 = call
+            raise error
+        return answer
+
+    fs.call_s3 = once
+
+
+def overload(fs: s3fs.S3FileSystem, times: int) -> list[str]:
+    """Makes the next requests be refused as too many."""
+    call, calls = type(fs).call_s3.__get__(fs), []
+
+    def busy(name: str, **options: Any) -> Any:
+        calls.append(name)
+        if len(calls) <= times:
+            error = OSError(errno.EBUSY, "Please reduce your request rate")
+            error.__cause__ = RuntimeError()
+            error.__cause__.response = {"Error": {"Code": "SlowDown"}}  # type: ignore[attr-defined]
+            raise error
+        return call(name, **options)
+
+    fs.call_s3 = busy
+    return calls
+
+
+class TestLocal:
+    def test_staging_is_empty_after_every_write(self, tmp_path: Path) -> None:
+        blobs = LocalBlobs(tmp_path)
+        blobs.put_if_absent("scores/a", b"1", "x")
+        blobs.put_if_absent("scores/a", b"2", "y")
+        blobs.replace("scores/a", b"3")
+        assert os.listdir(tmp_path / "_meta/staging") == []
+
+    @pytest.mark.parametrize("failing", ["write", "fsync"])
+    def test_a_full_disk_is_a_clean_error_and_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    ) -> None:
+        blobs = LocalBlobs(tmp_path)
+        blobs.replace("scores/a", b"old")
+
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        if failing == "fsync":
+            monkeypatch.setattr(os, "fsync", full)
+        else:
+            monkeypatch.setattr("builtins.open", lambda *_a, **_k: open_full(full))
+        for write in (
+            lambda: blobs.put_if_absent("scores/b", b"new", "x"),
+            lambda: blobs.replace("scores/a", b"new"),
+        ):
+            with pytest.raises(DiskFullError, match="no space left"):
+                write()
+        monkeypatch.undo()
+        assert blobs.list("scores") == ["scores/a"]
+        assert blobs.read("scores/a") == b"old"
+        assert blobs.list("_meta/staging") == []
+
+    def test_a_folder_that_vanished_is_not_made_again(self, tmp_path: Path) -> None:
+        blobs = LocalBlobs(tmp_path / "r")
+        blobs.replace("scores/a", b"1")
+        (tmp_path / "r").rename(tmp_path / "away")
+        for path in ("scores/b", "failures/b"):
+            with pytest.raises(MissingFileError, match="is not there"):
+                blobs.put_if_absent(path, b"1", "x")
+        assert not (tmp_path / "r").exists()
+
+    def test_a_file_in_place_of_the_folder_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for root in (tmp_path / "file", tmp_path / "file/deeper"):
+            with pytest.raises(UnwritableError, match="expected a folder"):
+                LocalBlobs(root)
+
+    def test_a_folder_that_refuses_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any) -> None:
+            raise PermissionError(errno.EROFS, "Read-only file system")
+
+        blobs = LocalBlobs(tmp_path)
+        monkeypatch.setattr(os, "link", refuse)
+        with pytest.raises(UnwritableError, match=r"scores/a: Read-only file system; .*--results"):
+            blobs.put_if_absent("scores/a", b"1", "x")
+        assert blobs.list("_meta/staging") == []
+
+    def test_what_a_killed_writer_left_is_cleaned(self, tmp_path: Path) -> None:
+        blobs = LocalBlobs(tmp_path)
+        version = blobs.compare_and_swap("_meta/lease.json", b"1", None)
+        (tmp_path / "_meta/staging/half-written").write_bytes(b"x")
+        blobs.clean()
+        assert [p for p in blobs.list("_meta/staging") if not p.endswith(".lock")] == []
+        assert blobs.compare_and_swap("_meta/lease.json", b"2", version) is not None
+
+    def test_little_space_is_refused_before_the_start(self, tmp_path: Path) -> None:
+        with pytest.raises(DiskFullError, match="the sweep needs about"):
+            preflight(LocalBlobs(tmp_path), needed_bytes=10**18)
+
+    @pytest.mark.parametrize(("root", "message"), [("gs://b/x", "expected a folder or s3"), ("s3://", "no bucket")])
+    def test_addresses_that_are_none_are_refused(self, root: str, message: str) -> None:
+        with pytest.raises(StoreError, match=message):
+            open_store(root)
+
+    def test_a_folder_without_a_sweep_is_not_opened_for_reading(self, tmp_path: Path) -> None:
+        for root in (tmp_path, tmp_path / "none"):
+            with pytest.raises(MissingFileError):
+                open_store(str(root), create=False)
+        assert not (tmp_path / "none").exists()
+
+
+class open_full:  # noqa: N801 (stands in for the built-in)
+    """A file whose writes fail."""
+
+    def __init__(self, write: Callable[..., None]) -> None:
+        self.write = write
+
+    def __enter__(self) -> open_full:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["put", "replace", "swap", "delete"]), st.sampled_from("ab"), st.integers(0, 3)),
+        max_size=12,
+    )
+)
+def test_disk_and_memory_do_the_same(
+    steps: list[tuple[str, str, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    both: list[Blobs] = [LocalBlobs(tmp_path_factory.mktemp("r")), MemoryBlobs()]
+    for i, (operation, name, value) in enumerate(steps):
+        data, path = bytes([value]), f"f/{name}"
+        outcomes: list[object] = []
+        for blobs in both:
+            if operation == "put":
+                outcomes.append(blobs.put_if_absent(path, data, str(i)))
+            elif operation == "replace":
+                outcomes.append(blobs.replace(path, data))
+            elif operation == "delete":
+                outcomes.append(blobs.delete(path))
+            else:
+                found = blobs.read_versioned(f"f/{'ab'[value % 2]}")
+                outcomes.append(blobs.compare_and_swap(path, data, found.version if found else None))
+        assert outcomes[0] == outcomes[1]
+        assert both[0].list("f") == both[1].list("f")
+        assert all(both[0].read(p) == both[1].read(p) for p in both[0].list("f"))

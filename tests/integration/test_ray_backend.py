@@ -1,0 +1,313 @@
+"""A real Ray on this machine, with workers that die, hang and are interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray.cloudpickle
+from orchestrator.backends.ray import RayBackend
+from orchestrator.scheduler.loop import Patience, RunSummary, StopSwitch, run_units
+from orchestrator.scheduler.protocol import BackendError, Unit, UnitReport, Worker, WorkerNeeds
+
+
+class ObedientWorker:
+    """Does what the unit's payload says, at its first attempt or at all, then commits by creating a file."""
+
+    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        folder, word, always = unit.payload
+        with (Path(folder) / "log").open("a") as log:
+            log.write(f"{unit.unit_id} {attempt} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+        if attempt == 1 or always:
+            self.obey(word)
+        if word == "slow":
+            time.sleep(0.5)
+        (Path(folder) / unit.unit_id).touch()
+        return UnitReport(unit.unit_id, attempt, "committed", rows=1)
+
+    def obey(self, word: str) -> None:
+        if word == "kill":
+            print("last words", file=sys.stderr, flush=True)
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if word == "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(600)
+        if word == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if word == "exit":
+            sys.exit(3)
+
+
+def make_worker(model: str) -> Worker:
+    if model == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ObedientWorker()
+
+
+class NoJournal:
+    def __init__(self) -> None:
+        self.given_up: dict[str, UnitReport] = {}
+
+    def previous(self) -> Mapping[str, int]:
+        return {}
+
+    def record(self, attempts: Mapping[str, int]) -> None: ...
+
+    def give_up(self, unit: Unit, report: UnitReport) -> None:
+        self.given_up[unit.unit_id] = report
+
+
+@dataclass
+class Home:
+    """A home folder in which Ray must leave nothing."""
+
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    path = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(path))
+        yield Home(path)
+
+
+@pytest.fixture(scope="module")
+def backend(home: Home) -> Iterator[RayBackend]:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    backend = RayBackend(make_worker, workers=2, threads=1, gpus=2)
+    yield backend
+    backend.shutdown()
+
+
+def unit(folder: Path, number: int, word: str = "ok", *, always: bool = False, gpus: int = 0, model: str = "a") -> Unit:
+    return Unit(f"u{number:02d}", "sweep", model, number, 0.1, (str(folder), word, always), WorkerNeeds(gpus))
+
+
+def run(
+    backend: RayBackend,
+    units: Sequence[Unit],
+    *,
+    on_turn: Callable[[], None] = lambda: None,
+    patience: Patience | None = None,
+    journal: NoJournal | None = None,
+) -> RunSummary:
+    return run_units(
+        backend,
+        lambda settled: () if settled else units,
+        journal or NoJournal(),
+        lambda progress: on_turn(),
+        StopSwitch(),
+        patience=patience,
+    )
+
+
+def log(folder: Path) -> list[list[str]]:
+    path = folder / "log"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def done(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("u"))
+
+
+@pytest.mark.parametrize("word", ["kill", "segfault", "exit"])
+def test_a_unit_that_kills_its_process_once_is_done_by_another(backend: RayBackend, tmp_path: Path, word: str) -> None:
+    units = [unit(tmp_path, n, word if n == 1 else "ok") for n in range(6)]
+    summary = run(backend, units)
+    assert (summary.outcome, summary.failures, summary.retries, summary.losses) == ("done", (), 1, 0)
+    assert done(tmp_path) == [u.unit_id for u in units]
+    attempts = [line[1] for line in log(tmp_path) if line[0] == "u01"]
+    assert attempts == ["1", "2"]
+
+
+def test_a_unit_that_always_kills_its_process_is_given_up_with_its_last_words(
+    backend: RayBackend, tmp_path: Path
+) -> None:
+    journal = NoJournal()
+    units = [unit(tmp_path, n, "kill" if n == 1 else "ok", always=True) for n in range(4)]
+    summary = run(backend, units, journal=journal)
+    assert (summary.outcome, [r.unit_id for r in summary.failures]) == ("done", ["u01"])
+    assert done(tmp_path) == ["u00", "u02", "u03"]
+    report = journal.given_up["u01"]
+    assert (report.error_type, report.attempt) == ("WorkerDied", 3)
+    assert "last words" in (report.error or "")
+
+
+def test_a_worker_killed_from_outside_is_replaced(backend: RayBackend, tmp_path: Path) -> None:
+    units = [unit(tmp_path, n, "slow") for n in range(8)]
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        lines = log(tmp_path)
+        if lines and not killed:
+            killed.append(int(lines[-1][2]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    summary = run(backend, units, on_turn=kill_one)
+    assert (summary.outcome, summary.failures) == ("done", ())
+    assert done(tmp_path) == [u.unit_id for u in units]
+    assert killed
+
+
+@pytest.mark.parametrize("word", ["hang", "freeze"])
+def test_a_stuck_unit_is_killed_and_done_by_another_worker(backend: RayBackend, tmp_path: Path, word: str) -> None:
+    units = [unit(tmp_path, n, word if n == 0 else "ok") for n in range(3)]
+    summary = run(backend, units, patience=Patience(floor=1.5))
+    assert (summary.outcome, summary.failures, summary.retries) == ("done", (), 1)
+    assert done(tmp_path) == [u.unit_id for u in units]
+    stuck = int(next(line[2] for line in log(tmp_path) if line[:2] == ["u00", "1"]))
+    wait_until(lambda: not alive(stuck), 10)
+
+
+def test_a_model_that_kills_its_process_while_loading_fails_its_units(backend: RayBackend, tmp_path: Path) -> None:
+    summary = run(backend, [unit(tmp_path, 0, model="deadly"), unit(tmp_path, 1)])
+    assert [r.unit_id for r in summary.failures] == ["u00"]
+    assert done(tmp_path) == ["u01"]
+
+
+def test_workers_with_a_gpu_each_see_their_own(backend: RayBackend, tmp_path: Path) -> None:
+    summary = run(backend, [unit(tmp_path, n, "slow", gpus=1) for n in range(6)])
+    assert summary.outcome == "done"
+    devices = {line[2]: line[3] for line in log(tmp_path)}
+    assert sorted(devices.values()) == ["0", "1"]
+
+
+def test_more_gpus_than_there_are_is_one_clear_line(backend: RayBackend, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="needs 3 GPUs and this machine has 2"):
+        run(backend, [unit(tmp_path, 0, gpus=3)])
+    with pytest.raises(BackendError, match="labelled zone=b"):
+        backend.start_worker("w", WorkerNeeds(labels=(("zone", "b"),)))
+
+
+def test_an_address_where_nothing_answers_is_one_clear_line(home: Home) -> None:
+    code = """
+        from orchestrator.backends.ray import RayBackend
+        from orchestrator.scheduler.protocol import BackendError
+        try:
+            RayBackend(lambda model: None, workers=1, threads=1, address="127.0.0.1:1")
+        except BackendError as error:
+            print(error)
+    """
+    environment = os.environ | {
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "1",
+        "RAY_gcs_server_request_timeout_seconds": "1",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True
+    )
+    assert ended.stdout.startswith("cannot join the Ray cluster at 127.0.0.1:1: "), ended.stderr
+    assert len(ended.stdout.splitlines()) == 1
+
+
+DRIVER = """
+    import os, pathlib, signal, sys, time
+    from orchestrator.backends.ray import RayBackend
+    from orchestrator.scheduler.loop import StopSwitch, run_units
+    from orchestrator.scheduler.protocol import Unit, UnitReport
+
+    folder = pathlib.Path(sys.argv[1])
+
+    class Worker:
+        def run(self, unit, attempt, row_by_row):
+            (folder / f"pid-{os.getpid()}").touch()
+            time.sleep(0.5)
+            (folder / unit.unit_id).touch()
+            return UnitReport(unit.unit_id, attempt, "committed", rows=1)
+
+    class Journal:
+        def previous(self): return {}
+        def record(self, attempts): pass
+        def give_up(self, unit, report): pass
+
+    stop = StopSwitch()
+    signal.signal(signal.SIGINT, lambda *_: stop.press())
+    signal.signal(signal.SIGTERM, lambda *_: stop.press())
+    backend = RayBackend(lambda model: Worker(), workers=2, threads=1)
+    print(backend.logs, flush=True)
+    units = [Unit(f"u{n:02d}", "sweep", "a", n, 0.5, None) for n in range(40)]
+    summary = run_units(backend, lambda settled: () if settled else units, Journal(), lambda progress: None, stop)
+    backend.shutdown()
+    print(summary.outcome, summary.committed, summary.retries, flush=True)
+"""
+
+
+def start_driver(folder: Path) -> subprocess.Popen[str]:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: len(done(folder)) >= 2, 60)
+    return driver
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.1)
+
+
+def processes_of(session: str) -> list[int]:
+    """Processes that name a Ray session in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if session in (entry / "cmdline").read_text():
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+    return found
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_every_process_of_the_terminal_drains(home: Home, tmp_path: Path, signum: signal.Signals) -> None:
+    driver = start_driver(tmp_path)
+    if signum == signal.SIGINT:
+        os.killpg(driver.pid, signum)
+    else:
+        driver.send_signal(signum)
+    out, err = driver.communicate(timeout=60)
+    session, ended = out.splitlines()
+    outcome, committed, retries = ended.split()
+    assert (outcome, retries) == ("stopped", "0"), err
+    assert int(committed) == len(done(tmp_path)) < 40
+    assert processes_of(Path(session).parents[1].name) == []
+    assert not Path(session).parents[1].exists()
+    assert list(home.path.iterdir()) == []
+
+
+def test_nothing_survives_a_driver_that_is_killed(home: Home, tmp_path: Path) -> None:
+    driver = start_driver(tmp_path)
+    assert driver.stdout is not None
+    session = Path(driver.stdout.readline().strip()).parents[1]
+    workers = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
+    assert workers
+    assert processes_of(session.name)
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: not any(alive(pid) for pid in workers), 20)
+    wait_until(lambda: not any(alive(pid) for pid in processes_of(session.name)), 20)

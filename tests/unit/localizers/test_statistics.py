@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loco_core.statistics import (
+    crossed_means,
+    crossed_ratios,
+    crossed_weights,
+    half_split_weights,
+    holm,
+    moderated,
+    two_way_variance,
+    wilson,
+)
+
+
+def crossed_noise(rng: np.random.Generator, prompts: int, seeds: int, width: int) -> np.ndarray:
+    """Variance 1 between prompts, 0.5 between seeds, 0.25 in each image."""
+    by_prompt = rng.standard_normal((prompts, 1, width))
+    by_seed = np.sqrt(0.5) * rng.standard_normal((1, seeds, width))
+    return by_prompt + by_seed + 0.5 * rng.standard_normal((prompts, seeds, width))
+
+
+def test_two_way_variance_is_that_of_the_mean() -> None:
+    values = crossed_noise(np.random.default_rng(0), 8, 4, 20_000)
+    variance, free = two_way_variance(values, np.ones(values.shape, dtype=bool))
+    true = 1 / 8 + 0.5 / 4 + 0.25 / 32
+    assert values.mean(axis=(0, 1)).var() == pytest.approx(true, rel=0.03)
+    assert variance.mean() == pytest.approx(true, rel=0.05)
+    assert (free >= 3).all()
+    assert (free <= 21).all()
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(8, 4), (12, 8), (8, 1), (1, 8)])
+def test_intervals_cover_where_rows_as_units_would_not(prompts: int, seeds: int) -> None:
+    rng = np.random.default_rng(1)
+    values = crossed_noise(rng, prompts, seeds, 4000)
+    if prompts == 1:
+        values -= values[:, :, :].mean(axis=1, keepdims=True) - 0.5 * rng.standard_normal((1, 1, 4000)) / np.sqrt(seeds)
+        values = 0.5 * rng.standard_normal((1, seeds, 4000))
+    if seeds == 1:
+        values = rng.standard_normal((prompts, 1, 4000))
+    means = crossed_means(values, np.ones(values.shape, dtype=bool))
+    covered = ((means.low(0.975) <= 0) & (means.high(0.975) >= 0)).mean()
+    assert 0.93 <= covered <= 0.975
+    naive = 1.96 * values.std(axis=(0, 1)) / np.sqrt(prompts * seeds)
+    if min(prompts, seeds) > 1:
+        assert (np.abs(means.value) <= naive).mean() < 0.8
+
+
+def test_missing_values_change_the_variance_little() -> None:
+    values = crossed_noise(np.random.default_rng(2), 10, 6, 500)
+    present = np.random.default_rng(3).random(values.shape) > 0.05
+    whole, _ = two_way_variance(values, np.ones(values.shape, dtype=bool))
+    holed, _ = two_way_variance(np.where(present, values, np.nan), present)
+    assert np.median(holed / whole) == pytest.approx(1, abs=0.03)
+
+
+def test_a_single_pair_tells_nothing() -> None:
+    variance, _ = two_way_variance(np.ones((1, 1, 2)), np.ones((1, 1, 2), dtype=bool))
+    assert np.isinf(variance).all()
+
+
+def test_like_variances_are_pooled_and_unlike_ones_left_alone() -> None:
+    rng = np.random.default_rng(4)
+    free = np.full(60, 4.0)
+    like, more = moderated(rng.chisquare(4, 60) / 4, free, 60)
+    assert like.std() / like.mean() < 0.25
+    assert (more > 20).all()
+    spread = np.exp(rng.normal(0, 4, 60)) * rng.chisquare(4, 60) / 4
+    unlike, few = moderated(spread, free, 60)
+    assert (few < 6).all()
+    assert np.corrcoef(np.log(unlike), np.log(spread))[0, 1] > 0.95
+
+
+def test_ratio_uses_the_same_resample_above_and_below() -> None:
+    rng = np.random.default_rng(5)
+    full = rng.uniform(0.5, 2, (8, 4))
+    ratios = crossed_ratios(
+        0.6 * full[:, :, None], full, np.ones((8, 4, 1), dtype=bool), crossed_weights(8, 4, 200, rng), pool=1
+    )
+    assert ratios.value == pytest.approx(0.6)
+    assert ratios.error == pytest.approx(0, abs=1e-12)
+
+
+def test_simultaneous_bounds_hold_together() -> None:
+    held = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        noise = 0.05 * crossed_noise(rng, 10, 6, 40)
+        present = np.ones(noise.shape, dtype=bool)
+        ratios = crossed_ratios(0.5 + noise, np.ones((10, 6)), present, crossed_weights(10, 6, 300, rng), pool=40)
+        columns = np.arange(40)
+        held.append((ratios.simultaneous_low(0.95, columns) <= 0.5).all())
+        assert (ratios.simultaneous_low(0.95, columns) < ratios.low(0.95)).all()
+    assert np.mean(held) > 0.88
+
+
+def test_halves_share_no_prompt() -> None:
+    one, two = half_split_weights(9, 3, 5, np.random.default_rng(0))
+    assert ((one + two) == 1).all()
+    assert set(one.sum(axis=1)) == {12.0, 15.0}
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(a >= p for a, p in zip(adjusted, p_values, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
+
+
+def test_wilson_by_hand() -> None:
+    assert wilson(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)
+    assert wilson(0, 0) == (0.0, 1.0)

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loco_core.errors import LocalizationError
+from loco_core.localizer_bench import Noise, SimulatedTable
+from loco_core.localizer_bench.simulate import KINDS, WINDOWS
+from loco_core.localizers import Localization, LocalizeSettings
+from loco_core.localizers.window import localize
+from loco_core.testing.localizers import SETTINGS, SITE_NAMES, a_table
+from loco_core.types import Window
+
+QUIET = Noise(prompt_full=0.005, window_prompt=0.001, window_seed=0.001, image=0.002, content=0.001)
+SILENT = Noise(prompt_full=0, window_prompt=0, window_seed=0, image=0, content=0)
+ANSWERS = {
+    "single": "localized",
+    "all_at_0.70": "distributed",
+    "all_at_0.79": "distributed",
+    "two_disjoint": "multiple",
+    "redundant": "redundant",
+    "distributed": "distributed",
+    "damaging": "damaging",
+    "absent": "absent",
+    "no_effect": "no_effect",
+}
+
+
+def answer(table: SimulatedTable, with_settings: LocalizeSettings = SETTINGS) -> Localization:
+    """Asks as a sweep does: complements are added where they are asked for."""
+    found = localize(table.scores, with_settings, SITE_NAMES)
+    if found.wants_complements:
+        found = localize(table.with_complements(found.wants_complements), with_settings, SITE_NAMES)
+    return found
+
+
+def changed(scores: pa.Table, column: str, rows: np.ndarray, value: object) -> pa.Table:
+    """A table with one value in some rows of a column."""
+    kind = pa.string() if pa.types.is_dictionary(scores[column].type) else scores[column].type
+    new = pc.if_else(pa.array(rows), pa.scalar(value, kind), scores[column].cast(kind))
+    return scores.set_column(scores.column_names.index(column), column, new)
+
+
+def rows_of(scores: pa.Table, window: Window) -> np.ndarray:
+    mask = pc.and_(
+        pc.equal(scores["control"].cast(pa.string()), "window"),
+        pc.and_(pc.equal(scores["window_start"], window.start), pc.equal(scores["window_size"], window.size)),
+    )
+    return mask.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def is_control(scores: pa.Table, control: str) -> np.ndarray:
+    return pc.equal(scores["control"].cast(pa.string()), control).to_numpy(zero_copy_only=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(4))
+def test_enough_images_give_the_true_answer(kind: str, seed: int) -> None:
+    table = a_table(kind, seed, QUIET)
+    found = answer(table)
+    assert found.outcome == ANSWERS[kind]
+    assert found.window == table.window
+
+
+def test_fifteen_windows_at_seven_tenths_are_no_localization() -> None:
+    best = [max(e.effect or 0 for e in localize(a_table("all_at_0.70", s).scores, SETTINGS).effects) for s in range(20)]
+    outcomes = [localize(a_table("all_at_0.70", s).scores, SETTINGS).outcome for s in range(20)]
+    assert np.mean(np.array(best) >= 0.8) > 0.3, "by luck the best one often reaches the threshold"
+    assert "localized" not in outcomes
+
+
+def test_effects_are_shares_of_the_full_effect() -> None:
+    table = a_table("single", 3, SILENT)
+    found = localize(table.scores, SETTINGS)
+    assert [e.effect for e in found.effects] == pytest.approx(list(table.effects))
+    assert found.all_sites_effect == pytest.approx(1)
+    assert found.effect == pytest.approx(0.95)
+
+
+def test_complement_of_the_picked_window_gives_its_sufficiency() -> None:
+    table = a_table("single", 0, QUIET)
+    first = localize(table.scores, SETTINGS)
+    assert first.wants_complements == (first.window,)
+    assert first.sufficiency is None
+    second = localize(table.with_complements(first.wants_complements), SETTINGS)
+    assert second.wants_complements == ()
+    assert second.sufficiency == pytest.approx(1, abs=0.05)
+    assert replace(second, sufficiency=None, cells=first.cells, wants_complements=first.wants_complements) == first
+
+
+def test_redundant_needs_complements_and_asks_for_disjoint_ones_that_cover_the_model() -> None:
+    table = a_table("redundant", 1, QUIET)
+    first = localize(table.scores, SETTINGS)
+    assert first.outcome == "distributed"
+    assert "complements" in first.reason
+    assert sorted(site for window in first.wants_complements for site in window.sites) == list(range(16))
+    second = localize(table.with_complements(first.wants_complements), SETTINGS)
+    assert (second.outcome, second.wants_complements) == ("redundant", ())
+    assert second.sufficiency is not None
+    assert second.sufficiency > 0.5
+
+
+def test_invalid_images_are_damage_and_never_evidence_of_removal() -> None:
+    table = a_table("single", 0, QUIET)
+    assert table.window is not None
+    scores = changed(table.scores, "status", rows_of(table.scores, table.window), "invalid")
+    scores = changed(scores, "clip_score", rows_of(table.scores, table.window), None)
+    found = localize(scores, SETTINGS)
+    effect = found.effects[WINDOWS.index(table.window)]
+    assert (effect.damage, effect.eligible, effect.effect) == (1, False, 0)
+    assert found.window != table.window
+
+
+def test_a_window_of_invalid_images_leaves_it_open_whether_it_holds_the_attribute() -> None:
+    table = a_table("distributed", 0, QUIET)
+    assert localize(table.scores, SETTINGS).outcome == "distributed"
+    scores = changed(table.scores, "status", rows_of(table.scores, Window(3, 4)), "invalid")
+    assert localize(scores, SETTINGS).outcome == "inconclusive"
+
+
+def test_without_unrelated_content_only_invalid_images_are_damage() -> None:
+    table = a_table("damaging", 0, QUIET)
+    assert localize(table.scores.drop_columns(["clip_score_unrelated"]), SETTINGS).outcome == "localized"
+
+
+def test_one_lost_cell_is_borne_and_many_are_incomplete() -> None:
+    table = a_table("single", 0, QUIET)
+    assert table.window is not None
+    rows = np.flatnonzero(rows_of(table.scores, table.window))
+    one = np.delete(np.arange(table.scores.num_rows), rows[:1])
+    many = np.delete(np.arange(table.scores.num_rows), rows[: len(rows) // 4])
+    assert localize(table.scores.take(one), SETTINGS).window == table.window
+    found = localize(table.scores.take(many), SETTINGS)
+    assert (found.outcome, found.window) == ("incomplete", None)
+    assert "1 of 58 windows" in found.reason
+
+
+@pytest.mark.parametrize("control", ["clean", "donor"])
+def test_lost_or_invalid_references_are_incomplete(control: str) -> None:
+    scores = a_table("single", 0, QUIET).scores
+    chosen = is_control(scores, control) & (scores["seed"].to_numpy() < 2)
+    for broken in (scores.filter(pa.array(~chosen)), changed(scores, "status", chosen, "invalid")):
+        found = localize(broken, SETTINGS)
+        assert found.outcome == "incomplete"
+        assert "clean or donor" in found.reason
+
+
+def test_clean_images_on_the_donors_side_are_not_absent_if_the_donor_moves_them() -> None:
+    scores = a_table("single", 0, QUIET).scores
+    lowered = pc.add(scores["clip_score_donor"], 0.3)
+    scores = scores.set_column(scores.column_names.index("clip_score_donor"), "clip_score_donor", lowered)
+    found = localize(scores, SETTINGS)
+    assert found.outcome == "localized"
+    assert found.effects[0].flip_rate is None, "no clean image is on the attribute's side"
+
+
+def test_sizes_that_were_not_swept_are_not_called_distributed() -> None:
+    scores = a_table("distributed", 0, QUIET).scores
+    small = pc.or_(pc.is_null(scores["window_size"]), pc.less(scores["window_size"], 3))
+    found = localize(scores.filter(small), SETTINGS)
+    assert found.outcome == "inconclusive"
+    assert "sizes up to 4" in found.reason
+    assert localize(scores.filter(small), LocalizeSettings(resamples=200, max_share=0.125)).outcome == "distributed"
+
+
+def test_windows_beyond_the_largest_share_are_never_picked() -> None:
+    table = next(t for t in (a_table("single", s, QUIET) for s in range(50)) if t.window and t.window.size == 4)
+    found = localize(table.scores, LocalizeSettings(resamples=200, max_share=0.2))
+    assert found.outcome != "localized"
+    assert found.best_size == 3
+
+
+def test_too_few_seeds_are_inconclusive_not_distributed() -> None:
+    noise = Noise(window_seed=0.02, window_prompt=0.02, image=0.03)
+    outcomes = {localize(a_table("single", s, noise).scores, SETTINGS).outcome for s in range(12)}
+    assert "inconclusive" in outcomes
+    assert "distributed" not in outcomes
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(1, 1), (1, 4), (8, 1), (2, 2), (8, 4)])
+def test_small_tables_are_answered_and_marked_exploratory(prompts: int, seeds: int) -> None:
+    scores = a_table("single", 0, QUIET).scores
+    ids = pa.array([f"p{i:02}" for i in range(prompts)])
+    kept = pc.and_(pc.is_in(scores["prompt_id"].cast(pa.string()), ids), pc.less(scores["seed"], seeds))
+    found = localize(scores.filter(kept), SETTINGS)
+    assert (found.n_prompts, found.n_seeds) == (prompts, seeds)
+    assert found.exploratory == (prompts < 8 or seeds < 4)
+    if prompts * seeds == 1:
+        assert found.outcome != "localized", "one image is no evidence"
+
+
+def test_flip_rate_counts_images_that_change_sides() -> None:
+    table = a_table("single", 0, SILENT)
+    assert table.window is not None
+    found = localize(table.scores, SETTINGS)
+    scores = table.scores
+    margin = scores["clip_score"].to_numpy() - scores["clip_score_donor"].to_numpy()
+    sided = margin[is_control(scores, "clean")] > 0
+    swapped = margin[rows_of(scores, table.window)]
+    assert found.effects[WINDOWS.index(table.window)].flip_rate == pytest.approx((swapped[sided] < 0).mean())
+
+
+@settings(max_examples=15, deadline=None)
+@given(kind=st.sampled_from(KINDS), seed=st.integers(0, 10_000))
+def test_order_of_rows_does_not_matter(kind: str, seed: int) -> None:
+    table = a_table(kind, seed)
+    order = np.random.default_rng(seed).permutation(table.scores.num_rows)
+    assert localize(table.scores.take(order), SETTINGS) == localize(table.scores, SETTINGS)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), offset=st.floats(-0.2, 0.2))
+def test_what_is_added_to_all_images_of_a_prompt_cancels(seed: int, offset: float) -> None:
+    table = a_table("single", seed)
+    first = is_control(table.scores, "clean") | True
+    first &= pc.equal(table.scores["prompt_id"].cast(pa.string()), "p00").to_numpy(zero_copy_only=False)
+    moved = pc.add(table.scores["clip_score"], pa.array(np.where(first, offset, 0.0)))
+    scores = table.scores.set_column(table.scores.column_names.index("clip_score"), "clip_score", moved)
+    one, two = localize(table.scores, SETTINGS), localize(scores, SETTINGS)
+    assert one.window == two.window
+    assert [e.effect for e in one.effects] == pytest.approx([e.effect for e in two.effects], abs=1e-9)
+
+
+def test_two_interventions_in_one_table_are_refused() -> None:
+    scores = a_table().scores
+    with pytest.raises(LocalizationError, match="several rows for one prompt"):
+        localize(pa.concat_tables([scores, scores]), SETTINGS)
+
+
+@pytest.mark.parametrize("control", ["clean", "donor", "window"])
+def test_missing_controls_are_named(control: str) -> None:
+    scores = a_table().scores
+    with pytest.raises(LocalizationError, match=f'no "{control}" rows'):
+        localize(scores.filter(pa.array(~is_control(scores, control))), SETTINGS)
+
+
+def test_the_number_of_sites_must_be_known_and_windows_must_fit() -> None:
+    scores = a_table().scores
+    without = scores.filter(pa.array(~is_control(scores, "all_sites")))
+    with pytest.raises(LocalizationError, match="site names"):
+        localize(without, SETTINGS)
+    assert localize(without, SETTINGS, SITE_NAMES).all_sites_effect is None
+    with pytest.raises(LocalizationError, match="beyond the model's 10 sites"):
+        localize(scores, SETTINGS, SITE_NAMES[:10])

@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from orchestrator.scheduler.protocol import (
+    Action,
+    Bind,
+    BindFailed,
+    Dispatch,
+    KillWorker,
+    LossReason,
+    StartWorker,
+    StopRequested,
+    Unit,
+    UnitDone,
+    UnitOutcome,
+    UnitReport,
+    UnitsAdded,
+    WorkerBound,
+    WorkerDraining,
+    WorkerLost,
+    WorkerNeeds,
+    WorkerReady,
+    WorkerStuck,
+)
+from orchestrator.scheduler.state import COPIES, MAX_ATTEMPTS, MAX_LOSSES, MAX_STREAK, MAX_TRIES, QUEUE, Scheduler
+
+GPU = WorkerNeeds(gpus=1)
+
+
+def unit(number: int, model: str = "a", needs: WorkerNeeds | None = None) -> Unit:
+    return Unit(f"u{number:03d}", "sweep", model, number, 1.0, None, needs or WorkerNeeds())
+
+
+class Machine:
+    """Carries out a scheduler's actions, as a backend would, until told what happens."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.workers: dict[str, str] = {}  # worker -> "starting", "ready", "loading" or "bound"
+        self.models: dict[str, str] = {}
+        self.needs: dict[str, WorkerNeeds] = {}
+        self.queues: dict[str, list[Dispatch]] = {}
+        self.dispatched: list[Dispatch] = []
+        self.loads: Counter[str] = Counter()
+        self.settled: dict[str, UnitReport] = {}
+
+    def step(self, *events: object) -> list[Action]:
+        for event in events:
+            self.scheduler.apply(event)  # type: ignore[arg-type]
+        for settled in self.scheduler.take_settled():
+            assert settled.unit.unit_id not in self.settled, "settled twice"
+            self.settled[settled.unit.unit_id] = settled.report
+        actions = self.scheduler.decide()
+        for action in actions:
+            self.carry_out(action)
+        return actions
+
+    def carry_out(self, action: Action) -> None:
+        match action:
+            case StartWorker(worker, needs):
+                assert worker not in self.needs, "a worker's name is used once"
+                self.workers[worker], self.queues[worker], self.needs[worker] = "starting", [], needs
+            case Bind(worker, model):
+                assert self.workers[worker] in ("ready", "bound")
+                assert not self.queues[worker]
+                self.workers[worker], self.models[worker] = "loading", model
+                self.loads[model] += 1
+            case Dispatch(worker, work, attempt, row_by_row):
+                assert self.workers[worker] == "bound"
+                assert self.models[worker] == work.model
+                assert self.needs[worker] == work.needs
+                assert work.unit_id not in self.settled, "dispatched after it was settled"
+                assert 1 <= attempt <= MAX_ATTEMPTS
+                assert row_by_row == (attempt == MAX_ATTEMPTS)
+                self.queues[worker].append(action)
+                self.dispatched.append(action)
+            case KillWorker(worker):
+                self.forget(worker)
+
+    def forget(self, worker: str) -> None:
+        self.workers.pop(worker, None)
+        self.queues.pop(worker, None)
+
+    def ready(self, worker: str) -> None:
+        self.workers[worker] = "ready"
+        self.step(WorkerReady(worker))
+
+    def bound(self, worker: str) -> None:
+        self.workers[worker] = "bound"
+        self.step(WorkerBound(worker))
+
+    def done(self, worker: str, outcome: UnitOutcome = "committed") -> None:
+        work = self.queues[worker].pop(0)
+        self.step(UnitDone(worker, UnitReport(work.unit.unit_id, work.attempt, outcome, error="it failed")))
+
+    def lost(self, worker: str, reason: LossReason) -> None:
+        self.forget(worker)
+        self.step(WorkerLost(worker, reason, "it is gone"))
+
+    def advance(self, worker: str) -> None:
+        """Makes the next thing at a worker go well."""
+        match self.workers[worker]:
+            case "starting":
+                self.ready(worker)
+            case "loading":
+                self.bound(worker)
+            case "bound" if self.queues[worker]:
+                self.done(worker)
+
+    def at(self, state: str) -> list[str]:
+        return [worker for worker, at in self.workers.items() if at == state]
+
+    def finish(self, turns: int = 2000) -> None:
+        for _ in range(turns):
+            if self.scheduler.over:
+                return
+            for worker in list(self.workers):
+                if worker in self.workers:
+                    self.advance(worker)
+        raise AssertionError("it does not end")
+
+
+def started(units: Sequence[Unit], workers: int = 1, **options: object) -> Machine:
+    """A machine whose workers all run and have loaded what they were told to."""
+    machine = Machine(Scheduler(workers, **options))  # type: ignore[arg-type]
+    machine.step(UnitsAdded(tuple(units)))
+    while pending := [*machine.at("starting"), *machine.at("loading")]:
+        machine.advance(pending[0])
+    return machine
+
+
+def test_a_worker_runs_one_unit_and_holds_one_more() -> None:
+    machine = started([unit(n) for n in range(5)])
+    (queue,) = machine.queues.values()
+    assert [d.unit.unit_id for d in queue] == ["u000", "u001"]
+    machine.done("worker-001")
+    assert [d.unit.unit_id for d in queue] == ["u001", "u002"]
+
+
+def test_no_unit_waits_at_one_worker_while_another_is_on_its_way() -> None:
+    machine = Machine(Scheduler(2))
+    machine.step(UnitsAdded((unit(0), unit(1))))
+    machine.ready("worker-001")
+    machine.bound("worker-001")
+    assert [d.unit.unit_id for d in machine.queues["worker-001"]] == ["u000"]
+
+
+def test_one_worker_loads_each_model_once() -> None:
+    machine = started([unit(n, "abc"[n % 3]) for n in range(30)])
+    machine.finish()
+    assert machine.loads == {"a": 1, "b": 1, "c": 1}
+    assert [d.unit.model for d in machine.dispatched] == ["a"] * 10 + ["b"] * 10 + ["c"] * 10
+
+
+def test_workers_share_models_out_before_they_double_up() -> None:
+    machine = started([unit(n, "ab"[n // 10]) for n in range(20)], workers=2)
+    assert machine.models == {"worker-001": "a", "worker-002": "b"}
+
+
+def test_a_worker_of_other_needs_takes_no_unit() -> None:
+    machine = started([unit(0), unit(1, "big", GPU)], workers=2)
+    machine.finish()
+    assert {(d.unit.model, machine.needs[d.worker].gpus) for d in machine.dispatched} == {("a", 0), ("big", 1)}
+
+
+def test_needs_are_met_in_turn_where_there_is_room_for_one_worker() -> None:
+    machine = started([unit(0), unit(1, "big", GPU), unit(2)])
+    machine.finish()
+    assert [d.unit.unit_id for d in machine.dispatched] == ["u000", "u002", "u001"]
+
+
+def test_a_failing_unit_is_given_up_after_the_row_by_row_attempt() -> None:
+    machine = started([unit(0), unit(1)])
+    while "u000" not in machine.settled:
+        worker = next(w for w in machine.queues if machine.queues[w] or machine.workers[w] != "bound")
+        if machine.workers[worker] == "bound" and machine.queues[worker][0].unit.unit_id == "u000":
+            machine.done(worker, "failed")
+        else:
+            machine.advance(worker)
+    tries = [(d.attempt, d.row_by_row) for d in machine.dispatched if d.unit.unit_id == "u000"]
+    assert tries == [(1, False), (2, False), (3, True)]
+    machine.finish()
+    assert {u: r.outcome for u, r in machine.settled.items()} == {"u000": "failed", "u001": "committed"}
+
+
+def test_where_everything_fails_the_limit_is_reached_after_a_few_attempts() -> None:
+    machine = started([unit(n) for n in range(1000)], max_failures=0)
+    while not machine.scheduler.over:
+        (worker,) = machine.workers
+        machine.done(worker, "failed") if machine.queues[worker] else machine.advance(worker)
+    assert machine.scheduler.too_many_failures
+    assert len(machine.dispatched) < 10
+
+
+def test_only_the_unit_that_was_running_is_charged_for_a_death() -> None:
+    machine = started([unit(0), unit(1)])
+    assert machine.scheduler.attempts() == {"u000": 1}
+    machine.lost("worker-001", "died")
+    assert machine.scheduler.attempts() == {"u000": 1}
+    machine.finish()
+    assert [(d.unit.unit_id, d.attempt) for d in machine.dispatched[2:]] == [("u000", 2), ("u001", 1)]
+
+
+@pytest.mark.parametrize("reason", ["preempted", "unreachable"])
+def test_a_lost_machine_is_charged_to_nobody_until_there_are_many(reason: LossReason) -> None:
+    machine = started([unit(0)])
+    losses = 0
+    while "u000" not in machine.settled:
+        for worker in machine.at("bound"):
+            if machine.queues[worker]:
+                losses += 1
+                machine.lost(worker, reason)
+                if losses == MAX_LOSSES:
+                    assert machine.scheduler.attempts() == {}
+        for worker in [*machine.at("starting"), *machine.at("loading")]:
+            machine.advance(worker)
+    assert losses == MAX_LOSSES + MAX_ATTEMPTS
+    assert machine.scheduler.losses == losses
+
+
+def test_a_draining_worker_finishes_its_unit_and_goes() -> None:
+    machine = started([unit(n) for n in range(6)])
+    machine.step(WorkerDraining("worker-001"))
+    assert machine.at("starting") == ["worker-002"]
+    machine.done("worker-001")
+    assert list(machine.workers) == ["worker-002"]
+    machine.finish()
+    assert set(Counter(d.unit.unit_id for d in machine.dispatched).values()) == {1, 2}
+    assert {d.attempt for d in machine.dispatched} == {1}
+
+
+def test_a_stuck_worker_is_killed_and_its_unit_charged() -> None:
+    machine = started([unit(0), unit(1)])
+    actions = machine.step(WorkerStuck("worker-001", "too slow"))
+    assert KillWorker("worker-001") in actions
+    assert machine.scheduler.attempts() == {"u000": 1}
+
+
+def test_a_worker_that_keeps_failing_gets_a_new_process() -> None:
+    machine = started([unit(n) for n in range(6)])
+    for _ in range(MAX_STREAK):
+        machine.done("worker-001", "failed")
+    assert "worker-001" not in machine.workers
+    assert machine.at("starting") == ["worker-002"]
+
+
+def test_a_model_that_never_loads_fails_its_units_and_later_ones() -> None:
+    machine = Machine(Scheduler(1))
+    machine.step(UnitsAdded((unit(0, "bad"), unit(1, "bad"), unit(2))))
+    tries = 0
+    while not machine.scheduler.over:
+        (worker,) = machine.workers
+        if machine.workers[worker] == "loading" and machine.models[worker] == "bad":
+            tries += 1
+            machine.forget(worker)
+            machine.step(BindFailed(worker, "ModelError", "no such model"))
+        else:
+            machine.advance(worker)
+    machine.step(UnitsAdded((unit(3, "bad"),)))
+    assert tries == MAX_TRIES
+    assert machine.settled["u000"].error == machine.settled["u003"].error == "no such model"
+    assert machine.settled["u002"].outcome == "committed"
+
+
+def test_workers_that_never_start_are_an_error() -> None:
+    machine = Machine(Scheduler(2))
+    machine.step(UnitsAdded((unit(0), unit(1))))
+    for _ in range(2 * MAX_TRIES):
+        assert machine.scheduler.broken is None
+        machine.lost(machine.at("starting")[0], "died")
+    assert machine.scheduler.broken == "it is gone"
+
+
+def test_the_last_unit_is_raced_and_the_first_commit_wins() -> None:
+    machine = started([unit(0), unit(1)], workers=2)
+    machine.done("worker-001")
+    assert [d.unit.unit_id for d in machine.queues["worker-001"]] == ["u001"]
+    assert [d.unit.unit_id for d in machine.queues["worker-002"]] == ["u001"]
+    machine.done("worker-001")
+    assert machine.scheduler.over
+    assert machine.scheduler.left == 0
+
+
+def test_a_unit_that_failed_before_is_not_raced() -> None:
+    machine = started([unit(0), unit(1)], workers=2)
+    machine.done("worker-002", "failed")
+    machine.done("worker-001")
+    assert [w for w, queue in machine.queues.items() if queue] == ["worker-002"]
+
+
+def test_the_loser_of_a_race_that_hangs_does_not_hold_up_what_waits_behind_it() -> None:
+    machine = started([unit(0), unit(1)], workers=2)
+    machine.done("worker-001")
+    machine.done("worker-002")
+    machine.step(UnitsAdded((unit(2), unit(3), unit(4))))
+    assert machine.scheduler.running()["worker-001"][0].unit_id == "u001"
+    machine.step(WorkerStuck("worker-001", "too slow"))
+    assert machine.scheduler.failed_attempts == 0
+    machine.finish()
+    assert len(machine.settled) == 5
+
+
+def test_idle_workers_are_let_go_and_come_back_for_more() -> None:
+    machine = started([unit(0)])
+    machine.done("worker-001")
+    assert not machine.workers
+    machine.step(UnitsAdded((unit(1),)))
+    machine.finish()
+    assert machine.settled["u001"].outcome == "committed"
+
+
+def test_a_worker_that_nothing_waits_for_any_more_is_not_kept_pending() -> None:
+    machine = Machine(Scheduler(3))
+    machine.step(UnitsAdded((unit(0), unit(1), unit(2))))
+    machine.ready("worker-001")
+    machine.bound("worker-001")
+    machine.done("worker-001")
+    machine.done("worker-001")
+    assert machine.at("starting") == []
+
+
+def test_stopped_it_sends_nothing_out_and_ends_with_what_runs() -> None:
+    machine = started([unit(n) for n in range(9)], workers=2)
+    sent = len(machine.dispatched)
+    machine.step(StopRequested())
+    assert not machine.scheduler.over
+    machine.done("worker-001")
+    machine.done("worker-002")
+    assert machine.scheduler.over
+    assert len(machine.dispatched) == sent
+    assert machine.scheduler.left == 7
+    assert not machine.workers
+
+
+def test_what_a_predecessor_was_at_counts_as_an_attempt() -> None:
+    scheduler = Scheduler(1, {"u000": 2, "u001": 3, "later": 1})
+    machine = Machine(scheduler)
+    machine.step(UnitsAdded((unit(0), unit(1))))
+    assert machine.settled["u001"].error_type == "DriverDied"
+    assert scheduler.attempts() == {"u000": 2, "later": 1}
+    machine.advance("worker-001")
+    machine.advance("worker-001")
+    assert (machine.dispatched[0].attempt, machine.dispatched[0].row_by_row) == (3, True)
+
+
+def test_closing_lets_all_workers_go_and_charges_nobody() -> None:
+    machine = started([unit(n) for n in range(4)], workers=2)
+    assert {kill.worker for kill in machine.scheduler.close()} == {"worker-001", "worker-002"}
+    assert machine.scheduler.attempts() == {}
+
+
+def test_no_workers_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one worker"):
+        Scheduler(0)
+
+
+class SchedulerRules(RuleBasedStateMachine):
+    """Whatever happens, no unit is lost, run without need, or run for ever."""
+
+    @initialize(workers=st.integers(1, 4), max_failures=st.one_of(st.none(), st.integers(0, 3)))
+    def begin(self, workers: int, max_failures: int | None) -> None:
+        self.limit = workers
+        self.added: set[str] = set()
+        self.draining: set[str] = set()
+        self.stopped_at: int | None = None
+        self.machine = Machine(Scheduler(workers, {"u000": 1, "u005": 2, "u007": 3}, max_failures))
+
+    @rule(count=st.integers(1, 6), models=st.sampled_from(["a", "ab", "abc"]), gpu=st.booleans())
+    def add(self, count: int, models: str, gpu: bool) -> None:
+        first = len(self.added)
+        units = [
+            unit(n, models[n % len(models)], GPU if gpu and n % len(models) else None)
+            for n in range(first, first + count)
+        ]
+        self.added.update(u.unit_id for u in units)
+        self.machine.step(UnitsAdded(tuple(units)), UnitsAdded(tuple(units)))
+
+    def pick(self, data: st.DataObject, among: Sequence[str]) -> str:
+        return data.draw(st.sampled_from(sorted(among)))
+
+    @precondition(lambda self: self.machine.workers)
+    @rule(data=st.data())
+    def advance(self, data: st.DataObject) -> None:
+        self.machine.advance(self.pick(data, list(self.machine.workers)))
+
+    def busy(self) -> list[str]:
+        return [worker for worker, queue in self.machine.queues.items() if queue]
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), outcome=st.sampled_from(["committed", "already", "failed"]))
+    def report(self, data: st.DataObject, outcome: UnitOutcome) -> None:
+        self.machine.done(self.pick(data, self.busy()), outcome)
+
+    @precondition(lambda self: self.machine.workers)
+    @rule(data=st.data(), reason=st.sampled_from(["died", "preempted", "unreachable"]))
+    def lose(self, data: st.DataObject, reason: LossReason) -> None:
+        self.machine.lost(self.pick(data, list(self.machine.workers)), reason)
+
+    @precondition(lambda self: self.machine.at("loading"))
+    @rule(data=st.data())
+    def fail_to_load(self, data: st.DataObject) -> None:
+        worker = self.pick(data, self.machine.at("loading"))
+        self.machine.step(BindFailed(worker, "ModelError", "no"))
+
+    @precondition(lambda self: [*self.busy(), *self.machine.at("loading")])
+    @rule(data=st.data())
+    def stick(self, data: st.DataObject) -> None:
+        worker = self.pick(data, [*self.busy(), *self.machine.at("loading")])
+        actions = self.machine.step(WorkerStuck(worker, "slow"))
+        assert KillWorker(worker) in actions
+
+    @precondition(lambda self: self.machine.workers)
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
+        worker = self.pick(data, list(self.machine.workers))
+        self.draining.add(worker)
+        self.machine.step(WorkerDraining(worker))
+
+    @rule()
+    def echo_of_a_worker_that_is_gone(self) -> None:
+        self.machine.step(
+            WorkerReady("gone"), WorkerLost("gone", "died", ""), UnitDone("gone", UnitReport("u000", 1, "failed"))
+        )
+
+    @precondition(lambda self: self.stopped_at is None and len(self.added) > 12)
+    @rule()
+    def stop(self) -> None:
+        self.stopped_at = len(self.machine.dispatched)
+        self.machine.step(StopRequested())
+
+    @invariant()
+    def no_unit_is_lost(self) -> None:
+        assert len(self.machine.settled) + self.machine.scheduler.left == len(self.added)
+        assert set(self.machine.settled) <= self.added
+
+    @invariant()
+    def work_goes_on(self) -> None:
+        machine = self.machine
+        assert machine.scheduler.over or machine.workers, "units are left, and nobody is at them"
+        assert all(state != "ready" or w in self.draining for w, state in machine.workers.items())
+        idle = [w for w in machine.at("bound") if not machine.queues[w]]
+        assert not idle, f"kept without work: {idle}"
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        machine = self.machine
+        assert sum(w not in self.draining for w in machine.workers) <= self.limit
+        assert all(len(queue) <= QUEUE for queue in machine.queues.values())
+        held = Counter(d.unit.unit_id for queue in machine.queues.values() for d in queue)
+        for unit_id, copies in held.items():
+            assert copies <= COPIES
+            if copies > 1:
+                assert all(d.attempt == 1 for q in machine.queues.values() for d in q if d.unit.unit_id == unit_id)
+        assert all(1 <= n <= MAX_ATTEMPTS for n in machine.scheduler.attempts().values())
+
+    @invariant()
+    def nothing_goes_out_after_a_stop(self) -> None:
+        assert self.stopped_at is None or len(self.machine.dispatched) == self.stopped_at
+
+    def teardown(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        self.machine.finish()
+        if self.stopped_at is None and not self.machine.scheduler.too_many_failures:
+            assert set(self.machine.settled) == self.added
+
+
+TestSchedulerRules = SchedulerRules.TestCase
+TestSchedulerRules.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.store import Lease, LeaseHeldError, LeaseLostError, StoreError
+from orchestrator.store import lease as lease_module
+from orchestrator.store.blobs import Blobs
+from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
+
+
+class Clock:
+    """A clock that moves when someone sleeps; others may act meanwhile."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.meanwhile = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+
+
+def lease(blobs: Blobs, clock: Clock) -> Lease:
+    return Lease(blobs, clock=clock, sleep=clock.sleep)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes processes indistinguishable, as those of another machine are."""
+    this = lease_module._this_process
+    monkeypatch.setattr(lease_module, "_this_process", lambda: this() | {"machine": ""})
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(elsewhere: None) -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    first = lease(blobs, clock)
+    first.acquire()
+    clock.meanwhile = first.renew
+    with pytest.raises(LeaseHeldError, match=f"process {os.getpid()} on"):
+        lease(blobs, clock).acquire()
+    assert clock.now < 1010
+
+
+def test_a_lease_that_stands_still_is_taken_over_and_the_holder_must_stop(elsewhere: None) -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    first, second = lease(blobs, clock), lease(blobs, clock)
+    first.acquire()
+    second.acquire()
+    assert clock.now >= 1030
+    with pytest.raises(LeaseLostError, match="another driver took over"):
+        first.renew()
+    clock.now += 10
+    second.renew()
+
+
+def test_a_lease_given_back_is_free_at_once(elsewhere: None) -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    first = lease(blobs, clock)
+    first.acquire()
+    first.release()
+    lease(blobs, clock).acquire()
+    assert clock.now == 1000
+    first.release()
+    with pytest.raises(LeaseLostError):
+        first.renew()
+
+
+def test_renewals_are_rare_however_often_they_are_asked_for() -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    held = lease(blobs, clock)
+    held.acquire()
+    versions = set()
+    for _ in range(200):
+        clock.now += 0.1
+        held.renew()
+        versions.add(blobs.files["_meta/lease.json"])
+    assert 3 <= len(versions) <= 5
+
+
+def test_storage_that_fails_for_a_moment_is_survived_and_for_long_is_not() -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    held = lease(blobs, clock)
+    held.acquire()
+    held._blobs = FaultyBlobs(blobs, 1, after=False, error=StoreError("down"))
+    clock.now += 6
+    held.renew()
+    held._blobs = blobs
+    held.renew()
+    held._blobs = FaultyBlobs(blobs, 1, after=False, error=StoreError("down"))
+    clock.now += 31
+    with pytest.raises(LeaseLostError, match="down"):
+        held.renew()
+
+
+def test_a_renewal_whose_answer_was_lost_still_counts() -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    held = lease(blobs, clock)
+    held.acquire()
+    held._blobs = FaultyBlobs(blobs, 1, after=True, error=StoreError("reset"))
+    clock.now += 6
+    held.renew()
+    held._blobs = blobs
+    held.renew()
+    clock.now += 6
+    held.renew()
+
+
+def test_a_damaged_lease_is_waited_out(elsewhere: None) -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    blobs.files["_meta/lease.json"] = b"{"
+    lease(blobs, clock).acquire()
+    assert clock.now >= 1030
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for() -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    code = (
+        "import sys; from orchestrator.store import Lease; from orchestrator.store.testing import MemoryBlobs;"
+        "b = MemoryBlobs(); Lease(b).acquire(); sys.stdout.buffer.write(b.files['_meta/lease.json'])"
+    )
+    blobs.files["_meta/lease.json"] = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert json.loads(blobs.files["_meta/lease.json"])["machine"]
+    lease(blobs, clock).acquire()
+    assert clock.now == 1000
+
+
+def test_a_process_number_used_again_is_not_taken_for_the_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    this = lease_module._this_process
+    monkeypatch.setattr(lease_module, "_this_process", lambda: this() | {"started": "1"})
+    lease(blobs, clock).acquire()
+    lease(blobs, clock).acquire()
+    assert clock.now == 1000
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_any_call_leaves_a_lease_that_a_successor_gets(after: bool, elsewhere: None) -> None:
+    for n in range(1, 50):
+        inner, clock = MemoryBlobs(), Clock()
+        try:
+            held = lease(FaultyBlobs(inner, n, after=after), clock)
+            held.acquire()
+            clock.now += 6
+            held.renew()
+            held.release()
+            finished = True
+        except CrashError:
+            finished = False
+        lease(inner, clock).acquire()
+        if finished:
+            return
+    pytest.fail("never finished")

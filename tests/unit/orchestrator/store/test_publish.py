@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.store import DamagedFileError, Publisher, Store, repair, verify
+from orchestrator.store.blobs import Blobs
+from orchestrator.store.local import LocalBlobs
+from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
+
+Make = Callable[..., Any]
+
+
+def cells(store: Store) -> Counter[str]:
+    """Counts published cells, as a reader of the folder sees them: without manifests."""
+    return Counter(store.read("scores")["cell_id"].to_pylist())
+
+
+def commit(store: Store, unit: Make, count: int, start: int = 0, **options: int) -> None:
+    for i in range(start, start + count):
+        store.commit_unit(f"u{i:05d}", unit(f"u{i:05d}", **options), "a")
+
+
+def test_published_tables_hold_every_row_once(unit: Make) -> None:
+    store = Store(MemoryBlobs())
+    commit(store, unit, 20, images=1)
+    publisher = Publisher(store)
+    assert publisher.publish(flush=True) == 20
+    assert publisher.publish(flush=True) == 0
+    for table, rows in {"scores": 60, "failures": 20, "embeddings": 60, "images": 20}.items():
+        assert store.read(table).num_rows == rows
+    assert set(cells(store).values()) == {1}
+
+
+def test_a_folder_reads_with_pandas_from_the_start(unit: Make, tmp_path: Path) -> None:
+    store = Store(LocalBlobs(tmp_path))
+    store.write_schemas("a")
+    tables = ("scores", "failures", "embeddings", "images", "effects", "localizations")
+    assert [len(pd.read_parquet(tmp_path / table)) for table in tables] == [0] * 6
+    commit(store, unit, 9)
+    Publisher(store).publish()
+    frame = pd.read_parquet(tmp_path / "scores")
+    assert len(frame) == 27
+    assert list(frame.columns) == pq.read_schema(tmp_path / "scores/part-00000.parquet").names
+
+
+def test_few_units_wait_for_more_unless_flushed(unit: Make) -> None:
+    store = Store(MemoryBlobs())
+    publisher = Publisher(store)
+    commit(store, unit, 7)
+    assert publisher.publish() == 0
+    commit(store, unit, 1, start=7)
+    assert publisher.publish() == 8
+
+
+def test_a_million_cells_make_about_sixty_files() -> None:
+    published, parts = 0, 0
+    while published < 1_000_000 / 50:
+        published += max(8, -(-published * 15 // 100))
+        parts += 1
+    assert 50 <= parts <= 70
+
+
+def test_parts_are_bounded_in_bytes(unit: Make) -> None:
+    store = Store(MemoryBlobs())
+    commit(store, unit, 12, images=4)
+    Publisher(store, max_bytes=70_000).publish(flush=True)
+    sizes = [len(store.blobs.read(path)) for path in store.blobs.list("images")]
+    assert len(sizes) >= 4
+    assert store.read("images").num_rows == 48
+
+
+def test_no_unit_is_read_twice(unit: Make) -> None:
+    blobs = MemoryBlobs()
+    reads: Counter[str] = Counter()
+    read = blobs.read
+    blobs.read = lambda path: (reads.update([path]), read(path))[1]  # type: ignore[method-assign]
+    store = Store(blobs)
+    publisher = Publisher(store)
+    for i in range(40):
+        commit(store, unit, 1, start=i)
+        publisher.publish()
+    publisher.publish(flush=True)
+    assert set(reads.values()) == {1}
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_any_storage_call_loses_and_doubles_nothing(unit: Make, after: bool) -> None:
+    undisturbed = run_in_steps(MemoryBlobs(), unit)
+    for n in range(1, 1000):
+        inner = MemoryBlobs()
+        faulty = FaultyBlobs(inner, n, after=after)
+        finished = False
+        try:
+            run_in_steps(faulty, unit)
+            finished = True
+        except CrashError:
+            seen = cells(Store(inner))
+            assert not seen or set(seen.values()) == {1}
+        run_in_steps(inner, unit)
+        assert verify(Store(inner)) == []
+        again = Store(inner).read("scores").sort_by("cell_id")
+        assert again.equals(Store(undisturbed).read("scores").sort_by("cell_id")), f"crash at call {n}"
+        if finished:
+            assert n > 40
+            return
+    pytest.fail("never finished")
+
+
+def run_in_steps(blobs: Blobs, unit: Make) -> Blobs:
+    """What a driver does: commits what is missing, publishing as it goes."""
+    store = Store(blobs)
+    store.write_schemas("a")
+    publisher = Publisher(store)
+    for i in range(11):
+        unit_id = f"u{i:05d}"
+        if unit_id not in store.committed():
+            store.commit_unit(unit_id, unit(unit_id), "a")
+        publisher.publish()
+    publisher.publish(flush=True)
+    return blobs
+
+
+def test_two_publishers_at_once_double_nothing(unit: Make) -> None:
+    store = Store(MemoryBlobs())
+    commit(store, unit, 10)
+    one, two = Publisher(store), Publisher(store)
+    one.publish(flush=True)
+    commit(store, unit, 10, start=10)
+    assert two.publish(flush=True) == 10
+    commit(store, unit, 10, start=20)
+    assert one.publish(flush=True) == 10
+    assert set(cells(store).values()) == {1}
+    assert len(cells(store)) == 90
+
+
+def test_a_damaged_unit_is_not_published(unit: Make) -> None:
+    blobs = MemoryBlobs()
+    commit(Store(blobs), unit, 3)
+    blobs.files["_meta/units/u00001.parquet"] = b""
+    with pytest.raises(DamagedFileError, match=r"u00001\.parquet: empty; run `loco-sweep verify"):
+        Publisher(Store(blobs)).publish(flush=True)
+    assert Store(blobs).read("scores").num_rows == 0
+
+
+DAMAGE = {
+    "unpublished unit": ["_meta/units/u00011.parquet"],
+    "published unit": ["_meta/units/u00002.parquet"],
+    "part": ["scores/part-00001.parquet"],
+    "part and unit": ["scores/part-00001.parquet", "_meta/units/u00002.parquet"],
+    "manifest": ["_meta/manifest/00001.json"],
+    "manifest and unit": ["_meta/manifest/00001.json", "_meta/units/u00002.parquet"],
+    "record": ["_meta/published/00001.json"],
+    "record and unit": ["_meta/published/00001.json", "_meta/units/u00002.parquet"],
+    "schema": ["failures/part-00000.parquet"],
+    "derived": ["effects/effects.parquet"],
+}
+
+
+def damaged(unit: Make, paths: list[str], how: str) -> MemoryBlobs:
+    blobs = MemoryBlobs()
+    store = Store(blobs)
+    store.write_schemas("a")
+    commit(store, unit, 10, images=1)
+    Publisher(store).publish(flush=True)
+    commit(store, unit, 2, start=10)
+    for path in paths:
+        if how == "missing":
+            del blobs.files[path]
+        else:
+            data = bytearray(blobs.files[path])
+            data[len(data) // 2] ^= 4
+            blobs.files[path] = bytes(data[: len(data) // 3] if how == "truncated" else data)
+    return blobs
+
+
+def redo_lost(store: Store, unit: Make) -> list[str]:
+    """What the run command does afterwards."""
+    lost = sorted({f"u{i:05d}" for i in range(12)} - store.committed())
+    for unit_id in lost:
+        store.commit_unit(unit_id, unit(unit_id, images=1), "b")
+    Publisher(store).publish(flush=True)
+    return lost
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+@pytest.mark.parametrize("what", list(DAMAGE))
+def test_damage_is_named_mended_and_the_rest_is_kept(unit: Make, what: str, how: str) -> None:
+    paths = DAMAGE[what]
+    blobs = damaged(unit, paths, how)
+    store = Store(blobs)
+    assert [damage.path for damage in verify(store)] == sorted(paths)
+    assert [damage.path for damage in repair(store)] == sorted(paths)
+    assert verify(store) == []
+    lost = redo_lost(store, unit)
+    expected = {
+        "unpublished unit": ["u00011"],
+        "part and unit": ["u00002"],
+        "manifest and unit": ["u00002"],
+        "record and unit": ["u00002"],
+    }
+    assert lost == expected.get(what, [])
+    assert verify(store) == []
+    assert cells(store) == Counter(f"u{i:05d}-{k}" for i in range(12) for k in range(3))
+    for table, rows in {"failures": 12, "images": 12, "embeddings": 36}.items():
+        assert store.read(table).num_rows == rows
+
+
+def test_missing_files_are_named_and_mended(unit: Make) -> None:
+    for path in ("_meta/units/u00002.parquet", "images/part-00001.parquet"):
+        store = Store(damaged(unit, [path], "missing"))
+        assert [(damage.path, damage.problem) for damage in verify(store)] == [(path, "missing")]
+        repair(store)
+        assert redo_lost(store, unit) == []
+        assert verify(store) == []
+        assert len(cells(store)) == 36
+
+
+def test_files_that_nobody_published_are_set_aside(unit: Make) -> None:
+    blobs = damaged(unit, [], "")
+    blobs.files["scores/mine.parquet"] = b"precious"
+    store = Store(blobs)
+    assert [damage.problem for damage in verify(store)] == ["not published by loco-sweep"]
+    repair(store)
+    assert verify(store) == []
+    assert b"precious" in [blobs.files[path] for path in blobs.list("_meta/quarantine")]
+
+
+@pytest.mark.parametrize("what", ["part and unit", "manifest and unit", "published unit"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_during_repair_is_mended_by_another(unit: Make, what: str, after: bool) -> None:
+    for n in range(1, 2000):
+        inner = damaged(unit, DAMAGE[what], "flipped")
+        try:
+            repair(Store(FaultyBlobs(inner, n, after=after)))
+            finished = True
+        except CrashError:
+            finished = False
+        store = Store(inner)
+        repair(store)
+        redo_lost(store, unit)
+        assert verify(store) == []
+        assert cells(store) == Counter(f"u{i:05d}-{k}" for i in range(12) for k in range(3)), f"crash at call {n}"
+        if finished:
+            return
+    pytest.fail("never finished")
