@@ -64,9 +64,9 @@ def claim_kind(
     """Tests the claim that a kind sits at a window named beforehand, e.g. found on another attribute or set of seeds.
 
     Attributes, prompts within attributes and seeds (shared by all attributes) are resampled; the interval is Student's
-    with the degrees of freedom of the attributes, since few of them is the usual case. It is rather too wide: what differs
-    within attributes also shows between them. An attribute without an established full effect counts as effect 0, since
-    leaving it out would favour the claim.
+    with the degrees of freedom of the attributes, since few of them is the usual case. It is rather too wide: what
+    differs within attributes also shows between them. An attribute without an established full effect counts
+    as effect 0, since leaving it out would favour the claim.
 
     Args:
         tables: score tables of two or more attributes of one (model, kind).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +31,7 @@ REQUIRED = (
     "status",
 )
 UNRELATED = "clip_score_unrelated"
+NUMBERS = ("window_start", "window_size", "clip_score", "clip_score_donor", "clip_score_content", UNRELATED)
 
 
 @dataclass(frozen=True)
@@ -109,55 +109,29 @@ def read_scores(scores: pa.Table, site_names: Sequence[str] = ()) -> ScoreTable:
     if not scores.num_rows:
         raise LocalizationError("scores have no rows: run the sweep of this model and attribute first")
     names = {name: _single(scores, name) for name in ("model", "attribute", "attribute_kind", "mode")}
-    prompts, prompt_of = _coded(scores["prompt_id"])
-    seeds, seed_of = np.unique(scores["seed"].to_numpy(), return_inverse=True)
-    controls, control_of = _coded(scores["control"])
-    n_sites = _site_count(scores, site_names, names)
-    columns = {name: _floats(scores, name) for name in ("clip_score", "clip_score_donor", "clip_score_content")}
-    valid = pc.equal(scores["status"], "ok").to_numpy(zero_copy_only=False)
-    starts, sizes = _floats(scores, "window_start"), _floats(scores, "window_size")
-    grid = _Grid((len(prompts), len(seeds)), prompt_of, seed_of, columns, valid)
-
-    def rows_of(control: str) -> NDArray[np.intp]:
-        code = controls.index(control) if control in controls else -1
-        return np.flatnonzero(control_of == code)
-
-    def windows_of(control: str) -> tuple[tuple[Window, ...], Images]:
-        rows = rows_of(control)
-        if np.isnan(starts[rows]).any() or np.isnan(sizes[rows]).any():
-            raise LocalizationError(f'{_where(names)}: "{control}" rows need window_start and window_size')
-        keys, column = np.unique(np.stack([sizes[rows], starts[rows]], axis=1), axis=0, return_inverse=True)
-        windows = tuple(Window(int(start), int(size)) for size, start in keys)
-        return windows, grid.images(rows, column.reshape(-1), len(windows), f"{_where(names)}, {control}")
-
-    def single(control: str) -> Images:
-        rows = rows_of(control)
-        return grid.images(rows, np.zeros(len(rows), dtype=np.intp), 1, f"{_where(names)}, {control}")
-
+    where = f"{names['model']}, {names['attribute']}"
+    grid = _grid(scores, where)
     for control in ("clean", "donor", "window"):
-        if control not in controls:
-            raise LocalizationError(f'{_where(names)}: there are no "{control}" rows; the sweep writes them')
-    windows, swept = windows_of("window")
-    complements, complement = windows_of("complement")
+        if not len(grid.rows_of(control)):
+            raise LocalizationError(f'{where}: there are no "{control}" rows; the sweep writes them')
+    n_sites = _site_count(scores, site_names, where)
+    windows, swept = grid.windows("window")
+    complements, complement = grid.windows("complement")
     if any(window.start < 0 or window.start + window.size > n_sites for window in windows + complements):
-        raise LocalizationError(f"{_where(names)}: a window reaches beyond the model's {n_sites} sites")
-    clean_rows = rows_of("clean")
-    unrelated = np.full((len(prompts), len(seeds)), np.nan)
-    if UNRELATED in scores.column_names:
-        unrelated[prompt_of[clean_rows], seed_of[clean_rows]] = _floats(scores, UNRELATED)[clean_rows]
+        raise LocalizationError(f"{where}: a window reaches beyond the model's {n_sites} sites")
     return ScoreTable(
         **names,
         n_sites=n_sites,
-        prompts=prompts,
-        seeds=tuple(int(seed) for seed in seeds),
+        prompts=grid.prompts,
+        seeds=grid.seeds,
         windows=windows,
         complements=complements,
-        clean=single("clean"),
-        donor=single("donor"),
-        all_sites=single("all_sites"),
+        clean=grid.single("clean"),
+        donor=grid.single("donor"),
+        all_sites=grid.single("all_sites"),
         swept=swept,
         complement=complement,
-        unrelated=unrelated,
+        unrelated=grid.placed(UNRELATED, "clean"),
         cells=scores.num_rows,
     )
 
@@ -166,37 +140,86 @@ def read_scores(scores: pa.Table, site_names: Sequence[str] = ()) -> ScoreTable:
 class _Grid:
     """Puts rows into arrays over (prompt, seed, column)."""
 
-    shape: tuple[int, int]
+    where: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
     prompt_of: NDArray[np.intp]
     seed_of: NDArray[np.intp]
-    columns: dict[str, Floats]
+    control_of: NDArray[np.str_]
     valid: Bools
+    columns: dict[str, Floats]
 
-    def images(self, rows: NDArray[np.intp], column: NDArray[np.intp], width: int, where: str) -> Images:
+    def rows_of(self, control: str) -> NDArray[np.intp]:
+        return np.flatnonzero(self.control_of == control)
+
+    def windows(self, control: str) -> tuple[tuple[Window, ...], Images]:
+        """The windows of a control in order of (size, start), and their images."""
+        rows = self.rows_of(control)
+        keys = np.stack([self.columns["window_size"][rows], self.columns["window_start"][rows]], axis=1)
+        if np.isnan(keys).any():
+            raise LocalizationError(f'{self.where}: "{control}" rows need window_start and window_size')
+        keys, column = np.unique(keys, axis=0, return_inverse=True)
+        windows = tuple(Window(int(start), int(size)) for size, start in keys)
+        return windows, self._images(control, column.reshape(-1), len(windows))
+
+    def single(self, control: str) -> Images:
+        """The images of a control that has no windows."""
+        return self._images(control, np.zeros(len(self.rows_of(control)), dtype=np.intp), 1)
+
+    def placed(self, name: str, control: str) -> Floats:
+        """One column of a control that has no windows, ``(P, S)``; NaN where there is nothing."""
+        rows = self.rows_of(control)
+        values = np.full((len(self.prompts), len(self.seeds)), np.nan)
+        if name in self.columns:
+            values[self.prompt_of[rows], self.seed_of[rows]] = self.columns[name][rows]
+        return values
+
+    def _images(self, control: str, column: NDArray[np.intp], width: int) -> Images:
+        rows = self.rows_of(control)
+        shape = (len(self.prompts), len(self.seeds), width)
         place = (self.prompt_of[rows], self.seed_of[rows], column)
-        count = np.zeros((*self.shape, width), dtype=np.intp)
+        count = np.zeros(shape, dtype=np.intp)
         np.add.at(count, place, 1)
         if (count > 1).any():
             raise LocalizationError(
-                f"{where}: several rows for one prompt, seed and window; give rows of one intervention "
+                f"{self.where}, {control}: several rows for one prompt, seed and window; give rows of one intervention "
                 "(part, steps, tokens, guidance half) and one scorer"
             )
-        valid = np.zeros(count.shape, dtype=np.bool_)
-        scored = np.isfinite(self.columns["clip_score"][rows]) & np.isfinite(self.columns["clip_score_donor"][rows])
-        valid[place] = self.valid[rows] & scored
-        score, donor, content = (self._placed(name, rows, place, count.shape) for name in self.columns)
-        return Images(score, score - donor, content, count > 0, valid)
 
-    def _placed(self, name: str, rows: NDArray[np.intp], place: Any, shape: tuple[int, ...]) -> Floats:
-        values = np.full(shape, np.nan)
-        values[place] = self.columns[name][rows]
-        return values
+        def spread(values: Floats) -> Floats:
+            array = np.full(shape, np.nan)
+            array[place] = values[rows]
+            return array
+
+        score, donor = spread(self.columns["clip_score"]), spread(self.columns["clip_score_donor"])
+        valid = np.zeros(shape, dtype=np.bool_)
+        valid[place] = self.valid[rows]
+        valid &= np.isfinite(score - donor)
+        return Images(score, score - donor, spread(self.columns["clip_score_content"]), count > 0, valid)
+
+
+def _grid(scores: pa.Table, where: str) -> _Grid:
+    for name in ("prompt_id", "seed", "control", "status"):
+        if scores[name].null_count:
+            raise LocalizationError(f"{where}: rows without {name}")
+    prompts, prompt_of = _coded(scores["prompt_id"])
+    controls, control_of = _coded(scores["control"])
+    seeds, seed_of = np.unique(scores["seed"].to_numpy(), return_inverse=True)
+    numbers = [name for name in NUMBERS if name in scores.column_names]
+    return _Grid(
+        where=where,
+        prompts=prompts,
+        seeds=tuple(int(seed) for seed in seeds),
+        prompt_of=prompt_of,
+        seed_of=seed_of,
+        control_of=np.array(controls)[control_of],
+        valid=np.asarray(pc.equal(scores["status"].cast(pa.string()), "ok")),
+        columns={name: _floats(scores, name) for name in numbers},
+    )
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     encoded = column.combine_chunks().cast(pa.string()).dictionary_encode()
-    if encoded.null_count:
-        raise LocalizationError("scores have rows without prompt_id or control")
     words = encoded.dictionary.to_pylist()
     order = sorted(range(len(words)), key=words.__getitem__)
     rank = np.empty(len(words), dtype=np.intp)
@@ -217,17 +240,11 @@ def _single(scores: pa.Table, name: str) -> str:
     return values[0]
 
 
-def _site_count(scores: pa.Table, site_names: Sequence[str], names: dict[str, str]) -> int:
+def _site_count(scores: pa.Table, site_names: Sequence[str], where: str) -> int:
     if site_names:
         return len(site_names)
     rows = scores["site_indices"].filter(pc.equal(scores["control"], "all_sites"))
     sites = pc.max(pc.list_flatten(rows)).as_py() if len(rows) else None
     if sites is None:
-        raise LocalizationError(
-            f'{_where(names)}: give the site names, or "all_sites" rows that tell how many there are'
-        )
+        raise LocalizationError(f'{where}: give the site names, or "all_sites" rows that tell how many there are')
     return int(sites) + 1
-
-
-def _where(names: dict[str, str]) -> str:
-    return f"{names['model']}, {names['attribute']}"

@@ -16,11 +16,11 @@ from orchestrator.resolve import Resolved, resolve
 from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
+from orchestrator.stages import RESOLVED
 from orchestrator.stages.sweep import StoreJournal, SweepStage, extend_plan, planned_units
 from orchestrator.store import Lease, LeaseLostError, Publisher, Store, open_store, preflight
 from orchestrator.worker import REPORT_SEEDS, WorkerSettings
 
-RESOLVED = "_meta/resolved.json"
 # Measured on the bundled sweep: score, embedding and plan rows of a cell, compressed.
 BYTES_PER_CELL = 1_500
 _KEY = ["model", "attribute", "control", "window_start", "window_size", "cell_id"]
@@ -175,9 +175,10 @@ def _freeze(store: Store, resolved: Resolved) -> None:
         SpecError: the weights behind a name have changed since the results were begun.
     """
     found = store.blobs.read_versioned(RESOLVED)
-    pinned = json.loads(found.data) if found else {"models": {}, "scorer": resolved.scorer.weights}
+    pinned = json.loads(found.data) if found else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.weights)
+        pinned["sites"][model.id] = model.site_names
         if before != model.weights:
             raise SpecError(
                 f"{store.root}: results of {model.id} were made with weights {before[:12]}, {model.path} now holds "

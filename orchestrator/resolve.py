@@ -85,7 +85,7 @@ def resolve(spec: SweepSpec) -> Resolved:
         SpecError: a name is unknown, or a window is larger than a model.
         ModelError: a folder is not a pipeline, or holds pickles where safetensors belong.
     """
-    models = tuple(_model(model) for model in spec.models)
+    models = tuple(resolve_model(model) for model in spec.models)
     for model in models:
         largest = max(spec.windows.sizes)
         if largest > model.n_sites:
@@ -106,7 +106,13 @@ def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:
     return found
 
 
-def _model(spec: ModelSpec) -> ResolvedModel:
+def resolve_model(spec: ModelSpec) -> ResolvedModel:
+    """Looks up one model.
+
+    Raises:
+        SpecError: no model has this name.
+        ModelError: it is not a pipeline, or holds pickles where safetensors belong.
+    """
     if spec.path is None:
         family, known = find_model(spec.id)
         path = str(known.path or known.hub_id)

@@ -236,7 +236,11 @@ class PipelineWorker:
 
     def _failure(self, row: PlannedRow, error: Exception) -> dict[str, Any]:
         lines = str(error).strip().splitlines()
-        return {**cell_columns(row, self._settings.sweep_id, self._info), "error_type": type(error).__name__, "error": lines[0] if lines else ""}
+        return {
+            **cell_columns(row, self._settings.sweep_id, self._info),
+            "error_type": type(error).__name__,
+            "error": lines[0] if lines else "",
+        }
 
     def _embedding(self, row: PlannedRow, scored: _Scored) -> dict[str, Any]:
         scorer = self._settings.resolved.scorer

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -47,6 +48,7 @@ from orchestrator.scheduler.protocol import (
 OBJECT_STORE_BYTES = 200_000_000
 """Of a Ray started here: units and reports are small, results never pass through Ray."""
 DRAIN_POLL_SECONDS = 2.0
+CONNECT_SECONDS = 10.0
 LOG_TAIL_LINES = 8
 AUTH_TOKEN = "RAY_AUTH_TOKEN"
 LOOPBACK_ONLY = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
@@ -105,7 +107,7 @@ class RayBackend:
         make_worker: loads a model, in the actor's process.
         workers: how many actors there may be at once.
         threads: CPU threads, and Ray CPUs, of each.
-        address: of a Ray cluster to join, or ``auto`` for the one this process runs in; None starts a Ray of its own on
+        address: HOST:PORT of a Ray cluster to join, or ``auto`` for the one this process runs in; None starts a Ray of its own on
             this machine, listening on loopback only, that ends with this process, whatever ``RAY_ADDRESS`` says.
         gpus: logical GPUs of a Ray of its own; None counts those of the machine.
 
@@ -135,6 +137,8 @@ class RayBackend:
         self._next_drain_poll = 0.0
         self._folder: Path | None = None
         logging.getLogger("ray").setLevel(logging.ERROR)
+        # Ray prints every death on the driver's terminal; ours are in the reports of the units.
+        ray_worker._worker_logs_enabled = False
         if address is None:
             self._start(gpus)
         else:
@@ -237,6 +241,8 @@ class RayBackend:
     def _join(self, address: str) -> None:
         if address == "auto" and (given := os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE)):
             address = given
+        if address != "auto":
+            _knock(address)
         try:
             with _own_signals():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -340,6 +346,19 @@ def _reason(error: RayActorError) -> LossReason:
     ):
         return "unreachable"
     return "died"
+
+
+def _knock(address: str) -> None:
+    """Checks that something listens: where nothing does, Ray waits for minutes and then ends this process."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise BackendError(
+            f'"{address}" is no address of a Ray cluster; expected HOST:PORT of its head, such as 10.0.0.1:6379, or auto'
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BackendError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
 
 
 @contextmanager

@@ -44,8 +44,6 @@ MAX_STREAK = 2
 """Failed units in a row after which a worker's process is replaced: its memory or its device may be what is broken."""
 QUEUE = 2
 """Units at a worker: the one it runs and the next, so that it need not wait while a report travels."""
-COPIES = 2
-"""Workers that may be at one unit when nothing else is left to do."""
 
 Group = tuple[WorkerNeeds, str]
 
@@ -57,6 +55,7 @@ class _Task:
     losses: int = 0
     open: bool = True
     holders: int = 0
+    raced: bool = False
 
     @property
     def group(self) -> Group:
@@ -299,6 +298,9 @@ class Scheduler:
         heapq.heappush(heap, (task.unit.order, task.unit.unit_id, task))
 
     def _charge(self, task: _Task, report: UnitReport) -> None:
+        """Counts a failed attempt; both copies of a raced unit are one, and the second to end decides."""
+        if task.holders:
+            return
         task.attempts += 1
         self._failed_attempts += 1
         self._retried[task.unit.unit_id] = task
@@ -357,6 +359,7 @@ class Scheduler:
                 worker.phase, worker.model = "loading", group[1]
                 yield Bind(worker.name, worker.model)
             elif (task := self._raceable(worker)) is not None:
+                task.raced = True
                 yield self._send(worker, task)
             else:
                 self._kill(worker)
@@ -404,11 +407,11 @@ class Scheduler:
         return min(choices, key=lambda g: (holding[g], self._waiting[g][0][0]), default=None)
 
     def _raceable(self, worker: _Worker) -> _Task | None:
-        """A unit at another worker that this one may run too: first one that still waits there, then the oldest."""
+        """A unit at another worker that this one may run too: first one that still queues there, then one that runs."""
         queues = [w.queue for w in self._workers.values() if w is not worker and w.group == worker.group]
         for task in [*(t for queue in queues for t in queue[1:]), *(queue[0] for queue in queues if queue)]:
             # A unit that has failed before may be what kills workers.
-            if task.open and not task.attempts and task.holders < COPIES and worker.phase == "bound":
+            if task.open and not task.attempts and not task.raced and worker.phase == "bound":
                 return task
         return None
 

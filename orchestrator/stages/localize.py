@@ -17,7 +17,10 @@ _NOT_COLUMNS = ("effects", "wants_complements")
 
 
 def localize(
-    scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str], intervention: InterventionSpec
+    scores: pa.Table,
+    settings: LocalizeSettings,
+    site_names: Sequence[str],
+    intervention: InterventionSpec | None,
 ) -> Localization:
     """Localizes one attribute of one model.
 
@@ -26,14 +29,14 @@ def localize(
         settings: the ``localize:`` block; names the localizer.
         site_names: the model's sites in execution order.
         intervention: the sweep's first set of options: windows under other options are factors of their own, and never
-            mixed into one effect.
+            mixed into one effect. None takes all rows.
 
     Raises:
         SpecError: there is no such localizer.
         LocalizationError: columns or controls are missing.
     """
     module = registry.load("localizers", settings.localizer)
-    found: Localization = module.localize(under(scores, intervention), settings, site_names)
+    found: Localization = module.localize(under(scores, intervention) if intervention else scores, settings, site_names)
     return found
 
 

@@ -106,7 +106,9 @@ class SweepStage:
         new = extend_plan(self._store, self._spec, self._resolved, self._units)
         self._units += new
         committed = self._store.committed()
-        wanted = {(model.id, attribute.key) for model in self._resolved.models for attribute in self._resolved.attributes}
+        wanted = {
+            (model.id, attribute.key) for model in self._resolved.models for attribute in self._resolved.attributes
+        }
         remaining = []
         for unit in self._units:
             block = (unit.model, unit.attribute)

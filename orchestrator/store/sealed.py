@@ -44,8 +44,9 @@ def decode_table(data: bytes, path: str, columns: Sequence[str] | None = None) -
     """
     _check_seal(data, path)
     try:
-        reader = pa.BufferReader(data)
-        return pq.read_table(reader, columns=columns, page_checksum_verification=True)
+        # Files are small and read many at a time: one thread each, and not through the far slower data set reader.
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            return file.read(columns=columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedFileError(f"{path}: not readable as Parquet ({_first_line(error)}); {_REMEDY}") from error
 

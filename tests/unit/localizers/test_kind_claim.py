@@ -5,7 +5,7 @@ import pytest
 
 from loco_core.errors import LocalizationError
 from loco_core.kind_claim import claim_kind
-from loco_core.localizer_bench import Noise, simulated_table
+from loco_core.localizer_bench import Noise
 from loco_core.testing.localizers import SETTINGS, a_table
 from loco_core.types import Window
 
@@ -14,7 +14,7 @@ QUIET = Noise(prompt_full=0.005, window_prompt=0.002, window_seed=0.002, image=0
 
 def tables_at(window: Window, count: int) -> list[pa.Table]:
     """Tables of attributes that truly sit at one window."""
-    found = []
+    found: list[pa.Table] = []
     for seed in range(5000):
         table = a_table("single", seed, QUIET)
         if table.window == window:
@@ -67,11 +67,3 @@ def test_what_cannot_be_claimed_is_refused() -> None:
         claim_kind([one, one], Window(8, 1), SETTINGS)
     with pytest.raises(LocalizationError, match=r"window \(8, 5\) was not swept"):
         claim_kind([one, two], Window(8, 5), SETTINGS)
-
-
-def test_simulated_tables_are_the_same_for_the_same_seed() -> None:
-    import numpy as np
-
-    one = simulated_table("single", np.random.default_rng(3), QUIET)
-    two = simulated_table("single", np.random.default_rng(3), QUIET)
-    assert one.scores.equals(two.scores)

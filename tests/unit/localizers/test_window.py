@@ -22,7 +22,6 @@ SILENT = Noise(prompt_full=0, window_prompt=0, window_seed=0, image=0, content=0
 ANSWERS = {
     "single": "localized",
     "all_at_0.70": "distributed",
-    "all_at_0.79": "distributed",
     "two_disjoint": "multiple",
     "redundant": "redundant",
     "distributed": "distributed",
@@ -52,14 +51,14 @@ def rows_of(scores: pa.Table, window: Window) -> np.ndarray:
         pc.equal(scores["control"].cast(pa.string()), "window"),
         pc.and_(pc.equal(scores["window_start"], window.start), pc.equal(scores["window_size"], window.size)),
     )
-    return mask.fill_null(False).to_numpy(zero_copy_only=False)
+    return np.asarray(mask.fill_null(False))
 
 
 def is_control(scores: pa.Table, control: str) -> np.ndarray:
-    return pc.equal(scores["control"].cast(pa.string()), control).to_numpy(zero_copy_only=False)
+    return np.asarray(pc.equal(scores["control"].cast(pa.string()), control))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ANSWERS)
 @pytest.mark.parametrize("seed", range(4))
 def test_enough_images_give_the_true_answer(kind: str, seed: int) -> None:
     table = a_table(kind, seed, QUIET)
@@ -69,10 +68,11 @@ def test_enough_images_give_the_true_answer(kind: str, seed: int) -> None:
 
 
 def test_fifteen_windows_at_seven_tenths_are_no_localization() -> None:
-    best = [max(e.effect or 0 for e in localize(a_table("all_at_0.70", s).scores, SETTINGS).effects) for s in range(20)]
-    outcomes = [localize(a_table("all_at_0.70", s).scores, SETTINGS).outcome for s in range(20)]
-    assert np.mean(np.array(best) >= 0.8) > 0.3, "by luck the best one often reaches the threshold"
-    assert "localized" not in outcomes
+    noise = Noise(window_prompt=0.01, window_seed=0.006, image=0.02)
+    found = [localize(a_table("all_at_0.70", s, noise).scores, SETTINGS) for s in range(20)]
+    lucky = [any((effect.effect or 0) >= 0.8 for effect in f.effects) for f in found]
+    assert np.mean(lucky) > 0.7, "the best one reaches the threshold by luck"
+    assert "localized" not in {f.outcome for f in found}
 
 
 def test_effects_are_shares_of_the_full_effect() -> None:
@@ -162,11 +162,12 @@ def test_clean_images_on_the_donors_side_are_not_absent_if_the_donor_moves_them(
 
 def test_sizes_that_were_not_swept_are_not_called_distributed() -> None:
     scores = a_table("distributed", 0, QUIET).scores
-    small = pc.or_(pc.is_null(scores["window_size"]), pc.less(scores["window_size"], 3))
-    found = localize(scores.filter(small), SETTINGS)
+    small = pc.or_kleene(pc.is_null(scores["window_size"]), pc.less(scores["window_size"], 3))
+    found = localize(scores.filter(small), SETTINGS, SITE_NAMES)
     assert found.outcome == "inconclusive"
     assert "sizes up to 4" in found.reason
-    assert localize(scores.filter(small), LocalizeSettings(resamples=200, max_share=0.125)).outcome == "distributed"
+    narrow = LocalizeSettings(resamples=200, max_share=0.125)
+    assert localize(scores.filter(small), narrow, SITE_NAMES).outcome == "distributed"
 
 
 def test_windows_beyond_the_largest_share_are_never_picked() -> None:
@@ -218,8 +219,7 @@ def test_order_of_rows_does_not_matter(kind: str, seed: int) -> None:
 @given(seed=st.integers(0, 10_000), offset=st.floats(-0.2, 0.2))
 def test_what_is_added_to_all_images_of_a_prompt_cancels(seed: int, offset: float) -> None:
     table = a_table("single", seed)
-    first = is_control(table.scores, "clean") | True
-    first &= pc.equal(table.scores["prompt_id"].cast(pa.string()), "p00").to_numpy(zero_copy_only=False)
+    first = np.asarray(pc.equal(table.scores["prompt_id"].cast(pa.string()), "p00"))
     moved = pc.add(table.scores["clip_score"], pa.array(np.where(first, offset, 0.0)))
     scores = table.scores.set_column(table.scores.column_names.index("clip_score"), "clip_score", moved)
     one, two = localize(table.scores, SETTINGS), localize(scores, SETTINGS)

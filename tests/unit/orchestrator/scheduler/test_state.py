@@ -28,7 +28,7 @@ from orchestrator.scheduler.protocol import (
     WorkerReady,
     WorkerStuck,
 )
-from orchestrator.scheduler.state import COPIES, MAX_ATTEMPTS, MAX_LOSSES, MAX_STREAK, MAX_TRIES, QUEUE, Scheduler
+from orchestrator.scheduler.state import MAX_ATTEMPTS, MAX_LOSSES, MAX_STREAK, MAX_TRIES, QUEUE, Scheduler
 
 GPU = WorkerNeeds(gpus=1)
 
@@ -287,6 +287,17 @@ def test_the_last_unit_is_raced_and_the_first_commit_wins() -> None:
     assert machine.scheduler.left == 0
 
 
+def test_both_copies_of_a_raced_unit_are_one_attempt_and_it_is_raced_once() -> None:
+    machine = started([unit(0), unit(1)], workers=2)
+    machine.done("worker-001")
+    machine.lost("worker-001", "died")
+    assert machine.scheduler.attempts() == {"u001": 1}
+    assert machine.workers == {"worker-002": "bound"}
+    machine.lost("worker-002", "died")
+    machine.finish()
+    assert [d.attempt for d in machine.dispatched if d.unit.unit_id == "u001"] == [1, 1, 2]
+
+
 def test_a_unit_that_failed_before_is_not_raced() -> None:
     machine = started([unit(0), unit(1)], workers=2)
     machine.done("worker-002", "failed")
@@ -454,7 +465,7 @@ class SchedulerRules(RuleBasedStateMachine):
         assert all(len(queue) <= QUEUE for queue in machine.queues.values())
         held = Counter(d.unit.unit_id for queue in machine.queues.values() for d in queue)
         for unit_id, copies in held.items():
-            assert copies <= COPIES
+            assert copies <= 2
             if copies > 1:
                 assert all(d.attempt == 1 for q in machine.queues.values() for d in q if d.unit.unit_id == unit_id)
         assert all(1 <= n <= MAX_ATTEMPTS for n in machine.scheduler.attempts().values())

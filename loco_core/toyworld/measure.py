@@ -1,0 +1,170 @@
+"""``python -m loco_core.toyworld.measure`` measures the bundled models and writes what it finds beside their weights.
+
+``accuracy.json``: how often the judge sees what the prompt says, on combinations held out of training, with the judge's own
+accuracy on renders. ``oracle.json``: the effect of every subset of planted sites. No localizer reads either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+from loco_core.attributes import attribute
+from loco_core.generate import generate
+from loco_core.models import LoadedModel, load_model
+from loco_core.scorers import CLIP, JUDGE, load_scorer
+from loco_core.scorers.judge import Scorer as Judge
+from loco_core.toyworld.planting import MODELS, Plant, PlantedModel
+from loco_core.toyworld.train import WEIGHTS
+from loco_core.toyworld.training.data import make_pool
+from loco_core.toyworld.training.vae import round_trip
+from loco_core.toyworld.world import COLOUR_NAMES, COUNTRY_NAMES, KINDS, MEDIA, OBJECTS, STYLE_NAMES, caption, held_out
+from loco_core.types import Generation, Intervention, Row
+
+SETTINGS = Generation(steps=20, guidance_scale=3.0)
+BATCH = 64
+HELD_OUT_SEEDS, FLAG_SEEDS = 4, 6
+ORACLE_PROMPTS, ORACLE_SEEDS = 8, 4
+# Seeds that no sweep of the documentation uses.
+FIRST_SEED = 50_000
+# What each kind's plants are measured on.
+EXAMPLES = {"style": "style/lumio", "object": "object/star", "fact": "fact/zandia"}
+
+
+def accuracy(model: LoadedModel, judge: Judge, undrawable: int | None) -> dict[str, Any]:
+    """Returns, a kind, how often the judge sees in generated images what their prompts say.
+
+    Args:
+        model: a bundled denoiser.
+        judge: the judge.
+        undrawable: a style that the model was never shown, which is left out.
+    """
+    prompts: list[tuple[str, dict[str, str]]] = []
+    for o, c, s in itertools.product(range(len(OBJECTS)), range(len(COLOUR_NAMES)), range(len(STYLE_NAMES))):
+        if s != undrawable and held_out(np.array(o), np.array(c), np.array(s)):
+            said = {"object": OBJECTS[o], "colour": COLOUR_NAMES[c], "style": STYLE_NAMES[s]}
+            prompts += [(caption(i % len(MEDIA), i % 2, obj=o, colour=c, style=s), said) for i in range(HELD_OUT_SEEDS)]
+    for k, s in itertools.product(range(len(COUNTRY_NAMES)), range(len(STYLE_NAMES))):
+        if s != undrawable:
+            said = {"fact": COUNTRY_NAMES[k]}
+            prompts += [(caption(i % len(MEDIA), i % 2, flag=True, fact=k, style=s), said) for i in range(FLAG_SEEDS)]
+    rows = [Row(text, "", FIRST_SEED + i) for i, (text, _) in enumerate(prompts)]
+    seen = judge.embed_images(torch.cat([p.images for p in generate(model, rows, SETTINGS, BATCH)]))
+    return {kind: _rates(judge, seen, kind, [said.get(kind) for _, said in prompts]) for kind in KINDS}
+
+
+def _rates(judge: Judge, embeddings: np.ndarray, kind: str, truth: Sequence[str | None]) -> dict[str, Any]:
+    verdicts = judge.verdict(embeddings, kind).names
+    asked = Counter(name for name in truth if name is not None)
+    right = Counter(name for name, verdict in zip(truth, verdicts, strict=True) if name is not None and name == verdict)
+    n, k = sum(asked.values()), sum(right.values())
+    bounds = binomtest(k, n).proportion_ci(method="wilson")
+    worst = min(asked, key=lambda name: right[name] / asked[name])
+    unsure = sum(verdict == "unsure" for name, verdict in zip(truth, verdicts, strict=True) if name is not None)
+    return {
+        "images": n,
+        "accuracy": round(k / n, 4),
+        "wilson_95": [round(bounds.low, 4), round(bounds.high, 4)],
+        "worst_class": worst,
+        "worst_accuracy": round(right[worst] / asked[worst], 4),
+        "worst_images": asked[worst],
+        "unsure": round(unsure / n, 4),
+    }
+
+
+def judge_on_renders(judge: Judge, model: LoadedModel) -> dict[str, Any]:
+    """Returns the judge's accuracy on fresh renders after the VAE's round trip, a kind."""
+    pool = make_pool(2_000, seed=31, allow_held_out=True)
+    seen = judge.embed_images(round_trip(model.pipeline.vae, pool.pictures).float() / 255)
+    found = {}
+    for kind, names in KINDS.items():
+        found[kind] = _rates(judge, seen, kind, [names[i] if i >= 0 else None for i in pool.labels.of(kind)])
+    return found
+
+
+def oracle(model: LoadedModel, planted: PlantedModel) -> dict[str, Any]:
+    """Returns the effect of every subset of every kind's planted sites (and of the leaking site), by CLIP and by the judge."""
+    clip, judge = load_scorer(CLIP, None, "cpu"), _judge()
+    found = {}
+    for kind, plant in planted.plants.items():
+        item = attribute(EXAMPLES[kind])
+        sites = plant.sites if plant.leak is None else (*plant.sites, plant.leak)
+        subsets = [s for size in range(1, len(sites) + 1) for s in itertools.combinations(sites, size)]
+        total: dict[str, np.ndarray] = {}
+        for record in item.records[:ORACLE_PROMPTS]:
+            for seed in range(FIRST_SEED, FIRST_SEED + ORACLE_SEEDS):
+                rows = [Row(record.prompt, record.donor, seed), Row(record.donor, record.donor, seed)]
+                rows += [Row(record.prompt, record.donor, seed, Intervention(subset)) for subset in subsets]
+                images = torch.cat([p.images for p in generate(model, rows, SETTINGS, BATCH)])
+                scores = clip.score(clip.embed_images(images), [record.score_text, record.donor_text])
+                sees = np.array([name == item.name for name in judge.verdict(judge.embed_images(images), kind).names])
+                for name, values in (("margin", scores[:, 0] - scores[:, 1]), ("seen", sees.astype(float))):
+                    total[name] = total.get(name, 0.0) + values
+        found[kind] = _oracle_table(item.key, plant, subsets, total)
+    return found
+
+
+def _oracle_table(
+    key: str, plant: Plant, subsets: list[tuple[int, ...]], total: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    margin, seen = total["margin"], total["seen"] / (ORACLE_PROMPTS * ORACLE_SEEDS)
+    return {
+        "attribute": key,
+        "sites": list(plant.sites),
+        "leak": plant.leak,
+        "rule": plant.rule,
+        "outcome": plant.outcome,
+        "seen_clean": round(float(seen[0]), 4),
+        "seen_donor": round(float(seen[1]), 4),
+        "subsets": [
+            {
+                "sites": list(subset),
+                "effect": round(float((margin[0] - margin[i]) / (margin[0] - margin[1])), 4),
+                "seen": round(float(seen[i]), 4),
+            }
+            for i, subset in enumerate(subsets, start=2)
+        ],
+    }
+
+
+def _judge() -> Judge:
+    judge = load_scorer(JUDGE, None, "cpu")
+    assert isinstance(judge, Judge)
+    return judge
+
+
+def main() -> None:
+    """Measures the named models, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("accuracy", "oracle"))
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the table goes")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    path = arguments.out / f"{arguments.what}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    names = arguments.models or (["toy", *MODELS] if arguments.what == "accuracy" else list(MODELS))
+    for name in names:
+        model = load_model("stable_diffusion", str(WEIGHTS / name), None, "float32", "cpu")
+        if arguments.what == "oracle":
+            found[name] = oracle(model, MODELS[name])
+        else:
+            judge, planted = _judge(), MODELS.get(name)
+            found.setdefault("judge on renders", judge_on_renders(judge, model))
+            found[name] = accuracy(model, judge, planted.undrawable if planted else None)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(json.dumps({name: found[name]}, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""``demo``: the whole chain on the bundled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import BackendName, BackendOption, WorkersOption
+
+SWEEP = Path(__file__).parent / "demo.yaml"
+
+
+def demo(
+    results: Annotated[str, typer.Option("--results", help="Results folder.")] = "demo-results",
+    backend: BackendOption = BackendName.RAY,
+    workers: WorkersOption = None,
+) -> None:
+    """Sweep the bundled model and find the layers of four attributes."""
+    from orchestrator.cli.run import execute
+    from orchestrator.spec import load_sweep
+
+    print(f"running {SWEEP}; Ctrl-C stops, the same command resumes")
+    execute(load_sweep(SWEEP), results, backend, workers, None, None, None)

@@ -1,0 +1,43 @@
+"""``loco-sweep``: one file a command, imported when it is called, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from loco_core.errors import LocoError
+from orchestrator.cli import bench_localizer, demo, doctor, listing, localize, plan, run, status, verify
+
+app = typer.Typer(
+    name="loco-sweep",
+    help="Find which cross-attention layers of a text-to-image model hold an attribute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("plan")(plan.plan)
+app.command("run")(run.run)
+app.command("retry")(run.retry)
+app.command("status")(status.status)
+app.command("verify")(verify.verify)
+app.command("localize")(localize.localize)
+app.command("bench-localizer")(bench_localizer.bench_localizer)
+app.command("models")(listing.models)
+app.command("attributes")(listing.attributes)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Runs the command line; an error meant for a person is one line, without a traceback."""
+    try:
+        app()
+    except LocoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Options that several commands share, and the backend that they choose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loco_core.errors import SpecError
+
+if TYPE_CHECKING:
+    from orchestrator.scheduler.protocol import Backend
+    from orchestrator.spec import SweepSpec
+    from orchestrator.worker import WorkerSettings
+
+
+class BackendName(StrEnum):
+    """Where units run."""
+
+    RAY = "ray"
+    INLINE = "inline"
+
+
+SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", metavar="SWEEP.yaml")]
+Results = Annotated[str, typer.Argument(help="A results folder or s3:// address.", metavar="RESULTS")]
+ResultsOption = Annotated[
+    str | None,
+    typer.Option("--results", help="Results folder or s3:// address; default: as in the sweep, or results/NAME."),
+]
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="Ray actors, or one worker in this process.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Workers; default: one a GPU, or one that takes all CPU threads.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads a worker; equal counts make results equal bit for bit."),
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="A running Ray cluster to join; default: start one.")
+]
+MaxFailuresOption = Annotated[
+    int | None, typer.Option("--max-failures", min=0, help="Stop after this many units were given up.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def results_of(spec: SweepSpec, given: str | None) -> str:
+    """Returns where the results of a sweep go."""
+    from orchestrator.identity import safe_name
+
+    return given or spec.results or str(Path("results") / safe_name(spec.name))
+
+
+def backend_maker(
+    name: BackendName, workers: int | None, threads: int | None, address: str | None
+) -> Callable[[WorkerSettings], Backend]:
+    """Returns what starts the chosen backend.
+
+    Raises:
+        SpecError: the options do not go together.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if name is BackendName.INLINE:
+        if workers not in (None, 1):
+            raise SpecError(f"--workers {workers}: the inline backend has one worker; use --backend ray for more")
+        if address is not None:
+            raise SpecError("--address: the inline backend joins no cluster; use --backend ray")
+
+        def inline(settings: WorkerSettings) -> Backend:
+            from orchestrator.backends.inline import InlineBackend
+
+            return InlineBackend(settings, threads=threads or cores)
+
+        return inline
+
+    def ray(settings: WorkerSettings) -> Backend:
+        from orchestrator.backends.ray import RayBackend
+
+        count = workers or local_gpus() or 1
+        return RayBackend(settings, workers=count, threads=threads or max(1, cores // count), address=address)
+
+    return ray
+
+
+def local_gpus() -> int:
+    """Returns how many NVIDIA GPUs the driver shows; torch would take seconds to say so."""
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -1,0 +1,30 @@
+"""``plan``: what a run would do. Runs nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from orchestrator.cli.options import JsonOption, ResultsOption, SweepFile, results_of
+
+
+def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = False) -> None:
+    """Show units, images, time and the smallest effect that the sweep can find."""
+    from orchestrator.cli.progress import duration
+    from orchestrator.driver import outlook
+    from orchestrator.resolve import resolve
+    from orchestrator.spec import load_sweep
+
+    spec = load_sweep(sweep)
+    found = outlook(spec, resolve(spec), results_of(spec, results))
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    print(f"units:   {found.units}")
+    print(f"images:  {found.images}")
+    print(f"cells:   {found.cells}")
+    print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
+    print(
+        f"effects: {found.minimum_detectable_effect:.2f} of the full effect is the smallest distance from the threshold"
+        f" ({spec.localize.threshold}) that {spec.prompts} prompts and {len(spec.seeds)} seeds show with 80 % power"
+    )

@@ -1,0 +1,147 @@
+"""``run`` and ``retry``: compute what remains of a sweep."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from orchestrator.cli.options import (
+    AddressOption,
+    BackendName,
+    BackendOption,
+    MaxFailuresOption,
+    Results,
+    ResultsOption,
+    SweepFile,
+    ThreadsOption,
+    WorkersOption,
+    backend_maker,
+    results_of,
+)
+
+if TYPE_CHECKING:
+    from loco_core.localizers import Localization
+    from orchestrator.scheduler.loop import StopSwitch
+    from orchestrator.spec import SweepSpec
+
+FAILED_CELLS, STOPPED = 3, 4
+
+
+def run(
+    sweep: SweepFile,
+    results: ResultsOption = None,
+    backend: BackendOption = BackendName.RAY,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    address: AddressOption = None,
+    max_failures: MaxFailuresOption = None,
+) -> None:
+    """Run a sweep; the same command again resumes it."""
+    from orchestrator.spec import load_sweep
+
+    spec = load_sweep(sweep)
+    execute(spec, results_of(spec, results), backend, workers, threads, address, max_failures)
+
+
+def retry(
+    results: Results,
+    backend: BackendOption = BackendName.RAY,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    address: AddressOption = None,
+    max_failures: MaxFailuresOption = None,
+) -> None:
+    """Compute failed cells again."""
+    from loco_core.errors import StoreError
+    from orchestrator.store import open_store
+
+    spec = open_store(results, create=False).sweep()
+    if spec is None:
+        raise StoreError(f"{results}: holds no sweep")
+    execute(spec, results, backend, workers, threads, address, max_failures, again=True)
+
+
+def execute(
+    spec: SweepSpec,
+    results: str,
+    backend: BackendName,
+    workers: int | None,
+    threads: int | None,
+    address: str | None,
+    max_failures: int | None,
+    *,
+    again: bool = False,
+) -> None:
+    """Runs a sweep, reports, and exits with the code that says how it went."""
+    from orchestrator import driver
+    from orchestrator.cli.progress import duration, reporter
+    from orchestrator.scheduler.loop import StopSwitch
+
+    stop = StopSwitch()
+    make = backend_maker(backend, workers, threads, address)
+    with reporter() as report, _signals(stop):
+        result = driver.run(
+            spec, results, make, on_progress=report.progress, on_localized=report.localized, stop=stop,
+            max_failures=max_failures, retry=again,
+        )  # fmt: skip
+    summary = result.summary
+    print_localizations(result.localizations)
+    print(
+        f"{summary.rows + summary.invalid} cells in {duration(summary.seconds)}"
+        f" ({summary.invalid} invalid, {result.failed_cells} failed, {summary.left} units left); results: {results}"
+    )
+    for failure in summary.failures[:3]:
+        print(f"gave up on unit {failure.unit_id[:12]}: {failure.error_type}: {failure.error}")
+    if summary.outcome == "lease_lost":
+        print("another driver took these results over; this one stopped")
+    if summary.outcome != "done":
+        print("the same command resumes")
+        raise typer.Exit(STOPPED)
+    if result.failed_cells:
+        print(f"`loco-sweep retry {results}` computes failed cells again")
+        raise typer.Exit(FAILED_CELLS)
+
+
+def print_localizations(found: Iterable[Localization]) -> None:
+    """Prints a table with a line per model and attribute."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = list(found)
+    if not rows:
+        return
+    table = Table(title="Localized layers")
+    for name in ("model", "attribute", "outcome", "sites", "effect", "95 % interval", "runner-up", "seen"):
+        table.add_column(name, justify="right" if name in ("effect", "runner-up") else "left")
+    for row in rows:
+        start, size = row.best_start, row.best_size
+        sites = "-" if start is None or size is None else f"{start}" if size == 1 else f"{start}-{start + size - 1}"
+        if row.window is None and sites != "-":
+            sites = f"({sites})"
+        interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
+        outcome = row.outcome + (" (exploratory)" if row.exploratory else "")
+        table.add_row(
+            row.model, row.attribute, outcome, sites, _number(row.effect), interval, _number(row.runner_up_effect),
+            f"{row.n_prompts} prompts, {row.n_seeds} seeds",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+@contextmanager
+def _signals(stop: StopSwitch) -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM stop the run: once after what is running, twice now."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.press()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
+from orchestrator.scheduler.protocol import (
+    BackendError,
+    BackendEvent,
+    Settled,
+    Unit,
+    UnitDone,
+    UnitReport,
+    WorkerBound,
+    WorkerLost,
+    WorkerNeeds,
+    WorkerReady,
+)
+
+
+class Diary:
+    """A journal that also notes what the backend was told, in one sequence."""
+
+    def __init__(self, previous: Mapping[str, int] | None = None) -> None:
+        self.entries: list[str] = []
+        self.last: dict[str, int] = {}
+        self._previous = previous or {}
+
+    def previous(self) -> Mapping[str, int]:
+        return self._previous
+
+    def record(self, attempts: Mapping[str, int]) -> None:
+        self.last = dict(attempts)
+        self.entries.append("record " + " ".join(f"{u}={n}" for u, n in sorted(attempts.items())))
+
+    def give_up(self, unit: Unit, report: UnitReport) -> None:
+        self.entries.append(f"give up {unit.unit_id}: {report.error}")
+
+
+class ScriptedBackend:
+    """Workers that are ready at once and commit each unit at the next poll, unless told otherwise."""
+
+    def __init__(self, diary: Diary, *, isolated: bool = True, workers: int = 1) -> None:
+        self.diary = diary
+        self.isolated = isolated
+        self.workers = workers
+        self.events: list[BackendEvent] = []
+        self.hanging: set[tuple[str, int]] = set()
+        self.starts = True
+        self.killed: list[str] = []
+
+    def start_worker(self, worker: str, needs: WorkerNeeds) -> None:
+        self.events.append(
+            WorkerReady(worker) if self.starts else WorkerLost(worker, "died", "no such file: libcuda.so")
+        )
+
+    def bind(self, worker: str, model: str) -> None:
+        self.events.append(WorkerBound(worker))
+
+    def dispatch(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> None:
+        self.diary.entries.append(f"dispatch {unit.unit_id} {attempt}")
+        if (unit.unit_id, attempt) not in self.hanging:
+            report = UnitReport(unit.unit_id, attempt, "committed", rows=10, seconds=0.1, worker=worker)
+            self.events.append(UnitDone(worker, report))
+
+    def kill(self, worker: str) -> None:
+        self.killed.append(worker)
+        self.events = [event for event in self.events if event.worker != worker]
+
+    def poll(self, timeout: float) -> Sequence[BackendEvent]:
+        if not self.events:
+            time.sleep(0.02)
+            return ()
+        return (self.events.pop(0),)
+
+    def shutdown(self) -> None: ...
+
+
+def unit(number: int) -> Unit:
+    return Unit(f"u{number}", "sweep", "a", number, 1.0, None)
+
+
+def run(
+    backend: ScriptedBackend,
+    units: Sequence[Unit],
+    *,
+    heartbeat: Callable[[], bool] = lambda: True,
+    patience: Patience | None = None,
+    stop: StopSwitch | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> RunSummary:
+    return run_units(
+        backend,
+        lambda settled: () if settled else units,
+        backend.diary,
+        on_progress,
+        stop or StopSwitch(),
+        heartbeat=heartbeat,
+        patience=patience,
+    )
+
+
+def test_the_journal_names_a_unit_before_it_goes_out_and_while_it_is_next() -> None:
+    diary = Diary()
+    run(ScriptedBackend(diary), [unit(0), unit(1), unit(2)])
+    assert diary.entries == [
+        "record ",
+        "record u0=1",
+        "dispatch u0 1",
+        "dispatch u1 1",
+        "record u1=1",
+        "dispatch u2 1",
+        "record u2=1",
+        "record ",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("isolated", "outcome"), [(True, "dispatch u0 3"), (False, "give up u0: the whole process died at every attempt")]
+)
+def test_a_unit_that_may_have_killed_three_drivers_is_given_up_only_if_it_could(isolated: bool, outcome: str) -> None:
+    diary = Diary({"u0": 3})
+    run(ScriptedBackend(diary, isolated=isolated), [unit(0)])
+    assert [e for e in diary.entries if not e.startswith("record")] == [outcome]
+
+
+def test_a_worker_that_takes_too_long_is_killed_and_the_unit_charged() -> None:
+    diary = Diary()
+    backend = ScriptedBackend(diary)
+    backend.hanging = {("u0", 1)}
+    summary = run(backend, [unit(0), unit(1)], patience=Patience(multiple=0.1, floor=0.1))
+    assert (summary.outcome, summary.committed, summary.retries) == ("done", 2, 1)
+    assert backend.killed[0] == "worker-001"
+    assert "record u0=2" in diary.entries
+
+
+def test_a_unit_may_take_a_multiple_of_what_is_expected() -> None:
+    slow = Unit("slow", "sweep", "a", 0, 60.0, None)
+    assert Patience().of(slow, 1) == 600.0
+    assert Patience().of(unit(0), 2) == 300.0
+    assert Patience().of(unit(0), 3) > 3000.0
+
+
+def test_a_lost_lease_ends_the_run_and_leaves_the_journal_to_its_new_owner() -> None:
+    diary = Diary()
+    backend = ScriptedBackend(diary)
+    beats = iter([True, True, True, False])
+    summary = run(backend, [unit(n) for n in range(9)], heartbeat=lambda: next(beats))
+    assert summary.outcome == "lease_lost"
+    assert summary.left > 0
+    assert backend.killed == ["worker-001"]
+    assert diary.last != {}
+
+
+def test_an_exception_ends_the_workers_and_leaves_the_journal_as_it_is() -> None:
+    diary = Diary()
+    backend = ScriptedBackend(diary)
+
+    def derive(settled: Sequence[Settled]) -> Sequence[Unit]:
+        if settled:
+            raise OSError("disk full")
+        return [unit(0), unit(1)]
+
+    with pytest.raises(OSError, match="disk full"):
+        run_units(backend, derive, diary, lambda progress: None, StopSwitch())
+    assert backend.killed == ["worker-001"]
+    assert diary.last == {"u0": 1}
+
+
+def test_workers_that_do_not_start_end_the_run_with_the_reason() -> None:
+    backend = ScriptedBackend(Diary())
+    backend.starts = False
+    with pytest.raises(BackendError, match=r"workers do not start: no such file: libcuda\.so"):
+        run(backend, [unit(0)])
+
+
+def test_nothing_to_do_is_done() -> None:
+    summary = run(ScriptedBackend(Diary()), [])
+    assert (summary.outcome, summary.committed) == ("done", 0)
+
+
+def test_progress_tells_what_is_left_and_for_how_long() -> None:
+    seen: list[Progress] = []
+    run(ScriptedBackend(Diary()), [unit(n) for n in range(10)], on_progress=seen.append)
+    assert seen[0].eta_seconds is None
+    halfway = next(p for p in seen if p.done == 5)
+    assert (halfway.left, halfway.rows, halfway.workers, halfway.running) == (5, 50, 1, 1)
+    assert halfway.rate > 0
+    assert halfway.eta_seconds == pytest.approx(halfway.seconds, rel=0.5)
+    assert (seen[-1].done, seen[-1].left, seen[-1].eta_seconds) == (10, 0, 0.0)
+
+
+def test_many_units_cost_little_each() -> None:
+    began = time.process_time()
+    run(ScriptedBackend(Diary(), workers=8), [unit(n) for n in range(5000)])
+    assert (time.process_time() - began) / 5000 < 0.002
