@@ -17,6 +17,9 @@ from scipy import special, stats
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+MOST_SHARED = 20.0
+"""Degrees of freedom that a variance may borrow from other columns."""
+
 
 def crossed_weights(n_prompts: int, n_seeds: int, resamples: int, rng: np.random.Generator) -> Floats:
     """Draws how often every (prompt, seed) pair occurs in each resample; prompts and seeds are drawn independently.
@@ -79,15 +82,17 @@ def two_way_variance(values: Floats, present: Bools) -> tuple[Floats, Floats]:
 
 
 def moderated(variance: Floats, free: Floats, pool: int) -> tuple[Floats, Floats]:
-    """Draws variances towards what the first ``pool`` columns have in common, as far as they have.
+    """Draws variances towards the mean of the first ``pool`` columns, as far as these are alike.
 
-    With four seeds a variance has three degrees of freedom, and the extremes of sixty such variances say little. How
-    far they really differ is estimated from the same columns, so unlike columns are left alone.
+    With four seeds a variance has three degrees of freedom, and the extremes of sixty such variances say little. How far
+    they really differ is estimated from the same columns, so unlike columns are left alone. Columns share images, so they
+    are worth fewer degrees of freedom than if they were independent: at most `MOST_SHARED` are borrowed, and the mean is
+    the arithmetic one, which is on the safe side of the geometric one of the source.
 
     Args:
         variance: ``(W,)``.
         free: ``(W,)`` degrees of freedom.
-        pool: how many columns the common distribution is estimated from.
+        pool: how many columns are taken together.
 
     Returns:
         moderated variance and degrees of freedom ``(W,)``.
@@ -98,14 +103,10 @@ def moderated(variance: Floats, free: Floats, pool: int) -> tuple[Floats, Floats
     half = free[usable] / 2
     logs = np.log(variance[usable]) - special.digamma(half) + np.log(half)
     excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
-    if excess < _LEAST_EXCESS:
-        return np.where(np.isfinite(variance), np.exp(logs.mean()), variance), free + _MANY
-    prior = 2 * _inverse_trigamma(excess)
-    common = np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2))
-    return (prior * common + free * variance) / (prior + free), free + prior
-
-
-_LEAST_EXCESS, _MANY = 1e-4, 1e4
+    shared = MOST_SHARED
+    if excess > special.polygamma(1, MOST_SHARED / 2):
+        shared = 2 * _inverse_trigamma(excess)
+    return (shared * variance[usable].mean() + free * variance) / (shared + free), free + shared
 
 
 def _inverse_trigamma(value: float) -> float:
@@ -217,7 +218,8 @@ def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weigh
     value = np.divide(top.sum(axis=0), full, out=np.full(width, np.nan), where=full > 0)
     influence = ((top - value * bottom) / np.where(full > 0, full / count, np.nan)).reshape(n_prompts, n_seeds, width)
     variance, free = moderated(*two_way_variance(influence, present), pool)
-    deviations = weighted_ratios(top, bottom, weights) - value
+    # Without gaps all columns have the same denominator: one product instead of one a column.
+    deviations = weighted_ratios(top, bottom[:, :1] if present.all() else bottom, weights) - value
     spread = deviations.std(axis=0)
     deviations = np.divide(deviations, spread, out=np.zeros_like(deviations), where=spread > 0)
     return Ratios(value, np.sqrt(variance), free, influence, present, deviations)

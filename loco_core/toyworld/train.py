@@ -13,7 +13,7 @@ import torch
 
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.training.clip import train_clip
-from loco_core.toyworld.training.data import make_pool
+from loco_core.toyworld.training.data import cached_pool
 from loco_core.toyworld.training.denoiser import train_denoiser
 from loco_core.toyworld.training.judge import train_judge
 from loco_core.toyworld.training.vae import train_vae
@@ -33,16 +33,16 @@ def main() -> None:
     out, work = arguments.out, arguments.work
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    captions, pool = Captions(), make_pool(24_000, seed=11)
+    captions, pool = Captions(), cached_pool(24_000, 11, work)
     recipes: dict[str, Callable[[Path], None]] = {
         "clip": lambda to: train_clip(pool, captions, to, work, steps=700),
         "vae": lambda to: train_vae(pool, to, work, steps=1100),
         "judge": lambda to: train_judge(out, to, work, steps=600),
-        "toy": lambda to: train_denoiser(out, pool, captions, to, work, steps=2400),
+        "toy": lambda to: train_denoiser(out, pool, captions, to, work, steps=2000),
     }
     for model in MODELS.values():
         recipes[model.name] = lambda to, model=model: train_denoiser(  # type: ignore[misc]
-            out, pool, captions, to, work, steps=1500, plants=model
+            out, pool, captions, to, work, steps=1200, plants=model
         )
     for folder, recipe in recipes.items():
         if (out / folder).exists() or (arguments.parts and folder not in arguments.parts):

@@ -107,8 +107,9 @@ class RayBackend:
         make_worker: loads a model, in the actor's process.
         workers: how many actors there may be at once.
         threads: CPU threads, and Ray CPUs, of each.
-        address: HOST:PORT of a Ray cluster to join, or ``auto`` for the one this process runs in; None starts a Ray of its own on
-            this machine, listening on loopback only, that ends with this process, whatever ``RAY_ADDRESS`` says.
+        address: HOST:PORT of a Ray cluster to join, or ``auto`` for the one this process runs in; None starts a Ray of
+            its own on this machine, listening on loopback only, that ends with this process, whatever ``RAY_ADDRESS``
+            says.
         gpus: logical GPUs of a Ray of its own; None counts those of the machine.
 
     Raises:
@@ -353,7 +354,7 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal():
         raise BackendError(
-            f'"{address}" is no address of a Ray cluster; expected HOST:PORT of its head, such as 10.0.0.1:6379, or auto'
+            f'"{address}" is no address of a Ray cluster; expected HOST:PORT of its head (10.0.0.1:6379), or auto'
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -200,6 +201,15 @@ class InterventionSpec(_Strict):
         return Intervention(sites, self.part, start, end, self.tokens, self.guidance_half)
 
 
+def _attribute_name(value: str) -> str:
+    kind, slash, name = value.partition("/")
+    if not (kind.strip() and slash and name.strip()):
+        raise PydanticCustomError(
+            "rule", f"{value!r} is wrong; expected a name such as style/NAME, or an attribute written out"
+        )
+    return value
+
+
 def _model_by_id(value: Any) -> Any:
     return {"id": value} if isinstance(value, str) else value
 
@@ -211,7 +221,7 @@ def _first_seeds(value: Any) -> Any:
         return tuple(range(value))
     if not isinstance(value, list | tuple):
         raise PydanticCustomError("rule", "expected how many seeds, or a list of seeds")
-    return value
+    return tuple(value)
 
 
 class SweepSpec(_Strict):
@@ -238,7 +248,7 @@ class SweepSpec(_Strict):
     attributes: Annotated[
         tuple[
             Annotated[
-                Annotated[Annotated[str, StringConstraints(pattern=r"^[^/\s]+/.*\S$")], Tag("name")]
+                Annotated[Annotated[str, AfterValidator(_attribute_name)], Tag("name")]
                 | Annotated[AttributeSpec, Tag("inline")],
                 Discriminator(lambda value: "name" if isinstance(value, str) else "inline"),
             ],

@@ -18,7 +18,7 @@ from orchestrator.spec.sweep import SweepSpec
 Loc = tuple[str | int, ...]
 
 MAX_BYTES = 16 * 2**20
-MAX_NODES = 1_000_000
+MAX_NODES = 200_000
 MAX_DEPTH = 40
 
 
@@ -212,7 +212,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def _describe(path: str | Path, root: yaml.Node, error: ErrorDetails) -> str:
     loc = _loc(error)
-    written = ".".join(str(part) for part in loc if part not in ("inline", "name") or part == loc[-1])
+    written = _written(root, loc, missing=error["type"] == "missing")
     kind = error["type"]
     where = _mark(path, _node_at(root, loc, key=kind == "extra_forbidden"))
     if kind == "extra_forbidden":
@@ -230,6 +230,12 @@ def _describe(path: str | Path, root: yaml.Node, error: ErrorDetails) -> str:
         hint = did_you_mean(error["input"], re.findall(r"'([^']*)'", expected))
         hint = "" if hint.startswith("; known") else hint
     return f"{where}: {written}: {_shown(error['input'])} is wrong; expected {expected}{hint}"
+
+
+def _written(root: yaml.Node, loc: Loc, *, missing: bool) -> str:
+    """Returns the keys of ``loc`` as they stand in the file, without names of union members."""
+    parts = [str(p) for i, p in enumerate(loc) if _node_at(root, loc[: i + 1]) is not _node_at(root, loc[:i])]
+    return ".".join([*parts, str(loc[-1])] if missing else parts)
 
 
 def _shown(value: Any) -> str:

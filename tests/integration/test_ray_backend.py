@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import ray.cloudpickle
+
 from orchestrator.backends.ray import RayBackend
 from orchestrator.scheduler.loop import Patience, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import BackendError, Unit, UnitReport, Worker, WorkerNeeds

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from loco_core.toyworld.world import MEDIA, STYLE_FORMS, Labels, render, sample_labels
 
@@ -32,6 +35,20 @@ def make_pool(n: int, seed: int, *, allow_held_out: bool = False) -> Pool:
     labels = sample_labels(n, rng, allow_held_out=allow_held_out)
     parts = [render(labels[slice(i, i + 512)], rng) for i in range(0, n, 512)]
     return Pool((torch.cat(parts) * 255).round().to(torch.uint8), labels)
+
+
+def cached_pool(n: int, seed: int, work: Path) -> Pool:
+    """Renders a pool, or reads it from where an interrupted run kept it: rendering takes a minute on one core."""
+    path = work / f"pool-{n}-{seed}.safetensors"
+    names = ("object", "colour", "style", "fact", "flag")
+    if not path.exists():
+        pool = make_pool(n, seed)
+        kept = {name: torch.from_numpy(getattr(pool.labels, name)) for name in names}
+        temporary = path.with_suffix(f".{os.getpid()}")
+        save_file({"pictures": pool.pictures, **kept}, temporary)
+        os.replace(temporary, path)
+    tensors = load_file(path)
+    return Pool(tensors["pictures"], Labels(*(tensors[name].numpy() for name in names)))
 
 
 def drop_words(labels: Labels, rng: np.random.Generator) -> Labels:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from orchestrator.scheduler.host import MESSAGE_LENGTH, THREAD_VARIABLES, WorkerHost
 from orchestrator.scheduler.protocol import Unit, UnitReport, Worker
 

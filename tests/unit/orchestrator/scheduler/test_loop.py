@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+
 from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import (
     BackendError,

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from orchestrator.scheduler.protocol import (
     Action,
     Bind,
@@ -419,7 +420,7 @@ class SchedulerRules(RuleBasedStateMachine):
         worker = self.pick(data, self.machine.at("loading"))
         self.machine.step(BindFailed(worker, "ModelError", "no"))
 
-    @precondition(lambda self: [*self.busy(), *self.machine.at("loading")])
+    @precondition(lambda self: self.busy() or self.machine.at("loading"))
     @rule(data=st.data())
     def stick(self, data: st.DataObject) -> None:
         worker = self.pick(data, [*self.busy(), *self.machine.at("loading")])

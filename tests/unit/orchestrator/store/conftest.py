@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pyarrow as pa
 import pytest
@@ -10,10 +11,11 @@ from orchestrator.store import make_table
 Rows = dict[str, pa.Table]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def unit() -> Callable[..., Rows]:
     """Makes the tables of a unit with a few cells, one of which failed."""
 
+    @cache
     def make(unit_id: str, rows: int = 3, images: int = 0) -> Rows:
         cells = [
             {

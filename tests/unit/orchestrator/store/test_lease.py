@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -18,7 +19,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.meanwhile = lambda: None
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def __call__(self) -> float:
         return self.now
@@ -126,7 +127,9 @@ def test_a_dead_process_of_this_machine_is_not_waited_for() -> None:
         "import sys; from orchestrator.store import Lease; from orchestrator.store.testing import MemoryBlobs;"
         "b = MemoryBlobs(); Lease(b).acquire(); sys.stdout.buffer.write(b.files['_meta/lease.json'])"
     )
-    blobs.files["_meta/lease.json"] = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    blobs.files["_meta/lease.json"] = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True
+    ).stdout
     assert json.loads(blobs.files["_meta/lease.json"])["machine"]
     lease(blobs, clock).acquire()
     assert clock.now == 1000

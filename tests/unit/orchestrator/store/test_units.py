@@ -58,7 +58,7 @@ def test_a_damaged_unit_is_named(unit: Callable[..., Any]) -> None:
 
 
 def test_unknown_columns_and_wrong_types_are_refused() -> None:
-    with pytest.raises(StoreError, match='no column \'clip_scor\'; did you mean "clip_score"'):
+    with pytest.raises(StoreError, match="no column 'clip_scor'; did you mean \"clip_score\""):
         make_table("scores", [{"clip_scor": 1.0}])
     with pytest.raises(StoreError, match="table scores"):
         make_table("scores", [{"clip_score": "high"}])

@@ -1,0 +1,94 @@
+"""Sweeps the planted models and keeps the scores that ``bench-localizer`` reads: three disjoint sets of seeds a kind.
+
+``python benchmarks/planted.py [MODEL ...]``; resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from loco_core.toyworld import PLANTED_TABLES
+from loco_core.toyworld.measure import EXAMPLES
+from loco_core.toyworld.planting import MODELS
+from loco_core.toyworld.world import STYLE_NAMES
+from orchestrator import driver
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.spec import SweepSpec
+from orchestrator.store import open_store
+
+SEED_SETS = ((0, 1, 2, 3), (100, 101, 102, 103), (200, 201, 202, 203))
+# What a localizer may look at; the rest is provenance that would weigh megabytes.
+COLUMNS = [
+    "model", "family", "attribute", "attribute_kind", "mode", "prompt_id", "template_id", "seed", "control",
+    "window_start", "window_size", "site_indices", "clip_score", "clip_score_donor", "clip_score_content",
+    "clip_score_unrelated", "status",
+]  # fmt: skip
+
+
+def attributes(model: str) -> list[str]:
+    """Returns one attribute a planted kind, and the style that the model cannot draw."""
+    planted = MODELS[model]
+    found = [EXAMPLES[kind] for kind in planted.plants]
+    return found if planted.undrawable is None else [*found, f"style/{STYLE_NAMES[planted.undrawable]}"]
+
+
+def sweep(model: str, seeds: tuple[int, ...]) -> SweepSpec:
+    """Returns the sweep of one model and one set of seeds."""
+    return SweepSpec.model_validate(
+        {
+            "name": f"planted-{model}", "models": [model], "attributes": attributes(model),
+            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": list(seeds),
+            "generation": {"steps": 12, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
+            "scorer": "toy-clip", "images": "none",
+        },
+        strict=False,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Runs the sweeps and writes tables and truth."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--work", type=Path, default=Path("results/planted"))
+    arguments = parser.parse_args()
+    PLANTED_TABLES.mkdir(exist_ok=True)
+    threads = len(os.sched_getaffinity(0))
+    for model in arguments.models or list(MODELS):
+        for number, seeds in enumerate(SEED_SETS):
+            root = str(arguments.work / f"{model}-{number}")
+            driver.run(
+                sweep(model, seeds), root, lambda settings: InlineBackend(settings, threads=threads),
+                on_progress=lambda _: None, stop=StopSwitch(),
+                on_localized=lambda found: print(found.model, found.attribute, found.outcome, found.reason, flush=True),
+            )  # fmt: skip
+            scores = open_store(root).read("scores").select(COLUMNS)
+            for attribute in attributes(model):
+                table = scores.filter(pc.equal(scores["attribute"], attribute))
+                name = f"{model}-{attribute.replace('/', '-')}-{number}.parquet"
+                pq.write_table(table, PLANTED_TABLES / name, compression="zstd")
+    (PLANTED_TABLES / "truth.json").write_text(json.dumps(truth(), indent=1) + "\n")
+
+
+def truth() -> dict[str, dict[str, object]]:
+    """Returns what was planted, by model and kind; an attribute goes before its kind."""
+    found: dict[str, dict[str, object]] = {}
+    for name, planted in MODELS.items():
+        kinds: dict[str, object] = {
+            kind: {"sites": list(plant.sites) if plant.outcome == "localized" else [], "outcome": plant.outcome}
+            for kind, plant in planted.plants.items()
+        }
+        if planted.undrawable is not None:
+            kinds[f"style/{STYLE_NAMES[planted.undrawable]}"] = {"sites": [], "outcome": "absent"}
+        found[name] = kinds
+    return found
+
+
+if __name__ == "__main__":
+    main()

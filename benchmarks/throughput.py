@@ -1,0 +1,99 @@
+"""Images a second of a sweep against a bare loop and against one image at a time; ``python benchmarks/throughput.py``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+
+from loco_core.generate import generate
+from loco_core.models import LoadedModel, load_model
+from loco_core.scorers import CLIP, load_scorer
+from loco_core.toyworld.train import WEIGHTS
+from loco_core.types import Generation, Intervention, Row
+from orchestrator import driver
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.spec import SweepSpec
+
+STEPS = 12
+SETTINGS = Generation(steps=STEPS, guidance_scale=3.0)
+PROMPT, DONOR = "a red circle in the style of lumio", "a red circle"
+
+
+@torch.no_grad()
+def bare_loop(model: LoadedModel, batch: int, batches: int) -> float:
+    """Returns seconds an image of UNet steps, VAE and CLIP with nothing around them."""
+    pipe, scorer = model.pipeline, load_scorer(CLIP, None, "cpu")
+    embeds = model.family.encode(pipe, [PROMPT]).embeds.expand(2 * batch, -1, -1).contiguous()
+    began = time.perf_counter()
+    for _ in range(batches):
+        latents = torch.randn(batch, 8, 8, 8)
+        pipe.scheduler.set_timesteps(STEPS)
+        for t in pipe.scheduler.timesteps:
+            noise, text = pipe.unet(torch.cat([latents] * 2), t, embeds).sample.chunk(2)
+            latents = pipe.scheduler.step(noise + 3.0 * (text - noise), t, latents).prev_sample
+        images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5
+        scorer.score(scorer.embed_images(images.clamp(0, 1)), [PROMPT, DONOR])
+    return (time.perf_counter() - began) / (batch * batches)
+
+
+def sweep(batch: int) -> tuple[float, float]:
+    """Returns seconds an image through a whole sweep (inline, commits included), and the share spent outside units."""
+    spec = SweepSpec.model_validate(
+        {
+            "name": "bench", "models": ["toy"], "attributes": ["style/lumio"], "windows": {"sizes": [1, 2, 3, 4]},
+            "prompts": 4, "seeds": 2, "generation": {"steps": STEPS, "guidance_scale": 3.0, "batch_size": batch},
+            "controls": {"random": 0}, "scorer": CLIP, "images": "none", "localize": {"resamples": 100},
+        },
+        strict=False,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        result = driver.run(
+            spec, folder, lambda settings: InlineBackend(settings, threads=torch.get_num_threads()),
+            on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(),
+        )  # fmt: skip
+    units = result.summary.unit_seconds
+    return units / result.summary.rows, units / result.summary.seconds
+
+
+def timed(function: Callable[[], object], images: int) -> float:
+    """Returns seconds an image."""
+    began = time.perf_counter()
+    function()
+    return (time.perf_counter() - began) / images
+
+
+def main() -> None:
+    """Prints the table as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=62)
+    batch = parser.parse_args().batch
+    model = load_model("stable_diffusion", str(WEIGHTS / "toy"), None, "float32", "cpu")
+    rows = [Row(PROMPT, DONOR, i, Intervention((i % 16,))) for i in range(batch)]
+    bare_loop(model, batch, 1)
+    # Interleaved, so that a machine that slows down slows both.
+    bare_first, (through, in_units), bare_second = bare_loop(model, batch, 4), sweep(batch), bare_loop(model, batch, 4)
+    bare = (bare_first + bare_second) / 2
+    one = timed(lambda: [list(generate(model, [row], SETTINGS, 1)) for row in rows[:8]], 8)
+    costs = {n: timed(lambda n=n: list(generate(model, rows[:n], SETTINGS, n)), n) for n in (1, 4, 16, batch)}
+    print(
+        json.dumps(
+            {
+                "batch": batch,
+                "sweep / bare loop (images a second)": round(bare / through, 3),
+                "share of the run inside units": round(in_units, 3),
+                "sweep / one image at a time (images a second)": round(one / through, 2),
+                "seconds an image by batch": {n: round(cost, 4) for n, cost in costs.items()},
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Small sweeps for tests, a worker that needs no model, and what two results folders must agree on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator.plan import PlannedRow, PlannedUnit
+from orchestrator.scheduler.protocol import Unit, UnitReport
+from orchestrator.spec import SweepSpec
+from orchestrator.store import SCHEMA_VERSION, Store, make_table
+from orchestrator.worker import WorkerSettings, cell_columns
+
+# Columns that tell when, where and at which attempt a cell was made.
+CIRCUMSTANCES = ("attempt", "seconds", "device", "torch_version")
+KEY = ("model", "attribute", "prompt_id", "seed", "control", "window_start", "window_size", "cell_id")
+
+
+def tiny_sweep(model: Path | str, **changes: Any) -> SweepSpec:
+    """Returns a sweep of two attributes that takes seconds on a random pipeline."""
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "models": [{"id": "tiny", "path": str(model)}],
+        "attributes": ["style/velor", "fact/zandia"],
+        "windows": {"sizes": [1, 2], "stride": 4},
+        "prompts": 2,
+        "seeds": 2,
+        "generation": {"steps": 2, "guidance_scale": 3.0, "batch_size": 16},
+        "controls": {"random": 1},
+        "scorer": "toy-clip",
+        "localize": {"resamples": 100},
+        "images": "none",
+    }
+    return SweepSpec.model_validate({**content, **changes}, strict=False)
+
+
+def payload(table: pa.Table) -> list[dict[str, Any]]:
+    """Returns what must be equal bit for bit between two runs of one plan, in a fixed order."""
+    rows = table.drop_columns([name for name in CIRCUMSTANCES if name in table.column_names]).to_pylist()
+    return sorted(rows, key=lambda row: tuple(str(row[name]) for name in KEY))
+
+
+def assert_each_once(table: pa.Table) -> None:
+    """Fails where a cell with its labels is there twice; a random set may coincide with another one."""
+    rows = [tuple(row[name] for name in KEY) for row in table.to_pylist() if row["control"] != "random"]
+    assert len(rows) == len(set(rows))
+
+
+def score_of(row: PlannedRow) -> float:
+    """Returns a made-up score: sites 4 and 5 hold the attribute."""
+    digest = hashlib.sha256(row.cell_id.encode()).digest()
+    noise = (int.from_bytes(digest[:4], "little") / 2**32 - 0.5) * 0.01
+    gone = row.control == "donor" or {4, 5} <= set(row.site_indices)
+    return (0.0 if gone and row.control != "identity" else 0.3) + noise
+
+
+class FakeWorker:
+    """Commits made-up scores."""
+
+    def __init__(self, settings: WorkerSettings, model: str, open_store: Callable[[], Store]) -> None:
+        self._settings, self._info = settings, settings.resolved.model(model)
+        self._store = open_store()
+        self.units: list[str] = []
+
+    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        planned: PlannedUnit = unit.payload
+        self.units.append(unit.unit_id)
+        rows = [row for row in planned.rows if row.emit]
+        scores = make_table("scores", [self._score(row) for row in rows])
+        outcome = self._store.commit_unit(unit.unit_id, {"scores": scores}, f"{unit.unit_id}-{attempt}-{id(self)}")
+        return UnitReport(unit.unit_id, attempt, "committed" if outcome == "won" else "already", rows=len(rows))
+
+    def _score(self, row: PlannedRow) -> dict[str, Any]:
+        return {
+            **cell_columns(row, self._settings.sweep_id, self._info),
+            "steps": self._settings.generation.steps,
+            "clip_score": score_of(row),
+            "clip_score_donor": 0.1,
+            "clip_score_content": 0.4,
+            "clip_score_unrelated": 0.05 if row.control == "clean" else None,
+            "status": "ok",
+            "attempt": 1,
+            "schema_version": SCHEMA_VERSION,
+        }

@@ -1,0 +1,186 @@
+"""A whole run with a worker that needs no model: resume, crashes at every storage call, growth, refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from loco_core.errors import LocoError, SpecError
+from loco_core.localizers import Localization
+from orchestrator import driver
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.scheduler.protocol import Backend, UnitReport
+from orchestrator.spec import SweepSpec, WorkerNeeds
+from orchestrator.store import Store
+from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
+from orchestrator.worker import WorkerSettings
+from tests.sweeps import FakeWorker, assert_each_once, payload, tiny_sweep
+
+SMALL: dict[str, Any] = {
+    "attributes": ["style/velor"],
+    "prompts": 1,
+    "seeds": 2,
+    "controls": {"random": 0},
+    "localize": {"localizer": "argmin"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loco_core.attributes import attribute
+
+    def resolve(spec: SweepSpec) -> Resolved:
+        model = ResolvedModel(
+            id="tiny", family="stable_diffusion", path="/nowhere", revision=None, weights="w", dtype="float32",
+            site_names=tuple(f"site{i}" for i in range(16)), seconds_per_image=0.01, worker=WorkerNeeds(),
+        )  # fmt: skip
+        attributes = tuple(attribute(str(a)) for a in spec.attributes)
+        return Resolved(
+            models=(model,), attributes=attributes, scorer=ResolvedScorer(name="toy-clip", revision=None, weights="c")
+        )
+
+    monkeypatch.setattr(driver, "resolve", resolve)
+
+
+def run(
+    spec: SweepSpec,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., Any] = FakeWorker,
+    **options: Any,
+) -> tuple[driver.RunResult, list[Localization]]:
+    monkeypatch.setattr(driver, "open_store", lambda *_, **__: store)
+    found: list[Localization] = []
+
+    def backend(settings: WorkerSettings) -> Backend:
+        return InlineBackend(lambda model: make(settings, model, lambda: store), threads=1)
+
+    result = driver.run(
+        spec, "results", backend, on_progress=lambda _: None, on_localized=found.append, stop=StopSwitch(), **options
+    )
+    return result, found
+
+
+def test_a_run_scores_every_cell_once_and_localizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(MemoryBlobs())
+    result, found = run(tiny_sweep("x"), store, monkeypatch)
+    scores = store.read("scores")
+    assert_each_once(scores)
+    assert result.summary.outcome == "done"
+    assert scores.num_rows == result.summary.rows
+    assert [item.attribute for item in found] == ["fact/zandia", "style/velor"] or len(found) == 2
+    assert store.read("localizations").num_rows == 2
+    assert store.read("effects").num_rows == 2 * 8
+
+
+def test_the_same_command_does_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(MemoryBlobs())
+    run(tiny_sweep("x"), store, monkeypatch)
+    before = payload(store.read("scores"))
+    again, _ = run(tiny_sweep("x"), store, monkeypatch)
+    assert again.summary.committed == 0
+    assert payload(store.read("scores")) == before
+
+
+def test_a_crash_at_every_storage_call_loses_and_doubles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny_sweep("x", **SMALL)
+    undisturbed = Store(MemoryBlobs())
+    run(spec, undisturbed, monkeypatch)
+    expected = {name: payload(undisturbed.read("scores")) for name in ("scores",)}["scores"]
+    localizations = undisturbed.read("localizations").to_pylist()
+    n, crashed = 0, True
+    while crashed:
+        n += 1
+        crashed = False
+        for after in (False, True):
+            blobs = MemoryBlobs()
+            try:
+                run(spec, Store(FaultyBlobs(blobs, n, after=after)), monkeypatch)
+            except CrashError:
+                crashed = True
+            survivor = Store(blobs)
+            _forget_lease(blobs)
+            run(spec, survivor, monkeypatch)
+            assert payload(survivor.read("scores")) == expected, f"killed at storage call {n}, after={after}"
+            assert survivor.read("localizations").to_pylist() == localizations
+    assert n > 30
+
+
+def test_growing_the_seeds_equals_a_fresh_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown, fresh = Store(MemoryBlobs()), Store(MemoryBlobs())
+    run(tiny_sweep("x", seeds=2), grown, monkeypatch)
+    run(tiny_sweep("x", seeds=4), grown, monkeypatch)
+    run(tiny_sweep("x", seeds=4), fresh, monkeypatch)
+    without_unit = [{k: v for k, v in row.items() if k != "unit_id"} for row in payload(grown.read("scores"))]
+    assert without_unit == [{k: v for k, v in row.items() if k != "unit_id"} for row in payload(fresh.read("scores"))]
+    assert grown.read("localizations").to_pylist() == fresh.read("localizations").to_pylist()
+
+
+def test_changed_settings_are_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(MemoryBlobs())
+    run(tiny_sweep("x"), store, monkeypatch)
+    with pytest.raises(SpecError, match=r"generation.steps 2 -> 3.*--results"):
+        run(tiny_sweep("x", generation={"steps": 3, "guidance_scale": 3.0}), store, monkeypatch)
+
+
+class Failing(FakeWorker):
+    """Gives up on one unit until it is told to work."""
+
+    broken = True
+
+    def run(self, unit: Any, attempt: int, row_by_row: bool) -> UnitReport:
+        if self.broken and unit.order == 1:
+            raise ValueError("the second unit is cursed")
+        return super().run(unit, attempt, row_by_row)
+
+
+def test_failed_cells_are_recorded_counted_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, store = tiny_sweep("x", **SMALL), Store(MemoryBlobs())
+    monkeypatch.setattr(Failing, "broken", True)
+    result, found = run(spec, store, monkeypatch, Failing)
+    assert result.failed_cells == store.read("failures").num_rows > 0
+    assert set(store.read("failures")["error"].to_pylist()) == {"the second unit is cursed"}
+    assert found[0].outcome == "incomplete"
+    same, _ = run(spec, store, monkeypatch, Failing)
+    assert same.summary.committed == 0
+    monkeypatch.setattr(Failing, "broken", False)
+    retried, found = run(spec, store, monkeypatch, Failing, retry=True)
+    assert retried.failed_cells == 0
+    assert found[0].outcome != "incomplete"
+    assert_each_once(store.read("scores"))
+
+
+def test_complements_are_run_when_the_localizer_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attribute that either of two sites can draw is necessary nowhere; complements show where it is sufficient."""
+    import tests.sweeps as sweeps
+
+    def either(row: Any) -> float:
+        free = set(range(16)) - set(row.site_indices) if row.control != "donor" else set()
+        has = row.control in ("clean", "identity") or bool({0, 8} & free)
+        return (0.3 if has else 0.0) + (sweeps.hashlib.sha256(row.cell_id.encode()).digest()[0] / 255 - 0.5) * 0.01
+
+    monkeypatch.setattr(sweeps, "score_of", either)
+    store = Store(MemoryBlobs())
+    spec = tiny_sweep("x", attributes=["style/velor"], prompts=8, seeds=4, controls={"random": 0})
+    _, found = run(spec, store, monkeypatch)
+    assert "complement" in set(store.read("scores")["control"].to_pylist())
+    assert found[0].outcome == "redundant"
+    assert len(store.plans()) == 2
+
+
+def test_two_drivers_do_not_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.store import Lease
+
+    store = Store(MemoryBlobs())
+    Lease(store.blobs).acquire()
+    with pytest.raises(LocoError, match="another"):
+        run(tiny_sweep("x"), store, monkeypatch)
+
+
+def _forget_lease(blobs: MemoryBlobs) -> None:
+    """The dead driver's lease names this very process, which lives: a real one would be seen to be dead."""
+    blobs.files.pop("_meta/lease.json", None)

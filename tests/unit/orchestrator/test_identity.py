@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loco_core.types import Generation, Intervention
+from orchestrator.identity import (
+    CellKey,
+    ImageKey,
+    SweepKey,
+    UnitKey,
+    cell_id,
+    image_id,
+    safe_name,
+    sweep_id,
+    unit_id,
+)
+
+IMAGE = ImageKey("w0", "float32", "a red dog", "a dog", 3, Intervention((4, 5)), Generation(steps=20))
+CELL = CellKey("i0", "clip", "r0", "red", "", "dog")
+UNIT = UnitKey("s0", "sweep", "toy", "style/mori", ("c0", "c1"))
+SWEEP = SweepKey("s", Generation(), "clip")
+
+
+def test_identities_are_the_same_in_every_version_of_the_code() -> None:
+    assert image_id(IMAGE) == "437f4617f6066dab609f266cc849afee19f2cd59608f844c355dc1d1bca3958f"
+    assert cell_id(CELL) == "9a04b926df9798ed1849d213aabe0a5a716b7c8fa685076b2d8b5b84ff47b3f2"
+    assert unit_id(UNIT) == "5478278dcfc60469c4af2e6bb750687c09bd300ba063e67f552f6c0bbc6bb1d4"
+    assert sweep_id(SWEEP) == "026a7a7ef9b8bb393eb975e092ee7157149105e7d426cf950fc458f9fd02bcb6"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": "w1"},
+        {"dtype": "float16"},
+        {"prompt": "a blue dog"},
+        {"donor": "a cat"},
+        {"seed": 4},
+        {"intervention": Intervention((4, 6))},
+        {"intervention": Intervention((4, 5), part="k")},
+        {"intervention": Intervention((4, 5), step_start=1)},
+        {"intervention": Intervention((4, 5), step_end=19)},
+        {"intervention": Intervention((4, 5), tokens="words")},
+        {"intervention": Intervention((4, 5), guidance_half="both")},
+        {"generation": Generation(steps=21)},
+        {"generation": Generation(steps=20, guidance_scale=7)},
+        {"generation": Generation(steps=20, height=64)},
+        {"generation": Generation(steps=20, width=64)},
+        {"generation": Generation(steps=20, scheduler="DDIMScheduler")},
+    ],
+)
+def test_whatever_changes_the_pixels_changes_the_image(change: dict[str, Any]) -> None:
+    assert image_id(dataclasses.replace(IMAGE, **change)) != image_id(IMAGE)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        Intervention((5, 4)),
+        Intervention((4, 5, 5)),
+        Intervention((4, 5), step_end=20),
+        Intervention((4, 5), step_end=99),
+    ],
+)
+def test_ways_to_write_the_same_intervention_are_one_image(same: Intervention) -> None:
+    assert image_id(dataclasses.replace(IMAGE, intervention=same)) == image_id(IMAGE)
+
+
+def test_a_clean_image_does_not_depend_on_donor_or_options() -> None:
+    clean = image_id(dataclasses.replace(IMAGE, intervention=Intervention()))
+    for nothing in (
+        Intervention((), part="v", tokens="words"),
+        Intervention((4,), step_start=20),
+        Intervention((4,), step_end=0),
+    ):
+        assert image_id(dataclasses.replace(IMAGE, donor="a cat", intervention=nothing)) == clean
+    assert clean != image_id(IMAGE)
+
+
+def test_the_identity_control_is_an_image_of_its_own() -> None:
+    swapped = dataclasses.replace(IMAGE, donor=IMAGE.prompt)
+    assert image_id(swapped) != image_id(dataclasses.replace(swapped, intervention=Intervention()))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(CellKey)])
+def test_every_field_changes_the_cell(field: str) -> None:
+    assert cell_id(dataclasses.replace(CELL, **{field: "other"})) != cell_id(CELL)
+
+
+def test_a_unit_is_its_items_in_their_order_and_its_round() -> None:
+    for other in ({"items": ("c1", "c0")}, {"items": ("c0",)}, {"round": 1}, {"kind": "fit"}, {"model": "m"}):
+        assert unit_id(dataclasses.replace(UNIT, **other)) != unit_id(UNIT)
+
+
+def test_equal_content_of_different_kinds_is_not_the_same_thing() -> None:
+    assert len({image_id(IMAGE), cell_id(CELL), unit_id(UNIT), sweep_id(SWEEP)}) == 4
+
+
+@given(st.text(max_size=400))
+def test_a_safe_name_is_one_plain_file_name(text: str) -> None:
+    name = safe_name(text)
+    assert name.isascii()
+    assert 1 <= len(name) <= 64
+    assert PurePosixPath(name).parts == (name,)
+    assert name not in (".", "..")
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_different_texts_have_different_names(one: str, other: str) -> None:
+    assert (safe_name(one) == safe_name(other)) == (one == other)
+
+
+@pytest.mark.parametrize("text", ["../x", "a/b", "..", "", "A", "a=b", "élan", "x" * 300, "\ud800"])
+def test_texts_that_are_no_names_get_a_hash(text: str) -> None:
+    assert safe_name(text) != text
+    assert len(safe_name(text).rpartition("-")[2]) == 12
+
+
+def test_a_plain_name_stays() -> None:
+    assert safe_name("toy-planted-a") == "toy-planted-a"

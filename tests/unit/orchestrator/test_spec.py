@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loco_core.errors import SpecError
+from loco_core.types import Generation, Intervention, PromptRecord
+from orchestrator.spec import AttributeSpec, InterventionSpec, SweepSpec, check_compatible, load_sweep, place
+
+RECORD = {
+    "prompt": "a dog, mori",
+    "donor": "a dog",
+    "score_text": "mori",
+    "donor_text": "plain",
+    "content_text": "a dog",
+}
+MINIMAL: dict[str, Any] = {"name": "s", "models": ["toy"], "attributes": ["style/mori"], "scorer": "clip"}
+FULL: dict[str, Any] = {
+    "name": "everything",
+    "models": [
+        "toy",
+        {
+            "id": "sd15",
+            "path": "org/sd15",
+            "revision": "abc",
+            "dtype": "float16",
+            "worker": {"gpus": 1, "min_gpu_memory": "24GiB", "label_selector": {"zone": "a"}},
+        },
+    ],
+    "attributes": ["style/mori", {"kind": "fact", "name": "flag of X", "mode": "replace", "records": [RECORD]}],
+    "windows": {"sizes": [1, 2], "stride": 1},
+    "prompts": 1,
+    "seeds": 4,
+    "generation": {
+        "steps": 20,
+        "guidance_scale": 5,
+        "height": 64,
+        "width": 64,
+        "scheduler": "DDIMScheduler",
+        "batch_size": 4,
+    },
+    "scorer": "clip",
+    "localize": {"threshold": 0.7},
+    "controls": {"identity": True, "all_sites": True, "complement": True, "random": 3},
+    "interventions": [{"part": "k", "steps": [0, 10], "tokens": "words", "guidance_half": "both"}],
+    "images": "none",
+    "results": "out",
+}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def spec(**changes: Any) -> SweepSpec:
+    return SweepSpec.model_validate(MINIMAL | changes, strict=False)
+
+
+def problem(folder: Path, text: str) -> str:
+    """Returns the message without the folder."""
+    with pytest.raises(SpecError) as caught:
+        load_sweep(write(folder, text))
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_a_full_file_is_read(tmp_path: Path) -> None:
+    read = load_sweep(write(tmp_path, yaml.safe_dump(FULL, sort_keys=False)))
+    assert read.seeds == (0, 1, 2, 3)
+    assert read.models[0].id == "toy"
+    assert read.models[1].worker.min_gpu_memory == 24 * 2**30
+    assert read.generation.settings == Generation(20, 5.0, 64, 64, "DDIMScheduler")
+    assert read.interventions[0].at((3, 4)) == Intervention((3, 4), "k", 0, 10, "words", "both")
+    assert isinstance(read.attributes[1], AttributeSpec)
+    assert read.attributes[1].label == "fact/flag of X"
+    assert read.attributes[1].prompt_records == (PromptRecord(**RECORD),)
+
+
+def test_a_short_file_gets_the_papers_settings(tmp_path: Path) -> None:
+    read = load_sweep(write(tmp_path, yaml.safe_dump(MINIMAL)))
+    assert read.interventions == (InterventionSpec(),)
+    assert read.interventions[0].at((1,)) == Intervention((1,))
+    assert read.generation.settings == Generation()
+
+
+def test_a_spec_survives_its_own_json() -> None:
+    whole = SweepSpec.model_validate(FULL, strict=False)
+    assert SweepSpec.model_validate(whole.model_dump(mode="json"), strict=False) == whole
+
+
+def test_words_and_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    text = "name: no\nmodels: [12:30]\nattributes: [style/2020-01-01]\nscorer: on\ngeneration: {guidance_scale: 1e1}\n"
+    read = load_sweep(write(tmp_path, text))
+    assert (read.name, read.models[0].id, read.scorer) == ("no", "12:30", "on")
+    assert read.generation.guidance_scale == 10
+
+
+BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BASE + "sceds: 3\n", "sweep.yaml:5:1: unknown key 'sceds'; expected one of name, "),
+        (BASE + "sceds: 3\n", 'did you mean "seeds"?'),
+        (BASE + "generation:\n  stesp: 3\n", "sweep.yaml:6:3: unknown key 'stesp'"),
+        (BASE + "generation:\n  stesp: 3\n", 'did you mean "steps"?'),
+        (BASE + "localize: {treshold: 1}\n", "sweep.yaml:5:12: unknown key 'treshold'"),
+        (
+            BASE + "generation: {steps: '20'}\n",
+            'sweep.yaml:5:21: generation.steps: "20" is wrong; expected a valid integer',
+        ),
+        (BASE + "generation: {steps: 0}\n", "5:21: generation.steps: 0 is wrong; expected greater than or equal to 1"),
+        (
+            BASE + "generation: {guidance_scale: .nan}\n",
+            "5:30: generation.guidance_scale: NaN is wrong; expected a finite number",
+        ),
+        (BASE + "generation: 5\n", "5:13: generation: 5 is wrong; expected an object"),
+        (
+            BASE + "images: nome\n",
+            "5:9: images: \"nome\" is wrong; expected 'none', 'report' or 'all'; did you mean \"none\"?",
+        ),
+        (BASE + "seeds: no\n", "5:8: seeds: expected how many seeds, or a list of seeds"),
+        (BASE + "seeds: 0\n", "5:8: seeds: expected 1 to 1,000,000 seeds"),
+        (BASE + "seeds: [1, -2]\n", "5:12: seeds.1: -2 is wrong"),
+        (BASE + "seeds: [1, 1]\n", "5:8: seeds: seed 1 is given more than once"),
+        (BASE + "seeds: 3\nseeds: 4\n", "6:1: key 'seeds' is given twice"),
+        (BASE + "windows: {sizes: [1, two]}\n", '5:22: windows.sizes.1: "two" is wrong; expected a valid integer'),
+        (BASE + "windows: {sizes: []}\n", "5:18: windows.sizes: [] is wrong; expected at least 1 item"),
+        (
+            BASE + "interventions: [{steps: [5, 90]}]\n",
+            "5:25: interventions.0.steps: [5, 90] is wrong; expected [start, end)",
+        ),
+        ("models: [toy]\nattributes: [style/m]\nscorer: c\n", "sweep.yaml:1:1: name is missing"),
+        (BASE.replace("style/mori", "mori"), "3:14: attributes.0: 'mori' is wrong; expected a name such as style/NAME"),
+        (BASE.replace("[toy]", "[toy, toy]"), "2:9: models: model 'toy' is given more than once"),
+        (BASE.replace("[style/mori]", "[{kind: style}]"), "3:14: attributes.0.records is missing"),
+        (BASE.replace("name: s", 'name: "a\\nb"'), "1:7: name: "),
+        ("", "sweep.yaml:1:1: the file is empty"),
+        ("# only a comment\n", "sweep.yaml:1:1: the file is empty"),
+        ("- a\n- b\n", "sweep.yaml:1:1: expected keys"),
+        ("name: [a\nmodels: }\n", "sweep.yaml:2:7: "),
+        ("name: s\nmodels:\n\t- toy\n", "expected spaces for indentation, not tabs"),
+        ("name: \x07\n", "expected valid YAML"),
+        ("name: !!python/object/apply:os.system [ls]\n", "sweep.yaml:1:7: "),
+        ("a: &a [*a]\n", "nested or repeated without end"),
+        ("{1: 2}\n", "unknown key '1'"),
+        ("? [a]\n: b\n", "sweep.yaml:1:"),
+    ],
+)
+def test_bad_files_say_where_what_and_what_was_expected(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in problem(tmp_path, text)
+
+
+def test_every_problem_has_its_own_line_in_the_order_of_the_file(tmp_path: Path) -> None:
+    lines = problem(tmp_path, BASE + "seeds: x\nprompts: y\nimages: z\n").splitlines()
+    assert [line.split(":")[1] for line in lines] == ["5", "6", "7"]
+
+
+def test_a_file_that_expands_without_end_is_refused_at_once(tmp_path: Path) -> None:
+    rows = [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 8)]
+    assert "without end" in problem(tmp_path, "\n".join(["x0: &x0 [1]", *rows]))
+
+
+def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "")
+    with pytest.raises(SpecError, match=r'sweeep.yaml: no such file.*did you mean "sweep.yaml"'):
+        load_sweep(tmp_path / "sweeep.yaml")
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_sweep(tmp_path)
+    (tmp_path / "b.yaml").write_bytes(b"\x89PNG\xff\x00")
+    with pytest.raises(SpecError, match="not a text file"):
+        load_sweep(tmp_path / "b.yaml")
+
+
+def test_an_inline_attribute_needs_as_many_records_as_prompts(tmp_path: Path) -> None:
+    text = yaml.safe_dump(FULL | {"prompts": 2}, sort_keys=False)
+    assert "attributes.1.records: 1 records for prompts: 2; expected at least 2 records" in problem(tmp_path, text)
+
+
+def test_places_are_found_for_problems_that_show_later(tmp_path: Path) -> None:
+    path = write(tmp_path, BASE + "windows:\n  sizes: [1, 99]\n")
+    assert place(path, ("windows", "sizes", 1)) == f"{path}:6:14"
+    assert place(path, ("attributes", 0)) == f"{path}:3:14"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=80))
+def test_any_text_is_read_or_refused_cleanly(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes((BASE + text).encode("utf-8", "surrogatepass"))
+    with suppress(SpecError):
+        load_sweep(path)
+
+
+GROWN = {
+    "seeds": 8,
+    "prompts": 9,
+    "models": ["toy", "other"],
+    "attributes": ["object/star", "style/mori"],
+    "windows": {"sizes": [1, 2, 3, 4, 5]},
+    "controls": {"complement": True, "random": 5},
+    "interventions": [{}, {"part": "k"}],
+    "generation": {"batch_size": 2},
+    "images": "all",
+    "localize": {"threshold": 0.5},
+    "results": "elsewhere",
+}
+
+
+@pytest.mark.parametrize("key", list(GROWN))
+def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
+    check_compatible(spec(), spec(**{key: GROWN[key]}))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"name": "t"}, "name s -> t"),
+        ({"scorer": "other"}, "scorer clip -> other"),
+        ({"generation": {"steps": 20}}, "generation.steps 50 -> 20"),
+        ({"generation": {"height": 64}}, "generation.height default -> 64"),
+        ({"models": [{"id": "toy", "dtype": "float16"}]}, "models.toy.dtype float32 -> float16"),
+        ({"models": [{"id": "toy", "revision": "b"}]}, "models.toy.revision default -> b"),
+        ({"models": ["other"]}, "models without toy"),
+        ({"attributes": ["style/other"]}, "attributes without style/mori"),
+        ({"seeds": 3}, "seeds without 3"),
+        ({"prompts": 4}, "prompts 8 -> 4"),
+        ({"windows": {"sizes": [1, 2]}}, "windows.sizes without 3, 4"),
+        ({"windows": {"stride": 2}}, "windows.stride 1 -> 2"),
+        ({"controls": {"identity": False}}, "controls.identity true -> false"),
+        ({"controls": {"random": 1}}, "controls.random 2 -> 1"),
+        ({"interventions": [{"part": "k"}]}, "interventions without"),
+    ],
+)
+def test_changes_that_would_mix_results_are_refused_with_the_way_out(change: dict[str, Any], difference: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_compatible(spec(), spec(**change))
+    assert difference in str(caught.value)
+    assert "--results" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_records_may_be_added_at_the_end_only() -> None:
+    inline = {"kind": "style", "name": "m", "mode": "remove"}
+    old = spec(prompts=1, attributes=[inline | {"records": [RECORD]}])
+    other = RECORD | {"prompt": "a cat, mori"}
+    check_compatible(old, spec(prompts=2, attributes=[inline | {"records": [RECORD, other]}]))
+    with pytest.raises(SpecError, match=r"style/m\.records differ among the first 1"):
+        check_compatible(old, spec(prompts=2, attributes=[inline | {"records": [other, RECORD]}]))
