@@ -121,6 +121,7 @@ def run(
     """
     resolved, store, identity = resolve(spec), open_store(root), sweep_id(spec)
     with _lease(store) as lease:
+        store.blobs.clean()
         store.record_sweep(identity, spec, uuid.uuid4().hex)
         _freeze(store, resolved)
         ahead = outlook(spec, resolved, root)

@@ -199,8 +199,9 @@ class Scheduler:
                 worker.phase = "bound"
                 self._load_failures.pop(worker.group, None)
             case BindFailed():
-                self._kill(worker)
-                self._load_failed(worker.group, event)
+                group = worker.group
+                worker.phase, worker.model = "ready", ""
+                self._load_failed(group, event)
             case UnitDone(_, report):
                 self._done(worker, report)
             case WorkerDraining():

@@ -96,6 +96,10 @@ class Machine:
         self.workers[worker] = "bound"
         self.step(WorkerBound(worker))
 
+    def fail_to_load(self, worker: str) -> None:
+        self.workers[worker] = "ready"
+        self.step(BindFailed(worker, "ModelError", "no such model"))
+
     def done(self, worker: str, outcome: UnitOutcome = "committed") -> None:
         work = self.queues[worker].pop(0)
         self.step(UnitDone(worker, UnitReport(work.unit.unit_id, work.attempt, outcome, error="it failed")))
@@ -259,8 +263,7 @@ def test_a_model_that_never_loads_fails_its_units_and_later_ones() -> None:
         (worker,) = machine.workers
         if machine.workers[worker] == "loading" and machine.models[worker] == "bad":
             tries += 1
-            machine.forget(worker)
-            machine.step(BindFailed(worker, "ModelError", "no such model"))
+            machine.fail_to_load(worker)
         else:
             machine.advance(worker)
     machine.step(UnitsAdded((unit(3, "bad"),)))
@@ -418,7 +421,7 @@ class SchedulerRules(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail_to_load(self, data: st.DataObject) -> None:
         worker = self.pick(data, self.machine.at("loading"))
-        self.machine.step(BindFailed(worker, "ModelError", "no"))
+        self.machine.fail_to_load(worker)
 
     @precondition(lambda self: self.busy() or self.machine.at("loading"))
     @rule(data=st.data())
