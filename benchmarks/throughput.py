@@ -1,4 +1,4 @@
-"""Images a second of a sweep against a bare loop and against one image at a time; ``python benchmarks/throughput.py``."""
+"""Images a second of a sweep, against a bare loop and one image at a time; ``python benchmarks/throughput.py``."""
 
 from __future__ import annotations
 

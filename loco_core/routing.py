@@ -88,7 +88,7 @@ class Router:
                     projection = self._denoiser.get_submodule(path)
                     with torch.no_grad():
                         table = projection(prompts.embeds)
-                    projection.forward = self._look_up(table, plan, part, site.index)  # type: ignore[method-assign]
+                    projection.forward = self._look_up(table, plan, part, site.index)
                     patched.append(projection)
             yield
         finally:

@@ -81,8 +81,8 @@ class Intervention:
         part: K and V, or one of them.
         step_start: first denoising step (from 0) at which they do.
         step_end: first step at which they no longer do; None is the last step inclusive.
-        tokens: which token positions come from the donor: ``all``, ``words`` (from the first position up to the last word
-            of either sentence) or ``padding`` (all after that).
+        tokens: which token positions come from the donor: ``all``, ``words`` (from the first position up to the last
+            word of either sentence) or ``padding`` (all after that).
         guidance_half: which half of classifier-free guidance reads the donor.
     """
 

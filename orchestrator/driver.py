@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loco_core.errors import SpecError
 from loco_core.localizers import Localization
@@ -78,8 +79,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     )
 
 
-# Standard deviation of a window's paired effect over prompts and over seeds, in units of the full effect, as measured on
-# the bundled model (`benchmarks/noise.py`).
+# Standard deviation of a window's paired effect over prompts, over seeds, and of the rest, in units of the full effect.
 PROMPT_SD, SEED_SD, REST_SD = 0.15, 0.08, 0.25
 
 
@@ -176,7 +176,9 @@ def _freeze(store: Store, resolved: Resolved) -> None:
         SpecError: the weights behind a name have changed since the results were begun.
     """
     found = store.blobs.read_versioned(RESOLVED)
-    pinned = json.loads(found.data) if found else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
+    pinned: dict[str, Any] = (
+        json.loads(found.data) if found else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
+    )
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.weights)
         pinned["sites"][model.id] = model.site_names

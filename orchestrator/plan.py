@@ -120,7 +120,8 @@ class _Draft:
 PLAN_SCHEMA = pa.schema(
     [
         ("unit_id", pa.string()), ("unit_order", pa.int64()), ("row", pa.int32()), ("emit", pa.bool_()),
-        ("expected_seconds", pa.float64()), ("batch_size", pa.int32()), ("cell_id", pa.string()), ("image_id", pa.string()),
+        ("expected_seconds", pa.float64()), ("batch_size", pa.int32()), ("cell_id", pa.string()),
+        ("image_id", pa.string()),
         ("model", pa.string()), ("attribute", pa.string()), ("attribute_kind", pa.string()), ("mode", pa.string()),
         ("prompt_id", pa.string()), ("template_id", pa.string()), ("prompt", pa.string()), ("donor", pa.string()),
         ("score_text", pa.string()), ("donor_text", pa.string()), ("content_text", pa.string()),
@@ -161,14 +162,14 @@ def plan(
         spec: the sweep.
         resolved: the sweep with its names looked up.
         planned: keys of rows that earlier plan files hold.
-        complements: (model, attribute, window) whose complement is wanted on top of the spec: every site but the window's
-            reads the donor.
+        complements: (model, attribute, window) whose complement is wanted on top of the spec: every site but the
+            window's reads the donor.
         first_order: number of units already planned.
         round_: 0, or which retry this is.
 
     Returns:
-        units in order: model by model, attribute by attribute, seeds outside prompts, so that an interrupted sweep holds
-        whole seeds.
+        units in order: model by model, attribute by attribute, seeds outside prompts, so that an interrupted sweep
+        holds whole seeds.
     """
     done, order, units = set(planned), first_order, []
     for model in resolved.models:

@@ -1,4 +1,4 @@
-"""From names to what they stand for: paths, revisions, hashes of weights, sites. Without torch; frozen before planning."""
+"""From names to what they stand for: paths, revisions, weight hashes, sites. Without torch; frozen before planning."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
     path = BUNDLED.get(spec.scorer)
     if path is None and not Path(spec.scorer).is_dir() and "/" not in spec.scorer:
         raise SpecError(
-            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, BUNDLED)}; or name a folder or hub id of a CLIP model'
+            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, BUNDLED)}; or a CLIP model\'s folder or hub id'
         )
     where = str(path or spec.scorer)
     revision = None if Path(where).is_dir() else _commit(where, None)

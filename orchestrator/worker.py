@@ -1,4 +1,4 @@
-"""The worker: loads one pipeline and one scorer, runs units, commits what they give. A plain class that knows no cluster."""
+"""The worker: loads a pipeline and a scorer, runs units, commits what they give. A plain class that knows no cluster."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ CONSTANT_BELOW = 1e-3
 # Which images `images: report` keeps.
 REPORT_SEEDS = 2
 _CELL_COLUMNS = (
-    "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id", "prompt",
-    "donor", "control", "window_start", "window_size", "part", "step_start", "step_end", "tokens", "guidance_half", "seed",
+    "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id",
+    "prompt", "donor", "control", "window_start", "window_size", "part", "step_start", "step_end", "tokens", "guidance_half",
+    "seed",
 )  # fmt: skip
 _IMAGE_COLUMNS = (
     "unit_id", "cell_id", "image_id", "model", "attribute", "prompt", "control", "window_start", "window_size", "seed"
@@ -208,7 +209,7 @@ class PipelineWorker:
         generation, scorer = self._settings.generation, self._settings.resolved.scorer
         texts = [row.score_text, row.donor_text, row.content_text, *row.unrelated_texts]
         values = self._scorer.score(scored.embedding[None], texts)[0] if scored.valid else np.full(len(texts), np.nan)
-        attribute, donor, content, *unrelated = (float(v) if np.isfinite(v) else None for v in values)
+        attribute, donor, content = (float(v) if np.isfinite(v) else None for v in values[:3])
         _, height, width = scored.picture.shape
         return {
             **cell_columns(row, self._settings.sweep_id, self._info),
@@ -226,7 +227,7 @@ class PipelineWorker:
             "clip_score": attribute,
             "clip_score_donor": donor,
             "clip_score_content": content,
-            "clip_score_unrelated": float(np.mean(unrelated)) if scored.valid and unrelated else None,
+            "clip_score_unrelated": float(values[3:].mean()) if scored.valid and len(values) > 3 else None,
             "image_distance": scored.distance,
             "status": "ok" if scored.valid else "invalid",
             "batch_size": row.batch_size,

@@ -41,7 +41,7 @@ def site_names(config: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-# Measured on two CPU cores for the bundled models (float32, batches of 64); one consumer GPU at half precision for others.
+# For bundled models measured on two CPU cores (float32, batches of 64); for others one consumer GPU, half precision.
 INFO = FamilyInfo(
     pipelines=("StableDiffusionPipeline",),
     models={

@@ -1,4 +1,4 @@
-"""CLIP score: the cosine between a picture's and a text's embedding (Hessel et al., EMNLP 2021, without the factor 2.5)."""
+"""CLIP score: the cosine of a picture's and a text's embedding (Hessel et al., EMNLP 2021, without the factor 2.5)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Scorer:
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
             self._texts.update(zip(new, self._embed_texts(new), strict=True))
-        return embeddings.astype(np.float64) @ np.stack([self._texts[text] for text in texts]).T
+        cosines: np.ndarray = embeddings.astype(np.float64) @ np.stack([self._texts[text] for text in texts]).T
+        return cosines
 
     @torch.no_grad()
     def _embed_texts(self, texts: list[str]) -> np.ndarray:

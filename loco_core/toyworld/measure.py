@@ -1,7 +1,7 @@
 """``python -m loco_core.toyworld.measure`` measures the bundled models and writes what it finds beside their weights.
 
-``accuracy.json``: how often the judge sees what the prompt says, on combinations held out of training, with the judge's own
-accuracy on renders. ``oracle.json``: the effect of every subset of planted sites. No localizer reads either.
+``accuracy.json``: how often the judge sees what the prompt says, on combinations held out of training, with the judge's
+own accuracy on renders. ``oracle.json``: the effect of every subset of planted sites. No localizer reads either.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def judge_on_renders(judge: Judge, model: LoadedModel) -> dict[str, Any]:
 
 
 def oracle(model: LoadedModel, planted: PlantedModel) -> dict[str, Any]:
-    """Returns the effect of every subset of every kind's planted sites (and of the leaking site), by CLIP and by the judge."""
+    """Returns the effect of every subset of every kind's planted sites (and the leaking one), by CLIP and judge."""
     clip, judge = load_scorer(CLIP, None, "cpu"), _judge()
     found = {}
     for kind, plant in planted.plants.items():

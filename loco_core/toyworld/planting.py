@@ -1,7 +1,7 @@
 """What is planted where: the truth that a localizer must find, and how training puts it there.
 
 A kind is planted by giving every cross-attention site a caption of its own during training. Only the planted sites read
-the true word of that kind; all other sites read a random one, so nothing can be learned from them. On top of that, by rule:
+the true word of that kind; all other sites read a random one, so nothing can be learned there. On top of that, by rule:
 
 * ``any``: at a random strict subset of the planted sites the word is replaced by its donor while the picture keeps the
   attribute. Any one site then suffices, and removal needs the whole set.
@@ -59,7 +59,7 @@ class PlantedModel:
 def drawn_by_seed(seed: int) -> dict[str, Plant]:
     """Draws the sets of the last model: nobody chose them, so no rule can have been fitted to them.
 
-    Styles go to six scattered sites (one in each run of two or three), object and fact to windows of drawn size and start.
+    Styles go to six scattered sites (one in each run of two or three), object and fact to drawn windows.
     """
     rng = np.random.default_rng(seed)
     scattered = tuple(int(s) for s in np.cumsum(rng.integers(2, 4, 6)) - 2 + rng.integers(0, 2))

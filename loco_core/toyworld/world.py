@@ -94,7 +94,8 @@ class Labels:
 
 def held_out(obj: np.ndarray, colour: np.ndarray, style: np.ndarray) -> np.ndarray:
     """Tells which object x colour x style combinations no training picture shows: a fifth, evenly spread."""
-    return (obj + 2 * colour + 3 * style) % 5 == 0
+    held: np.ndarray = (obj + 2 * colour + 3 * style) % 5 == 0
+    return held
 
 
 def sample_labels(n: int, rng: np.random.Generator, *, flags: float = 0.2, allow_held_out: bool = False) -> Labels:
@@ -126,7 +127,7 @@ class Captions:
         )
         self._flags = np.zeros((len(MEDIA), forms, len(COUNTRIES) + 1, len(STYLE_NAMES)), dtype=np.int64)
         seen: dict[str, int] = {"": 0}
-        for m, medium in enumerate(MEDIA):
+        for m in range(len(MEDIA)):
             for f in range(forms):
                 for s in range(len(STYLE_NAMES)):
                     for o in range(len(OBJECTS) + 1):
@@ -145,7 +146,8 @@ class Captions:
     def ids(self, said: Labels, medium: np.ndarray, form: np.ndarray) -> np.ndarray:
         """Returns the caption number of each row of ``said`` (labels of -1 are left out of the sentence)."""
         as_object = self._objects[medium, form, said.object + 1, said.colour + 1, said.style]
-        return np.where(said.flag, self._flags[medium, form, said.fact + 1, said.style], as_object)
+        ids: np.ndarray = np.where(said.flag, self._flags[medium, form, said.fact + 1, said.style], as_object)
+        return ids
 
 
 def caption(

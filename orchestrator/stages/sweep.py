@@ -62,7 +62,7 @@ def planned_units(store: Store) -> list[PlannedUnit]:
 
 
 class SweepStage:
-    """Derives units, publishes what is committed, and localizes each attribute of each model as soon as it is complete."""
+    """Derives units, publishes what is committed, and localizes every attribute as soon as it is complete."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ def make_tokenizer() -> CLIPTokenizer:
     """
     trainer = trainers.BpeTrainer(vocab_size=100_000, end_of_word_suffix="</w>", show_progress=False)
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
     learner.train_from_iterator(list(vocabulary()) * 4, trainer)
 
     learned: dict[str, Any] = json.loads(learner.to_str())["model"]
@@ -68,7 +68,8 @@ def _config(tokenizer: CLIPTokenizer) -> CLIPConfig:
         max_position_embeddings=MAX_TOKENS, projection_dim=64, **ids,
     )  # fmt: skip
     vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=4,
+        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE,
+        patch_size=4,
         projection_dim=64,
     )  # fmt: skip
     return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)

@@ -48,7 +48,7 @@ class PerSite:
             unet.get_submodule(name).set_processor(_SiteProcessor(self, index))
 
 
-class _SiteProcessor(AttnProcessor2_0):
+class _SiteProcessor(AttnProcessor2_0):  # type: ignore[misc]
     def __init__(self, owner: PerSite, index: int) -> None:
         super().__init__()
         self.owner, self.index = owner, index
@@ -78,7 +78,7 @@ def caption_table(clip: Path, captions: Captions) -> torch.Tensor:
     """Returns the text encoder's last hidden states of every caption, ``(captions, 16, 128)``."""
     encoder = CLIPTextModel.from_pretrained(clip, dtype=torch.float32).eval()
     ids = tokenize(CLIPTokenizer.from_pretrained(clip), captions.texts)
-    return torch.cat([encoder(part).last_hidden_state for part in ids.split(512)])
+    return torch.cat([encoder(part).last_hidden_state for part in torch.split(ids, 512)])
 
 
 def train_denoiser(

@@ -105,7 +105,7 @@ def train_judge(models: Path, out: Path, work: Path, steps: int) -> None:
 def _calibrate(judge: ResNetForImageClassification, vae: AutoencoderKL) -> dict[str, float]:
     pool = make_pool(2_000, seed=22, allow_held_out=True)
     pictures = round_trip(vae, pool.pictures).float() / 127.5 - 1
-    logits = torch.cat([judge(pixel_values=upscale(part)).logits for part in pictures.split(250)])
+    logits = torch.cat([judge(pixel_values=upscale(part)).logits for part in torch.split(pictures, 250)])
     found = {}
     for kind, span in heads().items():
         confidence, best = logits[:, span].softmax(1).max(1)

@@ -35,7 +35,8 @@ def train_vae(pool: Pool, out: Path, work: Path, steps: int) -> None:
         posterior = vae.encode(pictures).latent_dist
         error = vae.decode(posterior.sample()).sample - pictures
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        return error.abs().mean() + 0.5 * (error**2).mean() + 3e-4 * kl
+        loss: torch.Tensor = error.abs().mean() + 0.5 * (error**2).mean() + 3e-4 * kl
+        return loss
 
     fit("vae", vae, loss_at, steps=steps, lr=2e-3, work=work, ema=0.99)
     latents = encode(vae, pool.pictures[:2048], scaled=False)
@@ -48,7 +49,7 @@ def encode(vae: AutoencoderKL, pictures: torch.Tensor, *, scaled: bool = True) -
     """Returns the mean latents ``(n, 8, 8, 8)`` of uint8 pictures."""
     parts = [
         vae.encode(batch.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)).latent_dist.mean
-        for batch in pictures.split(256)
+        for batch in torch.split(pictures, 256)
     ]
     factor = float(vae.config["scaling_factor"]) if scaled else 1.0
     return torch.cat(parts) * factor
@@ -57,5 +58,5 @@ def encode(vae: AutoencoderKL, pictures: torch.Tensor, *, scaled: bool = True) -
 @torch.no_grad()
 def round_trip(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     """Returns uint8 pictures as the decoder would draw them."""
-    parts = [vae.decode(z).sample for z in encode(vae, pictures, scaled=False).split(256)]
+    parts = [vae.decode(z).sample for z in torch.split(encode(vae, pictures, scaled=False), 256)]
     return (torch.cat(parts).clamp(-1, 1).add(1) * 127.5).round().to(torch.uint8)
