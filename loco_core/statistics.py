@@ -45,7 +45,7 @@ def half_split_weights(n_prompts: int, n_seeds: int, splits: int, rng: np.random
     return np.concatenate([first, 1 - first]), np.concatenate([1 - first, first])
 
 
-def two_way_variance(values: Floats, present: Bools) -> tuple[Floats, Floats]:
+def two_way_variance(values: Floats, present: Bools, pool: int = 0) -> tuple[Floats, Floats]:
     """Estimates the sampling variance of the mean over prompts and seeds, both taken as random.
 
     The bootstrap alone is not enough here: with four seeds its variance of a seed effect is a quarter too small, and
@@ -54,6 +54,7 @@ def two_way_variance(values: Floats, present: Bools) -> tuple[Floats, Floats]:
     Args:
         values: ``(P, S, W)``.
         present: ``(P, S, W)``; absent values are filled by row mean + column mean - mean.
+        pool: mean squares are moderated towards those of the first so many columns, see `moderated`.
 
     Returns:
         variance ``(W,)`` and Satterthwaite degrees of freedom ``(W,)``; infinite and 1 for a single pair.
@@ -64,49 +65,47 @@ def two_way_variance(values: Floats, present: Bools) -> tuple[Floats, Floats]:
     if total < 2:
         return np.full(width, np.inf), np.ones(width)
     mean = values.mean(axis=(0, 1))
-    rows, columns = values.mean(axis=1) - mean, values.mean(axis=0) - mean
     if n_prompts == 1 or n_seeds == 1:
-        flat = values.reshape(total, width)
-        return flat.var(axis=0, ddof=1) / total, np.full(width, total - 1.0)
-    residual = values - mean - rows[:, None] - columns[None]
-    free_rows, free_columns = n_prompts - 1, n_seeds - 1
-    free_rest = free_rows * free_columns
-    square_rows = n_seeds * (rows**2).sum(axis=0) / free_rows
-    square_columns = n_prompts * (columns**2).sum(axis=0) / free_columns
-    square_rest = (residual**2).sum(axis=(0, 1)) / free_rest
-    # Never below what one factor alone explains: a negative variance component is noise.
-    square = np.maximum.reduce([square_rows + square_columns - square_rest, square_rows, square_columns])
-    spread = square_rows**2 / free_rows + square_columns**2 / free_columns + square_rest**2 / free_rest
-    free = np.divide(square**2, spread, out=np.full(width, float(free_rest)), where=spread > 0)
-    return square / total, np.clip(free, min(free_rows, free_columns), free_rest)
+        square, free = moderated(values.reshape(total, width).var(axis=0, ddof=1), total - 1.0, pool)
+        return square / total, free
+    by_prompt, by_seed = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    residual = values - mean - by_prompt[:, None] - by_seed[None]
+    free_prompt, free_seed = n_prompts - 1.0, n_seeds - 1.0
+    prompt, f_prompt = moderated(n_seeds * (by_prompt**2).sum(axis=0) / free_prompt, free_prompt, pool)
+    seed, f_seed = moderated(n_prompts * (by_seed**2).sum(axis=0) / free_seed, free_seed, pool)
+    rest, f_rest = moderated((residual**2).sum(axis=(0, 1)) / (free_prompt * free_seed), free_prompt * free_seed, pool)
+    # Never below the residual alone: a negative variance component is noise.
+    square = np.maximum(prompt + seed - rest, rest)
+    spread = prompt**2 / f_prompt + seed**2 / f_seed + rest**2 / f_rest
+    free = np.divide(square**2, spread, out=f_rest.copy(), where=spread > 0)
+    return square / total, np.clip(free, np.minimum(f_prompt, f_seed), f_rest)
 
 
-def moderated(variance: Floats, free: Floats, pool: int) -> tuple[Floats, Floats]:
-    """Draws variances towards the mean of the first ``pool`` columns, as far as these are alike.
+def moderated(squares: Floats, free: float, pool: int) -> tuple[Floats, Floats]:
+    """Draws mean squares towards the mean of the first ``pool`` columns, as far as these are alike.
 
-    With four seeds a variance has three degrees of freedom, and the extremes of sixty such variances say little. How far
-    they really differ is estimated from the same columns, so unlike columns are left alone. Columns share images, so they
-    are worth fewer degrees of freedom than if they were independent: at most `MOST_SHARED` are borrowed, and the mean is
-    the arithmetic one, which is on the safe side of the geometric one of the source.
+    With four seeds a mean square has three degrees of freedom, and the extremes of sixty such say little. How far they
+    really differ is estimated from the same columns, so unlike columns are left alone. Columns share images, so they are
+    worth fewer degrees of freedom than if they were independent: at most `MOST_SHARED` are borrowed, and the mean is the
+    arithmetic one, which is on the safe side of the geometric one of the source.
 
     Args:
-        variance: ``(W,)``.
-        free: ``(W,)`` degrees of freedom.
-        pool: how many columns are taken together.
+        squares: ``(W,)``.
+        free: their degrees of freedom.
+        pool: how many columns are taken together; fewer than three are not.
 
     Returns:
-        moderated variance and degrees of freedom ``(W,)``.
+        moderated mean squares and degrees of freedom ``(W,)``.
     """
-    usable = np.flatnonzero(np.isfinite(variance[:pool]) & (variance[:pool] > 0))
+    usable = np.flatnonzero(np.isfinite(squares[:pool]) & (squares[:pool] > 0))
     if len(usable) < 3:
-        return variance, free
-    half = free[usable] / 2
-    logs = np.log(variance[usable]) - special.digamma(half) + np.log(half)
-    excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
+        return squares, np.full(len(squares), free)
+    excess = float(np.log(squares[usable]).var(ddof=1) - special.polygamma(1, free / 2))
     shared = MOST_SHARED
     if excess > special.polygamma(1, MOST_SHARED / 2):
         shared = 2 * _inverse_trigamma(excess)
-    return (shared * variance[usable].mean() + free * variance) / (shared + free), free + shared
+    mean = squares[usable].mean()
+    return (shared * mean + free * squares) / (shared + free), np.full(len(squares), free + shared)
 
 
 def _inverse_trigamma(value: float) -> float:
@@ -217,7 +216,7 @@ def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weigh
     full = bottom.sum(axis=0)
     value = np.divide(top.sum(axis=0), full, out=np.full(width, np.nan), where=full > 0)
     influence = ((top - value * bottom) / np.where(full > 0, full / count, np.nan)).reshape(n_prompts, n_seeds, width)
-    variance, free = moderated(*two_way_variance(influence, present), pool)
+    variance, free = two_way_variance(influence, present, pool)
     # Without gaps all columns have the same denominator: one product instead of one a column.
     deviations = weighted_ratios(top, bottom[:, :1] if present.all() else bottom, weights) - value
     spread = deviations.std(axis=0)

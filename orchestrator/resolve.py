@@ -148,7 +148,7 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
     path = BUNDLED.get(spec.scorer)
     if path is None and not Path(spec.scorer).is_dir() and "/" not in spec.scorer:
         raise SpecError(
-            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, BUNDLED)}; or a CLIP model\'s folder or hub id'
+            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, BUNDLED)}; or CLIP model\'s folder or hub id'
         )
     where = str(path or spec.scorer)
     revision = None if Path(where).is_dir() else _commit(where, None)

@@ -1,4 +1,4 @@
-"""The worker: loads a pipeline and a scorer, runs units, commits what they give. A plain class that knows no cluster."""
+"""The worker: loads a pipeline and a scorer, runs units, commits what they give. A plain class, no cluster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ CONSTANT_BELOW = 1e-3
 REPORT_SEEDS = 2
 _CELL_COLUMNS = (
     "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id",
-    "prompt", "donor", "control", "window_start", "window_size", "part", "step_start", "step_end", "tokens", "guidance_half",
+    "prompt", "donor", "control", "window_start", "window_size",
+    "part", "step_start", "step_end", "tokens", "guidance_half",
     "seed",
 )  # fmt: skip
 _IMAGE_COLUMNS = (

@@ -62,12 +62,11 @@ def test_a_single_pair_tells_nothing() -> None:
 
 def test_like_variances_are_pooled_and_unlike_ones_left_alone() -> None:
     rng = np.random.default_rng(4)
-    free = np.full(60, 4.0)
-    like, more = moderated(rng.chisquare(4, 60) / 4, free, 60)
+    like, more = moderated(rng.chisquare(4, 60) / 4, 4.0, 60)
     assert like.std() / like.mean() < 0.25
     assert (more > 20).all()
     spread = np.exp(rng.normal(0, 4, 60)) * rng.chisquare(4, 60) / 4
-    unlike, few = moderated(spread, free, 60)
+    unlike, few = moderated(spread, 4.0, 60)
     assert (few < 6).all()
     assert np.corrcoef(np.log(unlike), np.log(spread))[0, 1] > 0.95
 

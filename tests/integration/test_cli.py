@@ -1,0 +1,180 @@
+"""The command line as a person meets it: one clean line for a mistake, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.cli.main import main
+
+SWEEP = """\
+name: small
+models:
+  - {{id: tiny, path: {model}}}
+attributes: [style/velor]
+windows: {{sizes: [1], stride: 5}}
+prompts: 2
+seeds: 2
+generation: {{steps: 2, guidance_scale: 3.0, batch_size: 8}}
+controls: {{random: 0}}
+scorer: toy-clip
+localize: {{resamples: 100}}
+images: none
+"""
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Returns a function that runs a command in this process and returns its exit code and output."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loco-sweep", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else int(code is not None)), printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def sweep(tiny_pipeline: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP.format(model=tiny_pipeline))
+    return path
+
+
+def test_a_sweep_from_plan_to_status(command: Command, sweep: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    code, out, _ = command("plan", sweep, "--results", results, "--json")
+    planned = json.loads(out)
+    assert (code, planned["units"], planned["cells"]) == (0, 4, 4 * 8)
+    code, out, _ = command("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)
+    assert code == 0
+    assert "32 cells" in out
+    code, out, _ = command("status", results, "--json")
+    found = json.loads(out)
+    assert (code, found["units"], found["units_done"], found["blocks"][0]["ok"]) == (0, 4, 4, 32)
+    assert command("status", results)[0] == 0
+    code, out, _ = command("localize", results, "--json", "--localizer", "argmin", "--write")
+    assert json.loads(out)[0]["outcome"] == "localized"
+    assert pq.read_table(results / "localizations")["localizer"].to_pylist() == ["argmin"]
+    assert command("verify", results)[0] == 0
+    assert json.loads(command("plan", sweep, "--results", results, "--json")[1])["units"] == 0
+
+
+def test_a_truncated_file_is_named_mended_and_nothing_is_lost(command: Command, sweep: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)
+    before = pq.read_table(results / "scores").sort_by("cell_id")
+    part = sorted((results / "scores").glob("part-*.parquet"))[-1]
+    part.write_bytes(part.read_bytes()[:-100])
+    code, out, _ = command("verify", results)
+    assert (code, part.name in out) == (1, True)
+    code, _, err = command("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)
+    assert command("verify", results, "--repair")[0] == 0
+    assert command("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)[0] == 0
+    assert pq.read_table(results / "scores").sort_by("cell_id").equals(before)
+
+
+def test_localize_reads_any_parquet_with_these_columns(command: Command, sweep: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)
+    shutil.copytree(results / "scores", tmp_path / "only-scores")
+    code, out, _ = command("localize", tmp_path / "only-scores", "--json")
+    assert (code, len(json.loads(out))) == (0, 1)
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    code, _, err = command("localize", tmp_path / "other.parquet")
+    assert (code, err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("seeds: 2", "sedes: 2"), r"sweep.yaml:7:1: .*sedes.*seeds"),
+        (("style/velor", "style/veelor"), r'no attribute "style/veelor"; did you mean "style/velor"'),
+        (("sizes: [1]", "sizes: [17]"), r"17 is larger than tiny, which has 16"),
+        (("toy-clip", "toy-clipp"), r'did you mean "toy-clip"'),
+        (("prompts: 2", "prompts: many"), r"sweep.yaml:6:10: "),
+        (("prompts: 2", "prompts: 900"), r"900 are asked for, style/velor has 64"),
+    ],
+)
+def test_a_mistake_in_the_sweep_is_one_line_and_exit_2(
+    command: Command, sweep: Path, tmp_path: Path, change: tuple[str, str], expected: str
+) -> None:
+    import re
+
+    sweep.write_text(sweep.read_text().replace(*change))
+    code, out, err = command("run", sweep, "--results", tmp_path / "results", "--backend", "inline")
+    assert code == 2
+    assert re.search(expected, err), err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err + out
+    assert not (tmp_path / "results").exists()
+
+
+def test_folders_that_are_no_models(command: Command, sweep: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tiny_pipeline, pickled)
+    for file in pickled.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    cases = ((empty, "model_index.json is missing"), (pickled, "pickle"), (tmp_path / "none", "no folder"))
+    for folder, expected in cases:
+        text = SWEEP.format(model=folder)
+        sweep.write_text(text)
+        code, _, err = command("run", sweep, "--results", tmp_path / "results", "--backend", "inline")
+        assert (code, err.count("\n")) == (1, 1)
+        assert expected in err
+
+
+def test_results_of_another_sweep_are_refused(command: Command, sweep: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)
+    before = {path: path.read_bytes() for path in results.rglob("*.parquet")}
+    sweep.write_text(sweep.read_text().replace("steps: 2", "steps: 3"))
+    code, _, err = command("run", sweep, "--results", results, "--backend", "inline")
+    assert (code, "generation.steps 2 -> 3" in err) == (2, True)
+    assert before == {path: path.read_bytes() for path in results.rglob("*.parquet")}
+
+
+def test_missing_things_are_one_line(command: Command, tmp_path: Path) -> None:
+    for words in (("run", tmp_path / "no.yaml"), ("status", tmp_path / "no"), ("models", "toyy"), ("retry", tmp_path)):
+        code, _, err = command(*words)
+        assert code in (1, 2)
+        assert err.count("\n") == 1
+    assert 'did you mean "toy"' in command("models", "toyy")[2]
+
+
+def test_lists(command: Command) -> None:
+    assert "toy-planted-a" in command("models")[1]
+    assert "up_blocks.1.attentions.2" in command("models", "toy")[1]
+    assert "style/van-gogh" in command("attributes")[1]
+    assert "donor:" in command("attributes", "fact/zandia")[1]
+
+
+def test_help_is_quick_and_loads_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; sys.argv = ['loco-sweep', '--help']\n"
+        "from orchestrator.cli.main import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "import loco_core\n"
+        "assert not {'torch', 'ray', 'diffusers', 'pandas'} & set(sys.modules), sorted(sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The promise is half a second; a loaded machine gets some slack.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -1,0 +1,172 @@
+"""Real pipelines through the whole chain: inline, Ray, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from loco_core.localizers import Localization
+from orchestrator import driver
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.scheduler.protocol import Backend
+from orchestrator.spec import SweepSpec
+from orchestrator.store import open_store
+from orchestrator.store.local import LocalBlobs
+from orchestrator.worker import WorkerSettings
+from tests.sweeps import assert_each_once, payload, tiny_sweep
+
+MOMENTS = 10
+FOLDERS = ("scores", "failures", "embeddings", "images", "effects", "localizations")
+
+
+def inline(settings: WorkerSettings) -> Backend:
+    return InlineBackend(settings, threads=1)
+
+
+def run(
+    spec: SweepSpec, root: Path, make: Callable[[WorkerSettings], Backend] = inline
+) -> tuple[driver.RunResult, list[Localization]]:
+    found: list[Localization] = []
+    result = driver.run(spec, str(root), make, on_progress=lambda _: None, on_localized=found.append, stop=StopSwitch())
+    return result, found
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_pipeline: Path) -> SweepSpec:
+    return tiny_sweep(tiny_pipeline, images="report")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("undisturbed")
+    result, _ = run(spec, root)
+    assert result.summary.outcome == "done"
+    return root
+
+
+def test_every_folder_is_read_by_pandas_as_it_is(undisturbed: Path) -> None:
+    frames = {name: pd.read_parquet(undisturbed / name) for name in FOLDERS}
+    scores = frames["scores"]
+    assert len(scores) == len(frames["embeddings"]) + scores.duplicated(["unit_id", "image_id"]).sum()
+    assert set(scores["status"]) == {"ok"}
+    assert (scores[scores["control"] == "clean"]["image_distance"] == 0).all()
+    assert scores[scores["control"] == "clean"]["clip_score_unrelated"].notna().all()
+    assert len(frames["effects"]) == 16
+    assert len(frames["localizations"]) == 2
+    assert frames["images"]["image"].iloc[0]["bytes"][:4] == b"\x89PNG"
+
+
+def test_the_identity_control_changes_nothing(undisturbed: Path) -> None:
+    scores = pd.read_parquet(undisturbed / "scores").set_index(["attribute", "prompt_id", "seed"])
+    clean = scores[scores["control"] == "clean"]["clip_score"].sort_index()
+    identity = scores[scores["control"] == "identity"]["clip_score"].sort_index()
+    assert (clean - identity).abs().max() < 1e-4
+
+
+def test_two_ray_workers_make_the_same_table(spec: SweepSpec, undisturbed: Path, tmp_path: Path) -> None:
+    from orchestrator.backends.ray import RayBackend
+
+    def two(settings: WorkerSettings) -> Backend:
+        return RayBackend(settings, workers=2, threads=1)
+
+    result, _ = run(spec, tmp_path, two)
+    assert result.summary.outcome == "done"
+    assert payload(open_store(str(tmp_path)).read("scores")) == payload(open_store(str(undisturbed)).read("scores"))
+
+
+def _killed_run(spec: SweepSpec, root: Path, call: int, words: Any) -> None:
+    """Runs in a forked child that kills itself in the middle of its n-th storage call."""
+    torch.set_num_threads(1)
+    calls = 0
+    for name in ("put_if_absent", "replace", "compare_and_swap"):
+        original = getattr(LocalBlobs, name)
+
+        def counted(self: LocalBlobs, path: str, *args: Any, original: Any = original) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                words.put(f"killed at storage call {call}: {path}")
+                words.close()
+                words.join_thread()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, path, *args)
+
+        setattr(LocalBlobs, name, counted)
+    run(spec, root)
+
+
+@pytest.mark.parametrize("call", sorted(random.Random(20260724).sample(range(4, 50), MOMENTS)))
+def test_a_killed_driver_loses_nothing(spec: SweepSpec, undisturbed: Path, tmp_path: Path, call: int) -> None:
+    context = get_context("fork")
+    words = context.Queue()
+    child = context.Process(target=_killed_run, args=(spec, tmp_path, call, words))
+    child.start()
+    child.join(120)
+    assert child.exitcode in (-signal.SIGKILL, 0)
+    if child.exitcode:
+        print(words.get(timeout=5))
+    run(spec, tmp_path)
+    found = open_store(str(tmp_path)).read("scores")
+    assert_each_once(found)
+    assert payload(found) == payload(open_store(str(undisturbed)).read("scores"))
+
+
+def test_a_killed_worker_loses_nothing(spec: SweepSpec, undisturbed: Path, tmp_path: Path) -> None:
+    """Workers are killed in the middle of units while the driver runs on."""
+    from orchestrator.backends.ray import RayBackend
+
+    killed: list[int] = []
+    backends: list[RayBackend] = []
+
+    def one(settings: WorkerSettings) -> Backend:
+        backends.append(RayBackend(settings, workers=1, threads=1))
+        return backends[-1]
+
+    def kill_now_and_then(progress: Any) -> None:
+        if progress.running and len(killed) < 2 and progress.done > 2 * len(killed):
+            for place in list(backends[-1]._places.values()):
+                time.sleep(0.05)
+                print(f"worker {place.pid} killed after {progress.done} units")
+                os.kill(place.pid, signal.SIGKILL)
+                killed.append(place.pid)
+
+    result = driver.run(
+        spec, str(tmp_path), one, on_progress=kill_now_and_then, on_localized=lambda _: None, stop=StopSwitch()
+    )
+    assert len(killed) == 2
+    assert result.summary.outcome == "done"
+    assert payload(open_store(str(tmp_path)).read("scores")) == payload(open_store(str(undisturbed)).read("scores"))
+
+
+def test_images_that_are_none_are_invalid_and_stay(
+    spec: SweepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not-a-number, black and one-coloured images are rows with status invalid."""
+    import orchestrator.worker as worker
+
+    original = worker.generate
+
+    def spoiled(*args: Any) -> Any:
+        for pictures in original(*args):
+            pictures.images[0] = float("nan")
+            pictures.images[1] = 0.0
+            pictures.images[2] = 0.7
+            yield pictures
+
+    monkeypatch.setattr(worker, "generate", spoiled)
+    result, _ = run(spec, tmp_path)
+    scores = pd.read_parquet(tmp_path / "scores")
+    assert result.summary.invalid == (scores["status"] == "invalid").sum() > 0
+    assert scores[scores["status"] == "invalid"]["clip_score"].isna().all()
+    assert len(scores) == result.summary.rows + result.summary.invalid
