@@ -67,8 +67,6 @@ class _WorkerActor:
     """The process of one worker."""
 
     def __init__(self, name: str, make_worker: MakeWorker, threads: int) -> None:
-        # Ctrl-C reaches every process of the terminal; what it stops is the driver's to decide.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         faulthandler.enable()
         self._host = WorkerHost(name, make_worker, threads)
 

@@ -352,7 +352,7 @@ class Scheduler:
     def _feed(self) -> Iterator[Action]:
         """Gives every worker that has nothing a unit of its model, another model, a second copy, or leave."""
         for worker in list(self._workers.values()):
-            if worker.leaving or worker.queue or worker.phase in ("starting", "loading"):
+            if worker.queue or worker.phase in ("starting", "loading"):
                 continue
             if worker.phase == "bound" and worker.group in self._waiting:
                 yield self._send(worker, self._pop(worker.group))

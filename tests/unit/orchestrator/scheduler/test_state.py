@@ -240,6 +240,22 @@ def test_a_draining_worker_finishes_its_unit_and_goes() -> None:
     assert {d.attempt for d in machine.dispatched} == {1}
 
 
+def test_a_draining_worker_gets_no_new_unit() -> None:
+    machine = started([unit(0)])
+    machine.step(WorkerDraining("worker-001"))
+    machine.step(UnitsAdded((unit(1), unit(2))))
+    assert [d.unit.unit_id for d in machine.dispatched] == ["u000"]
+
+
+def test_a_stop_does_not_wait_for_the_loser_of_a_race() -> None:
+    machine = started([unit(0), unit(1)], workers=2)
+    machine.done("worker-001")
+    machine.done("worker-001")
+    machine.step(UnitsAdded((unit(2),)), StopRequested())
+    assert machine.scheduler.over
+    assert not machine.workers
+
+
 def test_a_stuck_worker_is_killed_and_its_unit_charged() -> None:
     machine = started([unit(0), unit(1)])
     actions = machine.step(WorkerStuck("worker-001", "too slow"))
@@ -300,6 +316,22 @@ def test_both_copies_of_a_raced_unit_are_one_attempt_and_it_is_raced_once() -> N
     machine.lost("worker-002", "died")
     machine.finish()
     assert [d.attempt for d in machine.dispatched if d.unit.unit_id == "u001"] == [1, 1, 2]
+
+
+def test_a_unit_is_raced_by_one_worker_only() -> None:
+    machine = started([unit(0), unit(1), unit(2)], workers=3)
+    for worker in ("worker-001", "worker-002", "worker-001"):
+        machine.done(worker)
+    assert [d.worker for d in machine.dispatched if d.unit.unit_id == "u002"] == ["worker-003", "worker-002"]
+    assert "worker-001" not in machine.workers
+
+
+def test_one_unit_makes_one_worker_load_its_model() -> None:
+    machine = started([unit(0, "a"), unit(1, "b")], workers=2)
+    machine.step(UnitsAdded((unit(2, "c"),)))
+    machine.done("worker-001")
+    machine.done("worker-002")
+    assert machine.loads["c"] == 1
 
 
 def test_a_unit_that_failed_before_is_not_raced() -> None:

@@ -1,0 +1,62 @@
+"""Every snippet of the README runs, on the results of the README's own sweep."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.main import main
+from orchestrator.resolve import resolve
+from orchestrator.spec import load_sweep
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the README's sweep files, where its commands have run."""
+    folder = tmp_path_factory.mktemp("readme")
+    for text in snippets("yaml"):
+        (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
+    commands = [line.removeprefix("$ loco-sweep ") for line in snippets("console")[0].splitlines()]
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+    for command in commands:
+        patch.setattr(sys, "argv", ["loco-sweep", *shlex.split(command)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code in (0, None), command
+    patch.undo()
+    return folder
+
+
+def test_the_sweep_files_are_valid(folder: Path) -> None:
+    assert resolve(load_sweep(folder / "sweep.yaml")).models[0].n_sites == 16
+    assert [model.id for model in load_sweep(folder / "sd.yaml").models] == ["sd15", "mine"]
+
+
+@pytest.mark.parametrize("snippet", snippets("python"), ids=lambda text: text.splitlines()[0].removeprefix("# "))
+def test_a_recipe_runs(
+    snippet: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert "lumio" in capsys.readouterr().out
+
+
+def test_the_sweep_of_the_readme_finds_something(folder: Path) -> None:
+    import pandas as pd
+
+    found = pd.read_parquet(folder / "results/lumio/localizations")
+    assert set(found["attribute"]) == {"style/lumio", "fact/zandia"}
+    assert found["reason"].str.len().min() > 20
+    assert not found["exploratory"].any()
+    assert not set(found["outcome"]) & {"incomplete", "absent", "no_effect"}

@@ -1,0 +1,32 @@
+"""The built wheel holds all that a run needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("loco_sweep-*.whl")
+    target = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)], check=True)
+    code = (
+        "import loco_core, orchestrator\n"
+        f"assert all(m.__file__.startswith({str(target)!r}) for m in (loco_core, orchestrator))\n"
+        "from loco_core.attributes import bundled\n"
+        "from loco_core.models import known_models\n"
+        "from orchestrator.cli.demo import SWEEP\n"
+        "from orchestrator.resolve import resolve\n"
+        "from orchestrator.spec import load_sweep\n"
+        "assert len(bundled()) > 30\n"
+        "assert resolve(load_sweep(SWEEP)).models[0].n_sites == 16\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
