@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the choice of the backend
+import matplotlib.pyplot as plt
 
 SIZE = 2
 

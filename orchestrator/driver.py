@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,13 +124,10 @@ def run(
         store.blobs.clean()
         store.record_sweep(identity, spec, uuid.uuid4().hex)
         _freeze(store, resolved)
-        ahead = outlook(spec, resolved, root)
-        kept = {"none": 0.0, "report": min(1.0, REPORT_SEEDS / len(spec.seeds)), "all": 1.0}[spec.images]
-        needed = ahead.cells * BYTES_PER_CELL + ahead.images * kept * _bytes_per_image(spec)
-        marker = preflight(store.blobs, int(needed))
         if retry:
             _plan_retry(store, spec, resolved)
         stage = SweepStage(store, spec, resolved, identity, on_localized)
+        marker = preflight(store.blobs, _needed_bytes(spec, resolved, stage.remaining))
         settings = WorkerSettings(root, identity, resolved, spec.generation.settings, spec.images, marker)
         backend = make_backend(settings)
         try:
@@ -164,9 +161,14 @@ def _plan_retry(store: Store, spec: SweepSpec, resolved: Resolved) -> None:
     extend_plan(store, spec, resolved, known, forget=failed_keys(store) - pending, round_=len(store.plans()))
 
 
-def _bytes_per_image(spec: SweepSpec) -> int:
-    """Returns what a PNG takes, at three bytes a pixel halved; 512 x 512 where the model decides."""
-    return (spec.generation.height or 512) * (spec.generation.width or 512) * 3 // 2
+def _needed_bytes(spec: SweepSpec, resolved: Resolved, units: Sequence[PlannedUnit]) -> int:
+    """Returns the room that units will take; an image twice, in its unit and in a published part."""
+    rows = [row for unit in units for row in unit.rows if row.emit]
+    kept = {"none": 0, "all": len(rows), "report": sum(row.seed < REPORT_SEEDS for row in rows)}[spec.images]
+    native = max(model.native_side for model in resolved.models)
+    pixels = (spec.generation.height or native) * (spec.generation.width or native)
+    # A PNG takes about half of its pixels' bytes.
+    return len(rows) * BYTES_PER_CELL + 2 * kept * pixels * 3 // 2
 
 
 def _freeze(store: Store, resolved: Resolved) -> None:

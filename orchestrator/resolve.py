@@ -32,6 +32,7 @@ class ResolvedModel(BaseModel):
         weights: hash of weights and configuration (of a hub model, its commit).
         dtype: of weights and activations.
         site_names: addresses of its sites in execution order.
+        native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
     """
@@ -45,6 +46,7 @@ class ResolvedModel(BaseModel):
     weights: str
     dtype: str
     site_names: tuple[str, ...]
+    native_side: int
     seconds_per_image: float
     worker: WorkerNeeds
 
@@ -123,7 +125,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
     class_name = str(index.get("_class_name", "unnamed class"))
     family = family or family_of_pipeline(class_name, path)
     info = families()[family]
-    config = _read_json(path, revision, info.config_file)
+    site_names, native_side = _facts(info, _read_json(path, revision, info.config_file), path)
     return ResolvedModel(
         id=spec.id,
         family=family,
@@ -131,15 +133,16 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         revision=None if Path(path).is_dir() else revision,
         weights=_weights(path, revision),
         dtype=spec.dtype,
-        site_names=_site_names(info, config, path),
+        site_names=site_names,
+        native_side=native_side,
         seconds_per_image=seconds or info.seconds_per_image,
         worker=spec.worker,
     )
 
 
-def _site_names(info: FamilyInfo, config: dict[str, Any], path: str) -> tuple[str, ...]:
+def _facts(info: FamilyInfo, config: dict[str, Any], path: str) -> tuple[tuple[str, ...], int]:
     try:
-        return info.site_names(config)
+        return info.site_names(config), info.native_side(config)
     except (KeyError, TypeError, IndexError) as error:
         raise ModelError(f"{path}/{info.config_file} is not the configuration of a denoiser: {error!r}") from error
 

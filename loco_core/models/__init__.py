@@ -47,6 +47,7 @@ class FamilyInfo:
         seconds_per_image: as of a model, for models that it does not know by name.
         config_file: the denoiser's configuration inside a pipeline folder.
         site_names: the sites' readable addresses in execution order, from that configuration.
+        native_side: side of an image in pixels where a sweep does not say, from that configuration; an upper bound.
     """
 
     pipelines: tuple[str, ...]
@@ -56,6 +57,7 @@ class FamilyInfo:
     seconds_per_image: float
     config_file: str
     site_names: Callable[[dict[str, Any]], tuple[str, ...]]
+    native_side: Callable[[dict[str, Any]], int]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from loco_core.errors import LocoError
+from loco_core.errors import LocalizationError, LocoError
 from loco_core.localizers import Localization
 from orchestrator.plan import PlannedUnit, from_table, plan, to_table
 from orchestrator.resolve import Resolved
@@ -62,7 +62,11 @@ def planned_units(store: Store) -> list[PlannedUnit]:
 
 
 class SweepStage:
-    """Derives units, publishes what is committed, and localizes every attribute as soon as it is complete."""
+    """Derives units, publishes what is committed, and localizes every attribute as soon as it is complete.
+
+    Attributes:
+        remaining: units that were planned and not committed when this began.
+    """
 
     def __init__(
         self,
@@ -75,8 +79,14 @@ class SweepStage:
         self._store, self._spec, self._resolved, self._sweep_id = store, spec, resolved, sweep_id
         self._on_localized = on_localized
         self._publisher = Publisher(store)
-        self._units = planned_units(store)
+        self._unpublished = 0
+        known = planned_units(store)
+        self._units = known + extend_plan(store, spec, resolved, known)
+        committed = store.committed()
+        self.remaining = [unit for unit in self._units if unit.unit_id not in committed]
         self._left: dict[Block, set[str]] = defaultdict(set)
+        for unit in self.remaining:
+            self._left[unit.model, unit.attribute].add(unit.unit_id)
         self._found: dict[Block, Localization] = {}
 
     @property
@@ -95,7 +105,10 @@ class SweepStage:
             self._left[block].discard(planned.unit_id)
             if not self._left[block]:
                 touched.append(block)
-        self._publisher.publish()
+        self._unpublished += len(settled)
+        if self._unpublished >= self._publisher.wanted:
+            self._publisher.publish()
+            self._unpublished = 0
         return self._localize(touched)
 
     def finish(self) -> None:
@@ -103,25 +116,19 @@ class SweepStage:
         self._publisher.publish(flush=True)
 
     def _begin(self) -> list[Unit]:
-        new = extend_plan(self._store, self._spec, self._resolved, self._units)
-        self._units += new
-        committed = self._store.committed()
-        wanted = {
-            (model.id, attribute.key) for model in self._resolved.models for attribute in self._resolved.attributes
-        }
-        remaining = []
-        for unit in self._units:
-            block = (unit.model, unit.attribute)
-            if block in wanted and unit.unit_id not in committed:
-                self._left[block].add(unit.unit_id)
-                remaining.append(to_unit(unit, self._resolved))
-        complete = sorted(block for block in wanted if not self._left[block])
-        return remaining + self._localize(complete)
+        blocks = sorted({(unit.model, unit.attribute) for unit in self._units})
+        complete = [block for block in blocks if not self._left[block]]
+        return [to_unit(unit, self._resolved) for unit in self.remaining] + self._localize(complete)
 
     def _localize(self, blocks: Sequence[Block]) -> list[Unit]:
         more: list[Unit] = []
         for block in blocks:
-            found = self._localize_one(block)
+            try:
+                found = self._localize_one(block)
+            except LocalizationError as error:
+                # Every other attribute goes on: what was computed must not depend on one that cannot be localized.
+                logger.warning("%s %s cannot be localized: %s", *block, error)
+                continue
             wanted = [(*block, window) for window in found.wants_complements]
             new = (
                 extend_plan(self._store, self._spec, self._resolved, self._units, complements=wanted) if wanted else []

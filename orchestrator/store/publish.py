@@ -65,7 +65,7 @@ class Publisher:
         count = 0
         while True:
             pending = sorted(self._store.committed() - self._units)
-            if not pending or (not flush and len(pending) < self._wanted()):
+            if not pending or (not flush and len(pending) < self.wanted):
                 return count
             taken, tables = gather(self._store, pending, self._max_bytes)
             number = max(self._manifests, default=0) + 1
@@ -77,7 +77,9 @@ class Publisher:
             self._finish(number, tables)
             count += len(taken)
 
-    def _wanted(self) -> int:
+    @property
+    def wanted(self) -> int:
+        """How many units make the next part."""
         return max(FIRST_UNITS, math.ceil(GROWTH * len(self._units)))
 
     def _catch_up(self) -> None:

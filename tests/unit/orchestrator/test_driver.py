@@ -36,7 +36,8 @@ def _resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(spec: SweepSpec) -> Resolved:
         model = ResolvedModel(
             id="tiny", family="stable_diffusion", path="/nowhere", revision=None, weights="w", dtype="float32",
-            site_names=tuple(f"site{i}" for i in range(16)), seconds_per_image=0.01, worker=WorkerNeeds(),
+            site_names=tuple(f"site{i}" for i in range(16)), native_side=64,
+            seconds_per_image=0.01, worker=WorkerNeeds(),
         )  # fmt: skip
         attributes = tuple(attribute(str(a)) for a in spec.attributes)
         return Resolved(

@@ -22,7 +22,8 @@ def resolved_for(spec: SweepSpec, seconds: float = 0.1) -> Resolved:
     models = tuple(
         ResolvedModel(
             id=model.id, family="stable_diffusion", path="/nowhere", revision=None, weights=f"weights of {model.id}",
-            dtype="float32", site_names=tuple(f"site{i}" for i in range(SITES)), seconds_per_image=seconds,
+            dtype="float32", site_names=tuple(f"site{i}" for i in range(SITES)), native_side=64,
+            seconds_per_image=seconds,
             worker=WorkerNeeds(),
         )
         for model in spec.models
