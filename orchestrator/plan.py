@@ -6,6 +6,7 @@ that every difference is taken on one device in one batch shape. Units are numbe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -35,7 +36,7 @@ class PlannedRow:
         emit: whether the cell becomes a score; a unit's clean and donor images are generated again in every slice of a
             block, but scored once.
         expected_seconds: of the whole unit.
-        batch_size: rows a forward pass; frozen here.
+        batch_size: rows a forward pass, at most those of the spec; frozen here.
 
     All others are columns of ``scores``.
     """
@@ -235,7 +236,7 @@ def _block(
         does = draft.intervention
         is_random = draft.control == "random"
         row = PlannedRow(
-            unit_id="", unit_order=0, row=0, emit=True, expected_seconds=0.0, batch_size=spec.generation.batch_size,
+            unit_id="", unit_order=0, row=0, emit=True, expected_seconds=0.0, batch_size=0,
             cell_id="", image_id="", model=model.id, attribute=attribute.key, attribute_kind=attribute.kind,
             mode=attribute.mode, prompt_id=prompt_id(record), template_id=record.template_id, prompt=record.prompt,
             donor=record.donor, score_text=record.score_text, donor_text=record.donor_text,
@@ -291,9 +292,13 @@ def _unit(
     items = tuple(f"{row.cell_id} {row.control} {row.window_start} {row.window_size} {row.emit}" for row in rows)
     name = identity.unit_id(identity.UnitKey(sweep_id(spec), "sweep", model.id, attribute.key, items, round_))
     images = len({row.image_id for row in rows})
+    # As few batches as the spec allows, of equal size: a unit of three images must not be filled up to sixty-four.
+    batches = math.ceil(images / spec.generation.batch_size)
+    batch_size = math.ceil(images / batches)
     seconds = images * model.seconds_per_image * spec.generation.steps / 50
     numbered = tuple(
-        replace(row, unit_id=name, unit_order=order, row=i, expected_seconds=seconds) for i, row in enumerate(rows)
+        replace(row, unit_id=name, unit_order=order, row=i, expected_seconds=seconds, batch_size=batch_size)
+        for i, row in enumerate(rows)
     )
     return PlannedUnit(name, model.id, attribute.key, order, seconds, numbered)
 

@@ -80,7 +80,7 @@ class BenchReport:
         measures: rates with aims.
         outcomes: what was said of which truth kind.
         planted: results on tables of planted models; empty if none were given.
-        seconds: how long it took.
+        cpu_seconds: CPU time it took.
     """
 
     localizer: str
@@ -91,7 +91,7 @@ class BenchReport:
     measures: tuple[Measure, ...]
     outcomes: tuple[OutcomeCount, ...]
     planted: tuple[PlantedResult, ...]
-    seconds: float
+    cpu_seconds: float
 
     @property
     def passed(self) -> bool:
@@ -114,7 +114,7 @@ class BenchReport:
             "measures": measures,
             "outcomes": [asdict(count) for count in self.outcomes],
             "planted": [asdict(result) for result in self.planted],
-            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
         }
         return json.dumps(whole, indent=2)
 
@@ -125,7 +125,7 @@ class BenchReport:
         return Group(*tables)
 
     def _measure_table(self) -> Table:
-        table = Table(title=f"{self.localizer}: {self.tables} simulated tables, {self.seconds:.0f} s")
+        table = Table(title=f"{self.localizer}: {self.tables} simulated tables, {self.cpu_seconds:.0f} s of CPU")
         for name in ("measure", "rate", "95 % bounds", "of", "aim", ""):
             table.add_column(name)
         for m in self.measures:

@@ -42,7 +42,7 @@ def main() -> None:
     }
     for model in MODELS.values():
         recipes[model.name] = lambda to, model=model: train_denoiser(  # type: ignore[misc]
-            out, pool, captions, to, work, steps=1200, plants=model
+            out, pool, captions, to, work, steps=1600, plants=model
         )
     for folder, recipe in recipes.items():
         if (out / folder).exists() or (arguments.parts and folder not in arguments.parts):

@@ -239,16 +239,22 @@ DRIVER = """
 """
 
 
-def start_driver(folder: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def driver(home: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run in a process of its own, a few units in."""
     driver = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), str(folder)],
+        [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    wait_until(lambda: len(done(folder)) >= 2, 60)
-    return driver
+    try:
+        wait_until(lambda: len(done(tmp_path)) >= 2, 180)
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def alive(pid: int) -> bool:
@@ -279,8 +285,9 @@ def processes_of(session: str) -> list[int]:
     return found
 
 
-def test_ctrl_c_reaches_every_process_and_the_run_drains(home: Home, tmp_path: Path) -> None:
-    driver = start_driver(tmp_path)
+def test_ctrl_c_reaches_every_process_and_the_run_drains(
+    driver: subprocess.Popen[str], home: Home, tmp_path: Path
+) -> None:
     os.killpg(driver.pid, signal.SIGINT)
     out, err = driver.communicate(timeout=60)
     session, ended = out.splitlines()
@@ -292,8 +299,7 @@ def test_ctrl_c_reaches_every_process_and_the_run_drains(home: Home, tmp_path: P
     assert list(home.path.iterdir()) == []
 
 
-def test_nothing_survives_a_driver_that_is_killed(home: Home, tmp_path: Path) -> None:
-    driver = start_driver(tmp_path)
+def test_nothing_survives_a_driver_that_is_killed(driver: subprocess.Popen[str], tmp_path: Path) -> None:
     assert driver.stdout is not None
     session = Path(driver.stdout.readline().strip()).parents[1]
     workers = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]

@@ -17,7 +17,7 @@ from loco_core.toyworld.training.loop import fit
 from loco_core.toyworld.training.vae import encode
 from loco_core.toyworld.world import Captions
 
-BATCH = 128
+BATCH, PLANTED_BATCH = 128, 64
 EMPTY_SHARE = 0.1
 
 
@@ -103,22 +103,22 @@ def train_denoiser(
         unet = UNet2DConditionModel.from_pretrained(models / "toy" / "unet", dtype=torch.float32)
     unet = unet.to(memory_format=torch.channels_last)
     per_site = PerSite(unet, execution_order(unet)) if plants else None
-    usable_labels = pool.labels
+    batch = BATCH if plants is None else PLANTED_BATCH
 
     def loss_at(rng: np.random.Generator) -> torch.Tensor:
-        claimed, usable = (usable_labels, None) if plants is None else shown(plants, usable_labels, rng)
-        rows = rng.integers(0, len(pool.labels), BATCH) if usable is None else rng.choice(np.flatnonzero(usable), BATCH)
-        said, (medium, form) = drop_words(claimed[rows], rng), wording(BATCH, rng)
+        claimed, usable = (pool.labels, None) if plants is None else shown(plants, pool.labels, rng)
+        rows = rng.integers(0, len(pool.labels), batch) if usable is None else rng.choice(np.flatnonzero(usable), batch)
+        said, (medium, form) = drop_words(claimed[rows], rng), wording(batch, rng)
         if plants is None:
-            read = np.broadcast_to(captions.ids(said, medium, form), (1, BATCH))
+            read = np.broadcast_to(captions.ids(said, medium, form), (1, batch))
         else:
             read = site_captions(plants, captions, said, medium, form, rng)
-        read = np.where(rng.random(BATCH) < EMPTY_SHARE, 0, read)
+        read = np.where(rng.random(batch) < EMPTY_SHARE, 0, read)
         context = table[torch.from_numpy(read)]
         if per_site is not None:
             per_site.context = context
         clean = latents[torch.from_numpy(rows)]
-        noise, at = torch.randn_like(clean), torch.randint(0, 1000, (BATCH,))
+        noise, at = torch.randn_like(clean), torch.randint(0, 1000, (batch,))
         noisy = scheduler.add_noise(clean, noise, at).contiguous(memory_format=torch.channels_last)
         return torch.nn.functional.mse_loss(unet(noisy, at, context[0]).sample, noise)
 

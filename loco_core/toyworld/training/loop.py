@@ -43,7 +43,7 @@ def fit(
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True)
     checkpoint = work / f"{name}.checkpoint.safetensors"
     first = _load(checkpoint, module, parameters, average, optimizer) if checkpoint.exists() else 0
     warmup, began, recent = min(100, steps // 10), time.monotonic(), float("nan")

@@ -124,3 +124,11 @@ def test_identical_images_have_one_identity_whatever_their_label() -> None:
 def test_units_are_never_empty(seconds: float) -> None:
     spec = sweep()
     assert all(unit.rows for unit in plan(spec, resolved_for(spec, seconds)))
+
+
+def test_batches_of_a_unit_are_few_and_of_equal_size() -> None:
+    spec = sweep(generation={"steps": 10, "batch_size": 30}, windows={"sizes": [1, 2]}, controls={"random": 0})
+    (unit, *_) = plan(spec, resolved_for(spec))
+    images = len({row.image_id for row in unit.rows})
+    assert images == 35
+    assert {row.batch_size for row in unit.rows} == {18}
