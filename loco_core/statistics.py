@@ -85,9 +85,9 @@ def moderated(squares: Floats, free: float, pool: int) -> tuple[Floats, Floats]:
     """Draws mean squares towards the mean of the first ``pool`` columns, as far as these are alike.
 
     With four seeds a mean square has three degrees of freedom, and the extremes of sixty such say little. How far they
-    really differ is estimated from the same columns, so unlike columns are left alone. Columns share images, so they are
-    worth fewer degrees of freedom than if they were independent: at most `MOST_SHARED` are borrowed, and the mean is the
-    arithmetic one, which is on the safe side of the geometric one of the source.
+    really differ is estimated from the same columns, so unlike columns are left alone. Columns share images, so they
+    are worth fewer degrees of freedom than if they were independent: at most `MOST_SHARED` are borrowed, and the mean
+    is the arithmetic one, which is on the safe side of the geometric one of the source.
 
     Args:
         squares: ``(W,)``.

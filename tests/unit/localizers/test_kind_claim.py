@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from functools import cache
+from itertools import islice
+
 import pyarrow as pa
 import pytest
 
@@ -12,16 +15,15 @@ from loco_core.types import Window
 QUIET = Noise(prompt_full=0.005, window_prompt=0.002, window_seed=0.002, image=0.004)
 
 
+@cache
+def drawn(window: Window) -> tuple[pa.Table, ...]:
+    """Tables of four attributes that truly sit at one window."""
+    tables = (a_table("single", seed, QUIET) for seed in range(5000))
+    return tuple(table.scores for table in islice((t for t in tables if t.window == window), 4))
+
+
 def tables_at(window: Window, count: int) -> list[pa.Table]:
-    """Tables of attributes that truly sit at one window."""
-    found: list[pa.Table] = []
-    for seed in range(5000):
-        table = a_table("single", seed, QUIET)
-        if table.window == window:
-            found.append(named(table.scores, f"style/{len(found)}"))
-        if len(found) == count:
-            return found
-    raise AssertionError("too few draws")
+    return [named(scores, f"style/{i}") for i, scores in enumerate(drawn(window)[:count])]
 
 
 def named(scores: pa.Table, name: str) -> pa.Table:

@@ -1,0 +1,66 @@
+"""Scorers: the bundled CLIP and the judge, on rendered pictures whose content is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from loco_core.errors import ModelError
+from loco_core.scorers import CLIP, JUDGE, load_scorer
+from loco_core.scorers.judge import Scorer as Judge
+from loco_core.toyworld.world import KINDS, OBJECTS, STYLE_NAMES, Labels, render, sample_labels
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[torch.Tensor, Labels]:
+    rng = np.random.default_rng(8)
+    labels = sample_labels(200, rng)
+    return render(labels, rng), labels
+
+
+def test_clip_prefers_the_text_that_fits(pictures: tuple[torch.Tensor, Labels]) -> None:
+    images, labels = pictures
+    scorer = load_scorer(CLIP, None, "cpu")
+    rows = np.flatnonzero(~labels.flag)
+    scores = scorer.score(scorer.embed_images(images), [f"a {name}" for name in OBJECTS])
+    assert (scores[rows].argmax(1) == labels.object[rows]).mean() > 0.8
+
+
+def test_a_text_scores_the_same_in_any_company(pictures: tuple[torch.Tensor, Labels]) -> None:
+    embeddings = load_scorer(CLIP, None, "cpu").embed_images(pictures[0][:4])
+    alone = load_scorer(CLIP, None, "cpu").score(embeddings, ["a star"])[:, 0]
+    among = load_scorer(CLIP, None, "cpu").score(embeddings, ["a flag", "a red circle", "a star"])[:, 2]
+    assert np.array_equal(alone, among)
+
+
+@pytest.mark.parametrize("name", [CLIP, JUDGE])
+def test_pictures_that_are_not_numbers_embed_to_none(name: str, pictures: tuple[torch.Tensor, Labels]) -> None:
+    images = pictures[0][:3].clone()
+    images[1] = float("nan")
+    assert np.isnan(load_scorer(name, None, "cpu").embed_images(images)).all(1).tolist() == [False, True, False]
+
+
+def test_the_judge_sees_what_is_there(pictures: tuple[torch.Tensor, Labels]) -> None:
+    images, labels = pictures
+    judge = load_scorer(JUDGE, None, "cpu")
+    assert isinstance(judge, Judge)
+    seen = judge.embed_images(images)
+    for kind, names in KINDS.items():
+        there = labels.of(kind) >= 0
+        verdict = np.array(judge.verdict(seen, kind).names)[there]
+        assert (verdict == np.array(names)[labels.of(kind)[there]]).mean() > 0.85
+
+
+def test_the_judge_as_a_scorer(pictures: tuple[torch.Tensor, Labels]) -> None:
+    images, labels = pictures
+    judge = load_scorer(JUDGE, None, "cpu")
+    scores = judge.score(judge.embed_images(images), [f"a shape in the style of {name}" for name in STYLE_NAMES[1:]])
+    styled = labels.style > 0
+    assert (scores[styled].argmax(1) + 1 == labels.style[styled]).mean() > 0.85
+
+
+def test_a_folder_without_a_model_is_one_clean_line(tmp_path: object) -> None:
+    with pytest.raises(ModelError, match="cannot load") as error:
+        load_scorer(str(tmp_path), None, "cpu")
+    assert "\n" not in str(error.value)
