@@ -18,13 +18,12 @@ from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwit
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
 from orchestrator.stages import RESOLVED
-from orchestrator.stages.sweep import StoreJournal, SweepStage, extend_plan, planned_units
+from orchestrator.stages.sweep import CELL_KEY, StoreJournal, SweepStage, cell_key, extend_plan, planned_units
 from orchestrator.store import Lease, LeaseLostError, Publisher, Store, open_store, preflight
 from orchestrator.worker import REPORT_SEEDS, WorkerSettings
 
 # Measured on the bundled sweep: score, embedding and plan rows of a cell, compressed.
 BYTES_PER_CELL = 1_500
-_KEY = ["model", "attribute", "control", "window_start", "window_size", "cell_id"]
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,11 @@ def run(
 
 def failed_keys(store: Store) -> set[tuple[object, ...]]:
     """Returns the keys of cells that failed and that no later attempt scored, among what is published."""
-    failures = store.read("failures").select(_KEY)
+    failures = store.read("failures").select(CELL_KEY)
     if not failures.num_rows:
         return set()
-    scored = {tuple(row.values()) for row in store.read("scores").select(_KEY).to_pylist()}
-    return {tuple(row.values()) for row in failures.to_pylist()} - scored
+    scored = {cell_key(row) for row in store.read("scores").select(CELL_KEY).to_pylist()}
+    return {cell_key(row) for row in failures.to_pylist()} - scored
 
 
 def _plan_retry(store: Store, spec: SweepSpec, resolved: Resolved) -> None:

@@ -199,7 +199,8 @@ class PipelineWorker:
                 "failures", [{**self._failure(row, failures[row.image_id]), **common} for row in failed]
             ),
             "embeddings": make_table(
-                "embeddings", [self._embedding(row, scored[row.image_id]) for row in first.values()]
+                "embeddings",
+                [self._embedding(row, found) for row in first.values() if (found := scored[row.image_id]).valid],
             ),
             "images": make_table(
                 "images", [_image(row, scored[row.image_id]) for row in first.values() if self._kept(row)]

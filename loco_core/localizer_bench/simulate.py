@@ -109,11 +109,12 @@ KINDS = (
     "two_disjoint",
     "redundant",
     "distributed",
+    "graded",
     "damaging",
     "absent",
     "no_effect",
 )
-_SHARES = (0.4, 0.12, 0.08, 0.08, 0.08, 0.08, 0.04, 0.06, 0.06)
+_SHARES = (0.4, 0.12, 0.08, 0.08, 0.08, 0.06, 0.04, 0.04, 0.05, 0.05)
 _UNRESOLVED: Outcome = "inconclusive"
 
 
@@ -160,6 +161,8 @@ def _truth(kind: str, rng: np.random.Generator) -> _Truth:
     if kind == "distributed":
         scattered = rng.permutation(SITES)[: int(rng.integers(6, 13))]
         return _Truth(("distributed", _UNRESOLVED), *_additive(scattered))
+    if kind == "graded":
+        return _Truth(("distributed", _UNRESOLVED), *_graded(int(rng.integers(0, SITES))))
     noise_only = np.zeros(len(WINDOWS))
     if kind == "absent":
         return _Truth(("absent",), noise_only, noise_only, full_effect=0.0, clean_margin=-0.05)
@@ -196,6 +199,15 @@ def _additive(sites: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
     def effect(swapped: set[int]) -> float:
         return REACHED * len(swapped & chosen) / len(chosen)
+
+    return _over_windows(effect)
+
+
+def _graded(strong: int) -> tuple[Floats, Floats]:
+    """One site removes most, all others together the rest: keeping most by itself is then no redundancy."""
+
+    def effect(swapped: set[int]) -> float:
+        return 0.6 * (strong in swapped) + (REACHED - 0.6) * len(swapped - {strong}) / (SITES - 1)
 
     return _over_windows(effect)
 

@@ -49,8 +49,9 @@ class Scorer:
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
             self._texts.update(zip(new, self._embed_texts(new), strict=True))
-        cosines: np.ndarray = embeddings.astype(np.float64) @ np.stack([self._texts[text] for text in texts]).T
-        return cosines
+        # One product a text: a product with all texts at once rounds differently with their number.
+        images = embeddings.astype(np.float64)
+        return np.stack([images @ self._texts[text] for text in texts], axis=1)
 
     @torch.no_grad()
     def _embed_texts(self, texts: list[str]) -> np.ndarray:

@@ -6,8 +6,13 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
 
 from loco_core.errors import LocalizationError, LocoError
+from loco_core.evidence import MISSING_SHARE
 from loco_core.localizers import Localization
 from orchestrator.plan import PlannedUnit, from_table, plan, to_table
 from orchestrator.resolve import Resolved
@@ -19,6 +24,13 @@ from orchestrator.worker import cell_columns, to_unit
 
 logger = logging.getLogger(__name__)
 Block = tuple[str, str]  # model, attribute
+CELL_KEY = ["model", "attribute", "control", "window_start", "window_size", "cell_id"]
+"""Columns that make a row one of a kind; see :attr:`orchestrator.plan.PlannedRow.key`."""
+
+
+def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what makes a row of ``scores`` or ``failures`` one of a kind."""
+    return tuple(row[name] for name in CELL_KEY)
 
 
 def extend_plan(
@@ -148,9 +160,25 @@ class SweepStage:
 
     def _localize_one(self, block: Block) -> Localization:
         units = [unit.unit_id for unit in self._units if (unit.model, unit.attribute) == block]
-        scores = self._store.read_units(units)
+        tables = [tables for _, tables in self._store.iter_units(units)]
+        scores = pa.concat_tables(table["scores"] for table in tables)
         sites = self._resolved.model(block[0]).site_names
-        return localize(scores, self._spec.localize, sites, self._spec.interventions[0])
+        found = localize(scores, self._spec.localize, sites, self._spec.interventions[0])
+        scored = {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
+        failures = pa.concat_tables(table["failures"] for table in tables).select(CELL_KEY).to_pylist()
+        failed = {cell_key(row) for row in failures} - scored
+        return _unless_incomplete(found, len(failed), len(failed) + len(scored))
+
+
+def _unless_incomplete(found: Localization, failed: int, cells: int) -> Localization:
+    """Takes back a localization where cells failed: a seed that is missing whole does not show in the scores."""
+    if failed <= MISSING_SHARE * cells:
+        return found
+    reason = f"{failed} of {cells} cells failed; `loco-sweep retry` computes them again"
+    return replace(
+        found, outcome="incomplete", reason=reason, window_start=None, window_size=None, site_names=(),
+        relative_depth=None, wants_complements=(),
+    )  # fmt: skip
 
 
 class StoreJournal:

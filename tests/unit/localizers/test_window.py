@@ -25,6 +25,7 @@ ANSWERS = {
     "two_disjoint": "multiple",
     "redundant": "redundant",
     "distributed": "distributed",
+    "graded": "distributed",
     "damaging": "damaging",
     "absent": "absent",
     "no_effect": "no_effect",

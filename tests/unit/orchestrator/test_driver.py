@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_a_crash_at_every_storage_call_loses_and_doubles_nothing(monkeypatch: py
     spec = tiny_sweep("x", **SMALL)
     undisturbed = Store(MemoryBlobs())
     run(spec, undisturbed, monkeypatch)
-    expected = {name: payload(undisturbed.read("scores")) for name in ("scores",)}["scores"]
+    expected = payload(undisturbed.read("scores"))
     localizations = undisturbed.read("localizations").to_pylist()
     n, crashed = 0, True
     while crashed:
@@ -140,7 +141,8 @@ class Failing(FakeWorker):
 
 
 def test_failed_cells_are_recorded_counted_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, store = tiny_sweep("x", **SMALL), Store(MemoryBlobs())
+    spec = tiny_sweep("x", **{**SMALL, "localize": {"resamples": 100}})
+    store = Store(MemoryBlobs())
     monkeypatch.setattr(Failing, "broken", True)
     result, found = run(spec, store, monkeypatch, Failing)
     assert result.failed_cells == store.read("failures").num_rows > 0
@@ -166,7 +168,7 @@ def test_complements_are_run_when_the_localizer_asks(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sweeps, "score_of", either)
     store = Store(MemoryBlobs())
-    spec = tiny_sweep("x", attributes=["style/velor"], prompts=8, seeds=4, controls={"random": 0})
+    spec = tiny_sweep("x", attributes=["style/velor"], prompts=8, seeds=4, windows={"sizes": [1, 2, 3, 4]})
     _, found = run(spec, store, monkeypatch)
     assert "complement" in set(store.read("scores")["control"].to_pylist())
     assert found[0].outcome == "redundant"
@@ -177,9 +179,21 @@ def test_two_drivers_do_not_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> N
     from orchestrator.store import Lease
 
     store = Store(MemoryBlobs())
-    Lease(store.blobs).acquire()
-    with pytest.raises(LocoError, match="another"):
-        run(tiny_sweep("x"), store, monkeypatch)
+    lease, over = Lease(store.blobs, beat=0.1), threading.Event()
+    lease.acquire()
+
+    def live() -> None:
+        while not over.wait(0.05):
+            lease.renew()
+
+    beating = threading.Thread(target=live)
+    beating.start()
+    try:
+        with pytest.raises(LocoError, match="is running this sweep"):
+            run(tiny_sweep("x"), store, monkeypatch)
+    finally:
+        over.set()
+        beating.join()
 
 
 def _forget_lease(blobs: MemoryBlobs) -> None:
