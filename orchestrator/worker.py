@@ -171,7 +171,8 @@ class PipelineWorker:
             picture, seconds = pictures[name]
             reference = clean.get(images[name].seed)
             valid = self._is_valid(picture)
-            distance = float((picture - reference).square().mean().sqrt()) if valid and reference is not None else None
+            comparable = valid and reference is not None and self._is_valid(reference)
+            distance = float((picture - reference).square().mean().sqrt()) if comparable else None
             found[name] = _Scored(picture, embedding, valid, distance, seconds)
         return found
 
