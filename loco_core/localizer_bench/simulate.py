@@ -46,10 +46,10 @@ class Noise:
     prompt_full: float = 0.015
     prompt: float = 0.02
     seed: float = 0.01
-    window_prompt: float = 0.005
-    window_seed: float = 0.003
+    window_prompt: float = 0.006
+    window_seed: float = 0.004
     uneven: float = 0.5
-    image: float = 0.01
+    image: float = 0.012
     content: float = 0.01
     content_range: float = 0.1
 
