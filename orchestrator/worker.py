@@ -171,8 +171,9 @@ class PipelineWorker:
             picture, seconds = pictures[name]
             reference = clean.get(images[name].seed)
             valid = self._is_valid(picture)
-            comparable = valid and reference is not None and self._is_valid(reference)
-            distance = float((picture - reference).square().mean().sqrt()) if comparable else None
+            distance = None
+            if valid and reference is not None and self._is_valid(reference):
+                distance = float((picture - reference).square().mean().sqrt())
             found[name] = _Scored(picture, embedding, valid, distance, seconds)
         return found
 

@@ -65,7 +65,7 @@ def relocalize(source: ScoreSource, changes: Mapping[str, Any]) -> list[Localiza
         SpecError: there is no such localizer.
         LocalizationError: columns or controls are missing.
     """
-    settings = source.settings.model_copy(update=dict(changes))
+    settings = LocalizeSettings.model_validate({**source.settings.model_dump(), **changes})
     scores, found = source.scores, []
     if "model" not in scores.column_names or "attribute" not in scores.column_names:
         raise StoreError("the scores have no columns model and attribute; expected those of a results folder's scores")
