@@ -12,13 +12,13 @@ from typing import Any
 
 from loco_core.errors import SpecError
 from loco_core.localizers import Localization
-from orchestrator.plan import PlannedUnit, plan, sweep_id
+from orchestrator.plan import CELL_KEY, PlannedUnit, cell_key, plan, sweep_id
 from orchestrator.resolve import Resolved, resolve
 from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
 from orchestrator.stages import RESOLVED
-from orchestrator.stages.sweep import CELL_KEY, StoreJournal, SweepStage, cell_key, extend_plan, planned_units
+from orchestrator.stages.sweep import StoreJournal, SweepStage, extend_plan, planned_units
 from orchestrator.store import Lease, LeaseLostError, Publisher, Store, open_store, preflight
 from orchestrator.worker import REPORT_SEEDS, WorkerSettings
 

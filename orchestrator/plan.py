@@ -7,7 +7,7 @@ that every difference is taken on one device in one batch shape. Units are numbe
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from orchestrator.spec import SweepSpec
 UNIT_SECONDS = 30.0
 # How many other contents a clean image is compared with, to know what unrelated content scores.
 UNRELATED_TEXTS = 8
+CELL_KEY = ["model", "attribute", "control", "window_start", "window_size", "cell_id"]
+"""Columns that make a row of the plan, of ``scores`` or of ``failures`` one of a kind."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class PlannedRow:
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes the row one of a kind: the cell and the labels under which it is counted."""
-        return (self.model, self.attribute, self.control, self.window_start, self.window_size, self.cell_id)
+        return tuple(getattr(self, name) for name in CELL_KEY)
 
     @property
     def intervention(self) -> Intervention:
@@ -304,6 +306,11 @@ def _unit(
 
 
 _FIELDS = tuple(field.name for field in fields(PlannedRow))
+
+
+def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the key of a row of ``scores`` or ``failures``; see :attr:`PlannedRow.key`."""
+    return tuple(row[name] for name in CELL_KEY)
 
 
 def to_table(units: Sequence[PlannedUnit]) -> pa.Table:

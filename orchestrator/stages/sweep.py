@@ -7,14 +7,14 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 
 from loco_core.errors import LocalizationError, LocoError
 from loco_core.evidence import MISSING_SHARE
 from loco_core.localizers import Localization
-from orchestrator.plan import PlannedUnit, from_table, plan, to_table
+from loco_core.types import Window
+from orchestrator.plan import CELL_KEY, PlannedUnit, cell_key, from_table, plan, to_table
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit, UnitReport
 from orchestrator.spec import SweepSpec
@@ -24,13 +24,6 @@ from orchestrator.worker import cell_columns, to_unit
 
 logger = logging.getLogger(__name__)
 Block = tuple[str, str]  # model, attribute
-CELL_KEY = ["model", "attribute", "control", "window_start", "window_size", "cell_id"]
-"""Columns that make a row one of a kind; see :attr:`orchestrator.plan.PlannedRow.key`."""
-
-
-def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns what makes a row of ``scores`` or ``failures`` one of a kind."""
-    return tuple(row[name] for name in CELL_KEY)
 
 
 def extend_plan(
@@ -39,7 +32,7 @@ def extend_plan(
     resolved: Resolved,
     known: Sequence[PlannedUnit],
     *,
-    complements: Sequence[tuple[str, str, object]] = (),
+    complements: Sequence[tuple[str, str, Window]] = (),
     forget: Iterable[tuple[object, ...]] = (),
     round_: int = 0,
 ) -> list[PlannedUnit]:
@@ -59,7 +52,7 @@ def extend_plan(
     """
     planned = {row.key for unit in known for row in unit.rows if row.emit} - set(forget)
     new = plan(
-        spec, resolved, planned, complements=complements, first_order=len(known), round_=round_  # type: ignore[arg-type]
+        spec, resolved, planned, complements=complements, first_order=len(known), round_=round_
     )  # fmt: skip
     if new:
         number = max(store.plans(), default=-1) + 1

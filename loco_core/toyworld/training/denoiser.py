@@ -131,6 +131,9 @@ def train_denoiser(
 def save_pipeline(unet: UNet2DConditionModel, vae: AutoencoderKL, clip: Path, out: Path) -> None:
     """Writes a complete pipeline folder in float16 safetensors."""
     text = CLIPTextModel.from_pretrained(clip, dtype=torch.float16)
+    for part in (unet, vae):
+        # Else the folder that a part was loaded from, a path of the training machine, is shipped in its configuration.
+        part.register_to_config(_name_or_path="")
     StableDiffusionPipeline(
         vae=vae.half(), text_encoder=text, tokenizer=CLIPTokenizer.from_pretrained(clip), unet=unet.half(),
         scheduler=make_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
