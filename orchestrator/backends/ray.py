@@ -160,10 +160,12 @@ class RayBackend:
         Raises:
             BackendError: the Ray on this machine can never give it.
         """
-        self._check(needs)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if self._folder is not None:
+            _check(needs, gpus)
         actor = self._actor_class.options(
             num_cpus=self._threads,
-            num_gpus=needs.gpus,
+            num_gpus=min(gpus, 1) if needs.gpus is None else needs.gpus,
             label_selector=dict(needs.labels) or None,
             max_restarts=0,
             max_task_retries=0,
@@ -249,20 +251,6 @@ class RayBackend:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             raise BackendError(f"cannot join the Ray cluster at {address}: {one_line(error)}") from error
-
-    def _check(self, needs: WorkerNeeds) -> None:
-        if self._folder is None:
-            return
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        if needs.gpus > gpus:
-            raise BackendError(
-                f"a worker needs {needs.gpus} GPUs and this machine has {gpus}; ask for fewer, or --address"
-            )
-        if needs.labels:
-            labels = ", ".join(f"{key}={value}" for key, value in needs.labels)
-            raise BackendError(
-                f"a worker needs a machine labelled {labels}, which only a cluster has; join one with --address"
-            )
 
     def _call(
         self,
@@ -360,6 +348,19 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise BackendError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
+
+
+def _check(needs: WorkerNeeds, gpus: int) -> None:
+    """Refuses what the Ray on this machine can never give."""
+    if (needs.gpus or 0) > gpus:
+        raise BackendError(
+            f"a worker needs {needs.gpus} GPUs and this machine has {gpus}; ask for fewer, or --address"
+        )
+    if needs.labels:
+        labels = ", ".join(f"{key}={value}" for key, value in needs.labels)
+        raise BackendError(
+            f"a worker needs a machine labelled {labels}, which only a cluster has; join one with --address"
+        )
 
 
 @contextmanager

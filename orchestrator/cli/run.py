@@ -107,32 +107,31 @@ def execute(
 
 
 def print_localizations(found: Iterable[Localization]) -> None:
-    """Prints a table with a line per model and attribute."""
+    """Prints a table with a line per model and attribute; it fits 80 columns."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     rows = list(found)
     if not rows:
         return
-    table = Table(title="Localized layers")
-    for name in ("model", "attribute", "outcome", "sites", "effect", "95 % interval", "runner-up", "seen"):
-        table.add_column(name, justify="right" if name in ("effect", "runner-up") else "left")
+    table = Table(title="Localized layers", box=SIMPLE, pad_edge=False)
+    for name in ("model", "attribute", "outcome", "sites", "effect", "95 % interval"):
+        # Folded, never cut: a name with its end missing is no name.
+        table.add_column(name, justify="right" if name == "effect" else "left", overflow="fold")
     for row in rows:
         start, size = row.best_start, row.best_size
         sites = "-" if start is None or size is None else f"{start}" if size == 1 else f"{start}-{start + size - 1}"
         if row.window is None and sites != "-":
             sites = f"({sites})"
         interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
-        outcome = row.outcome + (" (exploratory)" if row.exploratory else "")
-        table.add_row(
-            row.model, row.attribute, outcome, sites, _number(row.effect), interval, _number(row.runner_up_effect),
-            f"{row.n_prompts} prompts, {row.n_seeds} seeds",
-        )  # fmt: skip
+        effect = "-" if row.effect is None else f"{row.effect:.2f}"
+        table.add_row(row.model, row.attribute, row.outcome + ("*" if row.exploratory else ""), sites, effect, interval)
     Console().print(table)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    if any(row.window is None for row in rows):
+        print("(sites) are the window of the largest effect where none is localized")
+    if any(row.exploratory for row in rows):
+        print("* exploratory: fewer than 8 prompts or 4 seeds")
 
 
 @contextmanager

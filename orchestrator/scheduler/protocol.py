@@ -25,11 +25,11 @@ class WorkerNeeds:
     """What a worker of a model needs of its machine.
 
     Attributes:
-        gpus: whole GPUs of one machine; 0 runs on the CPU.
+        gpus: whole GPUs of one machine; 0 runs on the CPU, None on one GPU where there is any.
         labels: labels that the machine must carry, as (key, value) pairs.
     """
 
-    gpus: int = 0
+    gpus: int | None = None
     labels: tuple[tuple[str, str], ...] = ()
 
 

@@ -52,12 +52,12 @@ class WorkerNeeds(_Strict):
     """What one worker of a model needs.
 
     Attributes:
-        gpus: whole GPUs of one node; 0 runs on the CPU.
+        gpus: whole GPUs of one node; 0 runs on the CPU, None on one GPU where the machine or the cluster has any.
         min_gpu_memory: of each GPU, as ``24GiB`` or bytes.
         label_selector: node labels, passed to Ray as they are.
     """
 
-    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    gpus: Annotated[int, Field(ge=0, le=16)] | None = None
     min_gpu_memory: ByteSize | None = None
     label_selector: dict[str, str] = Field(default_factory=dict)
 

@@ -94,7 +94,7 @@ def backend(home: Home) -> Iterator[RayBackend]:
     backend.shutdown()
 
 
-def unit(folder: Path, number: int, word: str = "ok", *, always: bool = False, gpus: int = 0, model: str = "a") -> Unit:
+def unit(folder: Path, number: int, word: str = "ok", *, always: bool = False, gpus: int | None = 0, model: str = "a") -> Unit:
     return Unit(f"u{number:02d}", "sweep", model, number, 0.1, (str(folder), word, always), WorkerNeeds(gpus))
 
 
@@ -180,8 +180,9 @@ def test_a_model_that_kills_its_process_while_loading_fails_its_units(backend: R
     assert done(tmp_path) == ["u01"]
 
 
-def test_workers_with_a_gpu_each_see_their_own(backend: RayBackend, tmp_path: Path) -> None:
-    summary = run(backend, [unit(tmp_path, n, "slow", gpus=1) for n in range(6)])
+@pytest.mark.parametrize("gpus", [1, None], ids=["asked for", "left open"])
+def test_workers_with_a_gpu_each_see_their_own(backend: RayBackend, tmp_path: Path, gpus: int | None) -> None:
+    summary = run(backend, [unit(tmp_path, n, "slow", gpus=gpus) for n in range(6)])
     assert summary.outcome == "done"
     devices = {line[2]: line[3] for line in log(tmp_path)}
     assert sorted(devices.values()) == ["0", "1"]

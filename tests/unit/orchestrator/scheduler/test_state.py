@@ -1,143 +1,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.scheduler.protocol import (
-    Action,
-    Bind,
-    BindFailed,
-    Dispatch,
     KillWorker,
     LossReason,
-    StartWorker,
     StopRequested,
-    Unit,
-    UnitDone,
-    UnitOutcome,
-    UnitReport,
     UnitsAdded,
-    WorkerBound,
     WorkerDraining,
-    WorkerLost,
-    WorkerNeeds,
-    WorkerReady,
     WorkerStuck,
 )
-from orchestrator.scheduler.state import MAX_ATTEMPTS, MAX_LOSSES, MAX_STREAK, MAX_TRIES, QUEUE, Scheduler
-
-GPU = WorkerNeeds(gpus=1)
-
-
-def unit(number: int, model: str = "a", needs: WorkerNeeds | None = None) -> Unit:
-    return Unit(f"u{number:03d}", "sweep", model, number, 1.0, None, needs or WorkerNeeds())
-
-
-class Machine:
-    """Carries out a scheduler's actions, as a backend would, until told what happens."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        self.workers: dict[str, str] = {}  # worker -> "starting", "ready", "loading" or "bound"
-        self.models: dict[str, str] = {}
-        self.needs: dict[str, WorkerNeeds] = {}
-        self.queues: dict[str, list[Dispatch]] = {}
-        self.dispatched: list[Dispatch] = []
-        self.loads: Counter[str] = Counter()
-        self.settled: dict[str, UnitReport] = {}
-
-    def step(self, *events: object) -> list[Action]:
-        for event in events:
-            self.scheduler.apply(event)  # type: ignore[arg-type]
-        for settled in self.scheduler.take_settled():
-            assert settled.unit.unit_id not in self.settled, "settled twice"
-            self.settled[settled.unit.unit_id] = settled.report
-        actions = self.scheduler.decide()
-        for action in actions:
-            self.carry_out(action)
-        return actions
-
-    def carry_out(self, action: Action) -> None:
-        match action:
-            case StartWorker(worker, needs):
-                assert worker not in self.needs, "a worker's name is used once"
-                self.workers[worker], self.queues[worker], self.needs[worker] = "starting", [], needs
-            case Bind(worker, model):
-                assert self.workers[worker] in ("ready", "bound")
-                assert not self.queues[worker]
-                self.workers[worker], self.models[worker] = "loading", model
-                self.loads[model] += 1
-            case Dispatch(worker, work, attempt, row_by_row):
-                assert self.workers[worker] == "bound"
-                assert self.models[worker] == work.model
-                assert self.needs[worker] == work.needs
-                assert work.unit_id not in self.settled, "dispatched after it was settled"
-                assert 1 <= attempt <= MAX_ATTEMPTS
-                assert row_by_row == (attempt == MAX_ATTEMPTS)
-                self.queues[worker].append(action)
-                self.dispatched.append(action)
-            case KillWorker(worker):
-                self.forget(worker)
-
-    def forget(self, worker: str) -> None:
-        self.workers.pop(worker, None)
-        self.queues.pop(worker, None)
-
-    def ready(self, worker: str) -> None:
-        self.workers[worker] = "ready"
-        self.step(WorkerReady(worker))
-
-    def bound(self, worker: str) -> None:
-        self.workers[worker] = "bound"
-        self.step(WorkerBound(worker))
-
-    def fail_to_load(self, worker: str) -> None:
-        self.workers[worker] = "ready"
-        self.step(BindFailed(worker, "ModelError", "no such model"))
-
-    def done(self, worker: str, outcome: UnitOutcome = "committed") -> None:
-        work = self.queues[worker].pop(0)
-        self.step(UnitDone(worker, UnitReport(work.unit.unit_id, work.attempt, outcome, error="it failed")))
-
-    def lost(self, worker: str, reason: LossReason) -> None:
-        self.forget(worker)
-        self.step(WorkerLost(worker, reason, "it is gone"))
-
-    def advance(self, worker: str) -> None:
-        """Makes the next thing at a worker go well."""
-        match self.workers[worker]:
-            case "starting":
-                self.ready(worker)
-            case "loading":
-                self.bound(worker)
-            case "bound" if self.queues[worker]:
-                self.done(worker)
-
-    def at(self, state: str) -> list[str]:
-        return [worker for worker, at in self.workers.items() if at == state]
-
-    def finish(self, turns: int = 2000) -> None:
-        for _ in range(turns):
-            if self.scheduler.over:
-                return
-            for worker in list(self.workers):
-                if worker in self.workers:
-                    self.advance(worker)
-        raise AssertionError("it does not end")
-
-
-def started(units: Sequence[Unit], workers: int = 1, **options: object) -> Machine:
-    """A machine whose workers all run and have loaded what they were told to."""
-    machine = Machine(Scheduler(workers, **options))  # type: ignore[arg-type]
-    machine.step(UnitsAdded(tuple(units)))
-    while pending := [*machine.at("starting"), *machine.at("loading")]:
-        machine.advance(pending[0])
-    return machine
+from orchestrator.scheduler.state import MAX_ATTEMPTS, MAX_LOSSES, MAX_STREAK, MAX_TRIES, Scheduler
+from tests.unit.orchestrator.scheduler.machine import GPU, Machine, started, unit
 
 
 def test_a_worker_runs_one_unit_and_holds_one_more() -> None:
@@ -171,7 +47,7 @@ def test_workers_share_models_out_before_they_double_up() -> None:
 def test_a_worker_of_other_needs_takes_no_unit() -> None:
     machine = started([unit(0), unit(1, "big", GPU)], workers=2)
     machine.finish()
-    assert {(d.unit.model, machine.needs[d.worker].gpus) for d in machine.dispatched} == {("a", 0), ("big", 1)}
+    assert {(d.unit.model, machine.needs[d.worker].gpus) for d in machine.dispatched} == {("a", None), ("big", 1)}
 
 
 def test_needs_are_met_in_turn_where_there_is_room_for_one_worker() -> None:
@@ -405,118 +281,3 @@ def test_closing_lets_all_workers_go_and_charges_nobody() -> None:
 def test_no_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one worker"):
         Scheduler(0)
-
-
-class SchedulerRules(RuleBasedStateMachine):
-    """Whatever happens, no unit is lost, run without need, or run for ever."""
-
-    @initialize(workers=st.integers(1, 4), max_failures=st.one_of(st.none(), st.integers(0, 3)))
-    def begin(self, workers: int, max_failures: int | None) -> None:
-        self.limit = workers
-        self.added: set[str] = set()
-        self.draining: set[str] = set()
-        self.stopped_at: int | None = None
-        self.machine = Machine(Scheduler(workers, {"u000": 1, "u005": 2, "u007": 3}, max_failures))
-
-    @rule(count=st.integers(1, 6), models=st.sampled_from(["a", "ab", "abc"]), gpu=st.booleans())
-    def add(self, count: int, models: str, gpu: bool) -> None:
-        first = len(self.added)
-        units = [
-            unit(n, models[n % len(models)], GPU if gpu and n % len(models) else None)
-            for n in range(first, first + count)
-        ]
-        self.added.update(u.unit_id for u in units)
-        self.machine.step(UnitsAdded(tuple(units)), UnitsAdded(tuple(units)))
-
-    def pick(self, data: st.DataObject, among: Sequence[str]) -> str:
-        return data.draw(st.sampled_from(sorted(among)))
-
-    @precondition(lambda self: self.machine.workers)
-    @rule(data=st.data())
-    def advance(self, data: st.DataObject) -> None:
-        self.machine.advance(self.pick(data, list(self.machine.workers)))
-
-    def busy(self) -> list[str]:
-        return [worker for worker, queue in self.machine.queues.items() if queue]
-
-    @precondition(lambda self: self.busy())
-    @rule(data=st.data(), outcome=st.sampled_from(["committed", "already", "failed"]))
-    def report(self, data: st.DataObject, outcome: UnitOutcome) -> None:
-        self.machine.done(self.pick(data, self.busy()), outcome)
-
-    @precondition(lambda self: self.machine.workers)
-    @rule(data=st.data(), reason=st.sampled_from(["died", "preempted", "unreachable"]))
-    def lose(self, data: st.DataObject, reason: LossReason) -> None:
-        self.machine.lost(self.pick(data, list(self.machine.workers)), reason)
-
-    @precondition(lambda self: self.machine.at("loading"))
-    @rule(data=st.data())
-    def fail_to_load(self, data: st.DataObject) -> None:
-        worker = self.pick(data, self.machine.at("loading"))
-        self.machine.fail_to_load(worker)
-
-    @precondition(lambda self: self.busy() or self.machine.at("loading"))
-    @rule(data=st.data())
-    def stick(self, data: st.DataObject) -> None:
-        worker = self.pick(data, [*self.busy(), *self.machine.at("loading")])
-        actions = self.machine.step(WorkerStuck(worker, "slow"))
-        assert KillWorker(worker) in actions
-
-    @precondition(lambda self: self.machine.workers)
-    @rule(data=st.data())
-    def drain(self, data: st.DataObject) -> None:
-        worker = self.pick(data, list(self.machine.workers))
-        self.draining.add(worker)
-        self.machine.step(WorkerDraining(worker))
-
-    @rule()
-    def echo_of_a_worker_that_is_gone(self) -> None:
-        self.machine.step(
-            WorkerReady("gone"), WorkerLost("gone", "died", ""), UnitDone("gone", UnitReport("u000", 1, "failed"))
-        )
-
-    @precondition(lambda self: self.stopped_at is None and len(self.added) > 12)
-    @rule()
-    def stop(self) -> None:
-        self.stopped_at = len(self.machine.dispatched)
-        self.machine.step(StopRequested())
-
-    @invariant()
-    def no_unit_is_lost(self) -> None:
-        assert len(self.machine.settled) + self.machine.scheduler.left == len(self.added)
-        assert set(self.machine.settled) <= self.added
-
-    @invariant()
-    def work_goes_on(self) -> None:
-        machine = self.machine
-        assert machine.scheduler.over or machine.workers, "units are left, and nobody is at them"
-        assert all(state != "ready" or w in self.draining for w, state in machine.workers.items())
-        idle = [w for w in machine.at("bound") if not machine.queues[w]]
-        assert not idle, f"kept without work: {idle}"
-
-    @invariant()
-    def bounds_hold(self) -> None:
-        machine = self.machine
-        assert sum(w not in self.draining for w in machine.workers) <= self.limit
-        assert all(len(queue) <= QUEUE for queue in machine.queues.values())
-        held = Counter(d.unit.unit_id for queue in machine.queues.values() for d in queue)
-        for unit_id, copies in held.items():
-            assert copies <= 2
-            if copies > 1:
-                assert all(d.attempt == 1 for q in machine.queues.values() for d in q if d.unit.unit_id == unit_id)
-        assert all(1 <= n <= MAX_ATTEMPTS for n in machine.scheduler.attempts().values())
-
-    @invariant()
-    def nothing_goes_out_after_a_stop(self) -> None:
-        assert self.stopped_at is None or len(self.machine.dispatched) == self.stopped_at
-
-    def teardown(self) -> None:
-        if not hasattr(self, "machine"):
-            return
-        self.machine.finish()
-        if self.stopped_at is None and not self.machine.scheduler.too_many_failures:
-            assert set(self.machine.settled) == self.added
-
-
-TestSchedulerRules = SchedulerRules.TestCase
-TestSchedulerRules.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
