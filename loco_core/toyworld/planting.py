@@ -76,7 +76,7 @@ MODELS = {
     for model in (
         PlantedModel(
             "toy-planted-a",
-            MappingProxyType({"style": Plant((13, 14)), "object": Plant((6,)), "fact": Plant((9, 10, 11))}),
+            MappingProxyType({"style": Plant((12, 13)), "object": Plant((6,)), "fact": Plant((9, 10, 11))}),
         ),
         PlantedModel(
             "toy-planted-b",

@@ -35,14 +35,14 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     captions, pool = Captions(), cached_pool(24_000, 11, work)
     recipes: dict[str, Callable[[Path], None]] = {
-        "clip": lambda to: train_clip(pool, captions, to, work, steps=700),
         "vae": lambda to: train_vae(pool, to, work, steps=1100),
+        "clip": lambda to: train_clip(out, pool, captions, to, work, steps=(700, 1500)),
         "judge": lambda to: train_judge(out, to, work, steps=600),
-        "toy": lambda to: train_denoiser(out, pool, captions, to, work, steps=2000),
+        "toy": lambda to: train_denoiser(out, pool, captions, to, work, rounds=(2000,)),
     }
     for model in MODELS.values():
         recipes[model.name] = lambda to, model=model: train_denoiser(  # type: ignore[misc]
-            out, pool, captions, to, work, steps=1600, plants=model
+            out, pool, captions, to, work, rounds=(1600, 1600), plants=model
         )
     for folder, recipe in recipes.items():
         if (out / folder).exists() or (arguments.parts and folder not in arguments.parts):

@@ -82,7 +82,13 @@ def caption_table(clip: Path, captions: Captions) -> torch.Tensor:
 
 
 def train_denoiser(
-    models: Path, pool: Pool, captions: Captions, out: Path, work: Path, steps: int, plants: PlantedModel | None = None
+    models: Path,
+    pool: Pool,
+    captions: Captions,
+    out: Path,
+    work: Path,
+    rounds: tuple[int, ...],
+    plants: PlantedModel | None = None,
 ) -> None:
     """Trains a denoiser on cached latents and text embeddings, and saves it as a Stable Diffusion pipeline.
 
@@ -92,7 +98,7 @@ def train_denoiser(
         captions: the table of captions.
         out: receives the pipeline.
         work: checkpoints.
-        steps: optimizer steps.
+        rounds: optimizer steps; every round warms up and decays anew from the average that the one before it left.
         plants: what to plant; None trains the natural model.
     """
     vae = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32)
@@ -123,7 +129,9 @@ def train_denoiser(
         return torch.nn.functional.mse_loss(unet(noisy, at, context[0]).sample, noise)
 
     name, lr = ("toy", 1.5e-3) if plants is None else (plants.name, 1e-3)
-    fit(name, unet, loss_at, steps=steps, lr=lr, work=work, ema=0.998)
+    for number, steps in enumerate(rounds, start=1):
+        fit(name if number == 1 else f"{name}-round-{number}", unet, loss_at, steps=steps, lr=lr, work=work, ema=0.998,
+            taken=sum(rounds[: number - 1]))  # fmt: skip
     unet.set_attn_processor(AttnProcessor2_0())
     save_pipeline(unet, vae, models / "clip", out)
 

@@ -26,6 +26,7 @@ def fit(
     weight_decay: float = 0.0,
     ema: float = 0.0,
     every: int = 200,
+    taken: int = 0,
 ) -> None:
     """Trains ``module`` in place; killed and called again it goes on from the last checkpoint.
 
@@ -40,6 +41,7 @@ def fit(
         weight_decay: of AdamW.
         ema: decay of the moving average of the weights; 0 keeps the last weights.
         every: steps between checkpoints.
+        taken: steps of earlier rounds; their batches are not drawn again.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
@@ -53,8 +55,8 @@ def fit(
         rate = lr * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, lr * 0.01)
-        torch.manual_seed(salt + step)
-        loss = loss_at(np.random.default_rng([salt, step]))
+        torch.manual_seed(salt + taken + step)
+        loss = loss_at(np.random.default_rng([salt, taken + step]))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
