@@ -36,7 +36,7 @@ def main() -> None:
     captions, pool = Captions(), cached_pool(24_000, 11, work)
     recipes: dict[str, Callable[[Path], None]] = {
         "vae": lambda to: train_vae(pool, to, work, steps=1100),
-        "clip": lambda to: train_clip(out, pool, captions, to, work, steps=(700, 1500)),
+        "clip": lambda to: train_clip(out, pool, captions, to, work, steps=(700, 900)),
         "judge": lambda to: train_judge(out, to, work, steps=600),
         "toy": lambda to: train_denoiser(out, pool, captions, to, work, rounds=(2000,)),
     }

@@ -95,7 +95,10 @@ def train_clip(models: Path, pool: Pool, captions: Captions, out: Path, work: Pa
         steps: optimizer steps of the two parts.
     """
     torch.manual_seed(1)
-    tokenizer = make_tokenizer()
+    if not (work / "tokenizer").exists():
+        # Its ids differ from run to run (ties are broken by hash): a resumed run must read those it began with.
+        make_tokenizer().save_pretrained(work / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     model = CLIPModel(_config(tokenizer))
     ids = tokenize(tokenizer, captions.texts)
 
