@@ -78,11 +78,12 @@ class Family:
         Raises:
             ModelError: no such model, not in safetensors, or damaged.
         """
+        # First: the import alone gives advice on packages that are not needed.
+        quiet_libraries()
         import torch
         from diffusers import StableDiffusionPipeline
         from safetensors import SafetensorError
 
-        quiet_libraries()
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
                 path, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, safety_checker=None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from loco_core import registry
+from loco_core.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ def load_scorer(name: str, revision: str | None, device: str) -> Scorer:
     Raises:
         ModelError: it cannot be loaded.
     """
+    quiet_libraries()
     module = registry.load("scorers", "judge" if name == JUDGE else "clip")
     scorer: Scorer = module.Scorer(str(BUNDLED.get(name, name)), revision, device)
     return scorer
