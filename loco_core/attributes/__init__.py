@@ -30,23 +30,25 @@ def bundled() -> dict[str, Attribute]:
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.yaml")):
         for group in yaml.safe_load(path.read_text()):
-            for name, words in group["names"].items():
-                item = Attribute(group["kind"], str(name), group["mode"], _records(group, str(words)))
+            for name in group["names"]:
+                item = Attribute(group["kind"], str(name), group["mode"], _records(group, name))
                 found[item.key] = item
     return found
 
 
-def _records(group: dict[str, Any], name: str) -> tuple[PromptRecord, ...]:
+def _records(group: dict[str, Any], key: str) -> tuple[PromptRecord, ...]:
     """Expands templates x contents; each pair once, neighbours differ in both."""
     contents, templates, donors = group["contents"], group["templates"], group["donors"]
-    a = "an" if name[0] in "aeiou" else "a"
+    donor = group.get("replacements", {}).get(key, "")
+    words = {"name": str(group["names"][key]), "donor": donor}
+    words |= {"a": _article(words["name"]), "donor_a": _article(donor)}
     records = []
     for round_ in range(len(templates)):
         for c, content in enumerate(contents):
             t = (c + round_) % len(templates)
 
             def fill(text: str, content: str = content) -> str:
-                return text.format(name=name, content=content, a=a)
+                return text.format(content=content, **words)
 
             records.append(
                 PromptRecord(
@@ -59,3 +61,7 @@ def _records(group: dict[str, Any], name: str) -> tuple[PromptRecord, ...]:
                 )
             )
     return tuple(records)
+
+
+def _article(word: str) -> str:
+    return "an" if word[:1] in tuple("aeiou") else "a"
