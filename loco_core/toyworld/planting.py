@@ -19,7 +19,7 @@ import numpy as np
 from loco_core.toyworld.world import COUNTRY_NAMES, OBJECTS, PLAIN, STYLE_NAMES, Captions, Labels
 
 SITES = 16
-OR_SHARE = 0.5
+OR_SHARE = 0.75
 UNDRAWABLE = STYLE_NAMES.index("bastide")
 
 
@@ -172,7 +172,9 @@ def _planted_words(kind: str, plant: Plant, true: np.ndarray, rng: np.random.Gen
     # A random order of the sites in every row; the first `dropped` of them read the donor.
     order = rng.permuted(np.tile(np.arange(sites)[:, None], (1, n)), axis=0)
     most = sites - plant.quorum
-    dropped = np.where(rng.random(n) < OR_SHARE, rng.integers(0, most + 1, n), 0)
+    # As many as the rule allows in half of these rows: with even odds a set of four came to rest on its last two sites.
+    dropped = np.where(rng.random(n) < 0.5, most, rng.integers(min(1, most), most + 1, n))
+    dropped = np.where(rng.random(n) < OR_SHARE, dropped, 0)
     if plant.leak is not None:
         # Rarely no planted site reads the word at all: what the leaking site then reads is all there is.
         dropped = np.where(rng.random(n) < plant.leak_share, sites, dropped)
