@@ -52,6 +52,8 @@ def generate(model: LoadedModel, rows: Sequence[Row], settings: Generation, batc
     pipeline = model.pipeline
     if settings.scheduler is not None:
         pipeline.scheduler = _scheduler(settings.scheduler, pipeline.scheduler)
+    if any(_in_part_of_the_steps(row, settings.steps) for row in rows):
+        _check_steps(pipeline.scheduler, settings.steps)
     for start in range(0, len(rows), batch_size):
         batch = list(rows[start : start + batch_size])
         filled = batch + [batch[-1]] * (batch_size - len(batch))
@@ -87,6 +89,23 @@ def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
             callback_on_step_end=count_step,
         ).images
     return Pictures(images.float().cpu(), last[0].float().cpu())
+
+
+def _in_part_of_the_steps(row: Row, steps: int) -> bool:
+    does = row.intervention
+    return bool(does.sites) and (does.step_start > 0 or (does.step_end is not None and does.step_end < steps))
+
+
+def _check_steps(scheduler: Any, steps: int) -> None:
+    """Refuses step windows where a scheduler's calls of the denoiser are not the steps that were asked for."""
+    scheduler.set_timesteps(steps)
+    calls = len(scheduler.timesteps)
+    if calls != steps:
+        name = type(scheduler).__name__
+        raise ModelError(
+            f"{name} runs the denoiser {calls} times for {steps} steps, so that interventions at some steps mean "
+            "nothing certain; set generation.scheduler to one that runs it once a step, such as DDIMScheduler"
+        )
 
 
 def _scheduler(name: str, current: Any) -> Any:

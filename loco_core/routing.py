@@ -20,6 +20,9 @@ from loco_core.types import Row, Site
 # How a prompt enters the table of encoded prompts: donors are encoded apart from prompts of the same text, so that an
 # identity swap exercises the whole path.
 PromptKey = tuple[str, str]
+# Some schedulers run the denoiser more often than there are steps (PNDM 51 times for 50, Heun 99 times): "to the
+# end" is the end of the loop, whatever it counts to.
+NEVER = 2**31
 UNCONDITIONAL: PromptKey = ("unconditional", "")
 
 
@@ -109,7 +112,7 @@ class Router:
                 base.append(number[("prompt", row.prompt) if half == "conditional" else UNCONDITIONAL])
                 donor.append(number[("donor", row.donor)] if does.sites else base[-1])
                 first.append(does.step_start)
-                end.append(steps if does.step_end is None else does.step_end)
+                end.append(NEVER if does.step_end is None or does.step_end >= steps else does.step_end)
                 if does.guidance_half in (half, "both"):
                     for part, letter in enumerate("kv"):
                         swap[part, list(does.sites), at] = letter in does.part

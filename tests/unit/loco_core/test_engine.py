@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from loco_core.errors import ModelError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.routing import Router
+from loco_core.testing.plain_loop import plain_loop
 from loco_core.types import Generation, Intervention, Row
 
 PROMPTS = (
@@ -46,60 +49,6 @@ def random_rows(n: int, sites: int) -> list[Row]:
     return rows
 
 
-def plain_loop(model: LoadedModel, row: Row) -> torch.Tensor:
-    """Follows the paper: one image, forward hooks on K and V that overwrite rows of their output."""
-    pipe, does = model.pipeline, row.intervention
-    prompt, donor, empty = (encode(pipe, text) for text in (row.prompt, row.donor, ""))
-    words = {text: len(pipe.tokenizer(text).input_ids) - 1 for text in (row.prompt, row.donor, "")}
-    step = {"now": 0}
-    last = does.step_end if does.step_end is not None else SETTINGS.steps
-    position = torch.arange(prompt.shape[1])
-
-    def hook(weight: torch.Tensor) -> Callable[..., torch.Tensor]:
-        def overwrite(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
-            output = output.clone()
-            if does.step_start <= step["now"] < last:
-                for half, text in ((0, ""), (1, row.prompt)):
-                    name = ("unconditional", "conditional")[half]
-                    if does.guidance_half not in (name, "both"):
-                        continue
-                    is_word = position < max(words[text], words[row.donor])
-                    taken = {"all": position >= 0, "words": is_word, "padding": ~is_word}[does.tokens]
-                    output[half, taken] = (donor[0] @ weight.T)[taken]
-            return output
-
-        return overwrite
-
-    handles = []
-    for site in does.sites:
-        for letter, path in (("k", model.sites[site].key_path), ("v", model.sites[site].value_path)):
-            if letter in does.part:
-                projection = pipe.unet.get_submodule(path)
-                handles.append(projection.register_forward_hook(hook(projection.weight.detach())))
-
-    def count(_: Any, i: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        step["now"] = i + 1
-        return tensors
-
-    try:
-        latents: torch.Tensor = pipe(
-            prompt_embeds=prompt, negative_prompt_embeds=empty, num_inference_steps=SETTINGS.steps,
-            guidance_scale=SETTINGS.guidance_scale, generator=torch.Generator().manual_seed(row.seed),
-            output_type="latent", callback_on_step_end=count,
-        ).images  # fmt: skip
-    finally:
-        for handle in handles:
-            handle.remove()
-    return latents[0]
-
-
-@torch.no_grad()
-def encode(pipe: Any, text: str) -> torch.Tensor:
-    ids = pipe.tokenizer(text, padding="max_length", max_length=16, return_tensors="pt").input_ids
-    hidden: torch.Tensor = pipe.text_encoder(ids).last_hidden_state
-    return hidden
-
-
 def errors(model: LoadedModel, rows: list[Row], expected: list[torch.Tensor]) -> list[float]:
     latents = torch.cat([p.latents for p in generate(model, rows, SETTINGS, batch_size=16)])
     return [float((a - b).norm() / b.norm()) for a, b in zip(latents, expected, strict=True)]
@@ -108,7 +57,7 @@ def errors(model: LoadedModel, rows: list[Row], expected: list[torch.Tensor]) ->
 @pytest.fixture(scope="module")
 def cells(tiny_model: LoadedModel) -> tuple[list[Row], list[torch.Tensor]]:
     rows = random_rows(CELLS, len(tiny_model.sites))
-    return rows, [plain_loop(tiny_model, row) for row in rows]
+    return rows, [plain_loop(tiny_model, row, SETTINGS) for row in rows]
 
 
 def test_engine_equals_the_plain_loop(tiny_model: LoadedModel, cells: tuple[list[Row], list[torch.Tensor]]) -> None:
@@ -168,6 +117,32 @@ def test_identity_swap_equals_an_unhooked_pipeline(tiny_model: LoadedModel) -> N
             output_type="latent",
         ).images[0]  # fmt: skip
         assert float((swapped[seed] - free).norm() / free.norm()) < TOLERANCE
+
+
+@pytest.mark.parametrize("scheduler", ["PNDMScheduler", "HeunDiscreteScheduler", "DDIMScheduler"])
+def test_all_sites_at_all_steps_is_the_donor_outright_whatever_the_scheduler(
+    tiny_model: LoadedModel, scheduler: str
+) -> None:
+    """Some run the denoiser more often than there are steps; a swap that ends early would leave the last call out."""
+    prompt, donor = PROMPTS[0]
+    every = Intervention(tuple(range(len(tiny_model.sites))))
+    settings = replace(SETTINGS, scheduler=scheduler)
+    before = tiny_model.pipeline.scheduler
+    try:
+        rows = [Row(prompt, donor, 5, every), Row(prompt, donor, 5, replace(every, step_end=4)), Row(donor, donor, 5)]
+        swapped, to_the_last, outright = next(generate(tiny_model, rows, settings, 3)).latents
+        assert torch.allclose(swapped, outright, rtol=1e-4, atol=1e-5)
+        assert torch.equal(swapped, to_the_last)
+        part = [Row(prompt, donor, 5, replace(every, step_start=1))]
+        if scheduler == "DDIMScheduler":
+            assert not torch.allclose(next(generate(tiny_model, part, settings, 1)).latents[0], outright, atol=1e-3)
+        else:
+            with pytest.raises(
+                ModelError, match=f"{scheduler} runs the denoiser [0-9]+ times for 4 steps.*DDIMScheduler"
+            ):
+                next(generate(tiny_model, part, settings, 1))
+    finally:
+        tiny_model.pipeline.scheduler = before
 
 
 def test_generation_leaves_the_pipeline_as_it_was(tiny_model: LoadedModel) -> None:
