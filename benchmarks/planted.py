@@ -28,7 +28,7 @@ SEED_SETS = tuple(tuple(range(first, first + 6)) for first in (0, 100, 200))
 COLUMNS = [
     "model", "family", "attribute", "attribute_kind", "mode", "prompt_id", "template_id", "seed", "control",
     "window_start", "window_size", "site_indices", "clip_score", "clip_score_donor", "clip_score_content",
-    "clip_score_unrelated", "status",
+    "clip_score_unrelated", "margin_clean", "status",
 ]  # fmt: skip
 
 

@@ -182,7 +182,9 @@ def numerators(table: ScoreTable, paired: Bools) -> tuple[Floats, Floats, Bools]
 
 
 def _drop(images: Images, clean: Floats, if_invalid: Floats) -> Floats:
-    return np.where(images.valid, clean - images.margin, if_invalid[:, :, None])
+    # Its own clean image where it is known: another device, or another batch shape, draws it a little differently.
+    beside = np.where(np.isfinite(images.own_clean), images.own_clean, clean)
+    return np.where(images.valid, beside - images.margin, if_invalid[:, :, None])
 
 
 def _damage(table: ScoreTable, paired: Bools) -> Floats:

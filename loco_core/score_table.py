@@ -31,7 +31,8 @@ REQUIRED = (
     "status",
 )
 UNRELATED = "clip_score_unrelated"
-NUMBERS = ("window_start", "window_size", "clip_score", "clip_score_donor", "clip_score_content", UNRELATED)
+OWN_CLEAN = "margin_clean"
+NUMBERS = ("window_start", "window_size", "clip_score", "clip_score_donor", "clip_score_content", UNRELATED, OWN_CLEAN)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Images:
         score: cosine of image and ``score_text``.
         margin: ``score`` minus cosine of image and ``donor_text``.
         content: cosine of image and ``content_text``; NaN where it was not scored.
+        own_clean: margin of the clean image that was made beside the image, on the same device in a batch of the same
+            shape; NaN where the scores do not tell.
         present: a row exists.
         valid: a row exists and the image is one.
     """
@@ -49,6 +52,7 @@ class Images:
     score: Floats
     margin: Floats
     content: Floats
+    own_clean: Floats
     present: Bools
     valid: Bools
 
@@ -96,8 +100,8 @@ def read_scores(scores: pa.Table, site_names: Sequence[str] = ()) -> ScoreTable:
     """Turns score rows into arrays; the order of the rows does not matter.
 
     Args:
-        scores: rows of one (model, attribute) with at least the columns `REQUIRED`; ``clip_score_unrelated`` is read
-            where it exists.
+        scores: rows of one (model, attribute) with at least the columns `REQUIRED`; ``clip_score_unrelated`` and
+            ``margin_clean`` are read where they exist.
         site_names: the model's sites; without them their number is taken from the ``all_sites`` control.
 
     Raises:
@@ -195,7 +199,8 @@ class _Grid:
         valid = np.zeros(shape, dtype=np.bool_)
         valid[place] = self.valid[rows]
         valid &= np.isfinite(score - donor)
-        return Images(score, score - donor, spread(self.columns["clip_score_content"]), count > 0, valid)
+        own = spread(self.columns[OWN_CLEAN]) if OWN_CLEAN in self.columns else np.full(shape, np.nan)
+        return Images(score, score - donor, spread(self.columns["clip_score_content"]), own, count > 0, valid)
 
 
 def _grid(scores: pa.Table, where: str) -> _Grid:

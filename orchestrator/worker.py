@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 # A picture of one colour is no picture: the standard deviation of its pixels, in [0, 1], that still counts as one.
 CONSTANT_BELOW = 1e-3
-# Which images `images: report` keeps.
-REPORT_SEEDS = 2
 _CELL_COLUMNS = (
     "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id",
     "prompt", "donor", "control", "window_start", "window_size",
@@ -49,7 +47,7 @@ class WorkerSettings:
         sweep_id: identity of the sweep.
         resolved: the sweep with its names looked up.
         generation: settings.
-        images: which images are kept: none, report or all.
+        kept_seeds: seeds whose images are kept.
         marker: what the driver wrote into the results root; every worker must see it.
         device: ``auto`` takes a GPU where torch sees one.
     """
@@ -58,7 +56,7 @@ class WorkerSettings:
     sweep_id: str
     resolved: Resolved
     generation: Generation
-    images: str
+    kept_seeds: frozenset[int]
     marker: str
     device: str = "auto"
 
@@ -99,7 +97,7 @@ class PipelineWorker:
             raise ModelError(f"{model} wants a GPU of {needed / 2**30:.0f} GiB; this one has {held / 2**30:.0f} GiB")
         self._model = load_model(self._info.family, self._info.path, self._info.revision, self._info.dtype, device)
         scorer = settings.resolved.scorer
-        self._scorer = load_scorer(scorer.name, scorer.revision, device)
+        self._scorer = load_scorer(scorer.source, scorer.revision, device)
         self._store = open_store(settings.results, create=False)
         check_marker(self._store.blobs, settings.marker)
         self._device = torch.cuda.get_device_name() if device == "cuda" else device
@@ -112,7 +110,7 @@ class PipelineWorker:
         images = _distinct(planned.rows)
         failures: dict[str, Exception] = {}
         pictures = self._generate(images, planned, failures, row_by_row)
-        scored = self._measure(images, pictures)
+        scored = self._measured(images, pictures, failures, row_by_row)
         tables = self._tables(planned, scored, failures, attempt)
         outcome = self._store.commit_unit(unit.unit_id, tables, uuid.uuid4().hex)
         scores = tables["scores"]
@@ -153,6 +151,28 @@ class PipelineWorker:
             for name, picture in zip(names[at : at + count], pictures.images, strict=True):
                 yield name, picture, seconds
             at, began = at + count, time.monotonic()
+
+    def _measured(
+        self,
+        images: Mapping[str, PlannedRow],
+        pictures: Mapping[str, tuple[torch.Tensor, float]],
+        failures: dict[str, Exception],
+        row_by_row: bool,
+    ) -> dict[str, _Scored]:
+        """Measures all images together; in row-by-row mode one by one where that raises, and records those that do."""
+        try:
+            return self._measure(images, pictures)
+        except Exception:
+            if not row_by_row:
+                raise
+        found: dict[str, _Scored] = {}
+        for name in pictures:
+            clean = [n for n in pictures if images[n].control == "clean" and n not in failures]
+            try:
+                found |= self._measure(images, {n: pictures[n] for n in dict.fromkeys([*clean, name])})
+            except Exception as error:  # whatever it is, it is recorded with its cells
+                failures[name] = error
+        return {name: scored for name, scored in found.items() if name not in failures}
 
     def _measure(
         self, images: Mapping[str, PlannedRow], pictures: Mapping[str, tuple[torch.Tensor, float]]
@@ -195,8 +215,10 @@ class PipelineWorker:
         rows = [row for row in emitted if row.image_id in scored]
         failed = [row for row in emitted if row.image_id not in scored]
         first = {row.image_id: row for row in reversed(rows)}
+        clean = self._clean_margin(planned, scored)
+        scores = [{**self._score(row, scored[row.image_id]), "margin_clean": clean, **common} for row in rows]
         return {
-            "scores": make_table("scores", [{**self._score(row, scored[row.image_id]), **common} for row in rows]),
+            "scores": make_table("scores", scores),
             "failures": make_table(
                 "failures", [{**self._failure(row, failures[row.image_id]), **common} for row in failed]
             ),
@@ -208,6 +230,15 @@ class PipelineWorker:
                 "images", [_image(row, scored[row.image_id]) for row in first.values() if self._kept(row)]
             ),
         }
+
+    def _clean_margin(self, planned: PlannedUnit, scored: Mapping[str, _Scored]) -> float | None:
+        """Returns the margin of the unit's own clean image, which leads it; None where there is none."""
+        row = planned.rows[0]
+        found = scored.get(row.image_id) if row.control == "clean" else None
+        if found is None or not found.valid:
+            return None
+        attribute, donor = self._scorer.score(found.embedding[None], [row.score_text, row.donor_text])[0]
+        return float(attribute - donor)
 
     def _score(self, row: PlannedRow, scored: _Scored) -> dict[str, Any]:
         generation, scorer = self._settings.generation, self._settings.resolved.scorer
@@ -258,8 +289,7 @@ class PipelineWorker:
         }
 
     def _kept(self, row: PlannedRow) -> bool:
-        images = self._settings.images
-        return images == "all" or (images == "report" and row.seed < REPORT_SEEDS)
+        return row.seed in self._settings.kept_seeds
 
 
 def cell_columns(row: PlannedRow, sweep_id: str, model: ResolvedModel) -> dict[str, Any]:

@@ -70,6 +70,8 @@ SCORES = _schema(
     ("clip_score_content", _REAL),
     # Of clean images only: mean cosine with the content texts of the attribute's other records.
     ("clip_score_unrelated", _REAL),
+    # Margin (clip_score - clip_score_donor) of the clean image of the same unit, made beside this one.
+    ("margin_clean", _REAL),
     ("image_distance", _REAL),
     ("status", _TEXT),
     ("batch_size", _INT),

@@ -249,3 +249,26 @@ def test_the_number_of_sites_must_be_known_and_windows_must_fit() -> None:
     assert localize(without, SETTINGS, SITE_NAMES).all_sites_effect is None
     with pytest.raises(LocalizationError, match="beyond the model's 10 sites"):
         localize(scores, SETTINGS, SITE_NAMES[:10])
+
+
+def test_an_effect_is_taken_from_the_clean_image_made_beside_it() -> None:
+    """Another device draws all its images a little differently, the clean one included: that is no effect."""
+    table = a_table("single", 0, QUIET)
+    scores = table.scores
+    moved = np.array(scores["seed"].to_pylist()) % 2 == 1
+    windows = np.array(scores["control"].to_pylist()) == "window"
+    shift = np.where(moved & windows, 0.05, 0.0)
+    clean = {
+        (row["prompt_id"], row["seed"]): row["clip_score"] - row["clip_score_donor"]
+        for row in scores.to_pylist()
+        if row["control"] == "clean"
+    }
+    own = np.array([clean[row["prompt_id"], row["seed"]] for row in scores.to_pylist()]) + shift
+    elsewhere = scores.set_column(
+        scores.column_names.index("clip_score"), "clip_score", pa.array(scores["clip_score"].to_numpy() + shift)
+    ).append_column("margin_clean", pa.array(own))
+    before, after = localize(scores, SETTINGS), localize(elsewhere, SETTINGS)
+    assert [e.effect for e in after.effects] == pytest.approx([e.effect for e in before.effects])
+    assert [e.effect for e in localize(elsewhere.drop_columns(["margin_clean"]), SETTINGS).effects] != pytest.approx(
+        [e.effect for e in before.effects]
+    )
