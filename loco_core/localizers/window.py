@@ -175,7 +175,7 @@ def _report(
     table, best = evidence.table, verdict.best
     window = None if best is None else table.windows[best]
     picked = window if verdict.outcome == "localized" else None
-    effect, half_width = _reported_effect(evidence, best, settings)
+    effect, half_width = _reported_effect(evidence, verdict, settings)
     runner_up = _runner_up(evidence, best)
     may = (evidence.high >= settings.threshold) & (evidence.sizes <= settings.largest(table.n_sites))
     n_prompts, n_seeds = int(evidence.paired.any(axis=1).sum()), int(evidence.paired.any(axis=0).sum())
@@ -213,12 +213,16 @@ def _report(
     )
 
 
-def _reported_effect(evidence: Evidence, best: int | None, settings: LocalizeSettings) -> tuple[float | None, float]:
+def _reported_effect(evidence: Evidence, verdict: _Verdict, settings: LocalizeSettings) -> tuple[float | None, float]:
     """Cross-fitted effect of the best window among its peers, and half the width of its two-sided interval."""
+    best = verdict.best
     if best is None or evidence.ratios is None:
         return None, 0.0
     eligible = _eligible(evidence, settings)
     peers = (evidence.sizes == evidence.sizes[best]) & (eligible if eligible[best] else True)
+    if verdict.outcome == "redundant":
+        # Not picked for its effect, so there is nothing to cross-fit.
+        peers = np.arange(len(evidence.sizes)) == best
     effect = evidence.cross_fitted(peers, settings)
     return (finite(evidence.effect[best]) if effect is None else effect), float(_half_widths(evidence, settings)[best])
 

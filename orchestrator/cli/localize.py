@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from loco_core.kind_claim import KindClaim
+    from loco_core.types import Window
 
 
 def localize(
     scores: Annotated[str, typer.Argument(help="A results folder, or any Parquet with the columns of scores.")],
     localizer: Annotated[str | None, typer.Option(help="Its name, or a Python file; default: the sweep's.")] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of the full effect; default 0.8.")
+        float | None, typer.Option(min=0.01, max=1, help="Share of the full effect; default 0.8.")
     ] = None,
+    claim: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Test that this kind sits at --window, over all its attributes."),
+    ] = None,
+    window: Annotated[str | None, typer.Option(metavar="START,SIZE", help="The window of --claim.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Replace effects and localizations of the results.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -24,13 +34,19 @@ def localize(
 
     from loco_core.errors import SpecError
     from orchestrator.cli.run import print_localizations
+    from orchestrator.stages.relocalize import claim as test_claim
     from orchestrator.stages.relocalize import read_scores, relocalize, write_back
 
     changes: dict[str, Any] = {"localizer": localizer, "threshold": threshold}
-    table = read_scores(scores)
+    table, settings = read_scores(scores), {key: value for key, value in changes.items() if value is not None}
+    if (claim is None) != (window is None):
+        raise SpecError("--claim KIND and --window START,SIZE go together: a claim is about a kind at a window")
+    if claim is not None and window is not None:
+        _print_claims(test_claim(table, claim, _window(window), settings), as_json)
+        return
     if write and table.store is None:
         raise SpecError(f"--write: {scores} is no results folder")
-    found = relocalize(table, {key: value for key, value in changes.items() if value is not None})
+    found = relocalize(table, settings)
     if write:
         write_back(table, found)
     if as_json:
@@ -39,3 +55,34 @@ def localize(
     print_localizations(found)
     for item in found:
         print(f"{item.model} {item.attribute}: {item.outcome}: {item.reason}")
+
+
+def _window(text: str) -> Window:
+    from loco_core.errors import SpecError
+    from loco_core.types import Window
+
+    try:
+        start, size = (int(part) for part in text.split(","))
+    except ValueError:
+        raise SpecError(f"--window {text}: expected START,SIZE such as 8,2") from None
+    return Window(start, size)
+
+
+def _print_claims(found: Sequence[KindClaim], as_json: bool) -> None:
+    import json
+    from dataclasses import asdict
+
+    if as_json:
+        print(json.dumps([asdict(item) for item in found]))
+        return
+    for item in found:
+        sites = f"sites {item.window.start}-{item.window.start + item.window.size - 1}"
+        verdict = "holds" if item.holds else "is not shown"
+        print(
+            f"{item.model}: that {item.kind} sits at {sites} {verdict}: mean effect {item.effect:.2f}"
+            f" ({item.ci_low:.2f} to {item.ci_high:.2f}) over {len(item.attributes)} attributes"
+        )
+        for each in item.attributes:
+            effect = "-" if each.effect is None else f"{each.effect:.2f}"
+            note = "" if each.holds else " (not shown)"
+            print(f"  {each.attribute}: effect {effect}, adjusted p {each.p_holm:.3g}{note}")

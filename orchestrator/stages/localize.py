@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core import registry
+from loco_core.evidence import MISSING_SHARE
 from loco_core.localizers import Localization, LocalizeSettings
+from orchestrator.plan import PlannedRow
 from orchestrator.spec import InterventionSpec
 from orchestrator.store.schemas import make_table
 
@@ -35,9 +37,45 @@ def localize(
         SpecError: there is no such localizer.
         LocalizationError: columns or controls are missing.
     """
-    module = registry.load("localizers", settings.localizer)
-    found: Localization = module.localize(under(scores, intervention) if intervention else scores, settings, site_names)
+    run = registry.function("localizers", settings.localizer, "localize")
+    found: Localization = run(under(scores, intervention) if intervention else scores, settings, site_names)
     return found
+
+
+def unless_incomplete(found: Localization, missing: int, cells: int) -> Localization:
+    """Takes back a localization where cells are missing: a seed that is missing whole does not show in the scores.
+
+    Args:
+        found: what the scores there are say.
+        missing: planned cells without a score.
+        cells: planned cells.
+    """
+    if missing <= MISSING_SHARE * cells:
+        return found
+    reason = f"{missing} of {cells} cells have no score; `loco-sweep run` goes on, `retry` computes failed cells again"
+    return replace(
+        found, outcome="incomplete", reason=reason, window_start=None, window_size=None, site_names=(),
+        relative_depth=None, wants_complements=(),
+    )  # fmt: skip
+
+
+def unscored(row: PlannedRow, threshold: float, localizer: str, reason: str) -> Localization:
+    """Returns the localization of an attribute of which nothing could be scored.
+
+    Args:
+        row: any of its planned cells.
+        threshold: of the localizer's settings.
+        localizer: its key.
+        reason: why, in a sentence.
+    """
+    return Localization(
+        model=row.model, attribute=row.attribute, attribute_kind=row.attribute_kind, mode=row.mode,
+        localizer=localizer, outcome="incomplete", window_start=None, window_size=None, best_start=None,
+        best_size=None, site_names=(), relative_depth=None, effect=None, ci_low=None, ci_high=None,
+        runner_up_start=None, runner_up_effect=None, tie_set=(), sufficiency=None, damage=None, all_sites_effect=None,
+        threshold=threshold, n_prompts=0, n_seeds=0, cells=0, exploratory=True, reason=reason, possible_size=None,
+        effects=(), wants_complements=(),
+    )  # fmt: skip
 
 
 def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
