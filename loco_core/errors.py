@@ -7,9 +7,14 @@ from collections.abc import Iterable
 
 
 class LocoError(Exception):
-    """An error whose message is meant for a person; the command line prints it without a traceback."""
+    """An error whose message is meant for a person; the command line prints it without a traceback.
+
+    Attributes:
+        loc: the value in the sweep that it is about, e.g. ``("attributes", 1)``; empty where there is none.
+    """
 
     exit_code = 1
+    loc: tuple[str | int, ...] = ()
 
 
 class SpecError(LocoError):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from loco_core.errors import SpecError, did_you_mean
 
@@ -48,10 +50,27 @@ def load(drawer: str, key: str) -> ModuleType:
     return importlib.import_module(f"loco_core.{drawer}.{key}")
 
 
+def function(drawer: str, key: str, name: str) -> Callable[..., Any]:
+    """Returns one function of an entry, e.g. ``localize`` of a localizer.
+
+    Raises:
+        SpecError: there is no such entry, or it has no such function.
+    """
+    found = getattr(load(drawer, key), name, None)
+    if not callable(found):
+        raise SpecError(f'{key} has no function "{name}", which every file of {drawer} has')
+    return found  # type: ignore[no-any-return]
+
+
 def _from_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise SpecError(f"no file {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise SpecError(f"{path}:{error.lineno}:{error.offset}: {error.msg}; expected Python") from error
+    except Exception as error:  # whatever a stranger's file raises while it is imported
+        raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from loco_core import registry
 from loco_core.attributes import attribute
-from loco_core.errors import ModelError, SpecError, did_you_mean
+from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED
 from loco_core.types import Attribute
@@ -57,11 +59,19 @@ class ResolvedModel(BaseModel):
 
 
 class ResolvedScorer(BaseModel):
-    """The scorer, pinned: its name, and the hash of its weights (of a hub model, its commit)."""
+    """The scorer, pinned.
+
+    Attributes:
+        name: as in the sweep.
+        source: what a worker loads: the name of a bundled scorer, a folder, or a hub id.
+        revision: commit on the hub; None for a folder.
+        weights: hash of its weights (of a hub model, its commit).
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
+    source: str
     revision: str | None
     weights: str
 
@@ -87,16 +97,47 @@ def resolve(spec: SweepSpec) -> Resolved:
         SpecError: a name is unknown, or a window is larger than a model.
         ModelError: a folder is not a pipeline, or holds pickles where safetensors belong.
     """
-    models = tuple(resolve_model(model) for model in spec.models)
+    models, attributes = [], []
+    for i, item in enumerate(spec.models):
+        with _at("models", i):
+            models.append(resolve_model(item))
     for model in models:
         largest = max(spec.windows.sizes)
         if largest > model.n_sites:
-            raise SpecError(
-                f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention sites"
-            )
-    return Resolved(
-        models=models, attributes=tuple(_attribute(a, spec.prompts) for a in spec.attributes), scorer=_scorer(spec)
-    )
+            with _at("windows", "sizes", spec.windows.sizes.index(largest)):
+                raise SpecError(
+                    f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention "
+                    "sites"
+                )
+    for i, name in enumerate(spec.attributes):
+        with _at("attributes", i):
+            attributes.append(_attribute(name, spec.prompts))
+    with _at("scorer"):
+        scorer = _scorer(spec)
+    with _at("localize", "localizer"):
+        registry.function("localizers", spec.localize.localizer, "localize")
+    if spec.generation.scheduler is not None:
+        with _at("generation", "scheduler"):
+            _check_scheduler(spec.generation.scheduler)
+    return Resolved(models=tuple(models), attributes=tuple(attributes), scorer=scorer)
+
+
+@contextmanager
+def _at(*loc: str | int) -> Iterator[None]:
+    """Notes in an error which value of the sweep it is about."""
+    try:
+        yield
+    except LocoError as error:
+        error.loc = loc
+        raise
+
+
+def _check_scheduler(name: str) -> None:
+    from diffusers.schedulers import KarrasDiffusionSchedulers
+
+    known = [item.name for item in KarrasDiffusionSchedulers]
+    if name not in known:
+        raise SpecError(f'no scheduler "{name}"{did_you_mean(name, known)}')
 
 
 def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:
@@ -126,12 +167,14 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
     family = family or family_of_pipeline(class_name, path)
     info = families()[family]
     site_names, native_side = _facts(info, _read_json(path, revision, info.config_file), path)
+    weights = _weights(path, revision)
     return ResolvedModel(
         id=spec.id,
         family=family,
-        path=path,
-        revision=None if Path(path).is_dir() else revision,
-        weights=_weights(path, revision),
+        path=_absolute(path),
+        # The commit, not the name of a branch: what is hashed is what every worker loads.
+        revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
+        weights=weights,
         dtype=spec.dtype,
         site_names=site_names,
         native_side=native_side,
@@ -155,7 +198,13 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
         )
     where = str(path or spec.scorer)
     revision = None if Path(where).is_dir() else _commit(where, None)
-    return ResolvedScorer(name=spec.scorer, revision=revision, weights=_weights(where, revision))
+    name = spec.scorer if spec.scorer in BUNDLED else _absolute(spec.scorer)
+    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=_weights(where, revision))
+
+
+def _absolute(path: str) -> str:
+    """Returns a folder's full path: workers run in folders of their own."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 def _read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def bench_localizer(
 
     console = Console(stderr=True)
     folder = planted if planted is not None else PLANTED_TABLES if PLANTED_TABLES.is_dir() else None
-    function = registry.load("localizers", localizer).localize
+    function = registry.function("localizers", localizer, "localize")
     with console.status(f"0 of {tables} tables") as status:
         report = run_bench(
             function, localizer, tables=tables, seed=seed, planted=folder,

@@ -17,7 +17,7 @@ def demo(
     backend: BackendOption = BackendName.RAY,
     workers: WorkersOption = None,
 ) -> None:
-    """Sweep the bundled model and find the layers of four attributes."""
+    """Sweep two bundled models, one with known layers, and find the layers of a style and a fact."""
     from orchestrator.cli.run import execute
     from orchestrator.spec import load_sweep
 

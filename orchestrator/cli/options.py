@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loco_core.errors import SpecError
+from loco_core.errors import LocoError, SpecError
 
 if TYPE_CHECKING:
     from orchestrator.scheduler.protocol import Backend
@@ -33,7 +34,7 @@ ResultsOption = Annotated[
 ]
 BackendOption = Annotated[BackendName, typer.Option("--backend", help="Ray actors, or one worker in this process.")]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Workers; default: one a GPU, or one that takes all CPU threads.")
+    int | None, typer.Option("--workers", min=1, help="Workers; default: one a GPU, or one a CPU core.")
 ]
 ThreadsOption = Annotated[
     int | None,
@@ -53,6 +54,19 @@ def results_of(spec: SweepSpec, given: str | None) -> str:
     from orchestrator.identity import safe_name
 
     return given or spec.results or str(Path("results") / safe_name(spec.name))
+
+
+@contextmanager
+def placed(sweep: Path) -> Iterator[None]:
+    """Puts ``file:line:column`` before errors about a value of the sweep file."""
+    from orchestrator.spec import place
+
+    try:
+        yield
+    except LocoError as error:
+        if not error.loc:
+            raise
+        raise type(error)(f"{place(sweep, error.loc)}: {error}") from error
 
 
 def backend_maker(
@@ -77,11 +91,17 @@ def backend_maker(
 
         return inline
 
+    if address is not None and workers is None:
+        raise SpecError("--address: say how many workers the cluster is to run with --workers N")
+
     def ray(settings: WorkerSettings) -> Backend:
         from orchestrator.backends.ray import RayBackend
 
-        count = workers or local_gpus() or 1
-        return RayBackend(settings, workers=count, threads=threads or max(1, cores // count), address=address)
+        # Workers of one thread: on two cores 1.3 times as fast as one worker of two threads (bundled model, batches of
+        # 62). What cores another machine has is not known here.
+        count = workers or local_gpus() or cores
+        each = 1 if address else max(1, cores // count)
+        return RayBackend(settings, workers=count, threads=threads or each, address=address)
 
     return ray
 

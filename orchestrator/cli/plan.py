@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from orchestrator.cli.options import JsonOption, ResultsOption, SweepFile, results_of
+from orchestrator.cli.options import JsonOption, ResultsOption, SweepFile, placed, results_of
 
 
 def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = False) -> None:
@@ -16,7 +16,8 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
     from orchestrator.spec import load_sweep
 
     spec = load_sweep(sweep)
-    found = outlook(spec, resolve(spec), results_of(spec, results))
+    with placed(sweep):
+        found = outlook(spec, resolve(spec), results_of(spec, results))
     if as_json:
         print(json.dumps(asdict(found)))
         return
@@ -25,6 +26,7 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
     print(f"cells:   {found.cells}")
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
     print(
-        f"effects: {found.minimum_detectable_effect:.2f} of the full effect is the smallest distance from the threshold"
-        f" ({spec.localize.threshold}) that {spec.prompts} prompts and {len(spec.seeds)} seeds show with 80 % power"
+        f"effects: a window whose effect is {found.minimum_detectable_effect:.2f} above the threshold"
+        f" ({spec.localize.threshold}) is shown to reach it in four of five sweeps of {spec.prompts} prompts"
+        f" and {len(spec.seeds)} seeds"
     )

@@ -20,6 +20,7 @@ from orchestrator.cli.options import (
     ThreadsOption,
     WorkersOption,
     backend_maker,
+    placed,
     results_of,
 )
 
@@ -44,7 +45,8 @@ def run(
     from orchestrator.spec import load_sweep
 
     spec = load_sweep(sweep)
-    execute(spec, results_of(spec, results), backend, workers, threads, address, max_failures)
+    with placed(sweep):
+        execute(spec, results_of(spec, results), backend, workers, threads, address, max_failures)
 
 
 def retry(
@@ -116,7 +118,7 @@ def print_localizations(found: Iterable[Localization]) -> None:
     if not rows:
         return
     table = Table(title="Localized layers", box=SIMPLE, pad_edge=False)
-    for name in ("model", "attribute", "outcome", "sites", "effect", "95 % interval"):
+    for name in ("model", "attribute", "outcome", "sites", "effect", "interval"):
         # Folded, never cut: a name with its end missing is no name.
         table.add_column(name, justify="right" if name == "effect" else "left", overflow="fold")
     for row in rows:
@@ -136,11 +138,21 @@ def print_localizations(found: Iterable[Localization]) -> None:
 
 @contextmanager
 def _signals(stop: StopSwitch) -> Iterator[None]:
-    """Lets Ctrl-C and SIGTERM stop the run: once after what is running, twice now."""
+    """Lets Ctrl-C and SIGTERM stop the run: once after what is running, twice now, wherever it is."""
+
+    def press(*_: object) -> None:
+        again = stop.pressed
+        stop.press()
+        if again:
+            raise KeyboardInterrupt
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stop.press()) for number in numbers]
+    before = [signal.signal(number, press) for number in numbers]
     try:
         yield
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes")
+        raise typer.Exit(STOPPED) from None
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

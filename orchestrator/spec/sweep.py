@@ -280,6 +280,9 @@ class SweepSpec(_Strict):
                 message = f"{count} records for prompts: {self.prompts}; expected at least {self.prompts} records"
                 raise _problem(("attributes", i, "records"), message)
         for i, option in enumerate(self.interventions):
+            if option.guidance_half != "conditional" and self.generation.guidance_scale <= 1:
+                message = f"{option.guidance_half!r} needs classifier-free guidance; expected a guidance_scale above 1"
+                raise _problem(("interventions", i, "guidance_half"), message)
             if option.steps and not option.steps[0] < option.steps[1] <= self.generation.steps:
                 message = f"{list(option.steps)} is wrong; expected [start, end) with end at most the"
                 raise _problem(("interventions", i, "steps"), f"{message} {self.generation.steps} steps of generation")

@@ -97,14 +97,40 @@ def test_localize_reads_any_parquet_with_these_columns(command: Command, sweep: 
     assert (code, err.count("\n")) == (1, 1)
 
 
+def test_a_claim_about_a_kind_is_tested(command: Command, sweep: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    sweep.write_text(sweep.read_text().replace("[style/velor]", "[style/velor, style/lumio]"))
+    assert command("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)[0] == 0
+    code, out, _ = command("localize", results, "--claim", "style", "--window", "5,1", "--json")
+    claims = json.loads(out)
+    assert (code, len(claims)) == (0, 1)
+    assert [item["attribute"] for item in claims[0]["attributes"]] == ["style/lumio", "style/velor"]
+    assert claims[0]["holds"] is False
+    for words, message in (
+        (("--claim", "style"), "go together"),
+        (("--claim", "stile", "--window", "5,1"), 'did you mean "style"'),
+        (("--claim", "style", "--window", "five"), "expected START,SIZE"),
+        (("--claim", "style", "--window", "6,1"), "was not swept"),
+    ):
+        code, _, err = command("localize", results, *words)
+        assert code in (1, 2)
+        assert message in err
+        assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (("seeds: 2", "sedes: 2"), r"sweep.yaml:7:1: .*sedes.*seeds"),
-        (("style/velor", "style/veelor"), r'no attribute "style/veelor"; did you mean "style/velor"'),
-        (("sizes: [1]", "sizes: [17]"), r"17 is larger than tiny, which has 16"),
+        (("style/velor", "style/veelor"), r'sweep.yaml:4:14: no attribute "style/veelor"; did you mean "style/velor"'),
+        (("sizes: [1]", "sizes: [17]"), r"sweep.yaml:\d+:\d+: windows.sizes: 17 is larger than tiny, which has 16"),
         (("toy-clip", "toy-clipp"), r'did you mean "toy-clip"'),
         (("prompts: 2", "prompts: many"), r"sweep.yaml:6:10: "),
+        (
+            ("resamples: 100", "localizer: windoww"),
+            r'sweep.yaml:\d+:\d+: no localizer "windoww".*"window"',
+        ),
+        (("steps: 2", "steps: 2, scheduler: DDIMSchedulr"), r'sweep.yaml:\d+:\d+: no scheduler .*"DDIMScheduler"'),
         (("prompts: 2", "prompts: 900"), r"900 are asked for, style/velor has 64"),
     ],
 )
