@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,20 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loco_core.errors import SpecError
+from scipy import special
+
+from loco_core.errors import LocoError, SpecError
 from loco_core.localizers import Localization
-from orchestrator.plan import CELL_KEY, PlannedUnit, cell_key, plan, sweep_id
+from loco_core.types import Window
+from orchestrator.plan import CELL_KEY, PlannedUnit, plan, sweep_id, windows
 from orchestrator.resolve import Resolved, resolve
 from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
-from orchestrator.stages import RESOLVED
-from orchestrator.stages.sweep import StoreJournal, SweepStage, extend_plan, planned_units
-from orchestrator.store import Lease, LeaseLostError, Publisher, Store, open_store, preflight
-from orchestrator.worker import REPORT_SEEDS, WorkerSettings
+from orchestrator.stages.sweep import StoreJournal, SweepStage, add_plan, failed_keys, missing_units, planned_units
+from orchestrator.store import (
+    Lease,
+    LeaseLostError,
+    Publisher,
+    Store,
+    decode_document,
+    encode_document,
+    open_store,
+    preflight,
+)
+from orchestrator.store.layout import RESOLVED
+from orchestrator.worker import WorkerSettings
 
 # Measured on the bundled sweep: score, embedding and plan rows of a cell, compressed.
 BYTES_PER_CELL = 1_500
+# Which images `images: report` keeps: those of the sweep's first seeds.
+REPORT_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -61,11 +75,15 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         spec: the sweep.
         resolved: the sweep with its names looked up.
         root: results of earlier runs, if there may be any.
+
+    Raises:
+        SpecError: these results cannot go on with this spec.
     """
     known: list[PlannedUnit] = []
     committed: frozenset[str] = frozenset()
     if root is not None and ("://" in root or Path(root).is_dir()):
-        store = open_store(root, create=False)
+        store = open_store(root)
+        store.check_sweep(sweep_id(spec), spec)
         known, committed = planned_units(store), store.committed()
     planned = {row.key for unit in known for row in unit.rows if row.emit}
     units = [u for u in known if u.unit_id not in committed] + plan(spec, resolved, planned, first_order=len(known))
@@ -74,22 +92,31 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         images=sum(len({row.image_id for row in unit.rows}) for unit in units),
         cells=sum(row.emit for unit in units for row in unit.rows),
         seconds=sum(unit.expected_seconds for unit in units),
-        minimum_detectable_effect=minimum_detectable_effect(spec.prompts, len(spec.seeds)),
+        minimum_detectable_effect=minimum_detectable_effect(
+            spec.prompts,
+            len(spec.seeds),
+            max(len(windows(spec, model.n_sites)) for model in resolved.models),
+            spec.localize.confidence,
+        ),
     )
 
 
-# Standard deviation of a window's paired effect over prompts, over seeds, and of the rest, in units of the full effect.
-PROMPT_SD, SEED_SD, REST_SD = 0.15, 0.08, 0.25
+# Standard deviation of a window's effect over prompts, over seeds, and of the rest, in units of the full effect.
+# Measured on planted models (8 prompts, 6 seeds) at windows with effects between 0.7 and 0.9; windows that remove
+# everything vary a third as much.
+PROMPT_SD, SEED_SD, REST_SD = 0.1, 0.1, 0.17
 
 
-def minimum_detectable_effect(prompts: int, seeds: int) -> float:
-    """Returns the smallest difference from the threshold that this many prompts and seeds find with 80 % power.
+def minimum_detectable_effect(prompts: int, seeds: int, windows: int, confidence: float) -> float:
+    """Returns how far above the threshold a window's effect must be to be shown to reach it, with 80 % power.
 
     Two-way crossed design: the variance of a mean effect is prompt variance over prompts, seed variance over seeds, and
-    the rest over both; 2.8 standard errors are a two-sided test at 5 % with 80 % power.
+    the rest over both. The bound is one-sided and holds for all windows together (here by Bonferroni, which the
+    localizer's own bound is never wider than).
     """
     variance = PROMPT_SD**2 / prompts + SEED_SD**2 / seeds + REST_SD**2 / (prompts * seeds)
-    return float(2.8 * variance**0.5)
+    errors = special.ndtri(1 - (1 - confidence) / windows) + special.ndtri(0.8)
+    return float(errors * variance**0.5)
 
 
 def run(
@@ -118,67 +145,97 @@ def run(
     Raises:
         LocoError: the spec does not fit the results, another driver is at work, or the results cannot be written.
     """
+    root = root if "://" in root else str(Path(root).absolute())
     resolved, store, identity = resolve(spec), open_store(root), sweep_id(spec)
     with _lease(store) as lease:
         store.blobs.clean()
-        store.record_sweep(identity, spec, uuid.uuid4().hex)
-        _freeze(store, resolved)
+        # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
+        store.check_sweep(identity, spec)
+        pinned = _pinned(store, resolved)
+        known, new = planned_units(store), []
         if retry:
-            _plan_retry(store, spec, resolved)
+            new = _retried(store, spec, resolved, known)
+        new += missing_units(spec, resolved, [*known, *new])
+        committed = store.committed()
+        left = [unit for unit in known if unit.unit_id not in committed] + new
+        marker = preflight(store.blobs, _needed_bytes(spec, resolved, left))
+        store.record_sweep(identity, spec, uuid.uuid4().hex)
+        store.blobs.replace(RESOLVED, encode_document(pinned))
+        add_plan(store, new)
         stage = SweepStage(store, spec, resolved, identity, on_localized)
-        marker = preflight(store.blobs, _needed_bytes(spec, resolved, stage.remaining))
-        settings = WorkerSettings(root, identity, resolved, spec.generation.settings, spec.images, marker)
+        settings = WorkerSettings(root, identity, resolved, spec.generation.settings, _kept_seeds(spec), marker)
         backend = make_backend(settings)
         try:
             summary = run_units(
                 backend, stage.derive, StoreJournal(store, identity, resolved), on_progress, stop,
-                heartbeat=lambda: _renew(lease), max_failures=max_failures, patience=Patience(),
+                heartbeat=lease.alive, max_failures=max_failures, patience=Patience(),
             )  # fmt: skip
             if summary.outcome != "lease_lost":
                 stage.finish()
+        except LocoError as error:
+            if not isinstance(error, LeaseLostError):
+                # What is committed is published whatever went wrong.
+                stage.finish()
+            raise
         finally:
             backend.shutdown()
-        failed = len(failed_keys(store))
+        failed = len(failed_keys(store.read("scores"), store.read("failures")))
     found = tuple(stage.localizations[block] for block in sorted(stage.localizations))
     return RunResult(summary, found, failed)
 
 
-def failed_keys(store: Store) -> set[tuple[object, ...]]:
-    """Returns the keys of cells that failed and that no later attempt scored, among what is published."""
-    failures = store.read("failures").select(CELL_KEY)
-    if not failures.num_rows:
-        return set()
-    scored = {cell_key(row) for row in store.read("scores").select(CELL_KEY).to_pylist()}
-    return {cell_key(row) for row in failures.to_pylist()} - scored
-
-
-def _plan_retry(store: Store, spec: SweepSpec, resolved: Resolved) -> None:
+def _retried(store: Store, spec: SweepSpec, resolved: Resolved, known: Sequence[PlannedUnit]) -> list[PlannedUnit]:
+    """Plans cells that failed once more, those that the localizer asked for included."""
     Publisher(store).publish(flush=True)
-    known = planned_units(store)
     waiting = {unit.unit_id for unit in known} - store.committed()
     pending = {row.key for unit in known if unit.unit_id in waiting for row in unit.rows if row.emit}
-    extend_plan(store, spec, resolved, known, forget=failed_keys(store) - pending, round_=len(store.plans()))
+    failed = failed_keys(store.read("scores"), store.read("failures")) - pending
+    round_ = len(store.plans())
+    new = missing_units(spec, resolved, known, forget=failed, round_=round_)
+    keys = [dict(zip(CELL_KEY, key, strict=True)) for key in failed]
+    complements = sorted(
+        {
+            (key["model"], key["attribute"], Window(key["window_start"], key["window_size"]))
+            for key in keys
+            if key["control"] == "complement"
+        }
+    )
+    if complements:
+        again = failed - {row.key for unit in new for row in unit.rows}
+        new += missing_units(
+            spec, resolved, [*known, *new], forget=again, complements=complements, round_=round_
+        )  # fmt: skip
+    return new
+
+
+def _kept_seeds(spec: SweepSpec) -> frozenset[int]:
+    """Returns the seeds whose images are kept."""
+    count = {"none": 0, "report": REPORT_SEEDS, "all": len(spec.seeds)}[spec.images]
+    return frozenset(spec.seeds[:count])
 
 
 def _needed_bytes(spec: SweepSpec, resolved: Resolved, units: Sequence[PlannedUnit]) -> int:
     """Returns the room that units will take; an image twice, in its unit and in a published part."""
     rows = [row for unit in units for row in unit.rows if row.emit]
-    kept = {"none": 0, "all": len(rows), "report": sum(row.seed < REPORT_SEEDS for row in rows)}[spec.images]
+    seeds = _kept_seeds(spec)
+    kept = sum(row.seed in seeds for row in rows)
     native = max(model.native_side for model in resolved.models)
     pixels = (spec.generation.height or native) * (spec.generation.width or native)
     # A PNG takes about half of its pixels' bytes.
     return len(rows) * BYTES_PER_CELL + 2 * kept * pixels * 3 // 2
 
 
-def _freeze(store: Store, resolved: Resolved) -> None:
-    """Pins what names stand for; later runs may add models, but not find other weights under an old name.
+def _pinned(store: Store, resolved: Resolved) -> dict[str, Any]:
+    """Returns what names stand for; later runs may add models, but not find other weights under an old name.
 
     Raises:
         SpecError: the weights behind a name have changed since the results were begun.
     """
     found = store.blobs.read_versioned(RESOLVED)
     pinned: dict[str, Any] = (
-        json.loads(found.data) if found else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
+        decode_document(found.data, f"{store.root}/{RESOLVED}")
+        if found
+        else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
     )
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.weights)
@@ -193,22 +250,43 @@ def _freeze(store: Store, resolved: Resolved) -> None:
             f"{store.root}: scores were made with scorer weights {pinned['scorer'][:12]}, {resolved.scorer.name} now "
             f"holds {resolved.scorer.weights[:12]}; put the old weights back, or write to a new folder with --results"
         )
-    store.blobs.replace(RESOLVED, json.dumps(pinned, indent=1, sort_keys=True).encode())
+    return pinned
 
 
 @contextmanager
-def _lease(store: Store) -> Iterator[Lease]:
+def _lease(store: Store) -> Iterator[_Beating]:
+    """Holds the lease, and renews it beside whatever this process is busy with: a unit, a model, a large part."""
     lease = Lease(store.blobs)
     lease.acquire()
+    beating = _Beating(lease)
+    beating.start()
     try:
-        yield lease
+        yield beating
     finally:
+        beating.stop()
         lease.release()
 
 
-def _renew(lease: Lease) -> bool:
-    try:
-        lease.renew()
-    except LeaseLostError:
-        return False
-    return True
+class _Beating(threading.Thread):
+    """Renews a lease until it is stopped, or lost."""
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(daemon=True, name="lease")
+        self._lease, self._over, self._lost = lease, threading.Event(), False
+
+    def alive(self) -> bool:
+        """Tells whether the lease is still held."""
+        return not self._lost
+
+    def run(self) -> None:
+        while not self._over.wait(1.0):
+            try:
+                self._lease.renew()
+            except LeaseLostError:
+                self._lost = True
+                return
+
+    def stop(self) -> None:
+        """Ends the thread; returns when no renewal is under way."""
+        self._over.set()
+        self.join()

@@ -6,6 +6,7 @@ that every difference is taken on one device in one batch shape. Units are numbe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -215,11 +216,17 @@ def _drafts(spec: SweepSpec, n_sites: int, wanted: Sequence[Window], *, only_com
 
 
 def random_sites(n_sites: int, size: int, count: int) -> list[tuple[int, ...]]:
-    """Returns the first ``count`` of a fixed sequence of random site sets; a larger count only adds."""
-    return [
-        tuple(sorted(int(s) for s in np.random.default_rng([n_sites, size, i]).choice(n_sites, size, replace=False)))
-        for i in range(count)
-    ]
+    """Returns the first ``count`` of a fixed sequence of random site sets, none twice; a larger count only adds.
+
+    There are at most as many as there are sets of that size.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for i in itertools.count():
+        if len(found) >= min(count, math.comb(n_sites, size)):
+            return list(found)
+        drawn = np.random.default_rng([n_sites, size, i]).choice(n_sites, size, replace=False)
+        found[tuple(sorted(int(s) for s in drawn))] = None
+    raise AssertionError
 
 
 def _block(

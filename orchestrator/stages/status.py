@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from loco_core.errors import StoreError
-from orchestrator.stages.sweep import planned_units
+from orchestrator.stages.sweep import failed_keys, planned_units
 from orchestrator.store import Store
 
 
@@ -62,7 +62,7 @@ def survey(store: Store) -> SweepStatus:
     scores = store.read_units(sorted(committed), "scores")
     cells = Counter(zip(*(scores[name].to_pylist() for name in (*names, "status")), strict=True))
     failures = store.read_units(sorted(committed), "failures")
-    failed = Counter(zip(*(failures[name].to_pylist() for name in names), strict=True))
+    failed = Counter((key[0], key[1]) for key in failed_keys(scores, failures))
     found = {(row["model"], row["attribute"]): row for row in store.read("localizations").to_pylist()}
     blocks = tuple(
         BlockStatus(

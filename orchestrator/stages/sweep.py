@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
 from loco_core.errors import LocalizationError, LocoError
-from loco_core.evidence import MISSING_SHARE
 from loco_core.localizers import Localization
 from loco_core.types import Window
 from orchestrator.plan import CELL_KEY, PlannedUnit, cell_key, from_table, plan, to_table
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit, UnitReport
 from orchestrator.spec import SweepSpec
-from orchestrator.stages.localize import effects_table, localizations_table, localize
+from orchestrator.stages.localize import (
+    effects_table,
+    localizations_table,
+    localize,
+    unless_incomplete,
+    unscored,
+)
 from orchestrator.store import SCHEMA_VERSION, Publisher, Store, make_table
 from orchestrator.worker import cell_columns, to_unit
 
-logger = logging.getLogger(__name__)
 Block = tuple[str, str]  # model, attribute
 
 
-def extend_plan(
-    store: Store,
+def missing_units(
     spec: SweepSpec,
     resolved: Resolved,
     known: Sequence[PlannedUnit],
@@ -36,10 +38,9 @@ def extend_plan(
     forget: Iterable[tuple[object, ...]] = (),
     round_: int = 0,
 ) -> list[PlannedUnit]:
-    """Plans what no plan file holds yet and writes it as the next one; a plan file is never changed.
+    """Plans what no plan file holds yet; writes nothing.
 
     Args:
-        store: the results.
         spec: the sweep.
         resolved: the sweep with its names looked up.
         known: units of all plan files.
@@ -51,19 +52,32 @@ def extend_plan(
         the new units.
     """
     planned = {row.key for unit in known for row in unit.rows if row.emit} - set(forget)
-    new = plan(
-        spec, resolved, planned, complements=complements, first_order=len(known), round_=round_
-    )  # fmt: skip
+    return plan(spec, resolved, planned, complements=complements, first_order=len(known), round_=round_)
+
+
+def add_plan(store: Store, new: Sequence[PlannedUnit]) -> None:
+    """Writes units as the next plan file; a plan file is never changed.
+
+    Raises:
+        LocoError: another driver wrote one at the same time.
+    """
     if new:
         number = max(store.plans(), default=-1) + 1
         if store.add_plan(number, to_table(new), uuid.uuid4().hex) == "lost":
             raise LocoError(f"{store.root}: another driver wrote plan {number} at the same time; run the command again")
-    return new
 
 
 def planned_units(store: Store) -> list[PlannedUnit]:
     """Returns the units of all plan files, in order."""
     return [unit for _, table in sorted(store.plans().items()) for unit in from_table(table)]
+
+
+def failed_keys(scores: pa.Table, failures: pa.Table) -> set[tuple[Any, ...]]:
+    """Returns the keys of cells that failed and that no later attempt scored."""
+    if not failures.num_rows:
+        return set()
+    scored = {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
+    return {cell_key(row) for row in failures.select(CELL_KEY).to_pylist()} - scored
 
 
 class SweepStage:
@@ -85,8 +99,7 @@ class SweepStage:
         self._on_localized = on_localized
         self._publisher = Publisher(store)
         self._unpublished = 0
-        known = planned_units(store)
-        self._units = known + extend_plan(store, spec, resolved, known)
+        self._units = planned_units(store)
         committed = store.committed()
         self.remaining = [unit for unit in self._units if unit.unit_id not in committed]
         self._left: dict[Block, set[str]] = defaultdict(set)
@@ -128,17 +141,11 @@ class SweepStage:
     def _localize(self, blocks: Sequence[Block]) -> list[Unit]:
         more: list[Unit] = []
         for block in blocks:
-            try:
-                found = self._localize_one(block)
-            except LocalizationError as error:
-                # Every other attribute goes on: what was computed must not depend on one that cannot be localized.
-                logger.warning("%s %s cannot be localized: %s", *block, error)
-                continue
+            found = self._localize_one(block)
             wanted = [(*block, window) for window in found.wants_complements]
-            new = (
-                extend_plan(self._store, self._spec, self._resolved, self._units, complements=wanted) if wanted else []
-            )
+            new = missing_units(self._spec, self._resolved, self._units, complements=wanted) if wanted else []
             if new:
+                add_plan(self._store, new)
                 self._units += new
                 self._left[block] |= {unit.unit_id for unit in new}
                 more += [to_unit(unit, self._resolved) for unit in new]
@@ -147,31 +154,29 @@ class SweepStage:
             self._on_localized(found)
         if blocks:
             ordered = [self._found[block] for block in sorted(self._found)]
-            self._store.write_derived("effects", effects_table(self._sweep_id, ordered))
-            self._store.write_derived("localizations", localizations_table(self._sweep_id, ordered))
+            self._replace("effects", effects_table(self._sweep_id, ordered))
+            self._replace("localizations", localizations_table(self._sweep_id, ordered))
         return more
 
+    def _replace(self, table: str, rows: pa.Table) -> None:
+        """Replaces what a table says of the attributes of this run; of others an earlier run's word stands."""
+        old = self._store.read(table)
+        blocks = zip(old["model"].to_pylist(), old["attribute"].to_pylist(), strict=True)
+        stands = pa.array([block not in self._found for block in blocks], pa.bool_())
+        self._store.write_derived(table, pa.concat_tables([old.filter(stands), rows]).combine_chunks())
+
     def _localize_one(self, block: Block) -> Localization:
-        units = [unit.unit_id for unit in self._units if (unit.model, unit.attribute) == block]
-        tables = [tables for _, tables in self._store.iter_units(units)]
-        scores = pa.concat_tables(table["scores"] for table in tables)
-        sites = self._resolved.model(block[0]).site_names
-        found = localize(scores, self._spec.localize, sites, self._spec.interventions[0])
-        scored = {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
-        failures = pa.concat_tables(table["failures"] for table in tables).select(CELL_KEY).to_pylist()
-        failed = {cell_key(row) for row in failures} - scored
-        return _unless_incomplete(found, len(failed), len(failed) + len(scored))
-
-
-def _unless_incomplete(found: Localization, failed: int, cells: int) -> Localization:
-    """Takes back a localization where cells failed: a seed that is missing whole does not show in the scores."""
-    if failed <= MISSING_SHARE * cells:
-        return found
-    reason = f"{failed} of {cells} cells failed; `loco-sweep retry` computes them again"
-    return replace(
-        found, outcome="incomplete", reason=reason, window_start=None, window_size=None, site_names=(),
-        relative_depth=None, wants_complements=(),
-    )  # fmt: skip
+        units = [unit for unit in self._units if (unit.model, unit.attribute) == block]
+        scores = self._store.read_units([unit.unit_id for unit in units])
+        planned = {row.key for unit in units for row in unit.rows if row.emit}
+        missing = planned - {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
+        settings, sites = self._spec.localize, self._resolved.model(block[0]).site_names
+        try:
+            found = localize(scores, settings, sites, self._spec.interventions[0])
+        except LocalizationError as error:
+            # Every other attribute goes on: what was computed must not depend on one that cannot be localized.
+            return unscored(units[0].rows[0], settings.threshold, settings.localizer, str(error))
+        return unless_incomplete(found, len(missing), len(planned))
 
 
 class StoreJournal:

@@ -13,6 +13,7 @@ from orchestrator.store.lease import Lease
 from orchestrator.store.preflight import check_marker, preflight
 from orchestrator.store.publish import Publisher
 from orchestrator.store.schemas import SCHEMA_VERSION, TABLES, make_table
+from orchestrator.store.sealed import decode_document, encode_document
 from orchestrator.store.store import Store, open_store
 from orchestrator.store.verify import Damage, repair, verify
 
@@ -31,6 +32,8 @@ __all__ = [
     "StoreError",
     "UnwritableError",
     "check_marker",
+    "decode_document",
+    "encode_document",
     "make_table",
     "open_store",
     "preflight",

@@ -39,6 +39,18 @@ class Store:
         """Address of the root, for people."""
         return self.blobs.root
 
+    def check_sweep(self, sweep_id: str, spec: SweepSpec) -> None:
+        """Refuses a spec that these results cannot go on with; writes nothing.
+
+        Raises:
+            SpecError: the root holds another sweep, or this one with settings that do not go together.
+        """
+        old = self.sweep()
+        if old is not None:
+            check_compatible(old, spec)
+            if self.sweep_id() != sweep_id:
+                raise SpecError(f"{self.root} holds results of another sweep; write to a new folder with --results")
+
     def record_sweep(self, sweep_id: str, spec: SweepSpec, attempt_id: str) -> None:
         """Makes the root this sweep's, or goes on with it; every table can be read from here on.
 
@@ -55,9 +67,7 @@ class Store:
         won = self.blobs.put_if_absent(layout.SWEEP, data, attempt_id) == "won"
         old = None if won else self.sweep()
         if old is not None:
-            check_compatible(old, spec)
-            if self.sweep_id() != sweep_id:
-                raise SpecError(f"{self.root} holds results of another sweep; write to a new folder with --results")
+            self.check_sweep(sweep_id, spec)
             if old != spec:
                 self.blobs.replace(layout.SWEEP, data)
         self.write_schemas(attempt_id)

@@ -28,7 +28,7 @@ def resolved_for(spec: SweepSpec, seconds: float = 0.1) -> Resolved:
         )
         for model in spec.models
     )  # fmt: skip
-    scorer = ResolvedScorer(name="toy-clip", revision=None, weights="c")
+    scorer = ResolvedScorer(name="toy-clip", source="toy-clip", revision=None, weights="c")
     return Resolved(models=models, attributes=tuple(attribute(str(a)) for a in spec.attributes), scorer=scorer)
 
 
@@ -45,8 +45,7 @@ def test_every_cell_is_planned_once_with_its_block() -> None:
     rows = [row for unit in plan(spec, resolved_for(spec)) for row in unit.rows if row.emit]
     per_block = 2 + 2 + len(windows(spec, SITES)) + 2 * 2
     assert len(rows) == 2 * 2 * 2 * 2 * per_block
-    # Two random sets of one site may be the same; all other keys are one of a kind.
-    assert max(Counter(row.key for row in rows if row.control != "random").values()) == 1
+    assert max(Counter(row.key for row in rows).values()) == 1
 
 
 def test_a_slice_generates_its_own_clean_and_donor_images_but_scores_them_once() -> None:
@@ -100,6 +99,11 @@ def test_complements_are_planned_on_top() -> None:
 
 def test_random_sets_are_prefix_stable() -> None:
     assert random_sites(SITES, 3, 5)[:2] == random_sites(SITES, 3, 2)
+
+
+def test_random_sets_are_all_different_and_no_more_than_there_are() -> None:
+    assert len(set(random_sites(SITES, 2, 60))) == 60
+    assert sorted(random_sites(4, 1, 10)) == [(0,), (1,), (2,), (3,)]
 
 
 def test_the_donor_outright_takes_all_options_full() -> None:
