@@ -50,6 +50,7 @@ OBJECT_STORE_BYTES = 200_000_000
 DRAIN_POLL_SECONDS = 2.0
 CONNECT_SECONDS = 10.0
 LOG_TAIL_LINES = 8
+LOG_TAIL_BYTES = 32_768
 AUTH_TOKEN = "RAY_AUTH_TOKEN"
 LOOPBACK_ONLY = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
@@ -321,10 +322,17 @@ class RayBackend:
         tail = [
             line.strip()
             for path in self.logs.glob(f"worker-{place.worker_id}-*.err")
-            for line in path.read_text(errors="replace").splitlines()
+            for line in _tail(path).splitlines()
             if line.strip() and not line.startswith(":")
         ]
-        return f"{text} | log: {' / '.join(tail[-LOG_TAIL_LINES:])}" if tail else text
+        return f"{text} | log: {one_line(' / '.join(tail[-LOG_TAIL_LINES:]))}" if tail else text
+
+
+def _tail(path: Path) -> str:
+    """Returns the end of a log, however long it is."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace")
 
 
 def _reason(error: RayActorError) -> LossReason:
@@ -353,9 +361,7 @@ def _knock(address: str) -> None:
 def _check(needs: WorkerNeeds, gpus: int) -> None:
     """Refuses what the Ray on this machine can never give."""
     if (needs.gpus or 0) > gpus:
-        raise BackendError(
-            f"a worker needs {needs.gpus} GPUs and this machine has {gpus}; ask for fewer, or --address"
-        )
+        raise BackendError(f"a worker needs {needs.gpus} GPUs and this machine has {gpus}; ask for fewer, or --address")
     if needs.labels:
         labels = ", ".join(f"{key}={value}" for key, value in needs.labels)
         raise BackendError(

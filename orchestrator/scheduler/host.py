@@ -69,8 +69,8 @@ class WorkerHost:
             torch.set_num_threads(self._threads)
 
 
-def one_line(error: BaseException) -> str:
-    """Returns the message of an exception on one line of bounded length."""
+def one_line(error: BaseException | str) -> str:
+    """Returns a message on one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 1] + "…"
 

@@ -94,7 +94,9 @@ def backend(home: Home) -> Iterator[RayBackend]:
     backend.shutdown()
 
 
-def unit(folder: Path, number: int, word: str = "ok", *, always: bool = False, gpus: int | None = 0, model: str = "a") -> Unit:
+def unit(
+    folder: Path, number: int, word: str = "ok", *, always: bool = False, gpus: int | None = 0, model: str = "a"
+) -> Unit:
     return Unit(f"u{number:02d}", "sweep", model, number, 0.1, (str(folder), word, always), WorkerNeeds(gpus))
 
 
