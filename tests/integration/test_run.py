@@ -74,13 +74,14 @@ def test_the_identity_control_changes_nothing(undisturbed: Path) -> None:
     assert (clean - identity).abs().max() < 1e-4
 
 
-def test_two_ray_workers_make_the_same_table(spec: SweepSpec, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_workers_make_the_same_table(spec: SweepSpec, undisturbed: Path, tmp_path: Path, workers: int) -> None:
     from orchestrator.backends.ray import RayBackend
 
-    def two(settings: WorkerSettings) -> Backend:
-        return RayBackend(settings, workers=2, threads=1)
+    def make(settings: WorkerSettings) -> Backend:
+        return RayBackend(settings, workers=workers, threads=1)
 
-    result, _ = run(spec, tmp_path, two)
+    result, _ = run(spec, tmp_path, make)
     assert result.summary.outcome == "done"
     assert payload(open_store(str(tmp_path)).read("scores")) == payload(open_store(str(undisturbed)).read("scores"))
 
