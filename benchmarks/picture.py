@@ -13,30 +13,29 @@ from PIL import Image
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-SIZE = 2
-
 
 def main(results: str, target: str) -> None:
-    """Draws, an attribute, the effects of all windows of one size and the pictures they make from one seed."""
+    """Draws, a model and attribute, what windows of the size found do, in numbers and in pictures of one seed."""
     images = pd.read_parquet(f"{results}/images")
     effects = pd.read_parquet(f"{results}/effects")
-    found = pd.read_parquet(f"{results}/localizations").sort_values("attribute")
+    found = pd.read_parquet(f"{results}/localizations").sort_values(["model", "attribute"])
     figure, axes = plt.subplots(
         len(found) * 2, 1, figsize=(13, 2.25 * len(found)), height_ratios=[1.15, 1] * len(found)
     )
     for row, (_, item) in enumerate(found.iterrows()):
-        mine = effects[(effects.attribute == item.attribute) & (effects.window_size == SIZE)].sort_values(
-            "window_start"
-        )
-        _bars(axes[2 * row], mine, item)
-        _strip(axes[2 * row + 1], images[images.attribute == item.attribute], list(mine.window_start))
+        size = int(item.best_size) if pd.notna(item.best_size) else 2
+        mine = effects[(effects.model == item.model) & (effects.attribute == item.attribute)]
+        mine = mine[mine.window_size == size].sort_values("window_start")
+        _bars(axes[2 * row], mine, item, size)
+        pictures = images[(images.model == item.model) & (images.attribute == item.attribute)]
+        _strip(axes[2 * row + 1], pictures, list(mine.window_start), size)
     figure.tight_layout(h_pad=0.4)
     figure.savefig(target, dpi=110)
 
 
-def _bars(axis: plt.Axes, effects: pd.DataFrame, item: pd.Series) -> None:
+def _bars(axis: plt.Axes, effects: pd.DataFrame, item: pd.Series, size: int) -> None:
     starts = effects.window_start.to_numpy()
-    picked = {int(item.window_start)} if item.window_size == SIZE else set()
+    picked = {int(item.window_start)} if pd.notna(item.window_start) else set()
     colours = ["#c2410c" if start in picked else "#94a3b8" for start in starts]
     low, high = effects.effect - effects.ci_low, effects.ci_high - effects.effect
     axis.bar(starts, effects.effect, color=colours, yerr=np.clip([low, high], 0, None), ecolor="#334155", capsize=2)
@@ -51,22 +50,21 @@ def _bars(axis: plt.Axes, effects: pd.DataFrame, item: pd.Series) -> None:
         if item.outcome == "localized"
         else "no single window"
     )
-    title = (
-        f"{item.attribute}: {item.outcome}, {where}; effect of windows of {SIZE} sites by first site, 95 % intervals"
-    )
+    windows = f"effect of windows of {size} by first site, with intervals"
+    title = f"{item.model}, {item.attribute}: {item.outcome}, {where}; {windows}"
     axis.set_title(title, fontsize=9, loc="left")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
 
 
-def _strip(axis: plt.Axes, images: pd.DataFrame, starts: list[int]) -> None:
+def _strip(axis: plt.Axes, images: pd.DataFrame, starts: list[int], size: int) -> None:
     first = images[images.control == "clean"].iloc[0]
     block = images[(images.prompt == first.prompt) & (images.seed == first.seed)]
     axis.set_xlim(-3.5, 16.5)
     axis.set_ylim(-0.5, 0.75)
     axis.axis("off")
     places = [(-3.0, "clean", block[block.control == "clean"]), (-2.0, "donor", block[block.control == "donor"])]
-    windows = block[(block.control == "window") & (block.window_size == SIZE)]
+    windows = block[(block.control == "window") & (block.window_size == size)]
     places += [(float(start), "", windows[windows.window_start == start]) for start in starts]
     for x, label, rows in places:
         picture = Image.open(io.BytesIO(rows.iloc[0]["image"]["bytes"]))
