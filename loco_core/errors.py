@@ -31,6 +31,10 @@ class StoreError(LocoError):
     """A results folder cannot be read or written, or holds something else."""
 
 
+class EditError(LocoError):
+    """An edit cannot be made, read or applied."""
+
+
 class LocalizationError(LocoError):
     """A score table cannot be localized: columns or controls are missing."""
 

@@ -15,12 +15,14 @@ from scipy import special
 from loco_core.errors import LocoError, SpecError
 from loco_core.localizers import Localization
 from loco_core.types import Window
+from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import CELL_KEY, PlannedUnit, plan, sweep_id, windows
 from orchestrator.resolve import Resolved, resolve
 from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
-from orchestrator.stages.sweep import StoreJournal, SweepStage, add_plan, failed_keys, missing_units, planned_units
+from orchestrator.stages.chain import Chain
+from orchestrator.stages.sweep import StoreJournal, add_plan, failed_keys, missing_units, planned_units
 from orchestrator.store import (
     Lease,
     LeaseLostError,
@@ -61,10 +63,11 @@ class Outlook:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended, and what was localized."""
+    """How a run ended, what was localized, and what edits did on the ``report`` split."""
 
     summary: RunSummary
     localizations: tuple[Localization, ...]
+    edits: tuple[EditSummary, ...]
     failed_cells: int
 
 
@@ -126,6 +129,7 @@ def run(
     *,
     on_progress: Callable[[Progress], None],
     on_localized: Callable[[Localization], None],
+    on_edited: Callable[[tuple[str, str]], None] = lambda _: None,
     stop: StopSwitch,
     max_failures: int | None = None,
     retry: bool = False,
@@ -138,6 +142,7 @@ def run(
         make_backend: starts workers.
         on_progress: told how far it is.
         on_localized: told what was localized.
+        on_edited: told the (model, attribute) whose edits are measured.
         stop: pressed by signal handlers.
         max_failures: units that may be given up before the run stops.
         retry: plan failed cells again.
@@ -162,26 +167,29 @@ def run(
         store.record_sweep(identity, spec, uuid.uuid4().hex)
         store.blobs.replace(RESOLVED, encode_document(pinned))
         add_plan(store, new)
-        stage = SweepStage(store, spec, resolved, identity, on_localized)
-        settings = WorkerSettings(root, identity, resolved, spec.generation.settings, _kept_seeds(spec), marker)
+        chain = Chain(store, spec, resolved, identity, on_localized, on_edited)
+        settings = WorkerSettings(
+            root, identity, resolved, spec.generation.settings, _kept_seeds(spec), marker, spec.evaluate.judge
+        )
         backend = make_backend(settings)
         try:
             summary = run_units(
-                backend, stage.derive, StoreJournal(store, identity, resolved), on_progress, stop,
+                backend, chain.derive, StoreJournal(store, identity, resolved), on_progress, stop,
                 heartbeat=lease.alive, max_failures=max_failures, patience=Patience(),
             )  # fmt: skip
             if summary.outcome != "lease_lost":
-                stage.finish()
+                chain.finish()
         except LocoError as error:
             if not isinstance(error, LeaseLostError):
                 # What is committed is published whatever went wrong.
-                stage.finish()
+                chain.finish()
             raise
         finally:
             backend.shutdown()
         failed = len(failed_keys(store.read("scores"), store.read("failures")))
-    found = tuple(stage.localizations[block] for block in sorted(stage.localizations))
-    return RunResult(summary, found, failed)
+    found = tuple(item for _, item in sorted(chain.sweep.localizations.items()))
+    edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist()) if spec.edit else []
+    return RunResult(summary, found, tuple(edits), failed)
 
 
 def _retried(store: Store, spec: SweepSpec, resolved: Resolved, known: Sequence[PlannedUnit]) -> list[PlannedUnit]:

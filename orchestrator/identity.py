@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -88,6 +89,27 @@ class UnitKey:
 
 
 @dataclass(frozen=True)
+class EditKey:
+    """Everything that changes the weights of an edit.
+
+    Attributes:
+        weights: hash of the model's weights, as resolved.
+        dtype: of the model.
+        texts: prompts and donors that it is fitted on, in order.
+        sites: the sites it changes.
+        settings: of the editor.
+        control: ``placebo`` or ``random`` where noise takes the place of the edit, else empty.
+    """
+
+    weights: str
+    dtype: str
+    texts: tuple[str, ...]
+    sites: tuple[int, ...]
+    settings: Mapping[str, Any]
+    control: str = ""
+
+
+@dataclass(frozen=True)
 class SweepKey:
     """What a sweep can never change: not its axes, which grow.
 
@@ -120,6 +142,11 @@ def cell_id(key: CellKey) -> str:
 def unit_id(key: UnitKey) -> str:
     """Returns the identity of a unit, 64 hex digits."""
     return _hash("unit", asdict(key))
+
+
+def edit_id(key: EditKey) -> str:
+    """Returns the identity of an edit, 64 hex digits."""
+    return _hash("edit", asdict(key))
 
 
 def sweep_id(key: SweepKey) -> str:

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -104,6 +104,7 @@ class PlannedRow:
 class PlannedUnit:
     """A unit with its rows; what a worker is sent."""
 
+    kind: ClassVar[Literal["sweep"]] = "sweep"
     unit_id: str
     model: str
     attribute: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +15,18 @@ from loco_core.generate import generate
 from loco_core.models import load_model
 from loco_core.scorers import load_scorer
 from loco_core.types import Generation, Row
+from orchestrator import edit_work
+from orchestrator.edit_plan import EvaluateUnit, FitUnit
 from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.resolve import Resolved, ResolvedModel
 from orchestrator.scheduler.protocol import Unit, UnitReport, WorkerNeeds
 from orchestrator.store import SCHEMA_VERSION, check_marker, make_table, open_store
+from orchestrator.worker_images import encode_image, is_valid
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-# A picture of one colour is no picture: the standard deviation of its pixels, in [0, 1], that still counts as one.
-CONSTANT_BELOW = 1e-3
 _CELL_COLUMNS = (
     "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id",
     "prompt", "donor", "control", "window_start", "window_size",
@@ -49,6 +49,7 @@ class WorkerSettings:
         generation: settings.
         kept_seeds: seeds whose images are kept.
         marker: what the driver wrote into the results root; every worker must see it.
+        judge: the scorer that names what edits are measured on; None where the CLIP margin's sign does.
         device: ``auto`` takes a GPU where torch sees one.
     """
 
@@ -58,6 +59,7 @@ class WorkerSettings:
     generation: Generation
     kept_seeds: frozenset[int]
     marker: str
+    judge: str | None = None
     device: str = "auto"
 
     def __call__(self, model: str) -> PipelineWorker:
@@ -98,25 +100,43 @@ class PipelineWorker:
         self._model = load_model(self._info.family, self._info.path, self._info.revision, self._info.dtype, device)
         scorer = settings.resolved.scorer
         self._scorer = load_scorer(scorer.source, scorer.revision, device)
+        judge = settings.judge
+        self._judge: edit_work.Judge | None = load_scorer(judge, None, device) if judge else None  # type: ignore[assignment]
         self._store = open_store(settings.results, create=False)
         check_marker(self._store.blobs, settings.marker)
         self._device = torch.cuda.get_device_name() if device == "cuda" else device
         self._torch = torch.__version__
 
     def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
-        """Generates, scores and commits a unit; see :class:`orchestrator.scheduler.protocol.Worker`."""
+        """Does and commits a unit; see :class:`orchestrator.scheduler.protocol.Worker`."""
+        match unit.payload:
+            case FitUnit():
+                return edit_work.fit(self._bench(), unit.payload, attempt)
+            case EvaluateUnit():
+                return edit_work.evaluate(self._bench(), unit.payload, attempt, row_by_row)
+            case PlannedUnit():
+                return self._sweep(unit.payload, attempt, row_by_row)
+        raise TypeError(f"no worker knows units of kind {unit.kind}")
+
+    def _bench(self) -> edit_work.Bench:
+        settings = self._settings
+        return edit_work.Bench(
+            self._model, self._info, self._scorer, settings.resolved.scorer.name, self._judge, settings.generation,
+            self._store, settings.sweep_id, settings.resolved.attributes, bool(settings.kept_seeds),
+        )  # fmt: skip
+
+    def _sweep(self, planned: PlannedUnit, attempt: int, row_by_row: bool) -> UnitReport:
         began = time.monotonic()
-        planned: PlannedUnit = unit.payload
         images = _distinct(planned.rows)
         failures: dict[str, Exception] = {}
         pictures = self._generate(images, planned, failures, row_by_row)
         scored = self._measured(images, pictures, failures, row_by_row)
         tables = self._tables(planned, scored, failures, attempt)
-        outcome = self._store.commit_unit(unit.unit_id, tables, uuid.uuid4().hex)
+        outcome = self._store.commit_unit(planned.unit_id, tables, uuid.uuid4().hex)
         scores = tables["scores"]
         invalid = sum(status == "invalid" for status in scores["status"].to_pylist())
         return UnitReport(
-            unit.unit_id, attempt, "committed" if outcome == "won" else "already",
+            planned.unit_id, attempt, "committed" if outcome == "won" else "already",
             rows=len(scores) - invalid, invalid=invalid, failed_rows=len(tables["failures"]),
             seconds=time.monotonic() - began,
         )  # fmt: skip
@@ -190,22 +210,12 @@ class PipelineWorker:
         for name, embedding in zip(names, embeddings, strict=True):
             picture, seconds = pictures[name]
             reference = clean.get(images[name].seed)
-            valid = self._is_valid(picture)
+            valid = is_valid(picture, self._settings.generation)
             distance = None
-            if valid and reference is not None and self._is_valid(reference):
+            if valid and reference is not None and is_valid(reference, self._settings.generation):
                 distance = float((picture - reference).square().mean().sqrt())
             found[name] = _Scored(picture, embedding, valid, distance, seconds)
         return found
-
-    def _is_valid(self, picture: torch.Tensor) -> bool:
-        """Finite, not of one colour (black included), and of the size that was asked for."""
-        generation = self._settings.generation
-        wanted = (generation.height or picture.shape[1], generation.width or picture.shape[2])
-        return (
-            bool(picture.isfinite().all())
-            and tuple(picture.shape) == (3, *wanted)
-            and float(picture.std(dim=(1, 2)).max()) > CONSTANT_BELOW
-        )
 
     def _tables(
         self, planned: PlannedUnit, scored: Mapping[str, _Scored], failures: Mapping[str, Exception], attempt: int
@@ -312,20 +322,15 @@ def _distinct(rows: Sequence[PlannedRow]) -> dict[str, PlannedRow]:
 
 
 def _image(row: PlannedRow, scored: _Scored) -> dict[str, Any]:
-    from PIL import Image
-
-    pixels = (scored.picture.nan_to_num().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
     names = {name: getattr(row, name) for name in _IMAGE_COLUMNS}
-    return {**names, "image": {"bytes": stream.getvalue(), "path": f"{row.image_id}.png"}}
+    return {**names, "image": encode_image(scored.picture, row.image_id)}
 
 
-def to_unit(planned: PlannedUnit, resolved: Resolved) -> Unit:
+def to_unit(planned: PlannedUnit | FitUnit | EvaluateUnit, resolved: Resolved) -> Unit:
     """Wraps a planned unit for the scheduler."""
     needs = resolved.model(planned.model).worker
     labels = tuple(sorted(needs.label_selector.items()))
     return Unit(
-        planned.unit_id, "sweep", planned.model, planned.order, planned.expected_seconds, planned,
+        planned.unit_id, planned.kind, planned.model, planned.order, planned.expected_seconds, planned,
         WorkerNeeds(needs.gpus, labels),
     )  # fmt: skip

@@ -24,15 +24,29 @@ def attribute(key: str) -> Attribute:
     return known[key]
 
 
+def siblings(key: str) -> tuple[Attribute, ...]:
+    """Returns the other bundled attributes of the same file and kind; none of a key that is not bundled."""
+    for group in _files().values():
+        if key in group:
+            return tuple(item for item in group.values() if item.kind == group[key].kind and item.key != key)
+    return ()
+
+
 @cache
 def bundled() -> dict[str, Attribute]:
     """Returns every bundled attribute by its key."""
-    found = {}
+    return {key: item for group in _files().values() for key, item in group.items()}
+
+
+@cache
+def _files() -> dict[str, dict[str, Attribute]]:
+    """Returns the attributes of every file by their keys."""
+    found: dict[str, dict[str, Attribute]] = {}
     for path in sorted(Path(__file__).parent.glob("*.yaml")):
         for group in yaml.safe_load(path.read_text()):
             for name in group["names"]:
                 item = Attribute(group["kind"], str(name), group["mode"], _records(group, name))
-                found[item.key] = item
+                found.setdefault(path.stem, {})[item.key] = item
     return found
 
 

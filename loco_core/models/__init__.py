@@ -67,10 +67,12 @@ class PromptEmbeds:
     Attributes:
         embeds: ``(prompts, tokens, width)``.
         words_end: ``(prompts,)`` int64, position after the last word of each prompt.
+        ids: ``(prompts, tokens)`` int64 token ids; equal ids at a position stand for the same word.
     """
 
     embeds: torch.Tensor
     words_end: torch.Tensor
+    ids: torch.Tensor
 
 
 class Family(Protocol):

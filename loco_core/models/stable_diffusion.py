@@ -150,7 +150,10 @@ class Family:
         tokenizer = pipeline.tokenizer
         # Start and end are not words, but the start sits at the first position of every sentence.
         ends = [min(len(tokenizer(text).input_ids) - 1, tokenizer.model_max_length) for text in prompts]
-        return PromptEmbeds(embeds, torch.tensor(ends, device=embeds.device))
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids
+        return PromptEmbeds(embeds, torch.tensor(ends, device=embeds.device), ids)
 
 
 def _address(module_name: str) -> str:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from loco_core.errors import ModelError, SpecError
 from loco_core.toyworld.training.judge import CLASSES, heads, upscale
-from loco_core.toyworld.world import KINDS
+from loco_core.toyworld.world import KINDS, PLAIN
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,16 @@ class Scorer:
             if "style" in text.split() and not any(name in text.split() for name in KINDS["style"]):
                 raise SpecError(f'the judge knows none of the words of "{text}"; it scores the bundled world only')
         return result
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of attributes that it sees."""
+        return tuple(KINDS)
+
+    def said(self, text: str, kind: str) -> str | None:
+        """Returns what a caption of the bundled world says of a kind; without style words that is ``plain``."""
+        named = [name for name in KINDS[kind] if name in text.split()]
+        return named[0] if named else KINDS[kind][PLAIN] if kind == "style" else None
 
     def verdict(self, embeddings: np.ndarray, kind: str) -> Verdict:
         """Says what is seen of one kind, abstaining below the calibrated confidence."""

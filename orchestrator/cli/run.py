@@ -26,6 +26,7 @@ from orchestrator.cli.options import (
 
 if TYPE_CHECKING:
     from loco_core.localizers import Localization
+    from orchestrator.edit_summary import EditSummary
     from orchestrator.scheduler.loop import StopSwitch
     from orchestrator.spec import SweepSpec
 
@@ -92,6 +93,7 @@ def execute(
         )  # fmt: skip
     summary = result.summary
     print_localizations(result.localizations)
+    print_edits(result.edits)
     print(
         f"{summary.rows + summary.invalid} cells in {duration(summary.seconds)}"
         f" ({summary.invalid} invalid, {result.failed_cells} failed, {summary.left} units left); results: {results}"
@@ -134,6 +136,25 @@ def print_localizations(found: Iterable[Localization]) -> None:
         print("(sites) are the window of the largest effect where none is localized")
     if any(row.exploratory for row in rows):
         print("* exploratory: fewer than 8 prompts or 4 seeds")
+
+
+def print_edits(found: Iterable[EditSummary]) -> None:
+    """Prints what the chosen edits did, with 95 % intervals."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [item for item in found if item.chosen]
+    if not rows:
+        return
+    table = Table(title="Chosen edits, on prompts and seeds they never saw", box=SIMPLE, pad_edge=False)
+    for name in ("model", "attribute", "editor", "flipped", "neighbours kept", "content kept"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        shares = (row.flipped, row.neighbours_kept, row.content_kept)
+        cells = (f"{s.value:.0%} ({s.low:.0%}-{s.high:.0%})" if s.of else "-" for s in shares)
+        table.add_row(row.model, row.attribute, row.editor, *cells)
+    Console().print(table)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What a sweep is: the names of ``sweep.yaml``, how it is read, and what may change between two runs of it."""
 
 from orchestrator.spec.compatible import check_compatible
+from orchestrator.spec.edit import EditSpec, EvaluateSpec
 from orchestrator.spec.sweep import (
     AttributeSpec,
     ControlsSpec,
@@ -16,6 +17,8 @@ from orchestrator.spec.yaml_file import load_sweep, place
 __all__ = [
     "AttributeSpec",
     "ControlsSpec",
+    "EditSpec",
+    "EvaluateSpec",
     "GenerationSpec",
     "InterventionSpec",
     "ModelSpec",

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from loco_core.localizers import LocalizeSettings
 from loco_core.types import Generation, GuidanceHalf, Intervention, Mode, Part, PromptRecord, Tokens
+from orchestrator.spec.edit import EditSpec, EvaluateSpec
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -239,6 +240,8 @@ class SweepSpec(_Strict):
         localize: rules of the localizer.
         controls: which controls are run.
         interventions: sets of options under which every window is swept.
+        edit: which edits are fitted where an attribute is localized; None fits none.
+        evaluate: on what edits are measured.
         images: which images are kept.
         results: folder or ``s3://`` address; None leaves it to the command.
     """
@@ -264,6 +267,8 @@ class SweepSpec(_Strict):
     localize: LocalizeSettings = LocalizeSettings()
     controls: ControlsSpec = ControlsSpec()
     interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1)] = (InterventionSpec(),)
+    edit: EditSpec | None = None
+    evaluate: EvaluateSpec = EvaluateSpec()
     images: Images = "report"
     results: Text | None = None
 

@@ -23,7 +23,7 @@ from orchestrator.stages.localize import (
     unless_incomplete,
     unscored,
 )
-from orchestrator.store import SCHEMA_VERSION, Publisher, Store, make_table
+from orchestrator.store import SCHEMA_VERSION, Store, make_table
 from orchestrator.worker import cell_columns, to_unit
 
 Block = tuple[str, str]  # model, attribute
@@ -81,7 +81,7 @@ def failed_keys(scores: pa.Table, failures: pa.Table) -> set[tuple[Any, ...]]:
 
 
 class SweepStage:
-    """Derives units, publishes what is committed, and localizes every attribute as soon as it is complete.
+    """Derives units, and localizes every attribute as soon as it is complete.
 
     Attributes:
         remaining: units that were planned and not committed when this began.
@@ -97,8 +97,6 @@ class SweepStage:
     ) -> None:
         self._store, self._spec, self._resolved, self._sweep_id = store, spec, resolved, sweep_id
         self._on_localized = on_localized
-        self._publisher = Publisher(store)
-        self._unpublished = 0
         self._units = planned_units(store)
         committed = store.committed()
         self.remaining = [unit for unit in self._units if unit.unit_id not in committed]
@@ -112,28 +110,24 @@ class SweepStage:
         """What was localized so far."""
         return self._found
 
-    def derive(self, settled: Sequence[Settled]) -> list[Unit]:
-        """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
-        if not settled:
-            return self._begin()
+    @property
+    def next_order(self) -> int:
+        """Number behind the last planned unit."""
+        return len(self._units)
+
+    def settled(self, items: Sequence[Settled]) -> list[Unit]:
+        """Takes note of units that are done, and returns those that follow."""
         touched = []
-        for item in settled:
+        for item in items:
             planned: PlannedUnit = item.unit.payload
             block = (planned.model, planned.attribute)
             self._left[block].discard(planned.unit_id)
             if not self._left[block]:
                 touched.append(block)
-        self._unpublished += len(settled)
-        if self._unpublished >= self._publisher.wanted:
-            self._publisher.publish()
-            self._unpublished = 0
         return self._localize(touched)
 
-    def finish(self) -> None:
-        """Publishes whatever is committed."""
-        self._publisher.publish(flush=True)
-
-    def _begin(self) -> list[Unit]:
+    def begin(self) -> list[Unit]:
+        """Returns the units to begin with: what is planned and not committed, and what follows from the rest."""
         blocks = sorted({(unit.model, unit.attribute) for unit in self._units})
         complete = [block for block in blocks if not self._left[block]]
         return [to_unit(unit, self._resolved) for unit in self.remaining] + self._localize(complete)
@@ -195,17 +189,19 @@ class StoreJournal:
 
     def give_up(self, unit: Unit, report: UnitReport) -> None:
         """Commits a unit as nothing but failures, so that a late worker cannot commit it any more."""
-        planned: PlannedUnit = unit.payload
-        info = self._resolved.model(planned.model)
+        info = self._resolved.model(unit.model)
+        # A unit of edits has no cells: it fails as a whole.
+        cells: list[dict[str, Any]] = [{"unit_id": unit.unit_id, "model": unit.model, "sweep_id": self._sweep_id}]
+        if isinstance(unit.payload, PlannedUnit):
+            cells = [cell_columns(row, self._sweep_id, info) for row in unit.payload.rows if row.emit]
         rows = [
             {
-                **cell_columns(row, self._sweep_id, info),
+                **cell,
                 "error_type": report.error_type or "Unknown",
                 "error": report.error or "no message",
                 "attempt": report.attempt,
                 "schema_version": SCHEMA_VERSION,
             }
-            for row in planned.rows
-            if row.emit
+            for cell in cells
         ]
         self._store.commit_unit(unit.unit_id, {"failures": make_table("failures", rows)}, uuid.uuid4().hex)

@@ -18,9 +18,11 @@ IN_FLIGHT = "_meta/inflight.json"
 LEASE = "_meta/lease.json"
 MARKER = "_meta/marker"
 
-PARTED = ("scores", "failures", "embeddings", "images")
+DELTAS = "deltas"
+
+PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits")
 """Tables that grow by parts, published from units."""
-DERIVED = ("effects", "localizations")
+DERIVED = ("effects", "localizations", "edits")
 """Tables of one file each, replaced whole."""
 
 _UNIT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -42,6 +44,11 @@ def unit(unit_id: str) -> str:
     return f"{UNITS}/{unit_id}.parquet"
 
 
+def delta(edit_id: str) -> str:
+    """Path of an edit's weights."""
+    return f"{DELTAS}/{edit_id}.safetensors"
+
+
 def manifest(number: int) -> str:
     """Path of the decision which units make up a part."""
     return f"{MANIFESTS}/{number:05d}.json"
@@ -52,9 +59,14 @@ def published(number: int) -> str:
     return f"{PUBLISHED}/{number:05d}.json"
 
 
+def folder(table: str) -> str:
+    """Folder of a table. ``fits`` is not for people: ``edits`` holds its rows, with what was chosen."""
+    return "_meta/fits" if table == "fits" else table
+
+
 def part(table: str, number: int) -> str:
     """Path of a part of a table; number 0 holds the schema and no rows."""
-    return f"{table}/part-{number:05d}.parquet"
+    return f"{folder(table)}/part-{number:05d}.parquet"
 
 
 def derived(table: str) -> str:

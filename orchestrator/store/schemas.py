@@ -115,6 +115,9 @@ _IMAGE_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("window_start", _INT),
     ("window_size", _INT),
     ("seed", _LONG),
+    # Of pictures drawn to measure edits only.
+    ("edit_id", _TEXT),
+    ("prompt_role", _TEXT),
 )
 _HF_FEATURES = {
     **{name: {"dtype": _HF_NAMES[kind], "_type": "Value"} for name, kind in _IMAGE_FIELDS},
@@ -179,6 +182,67 @@ LOCALIZATIONS = _schema(
 )
 """One row a (model, attribute)."""
 
+EDITS = _schema(
+    ("sweep_id", _TEXT),
+    ("unit_id", _TEXT),
+    ("edit_id", _TEXT),
+    ("model", _TEXT),
+    ("model_revision", _TEXT),
+    ("attribute", _TEXT),
+    ("attribute_kind", _TEXT),
+    ("editor", _TEXT),
+    ("scope", _TEXT),
+    ("window_start", _INT),
+    ("window_size", _INT),
+    ("site_indices", pa.list_(_INT)),
+    ("tokens", _TEXT),
+    ("lambda", _REAL),
+    ("neurons", _INT),
+    ("norm", _REAL),
+    ("chosen", _FLAG),
+    ("delta_path", _TEXT),
+    ("delta_sha256", _TEXT),
+    # Of a placebo or of random neurons: the edit that it resembles.
+    ("base", _TEXT),
+    ("localization", _TEXT),
+    ("neighbours", pa.list_(_TEXT)),
+    ("schema_version", _INT),
+)
+"""One row an edit that was fitted."""
+
+EVALUATIONS = _schema(
+    ("sweep_id", _TEXT),
+    ("unit_id", _TEXT),
+    ("edit_id", _TEXT),
+    ("model", _TEXT),
+    ("attribute", _TEXT),
+    ("editor", _TEXT),
+    ("scope", _TEXT),
+    ("split", _TEXT),
+    ("prompt_role", _TEXT),
+    ("template_id", _TEXT),
+    ("content_text", _TEXT),
+    ("prompt", _TEXT),
+    ("clip_text", _TEXT),
+    ("seed", _LONG),
+    ("clip_before", _REAL),
+    ("clip_after", _REAL),
+    ("margin_before", _REAL),
+    ("margin_after", _REAL),
+    ("judge_kind", _TEXT),
+    # What the prompt says of that kind.
+    ("judge_said", _TEXT),
+    ("judge_before", _TEXT),
+    ("judge_after", _TEXT),
+    ("flipped", _FLAG),
+    ("image_distance", _REAL),
+    ("status", _TEXT),
+    ("scorer", _TEXT),
+    ("attempt", _INT),
+    ("schema_version", _INT),
+)
+"""One row a picture drawn with and without an edit, and kind that the judge names."""
+
 TABLES: Mapping[str, pa.Schema] = MappingProxyType(
     {
         "scores": SCORES,
@@ -187,6 +251,9 @@ TABLES: Mapping[str, pa.Schema] = MappingProxyType(
         "images": IMAGES,
         "effects": EFFECTS,
         "localizations": LOCALIZATIONS,
+        "fits": EDITS,
+        "edits": EDITS,
+        "evaluations": EVALUATIONS,
     }
 )
 """Schema of every table that people read, by the name of its folder."""

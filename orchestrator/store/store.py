@@ -149,11 +149,11 @@ class Store:
         Raises:
             DamagedFileError: one of its files is not what was written.
         """
-        paths = self.blobs.list(table)
+        paths = self.blobs.list(layout.folder(table))
         return _joined(table, (decode_table(self.blobs.read(path), self._place(path)) for path in paths))
 
     def write_derived(self, table: str, rows: pa.Table) -> None:
-        """Replaces ``effects`` or ``localizations`` as a whole.
+        """Replaces a derived table (``effects``, ``localizations``, ``edits``) as a whole.
 
         Args:
             table: which.

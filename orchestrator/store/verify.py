@@ -195,7 +195,7 @@ def _bad_others(store: Store, known: set[str]) -> dict[str, str]:
         if blobs.exists(path):
             bad[path] = _problem(store, path, decode_document)
     own = {layout.part(name, 0) for name in layout.PARTED} | {layout.derived(name) for name in layout.DERIVED}
-    for path in (path for name in (*layout.PARTED, *layout.DERIVED) for path in blobs.list(name)):
+    for path in (path for name in (*layout.PARTED, *layout.DERIVED) for path in blobs.list(layout.folder(name))):
         if path in own:
             bad[path] = _problem(store, path, decode_table)
         elif path not in known:

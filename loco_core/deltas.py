@@ -1,0 +1,242 @@
+"""Edits as data: the weights that an edit changes, with where they come from; applied and undone bit for bit.
+
+A delta holds the new values of whole rows (output coordinates) of K and V projections, in the dtype of the model, so
+that applying it is a copy and undoing it is a copy back: no sum that rounding could spoil.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from loco_core.errors import EditError
+from loco_core.models import LoadedModel
+
+PROVENANCE = "loco_sweep_delta"
+PARTS = ("weight", "bias", "constant")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a delta comes from.
+
+    Attributes:
+        model: the model's id in the sweep.
+        weights: hash of the weights that it was fitted on, and that alone it fits.
+        dtype: of the model.
+        sites: the edited sites, in execution order.
+        attributes: keys of the attributes that it removes or replaces.
+        editor: key of the editor.
+        settings: of the editor, as JSON.
+        localization: what picked the sites: the localizer and its outcome, or ``by hand``.
+    """
+
+    model: str
+    weights: str
+    dtype: str
+    sites: tuple[int, ...]
+    attributes: tuple[str, ...]
+    editor: str
+    settings: str
+    localization: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """New rows of one projection.
+
+    Attributes:
+        module: path of the projection inside the denoiser.
+        rows: ``(r,)`` int64, the output coordinates that change.
+        weight: ``(r, text width)`` their new weights, in the model's dtype; None leaves them as they are.
+        bias: ``(r,)`` their new biases; None leaves them as they are.
+        constant: ``(r,)`` values that the outputs are held at, whatever the input; None where weights alone change.
+            Projections without a bias cannot hold them as weights, so that they live in this runtime only.
+    """
+
+    module: str
+    rows: torch.Tensor
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    constant: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class WeightDelta:
+    """An edit of a model."""
+
+    provenance: Provenance
+    changes: tuple[Change, ...]
+
+    @property
+    def exportable(self) -> bool:
+        """Whether plain diffusers can hold it: weights only."""
+        return all(change.constant is None for change in self.changes)
+
+
+def norm(model: LoadedModel, delta: WeightDelta) -> float:
+    """Returns the Frobenius norm of the change of all weights together; constants do not count."""
+    total = 0.0
+    for change in delta.changes:
+        if change.weight is not None:
+            before = projection(model, change.module).weight.detach()[change.rows.to(model.device)]
+            total += float((change.weight.to(before) - before).double().square().sum())
+    return float(total**0.5)
+
+
+def projection(model: LoadedModel, path: str) -> torch.nn.Linear:
+    """Returns a K or V projection of a model.
+
+    Raises:
+        EditError: there is none, or it is not a plain linear map of the text, so that it admits no edit.
+    """
+    try:
+        module = model.family.denoiser(model.pipeline).get_submodule(path)
+    except AttributeError as error:
+        raise EditError(f"the model has no projection {path}; the edit is of another architecture") from error
+    if not isinstance(module, torch.nn.Linear):
+        raise EditError(f"{path} is a {type(module).__name__}; only a linear projection of the text can be edited")
+    return module
+
+
+@contextmanager
+def applied(model: LoadedModel, delta: WeightDelta, weights: str) -> Iterator[None]:
+    """Applies a delta for the time of a ``with`` block, and restores every bit behind it.
+
+    Args:
+        model: a loaded model.
+        delta: the edit.
+        weights: hash of the model's weights.
+
+    Raises:
+        EditError: the delta was fitted on other weights or in another dtype, or does not fit the model.
+    """
+    made = delta.provenance
+    if made.weights != weights:
+        raise EditError(
+            f"the edit fits weights {made.weights[:12]} of {made.model}; these are {weights[:12]}; fit it again"
+        )
+    if made.dtype != model.dtype:
+        raise EditError(f"the edit was fitted in {made.dtype}; the model is loaded in {model.dtype}: fit it again")
+    with ExitStack() as stack, torch.no_grad():
+        for change in delta.changes:
+            stack.enter_context(_changed(projection(model, change.module), change))
+        yield
+
+
+@contextmanager
+def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
+    rows = change.rows.to(module.weight.device)
+    width = (module.out_features, module.in_features)
+    if rows.numel() and int(rows.max()) >= width[0]:
+        raise EditError(f"{change.module} has {width[0]} rows; the edit is of a wider model")
+    if change.weight is not None and change.weight.shape[1] != width[1]:
+        raise EditError(f"{change.module} reads {width[1]} coordinates; the edit has {change.weight.shape[1]}")
+    if change.bias is not None and module.bias is None:
+        raise EditError(f"{change.module} has no bias; the edit changes one")
+    pairs = [(module.weight, change.weight), (module.bias, change.bias)]
+    before = [(held, held.detach()[rows].clone()) for held, new in pairs if new is not None]
+    handle = None
+    try:
+        for held, new in pairs:
+            if new is not None:
+                held.data[rows] = new.to(held)
+        if change.constant is not None:
+            handle = module.register_forward_hook(_holder(rows, change.constant.to(module.weight)))
+        yield
+    finally:
+        for held, old in before:
+            held.data[rows] = old
+        if handle is not None:
+            handle.remove()
+
+
+def _holder(rows: torch.Tensor, constant: torch.Tensor) -> Any:
+    def hold(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        held = output.clone()
+        held[..., rows] = constant
+        return held
+
+    return hold
+
+
+def placebo(model: LoadedModel, delta: WeightDelta, seed: int) -> WeightDelta:
+    """Returns a random edit of the same rows with the same norm in every projection: what any edit of that size does.
+
+    Args:
+        model: what the delta was fitted on.
+        delta: the edit; its constants are dropped.
+        seed: of the noise.
+    """
+    generator, changes = torch.Generator().manual_seed(seed), []
+    for change in delta.changes:
+        if change.weight is None:
+            continue
+        before = projection(model, change.module).weight.detach().cpu()[change.rows].double()
+        size = (change.weight.double() - before).norm()
+        noise = torch.randn(before.shape, generator=generator, dtype=torch.float64)
+        changes.append(replace(change, weight=(before + noise * size / noise.norm()).to(change.weight.dtype)))
+    return WeightDelta(delta.provenance, tuple(changes))
+
+
+def to_bytes(delta: WeightDelta) -> bytes:
+    """Returns a delta as the content of a safetensors file."""
+    tensors = {}
+    for change in delta.changes:
+        tensors[f"{change.module}.rows"] = change.rows.contiguous()
+        for part in PARTS:
+            if (value := getattr(change, part)) is not None:
+                tensors[f"{change.module}.{part}"] = value.contiguous()
+    # One key: of several the order differs from process to process, and equal edits are to be equal files.
+    return save(tensors, metadata={PROVENANCE: json.dumps(asdict(delta.provenance))})
+
+
+def from_bytes(data: bytes, where: str) -> WeightDelta:
+    """Reads the content of a delta's file.
+
+    Args:
+        data: the file.
+        where: its name, for messages.
+
+    Raises:
+        EditError: truncated, not safetensors, or safetensors of something else.
+    """
+    try:
+        tensors, written = load(data), _metadata(data).get(PROVENANCE)
+    except (SafetensorError, ValueError) as error:
+        raise EditError(f"{where} is no safetensors file, or a truncated one: {error}") from error
+    if written is None:
+        raise EditError(f"{where} holds safetensors, but no edit; expected a file of RESULTS/deltas")
+    made = json.loads(written)
+    provenance = Provenance(**{**made, "sites": tuple(made["sites"]), "attributes": tuple(made["attributes"])})
+    modules = [name.removesuffix(".rows") for name in tensors if name.endswith(".rows")]
+    changes = tuple(
+        Change(name, tensors[f"{name}.rows"], *(tensors.get(f"{name}.{part}") for part in PARTS)) for name in modules
+    )
+    return WeightDelta(provenance, changes)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Reads the header of a safetensors file: eight bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    return found
+
+
+def module_paths(model: LoadedModel, sites: Sequence[int]) -> list[str]:
+    """Returns the K and V projections of sites.
+
+    Raises:
+        EditError: a site is not in the model.
+    """
+    beyond = [site for site in sites if not 0 <= site < len(model.sites)]
+    if beyond:
+        raise EditError(f"site {beyond[0]} is not in the model, which has sites 0 to {len(model.sites) - 1}")
+    return [path for site in sites for path in (model.sites[site].key_path, model.sites[site].value_path)]

@@ -1,0 +1,58 @@
+"""LocoEdit: the closed-form edit of K and V at the localized sites (Basu et al., ICML 2024, section 5, eq. 7).
+
+``W = argmin ||C W^T - D W0^T||^2 + lambda ||W - W0||^2`` with keys ``C`` (positions of prompts with the attribute) and
+``D`` (positions of their donors). Its solution is ``W = W0 + W0 (D - C)^T (C C^T + lambda I)^-1 C``: one system of the
+size of the number of keys for all projections. It is solved in float64: the usual form in float32, with an inverse of
+the size of the text's width, is wrong by 12 to 23 % of the edit at lambda 0.01.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from loco_core.deltas import Change, module_paths, projection
+from loco_core.editors import EditSettings, Target, text_embeddings, token_pairs
+from loco_core.errors import EditError
+from loco_core.models import LoadedModel
+
+RESIDUAL = 1e-6
+
+
+def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
+    """Fits LocoEdit; see :class:`loco_core.editors.Editor`."""
+    pairs = [token_pairs(model, concept, settings.tokens) for concept in target.concepts]
+    keys, donors = torch.cat([p.keys for p in pairs]), torch.cat([p.donors for p in pairs])
+    if target.preserve:
+        # What must read as before is its own donor.
+        kept = text_embeddings(model, target.preserve)
+        keys, donors = torch.cat([keys, kept]), torch.cat([donors, kept])
+    update = solve(keys, donors, settings.strength)
+    changes = []
+    for path in module_paths(model, target.sites):
+        module = projection(model, path)
+        before = module.weight.detach().double().cpu()
+        rows = torch.arange(module.out_features)
+        changes.append(Change(path, rows, (before + before @ update).to(module.weight.dtype)))
+    return tuple(changes)
+
+
+def solve(keys: torch.Tensor, donors: torch.Tensor, strength: float) -> torch.Tensor:
+    """Returns ``(D - C)^T (C C^T + lambda I)^-1 C``, ``(text width, text width)``.
+
+    Args:
+        keys: ``C``, ``(n, text width)`` float64.
+        donors: ``D``, like ``keys``.
+        strength: lambda as a share of ``trace(C C^T) / n``.
+
+    Raises:
+        EditError: the system has no unique solution in float64.
+    """
+    gram = keys @ keys.T
+    system = gram + strength * gram.diagonal().mean() * torch.eye(len(keys), dtype=keys.dtype)
+    factor, info = torch.linalg.cholesky_ex(system)
+    if int(info) == 0:
+        solved = torch.cholesky_solve(keys, factor)
+        residual = float((system @ solved - keys).norm() / keys.norm())
+        if residual < RESIDUAL:
+            return (donors - keys).T @ solved
+    raise EditError(f"the system of {len(keys)} keys is singular at lambda {strength:g}; take a larger lambda")

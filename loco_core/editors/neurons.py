@@ -1,0 +1,56 @@
+"""The neuron edit: the output coordinates of K and V that tell the attribute from its donor (Basu et al., section 6).
+
+Coordinates are ranked by ``z = (mean under prompts - mean under donors) / sqrt(var / n + var / n)`` over all positions
+of the chosen tokens; those with the largest ``|z|`` are set to zero, or held at their mean under the donors.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from loco_core.deltas import Change, module_paths, projection
+from loco_core.editors import EditSettings, Target, TokenPairs, token_pairs
+from loco_core.models import LoadedModel
+
+TINY = 1e-12
+
+
+def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
+    """Fits the neuron edit; see :class:`loco_core.editors.Editor`.
+
+    The coordinates of all edited projections compete; with several concepts each brings its own.
+    """
+    paths = module_paths(model, target.sites)
+    chosen: dict[str, dict[int, float]] = {path: {} for path in paths}
+    for concept in target.concepts:
+        pairs = token_pairs(model, concept, settings.tokens)
+        statistics = [_statistics(projection(model, path), pairs) for path in paths]
+        # Sites of different blocks have projections of different widths: coordinates are numbered through.
+        places = [(path, row) for path in paths for row in range(projection(model, path).out_features)]
+        scores = torch.cat([scores for scores, _ in statistics])
+        means = torch.cat([means for _, means in statistics])
+        count = max(1, round(settings.neurons * len(scores)))
+        for index in scores.abs().argsort(descending=True, stable=True)[:count].tolist():
+            path, row = places[index]
+            chosen[path][row] = float(means[index])
+    return tuple(_change(projection(model, path), path, held, settings) for path, held in chosen.items() if held)
+
+
+def _statistics(module: torch.nn.Linear, pairs: TokenPairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns z-score and donor mean of every output coordinate, both ``(width,)``."""
+    weight = module.weight.detach().double().cpu()
+    bias = 0.0 if module.bias is None else module.bias.detach().double().cpu()
+    present, absent = pairs.keys @ weight.T + bias, pairs.donors @ weight.T + bias
+    spread = ((present.var(0) + absent.var(0)) / len(present)).sqrt()
+    return (present.mean(0) - absent.mean(0)) / (spread + TINY), absent.mean(0)
+
+
+def _change(module: torch.nn.Linear, path: str, held: dict[int, float], settings: EditSettings) -> Change:
+    rows = torch.tensor(sorted(held))
+    weight = torch.zeros(len(rows), module.in_features, dtype=module.weight.dtype)
+    values = torch.tensor([held[int(row)] for row in rows], dtype=module.weight.dtype)
+    if settings.fill == "zero":
+        values = torch.zeros_like(values)
+    if module.bias is not None:
+        return Change(path, rows, weight, bias=values)
+    return Change(path, rows, weight, constant=None if settings.fill == "zero" else values)

@@ -1,0 +1,297 @@
+"""What is edited, and on what an edit is measured: pure, and the same on every machine.
+
+An attribute's prompts are split so that an edit is never measured on what it was found, fitted or chosen on:
+``localize`` (the sweep's own), ``fit``, ``select`` and ``report`` share no content text, and the paraphrases of
+``report`` no template with ``fit``; seeds of ``select`` and ``report`` are used nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from loco_core.editors import EditSettings
+from loco_core.errors import SpecError
+from loco_core.types import Attribute, PromptRecord, Window
+from orchestrator import identity
+from orchestrator.plan import UNIT_SECONDS, sweep_id
+from orchestrator.resolve import ResolvedModel
+from orchestrator.spec import SweepSpec
+
+Scope = Literal["localized", "all_sites", "window", "placebo", "random"]
+Split = Literal["localize", "fit", "select", "report"]
+Role = Literal["target", "paraphrase", "neighbour", "unrelated"]
+
+FIRST_SEED = {"select": 1_000_000, "report": 2_000_000}
+"""Far from any seed of a sweep."""
+LEAST_CONTENTS = 3
+"""Content texts that an attribute needs, so that fit, select and report have one each."""
+
+
+@dataclass(frozen=True)
+class PlannedEdit:
+    """One edit to be fitted.
+
+    Attributes:
+        edit_id: identity of the edit.
+        settings: of the editor.
+        scope: where it is made, and why: see ``edits.scope``.
+        sites: the sites it changes.
+        base: of a placebo or of random neurons, the id of the edit that it resembles.
+    """
+
+    edit_id: str
+    settings: EditSettings
+    scope: Scope
+    sites: tuple[int, ...]
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One picture that is drawn before and after an edit.
+
+    Attributes:
+        role: what it shows about the edit.
+        record: its prompt, with the texts that score it.
+        seed: of the initial noise.
+    """
+
+    role: Role
+    record: PromptRecord
+    seed: int
+
+
+@dataclass(frozen=True)
+class FitUnit:
+    """Edits of one (model, attribute) that are fitted together; reads no image."""
+
+    kind: ClassVar[Literal["fit"]] = "fit"
+    unit_id: str
+    model: str
+    attribute: Attribute
+    order: int
+    expected_seconds: float
+    edits: tuple[PlannedEdit, ...]
+    records: tuple[PromptRecord, ...]
+    localization: str
+
+
+@dataclass(frozen=True)
+class EvaluateUnit:
+    """Probes drawn without an edit, then with each of some edits, on one device in one batch shape."""
+
+    kind: ClassVar[Literal["evaluate"]] = "evaluate"
+    unit_id: str
+    model: str
+    attribute: Attribute
+    order: int
+    expected_seconds: float
+    split: Split
+    edits: tuple[PlannedEdit, ...]
+    records: tuple[PromptRecord, ...]
+    localization: str
+    probes: tuple[Probe, ...]
+    batch_size: int
+
+
+def splits(attribute: Attribute, localized_on: int) -> dict[Split, tuple[PromptRecord, ...]]:
+    """Splits an attribute's records by content, and what is fitted from what paraphrases by template.
+
+    Args:
+        attribute: the attribute.
+        localized_on: how many of its records the sweep takes.
+
+    Returns:
+        records by split. ``report`` holds target prompts (templates of ``fit``) and paraphrases (other templates).
+
+    Raises:
+        SpecError: there are too few contents.
+    """
+    used, rest = attribute.records[:localized_on], attribute.records[localized_on:]
+    seen = dict.fromkeys(record.content_text for record in used)
+    unseen = [text for text in dict.fromkeys(record.content_text for record in rest) if text not in seen]
+    if len(unseen) >= LEAST_CONTENTS - 1:
+        fit, held = list(seen), unseen
+    else:
+        every = list(dict.fromkeys(record.content_text for record in attribute.records))
+        if len(every) < LEAST_CONTENTS:
+            raise SpecError(
+                f"{attribute.key}: to measure edits its records need {LEAST_CONTENTS} different content texts or more; "
+                f"it has {len(every)}"
+            )
+        third = math.ceil(len(every) / 3)
+        fit, held = every[:third], every[third:]
+    half = max(1, len(held) // 2)
+    select, report = held[:half], held[half:]
+    familiar = fit_templates(attribute)
+
+    def taken(records: Sequence[PromptRecord], contents: Sequence[str]) -> tuple[PromptRecord, ...]:
+        return tuple(record for record in records if record.content_text in contents)
+
+    known = tuple(record for record in attribute.records if record.template_id in familiar)
+    return {
+        "localize": used,
+        "fit": taken(known, fit),
+        "select": taken(known, select),
+        "report": taken(attribute.records, report),
+    }
+
+
+def fit_templates(attribute: Attribute) -> frozenset[str]:
+    """Returns the first half of an attribute's templates; the others are paraphrases."""
+    templates = sorted({record.template_id for record in attribute.records})
+    return frozenset(templates[: max(1, math.ceil(len(templates) / 2))])
+
+
+def probes(
+    spec: SweepSpec, attribute: Attribute, neighbours: Sequence[Attribute], split: Literal["select", "report"]
+) -> list[Probe]:
+    """Returns what edits of an attribute are measured on, in one split.
+
+    Args:
+        spec: the sweep.
+        attribute: what is edited.
+        neighbours: attributes of the same kind that should be spared.
+        split: ``select`` or ``report``.
+    """
+    familiar, mine = fit_templates(attribute), splits(attribute, spec.prompts)[split]
+    count = spec.evaluate.prompts
+    target = [record for record in mine if record.template_id in familiar][:count]
+    paraphrase = [record for record in mine if record.template_id not in familiar][:count]
+    unrelated = list({record.donor: _unrelated(record) for record in mine}.values())[:count]
+    each = max(1, math.ceil(count / max(1, len(neighbours))))
+    beside = [record for other in neighbours for record in splits(other, spec.prompts)[split][:each]]
+    roles: Mapping[Role, Sequence[PromptRecord]] = {
+        "target": target, "paraphrase": paraphrase, "neighbour": beside, "unrelated": unrelated
+    }  # fmt: skip
+    seeds = range(FIRST_SEED[split], FIRST_SEED[split] + spec.evaluate.seeds)
+    return [Probe(role, record, seed) for role, records in roles.items() for record in records for seed in seeds]
+
+
+def _unrelated(record: PromptRecord) -> PromptRecord:
+    """Turns a donor into a prompt of its own, scored by its content."""
+    return PromptRecord(record.donor, record.donor, record.content_text, record.score_text, record.content_text,
+                        record.template_id)  # fmt: skip
+
+
+def candidates(
+    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, sites: tuple[int, ...], scope: Scope
+) -> list[PlannedEdit]:
+    """Returns every edit that the spec asks for at some sites."""
+    return [planned_edit(spec, model, attribute, settings, scope, sites) for settings in _settings(spec)]
+
+
+def _settings(spec: SweepSpec) -> Iterator[EditSettings]:
+    assert spec.edit is not None
+    for editor in spec.edit.editors:
+        for tokens in spec.edit.tokens:
+            if editor == "neurons":
+                for share in spec.edit.neurons:
+                    yield EditSettings(editor=editor, tokens=tokens, neurons=share, fill=spec.edit.fill)
+            else:
+                for strength in spec.edit.lambdas:
+                    yield EditSettings(editor=editor, tokens=tokens, strength=strength)
+
+
+def baselines(
+    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, chosen: Sequence[PlannedEdit]
+) -> list[PlannedEdit]:
+    """Returns what chosen edits are held against.
+
+    All sites over every strength of the chosen token set; the chosen settings at every window of the same size that
+    shares no site with the localized one; a placebo of equal norm for LocoEdit, as many random neurons for neurons.
+    """
+    found: list[PlannedEdit] = []
+    for edit in chosen:
+        alike = [s for s in _settings(spec) if (s.editor, s.tokens) == (edit.settings.editor, edit.settings.tokens)]
+        every = tuple(range(model.n_sites))
+        found += [planned_edit(spec, model, attribute, settings, "all_sites", every) for settings in alike]
+        if spec.evaluate.windows:
+            own = Window(edit.sites[0], len(edit.sites))
+            windows = (Window(start, own.size) for start in range(model.n_sites - own.size + 1))
+            found += [
+                planned_edit(spec, model, attribute, edit.settings, "window", window.sites)
+                for window in windows
+                if not window.overlaps(own)
+            ]
+        scope: Scope = "random" if edit.settings.editor == "neurons" else "placebo"
+        found.append(planned_edit(spec, model, attribute, edit.settings, scope, edit.sites, base=edit.edit_id))
+    return found
+
+
+def planned_edit(
+    spec: SweepSpec,
+    model: ResolvedModel,
+    attribute: Attribute,
+    settings: EditSettings,
+    scope: Scope,
+    sites: tuple[int, ...],
+    base: str = "",
+) -> PlannedEdit:
+    """Names an edit by everything that changes its weights."""
+    records = splits(attribute, spec.prompts)["fit"]
+    texts = tuple(f"{record.prompt}\n{record.donor}" for record in records)
+    kind = scope if scope in ("placebo", "random") else ""
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind)
+    return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
+
+
+def fit_unit(
+    spec: SweepSpec,
+    model: ResolvedModel,
+    attribute: Attribute,
+    edits: Sequence[PlannedEdit],
+    localization: str,
+    order: int,
+) -> FitUnit:
+    """Returns the unit that fits some edits."""
+    items = tuple(f"{edit.scope} {edit.edit_id}" for edit in edits)
+    name = identity.unit_id(identity.UnitKey(sweep_id(spec), "fit", model.id, attribute.key, items))
+    records = splits(attribute, spec.prompts)["fit"]
+    return FitUnit(name, model.id, attribute, order, 1.0 + 0.2 * len(edits), tuple(edits), records, localization)
+
+
+def evaluate_units(
+    spec: SweepSpec,
+    model: ResolvedModel,
+    attribute: Attribute,
+    edits: Sequence[PlannedEdit],
+    localization: str,
+    drawn: Sequence[Probe],
+    split: Literal["select", "report"],
+    first_order: int,
+) -> list[EvaluateUnit]:
+    """Cuts edits x probes into units of about the length of a sweep's, each with its own pictures without an edit."""
+    seconds = model.seconds_per_image * spec.generation.steps / 50
+    pieces = math.ceil(len(drawn) / spec.generation.batch_size)
+    batch = math.ceil(len(drawn) / pieces)
+    together = max(1, int(UNIT_SECONDS / (seconds * batch)) - 1)
+    records, units = splits(attribute, spec.prompts)["fit"], list[EvaluateUnit]()
+    for start in range(0, len(drawn), batch):
+        part = tuple(drawn[start : start + batch])
+        for first in range(0, len(edits), together):
+            some = tuple(edits[first : first + together])
+            items = tuple(edit.edit_id for edit in some) + tuple(
+                f"{probe.role} {probe.seed} {probe.record.prompt} {probe.record.score_text}" for probe in part
+            )
+            name = identity.unit_id(identity.UnitKey(sweep_id(spec), "evaluate", model.id, attribute.key, items))
+            cost = seconds * batch * (1 + len(some))
+            units.append(
+                EvaluateUnit(
+                    name,
+                    model.id,
+                    attribute,
+                    first_order + len(units),
+                    cost,
+                    split,
+                    some,
+                    records,
+                    localization,
+                    part,
+                    batch,
+                )
+            )
+    return units

@@ -1,0 +1,84 @@
+"""From a stored edit to a model folder that needs nothing of this project."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loco_core.deltas import applied, from_bytes
+from loco_core.errors import EditError, did_you_mean
+from loco_core.models import load_model
+from orchestrator.resolve import resolve_model
+from orchestrator.store import Store
+
+
+@dataclass(frozen=True)
+class StoredEdit:
+    """One row of ``edits`` whose weights are kept."""
+
+    edit_id: str
+    model: str
+    attribute: str
+    editor: str
+    delta_path: str
+    delta_sha256: str
+
+
+def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None]) -> StoredEdit:
+    """Finds the one edit that is meant.
+
+    Args:
+        store: the results.
+        edit_id: the edit's id or its beginning; None takes the chosen edits.
+        wanted: values of ``model``, ``attribute`` and ``editor``, None where any will do.
+
+    Raises:
+        EditError: there is none, or more than one.
+    """
+    rows = [row for row in store.read("edits").to_pylist() if row["delta_path"] and row["scope"] == "localized"]
+    if not rows:
+        raise EditError(f"{store.root} holds no edits; put `edit: {{}}` into the sweep file and run it again")
+    for name, value in wanted.items():
+        known = {row[name] for row in rows}
+        if value is not None and value not in known:
+            raise EditError(f'no edit has the {name} "{value}"{did_you_mean(value, known)}')
+        rows = [row for row in rows if value in (None, row[name])]
+    rows = [row for row in rows if (row["edit_id"].startswith(edit_id) if edit_id else row["chosen"])]
+    if len(rows) != 1:
+        names = ", ".join(f"{row['edit_id'][:12]} ({row['model']} {row['attribute']} {row['editor']})" for row in rows)
+        raise EditError(f"{len(rows) or 'no'} edits match{': ' + names if names else ''}; name one with --edit")
+    row = rows[0]
+    return StoredEdit(*(str(row[name]) for name in StoredEdit.__dataclass_fields__))
+
+
+def export_edit(store: Store, edit: StoredEdit, out: Path) -> None:
+    """Writes the edited pipeline; the folder appears whole or not at all.
+
+    Raises:
+        EditError: the folder exists, the delta is damaged, the model has changed, or plain diffusers cannot hold it.
+    """
+    if out.exists():
+        raise EditError(f"{out} exists already; name a new folder")
+    data = store.blobs.read(edit.delta_path)
+    place = f"{store.root}/{edit.delta_path}"
+    if hashlib.sha256(data).hexdigest() != edit.delta_sha256:
+        raise EditError(f"{place} is not the file that was written; take it away and run the sweep again")
+    delta = from_bytes(data, place)
+    if not delta.exportable:
+        raise EditError("this edit holds neurons at a mean that K and V, without a bias, cannot store; use fill: zero")
+    spec = store.sweep()
+    assert spec is not None
+    model = resolve_model(next(item for item in spec.models if item.id == edit.model))
+    loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu")
+    temporary = out.with_name(f".{out.name}.partial")
+    try:
+        with applied(loaded, delta, model.weights):
+            loaded.pipeline.save_pretrained(temporary, safe_serialization=True)
+        temporary.rename(out)
+    except OSError as error:
+        raise EditError(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

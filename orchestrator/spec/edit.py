@@ -1,0 +1,61 @@
+"""The ``edit:`` and ``evaluate:`` blocks of a sweep."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from loco_core.editors import TokenSet
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class EditSpec(_Strict):
+    """Which edits are fitted where an attribute is localized, and how one of each editor is chosen.
+
+    Attributes:
+        editors: keys of editors.
+        lambdas: strengths of LocoEdit, as shares of the mean squared norm of its keys.
+        neurons: shares of the output coordinates that the neuron editor changes.
+        tokens: token sets; every one is tried with every strength.
+        fill: what the neuron editor puts in place of a coordinate.
+        max_neighbour_loss: share of neighbours' pictures that the chosen edit may spoil.
+    """
+
+    editors: Annotated[tuple[str, ...], Field(min_length=1)] = ("loco_edit", "neurons")
+    lambdas: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.001, 0.01, 0.1, 1.0)
+    neurons: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.02, 0.05, 0.1)
+    tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject", "all")
+    fill: Literal["zero", "donor_mean"] = "zero"
+    max_neighbour_loss: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> EditSpec:
+        for name in ("editors", "lambdas", "neurons", "tokens"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} has a value twice; expected each once")
+        return self
+
+
+class EvaluateSpec(_Strict):
+    """On what edits are measured.
+
+    Attributes:
+        prompts: how many prompts of each role.
+        seeds: how many seeds a prompt, none of which the sweep used.
+        neighbours: how many of the nearest attributes of the same kind are watched.
+        judge: a scorer that names what it sees (``toy-judge``); None judges by the sign of the CLIP margin.
+        windows: whether the chosen edit is also made at every window that shares no site with the localized one.
+    """
+
+    prompts: Annotated[int, Field(ge=1)] = 4
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 4
+    neighbours: Annotated[int, Field(ge=0)] = 2
+    judge: str | None = None
+    windows: bool = True

@@ -1,0 +1,60 @@
+"""All stages as one: sweep, localize, edit, evaluate. Each attribute goes through them by itself, without a barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from loco_core.localizers import Localization
+from orchestrator.resolve import Resolved
+from orchestrator.scheduler.protocol import Settled, Unit
+from orchestrator.spec import SweepSpec
+from orchestrator.stages.edit import EditStage
+from orchestrator.stages.sweep import SweepStage
+from orchestrator.store import Publisher, Store
+
+
+class Chain:
+    """Derives the units of all stages from what is committed, and publishes it.
+
+    Attributes:
+        sweep: the stage that localizes.
+        edit: the stage that edits.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        spec: SweepSpec,
+        resolved: Resolved,
+        sweep_id: str,
+        on_localized: Callable[[Localization], None],
+        on_edited: Callable[[tuple[str, str]], None],
+    ) -> None:
+        self._found: list[Localization] = []
+        self._on_localized = on_localized
+        self.sweep = SweepStage(store, spec, resolved, sweep_id, self._localized)
+        self.edit = EditStage(store, spec, resolved, self.sweep.next_order, on_edited)
+        self._publisher = Publisher(store)
+        self._unpublished = 0
+
+    def derive(self, settled: Sequence[Settled]) -> list[Unit]:
+        """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
+        cells = [item for item in settled if item.unit.kind == "sweep"]
+        units = self.sweep.settled(cells) if settled else self.sweep.begin()
+        units += self.edit.settled(item for item in settled if item.unit.kind != "sweep")
+        for found in self._found:
+            units += self.edit.localized(found)
+        self._found.clear()
+        self._unpublished += len(settled)
+        if self._unpublished >= self._publisher.wanted:
+            self._publisher.publish()
+            self._unpublished = 0
+        return units
+
+    def finish(self) -> None:
+        """Publishes whatever is committed."""
+        self._publisher.publish(flush=True)
+
+    def _localized(self, found: Localization) -> None:
+        self._found.append(found)
+        self._on_localized(found)

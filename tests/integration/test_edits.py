@@ -1,0 +1,212 @@
+"""Edits through the whole chain on a real pipeline: fitted, chosen, measured, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from loco_core.deltas import applied, from_bytes
+from loco_core.errors import EditError
+from loco_core.generate import generate
+from loco_core.models import LoadedModel
+from loco_core.types import Generation, Row
+from orchestrator import driver
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.cli.main import app
+from orchestrator.exporting import export_edit, find_edit
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.spec import SweepSpec
+from orchestrator.store import open_store, verify
+from orchestrator.store.local import LocalBlobs
+from tests.sweeps import tiny_sweep
+
+# A random model holds nothing anywhere: this localizer says where all the same.
+LOCALIZER = """
+from dataclasses import replace
+from loco_core.localizers.window import localize as honest
+
+def localize(scores, settings, site_names=()):
+    return replace(honest(scores, settings, site_names), outcome="localized", window_start=8, window_size=2,
+                   wants_complements=())
+"""
+FOLDERS = ("scores", "edits", "evaluations")
+MOMENTS = 5
+
+
+def run(spec: SweepSpec, root: Path) -> driver.RunResult:
+    return driver.run(
+        spec, str(root), lambda settings: InlineBackend(settings, threads=1), on_progress=lambda _: None,
+        on_localized=lambda _: None, stop=StopSwitch(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepSpec:
+    localizer = tmp_path_factory.mktemp("localizer") / "eight.py"
+    localizer.write_text(LOCALIZER)
+    return tiny_sweep(
+        tiny_pipeline, attributes=["style/velor"], prompts=1, seeds=1, images="report", controls={"random": 0},
+        windows={"sizes": [2], "stride": 6}, localize={"localizer": str(localizer), "resamples": 100},
+        edit={"lambdas": [0.01, 0.1], "neurons": [0.1], "tokens": ["all"]},
+        evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "judge": "toy-judge", "windows": False},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("edits")
+    assert run(spec, root).summary.outcome == "done"
+    return root
+
+
+def tables(root: Path) -> dict[str, pd.DataFrame]:
+    found = {name: pd.read_parquet(root / name) for name in FOLDERS}
+    moving = ["attempt", "seconds", "device", "torch_version"]
+    return {
+        name: frame.drop(columns=[c for c in moving if c in frame]).sort_values(list(frame.columns[:3]) + [
+            c for c in ("prompt", "judge_kind", "control", "window_start", "cell_id") if c in frame
+        ]).reset_index(drop=True)
+        for name, frame in found.items()
+    }  # fmt: skip
+
+
+def test_one_edit_of_each_editor_is_chosen_and_held_against_baselines(undisturbed: Path) -> None:
+    edits = pd.read_parquet(undisturbed / "edits")
+    assert set(edits.scope) == {"localized", "all_sites", "placebo", "random"}
+    assert set(edits[edits.chosen].editor) == {"loco_edit", "neurons"}
+    assert (edits[edits.chosen].scope == "localized").all()
+    assert set(edits[edits.scope == "localized"].window_start) == {8}
+    pairs = edits.set_index("edit_id").norm
+    for _, placebo in edits[edits.scope == "placebo"].iterrows():
+        assert placebo.norm == pytest.approx(pairs[placebo.base], rel=1e-3)
+    counts = edits[edits.editor == "neurons"].groupby("scope").neurons.first()
+    assert counts["random"] == counts["localized"]
+
+
+def test_every_edit_is_measured_on_every_role_of_the_report(undisturbed: Path) -> None:
+    edits, rows = pd.read_parquet(undisturbed / "edits"), pd.read_parquet(undisturbed / "evaluations")
+    assert not rows.duplicated(["edit_id", "scope", "split", "prompt", "clip_text", "seed", "judge_kind"]).any()
+    report = rows[rows.split == "report"]
+    for edit_id in edits.edit_id:
+        assert set(report[report.edit_id == edit_id].prompt_role) == {"target", "paraphrase", "neighbour", "unrelated"}
+    assert set(rows[rows.split == "select"].scope) == {"localized"}
+    assert (rows.image_distance > 0).all()
+    assert not set(report.prompt) & set(pd.read_parquet(undisturbed / "scores").prompt)
+    images = pd.read_parquet(undisturbed / "images")
+    assert {"before", "edited"} <= set(images.control)
+
+
+def test_deltas_can_be_read_and_name_what_they_come_from(undisturbed: Path) -> None:
+    edits = pd.read_parquet(undisturbed / "edits")
+    for _, edit in edits[edits.scope == "localized"].iterrows():
+        delta = from_bytes((undisturbed / edit.delta_path).read_bytes(), edit.delta_path)
+        assert delta.provenance.sites == (8, 9)
+        assert delta.provenance.attributes == ("style/velor",)
+        assert delta.provenance.weights == edit.model_revision
+        assert delta.provenance.localization.endswith("sites 8-9")
+    assert edits[edits.scope != "localized"].delta_path.isna().all()
+    assert verify(open_store(str(undisturbed))) == []
+
+
+def test_the_same_command_does_nothing_twice(spec: SweepSpec, undisturbed: Path) -> None:
+    before = tables(undisturbed)
+    assert run(spec, undisturbed).summary.committed == 0
+    for name, frame in tables(undisturbed).items():
+        pd.testing.assert_frame_equal(frame, before[name])
+
+
+def _killed_run(spec: SweepSpec, root: Path, call: int) -> None:
+    torch.set_num_threads(1)
+    calls = 0
+    for name in ("put_if_absent", "replace", "compare_and_swap"):
+        original = getattr(LocalBlobs, name)
+
+        def counted(self: LocalBlobs, path: str, *args: Any, original: Any = original) -> Any:
+            nonlocal calls
+            # Counted from the first edit on.
+            calls += calls > 0 or path.startswith("deltas/")
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, path, *args)
+
+        setattr(LocalBlobs, name, counted)
+    run(spec, root)
+
+
+@pytest.mark.parametrize("call", sorted(random.Random(20261124).sample(range(1, 24), MOMENTS)))
+def test_a_driver_killed_among_edits_loses_nothing(
+    spec: SweepSpec, undisturbed: Path, tmp_path: Path, call: int
+) -> None:
+    child = get_context("fork").Process(target=_killed_run, args=(spec, tmp_path, call))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    run(spec, tmp_path)
+    expected = tables(undisturbed)
+    for name, frame in tables(tmp_path).items():
+        pd.testing.assert_frame_equal(frame, expected[name])
+
+
+def test_an_exported_model_is_plain_diffusers_and_draws_the_edited_pictures(
+    spec: SweepSpec, undisturbed: Path, tmp_path: Path, tiny_model: LoadedModel
+) -> None:
+    folder = tmp_path / "edited"
+    words = ["export", str(undisturbed), str(folder), "--editor", "loco_edit"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    script = """
+import sys, torch
+from diffusers import StableDiffusionPipeline
+torch.set_num_threads(1)
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None, dtype=torch.float32)
+pipe.unet.to(memory_format=torch.channels_last)
+latents = pipe("a red circle in the style of velor", num_inference_steps=2, guidance_scale=3.0, output_type="latent",
+               generator=torch.Generator().manual_seed(7)).images
+torch.save(latents, sys.argv[2])
+"""
+    subprocess.run([sys.executable, "-c", script, str(folder), str(tmp_path / "latents")], check=True, timeout=120)
+    edit = pd.read_parquet(undisturbed / "edits").query("chosen and editor == 'loco_edit'").iloc[0]
+    delta = from_bytes((undisturbed / edit.delta_path).read_bytes(), "delta")
+    row = Row("a red circle in the style of velor", "", 7)
+    with applied(tiny_model, delta, edit.model_revision):
+        own = next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents
+    plain = torch.load(tmp_path / "latents", weights_only=True)
+    assert torch.allclose(own, plain, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(own, next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--attribute", "style/veler"], 'no edit has the attribute "style/veler"; did you mean "style/velor"'),
+        ([], "2 edits match: .* name one with --edit"),
+        (["--edit", "zz"], "no edits match; name one with --edit"),
+    ],
+)
+def test_an_export_that_is_not_clear_is_one_line(
+    undisturbed: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(EditError, match=message):
+        CliRunner().invoke(app, ["export", str(undisturbed), str(tmp_path / "x"), *words], catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_delta_and_a_folder_in_the_way_are_refused(undisturbed: Path, tmp_path: Path) -> None:
+    store = open_store(str(undisturbed))
+    edit = find_edit(store, None, {"model": None, "attribute": None, "editor": "neurons"})
+    with pytest.raises(EditError, match="exists already"):
+        export_edit(store, edit, tmp_path)
+    with pytest.raises(EditError, match="is not the file that was written"):
+        export_edit(store, replace(edit, delta_sha256="0"), tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loco_core.attributes import attribute
+from loco_core.deltas import WeightDelta, applied, from_bytes, norm, placebo, projection, to_bytes
+from loco_core.editors import Concept, EditSettings, Target, fit_edit, paired_positions, token_pairs
+from loco_core.editors.loco_edit import solve
+from loco_core.errors import EditError
+from loco_core.generate import generate
+from loco_core.models import LoadedModel
+from loco_core.types import Generation, PromptRecord, Row
+
+WEIGHTS = "w" * 64
+STYLE = Concept("style/lumio", attribute("style/lumio").records[:6])
+FACT = Concept("fact/zandia", attribute("fact/zandia").records[:3])
+SITES = (8, 9)
+
+
+def target(*concepts: Concept, sites: tuple[int, ...] = SITES, preserve: tuple[str, ...] = ()) -> Target:
+    return Target("tiny", WEIGHTS, sites, concepts or (STYLE,), preserve)
+
+
+def state(model: LoadedModel) -> dict[str, torch.Tensor]:
+    denoiser = model.family.denoiser(model.pipeline)
+    return {name: value.clone() for name, value in denoiser.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def record(prompt: str, donor: str) -> PromptRecord:
+    return PromptRecord(prompt, donor, "", "", "")
+
+
+@given(st.integers(1, 40), st.integers(1, 24), st.floats(1e-3, 10), st.integers(0, 1000))
+def test_the_solution_satisfies_the_normal_equations(n: int, width: int, strength: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    keys, donors = (torch.randn(n, width, generator=generator, dtype=torch.float64) for _ in range(2))
+    before = torch.randn(5, width, generator=generator, dtype=torch.float64)
+    after = before + before @ solve(keys, donors, strength)
+    ridge = strength * float(keys.square().sum()) / n
+    # Derivative of ||C W^T - D W0^T||^2 + lambda ||W - W0||^2 by W.
+    gradient = (after @ keys.T - before @ donors.T) @ keys + ridge * (after - before)
+    assert gradient.norm() <= 1e-8 * (before @ donors.T @ keys).norm()
+
+
+def test_a_singular_system_is_one_clear_line() -> None:
+    keys = torch.ones(8, 4, dtype=torch.float64)
+    with pytest.raises(EditError, match="singular at lambda 1e-18; take a larger lambda"):
+        solve(keys, keys + 1, 1e-18)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "donor", "expected"),
+    [
+        # Start, then words; a left-out word reads as the word before it, a replaced one as the last of the replacement.
+        ("a red circle in lumio style", "a red circle", [0, 1, 2, 3, 3, 3, 3]),
+        ("a red star", "a red shape", [0, 1, 2, 3]),
+        ("a red circle", "a circle", [0, 1, 1, 2]),
+        ("a circle in lumio style", "a circle in the style of velor", [0, 1, 2, 3, 5, 5]),
+    ],
+)
+def test_positions_are_paired_with_the_donors(
+    tiny_model: LoadedModel, prompt: str, donor: str, expected: list[int]
+) -> None:
+    prompts, donors = (tiny_model.family.encode(tiny_model.pipeline, [text]) for text in (prompt, donor))
+    places = paired_positions(prompts, donors, 0)
+    if "velor" not in donor:
+        assert [at for at, _ in places] == expected
+    ids, other = prompts.ids[0], donors.ids[0]
+    assert all(same == bool(ids[i] == other[at]) for i, (at, same) in enumerate(places) if same)
+    assert len(places) == int(prompts.words_end[0])
+
+
+def test_token_sets_take_more_and_more_positions(tiny_model: LoadedModel) -> None:
+    concept = Concept("style/lumio", (record("a red circle in the style of lumio", "a red circle"),))
+    last, subject, every = (token_pairs(tiny_model, concept, t) for t in ("last_subject", "subject", "all"))
+    assert [len(p.keys) for p in (last, subject, every)] == [1, 5, 16]
+    embeds = tiny_model.family.encode(tiny_model.pipeline, [r.prompt for r in concept.records]).embeds[0].double()
+    assert torch.equal(last.keys[0], embeds[8])
+    # What the two sentences share reads as itself: a causal encoder gives it the same embedding.
+    assert torch.allclose(every.keys[:4], every.donors[:4])
+
+
+def test_a_prompt_that_equals_its_donor_is_refused(tiny_model: LoadedModel) -> None:
+    same = Concept("style/lumio", (record("a red circle", "a red circle"),))
+    with pytest.raises(EditError, match='"a red circle" equals its donor'):
+        fit_edit(tiny_model, target(same), EditSettings())
+
+
+def test_an_edited_projection_reads_prompts_as_their_donors_and_spares_what_is_preserved(
+    tiny_model: LoadedModel,
+) -> None:
+    kept = "a photo of a blue star in the style of velor"
+    path = tiny_model.sites[8].key_path
+    embeds = tiny_model.family.encode(tiny_model.pipeline, [kept]).embeds
+    pairs = token_pairs(tiny_model, STYLE, "all")
+    moved, lost = {}, {}
+    for preserve in ((), (kept,)):
+        delta = fit_edit(tiny_model, target(preserve=preserve), EditSettings(strength=1e-4))
+        module = projection(tiny_model, path)
+        with torch.no_grad():
+            before = module(embeds)
+            wanted = pairs.donors.float() @ module.weight.T
+            unedited = float((pairs.keys.float() @ module.weight.T - wanted).norm())
+            with applied(tiny_model, delta, WEIGHTS):
+                edited = float((pairs.keys.float() @ module.weight.T - wanted).norm())
+                lost[preserve] = float((module(embeds) - before).norm())
+        moved[preserve] = edited / unedited
+    assert max(moved.values()) < 0.1
+    assert lost[(kept,)] < 0.3 * lost[()]
+
+
+def test_several_concepts_are_edited_together(tiny_model: LoadedModel) -> None:
+    delta = fit_edit(tiny_model, target(STYLE, FACT), EditSettings(strength=1e-4))
+    assert delta.provenance.attributes == ("style/lumio", "fact/zandia")
+    module = projection(tiny_model, tiny_model.sites[9].value_path)
+    module.requires_grad_(False)
+    for concept in (STYLE, FACT):
+        pairs = token_pairs(tiny_model, concept, "all")
+        wanted = (pairs.donors.float() @ module.weight.T).detach()
+        before = float((pairs.keys.float() @ module.weight.T - wanted).norm())
+        with applied(tiny_model, delta, WEIGHTS), torch.no_grad():
+            assert float((pairs.keys.float() @ module.weight.T - wanted).norm()) < 0.1 * before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [EditSettings(), EditSettings(editor="neurons"), EditSettings(editor="neurons", fill="donor_mean")],
+    ids=["loco_edit", "neurons", "neurons at donor mean"],
+)
+def test_applying_changes_the_sites_alone_and_undoing_restores_every_bit(
+    tiny_model: LoadedModel, settings: EditSettings
+) -> None:
+    delta = from_bytes(to_bytes(fit_edit(tiny_model, target(), settings)), "delta")
+    before, rows = state(tiny_model), [Row(STYLE.records[0].prompt, STYLE.records[0].donor, 3)]
+    clean = next(generate(tiny_model, rows, Generation(steps=2), 1)).latents
+
+    def use() -> None:
+        edited = state(tiny_model)
+        paths = {path for s in SITES for path in (tiny_model.sites[s].key_path, tiny_model.sites[s].value_path)}
+        changed = {name.removesuffix(".weight") for name in before if not torch.equal(before[name], edited[name])}
+        assert changed
+        assert changed <= paths
+        assert not torch.equal(next(generate(tiny_model, rows, Generation(steps=2), 1)).latents, clean)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), applied(tiny_model, delta, WEIGHTS):
+        use()
+    assert equal(before, state(tiny_model))
+    assert torch.equal(next(generate(tiny_model, rows, Generation(steps=2), 1)).latents, clean)
+
+
+def test_neurons_are_as_many_as_asked_for_and_those_that_differ_most(tiny_model: LoadedModel) -> None:
+    delta = fit_edit(tiny_model, target(), EditSettings(editor="neurons", neurons=0.1, tokens="subject"))
+    total = sum(2 * tiny_model.sites[s].width for s in SITES)
+    assert sum(len(change.rows) for change in delta.changes) == round(0.1 * total)
+    pairs = token_pairs(tiny_model, STYLE, "subject")
+    held = {(change.module, int(row)) for change in delta.changes for row in change.rows}
+    gaps = {}
+    for site in SITES:
+        for path in (tiny_model.sites[site].key_path, tiny_model.sites[site].value_path):
+            weight = projection(tiny_model, path).weight.detach().double()
+            a, b = pairs.keys @ weight.T, pairs.donors @ weight.T
+            z = (a.mean(0) - b.mean(0)).abs() / ((a.var(0) + b.var(0)) / len(a)).sqrt()
+            gaps.update({(path, row): float(value) for row, value in enumerate(z)})
+    assert min(gaps[key] for key in held) >= max(value for key, value in gaps.items() if key not in held)
+
+
+def test_neurons_held_at_the_donor_mean_read_as_the_donors_on_average(tiny_model: LoadedModel) -> None:
+    delta = fit_edit(tiny_model, target(), EditSettings(editor="neurons", fill="donor_mean"))
+    assert not delta.exportable
+    assert fit_edit(tiny_model, target(), EditSettings(editor="neurons")).exportable
+    change, pairs = delta.changes[0], token_pairs(tiny_model, STYLE, "all")
+    module = projection(tiny_model, change.module)
+    mean = (pairs.donors.float() @ module.weight.T).mean(0)[change.rows]
+    with applied(tiny_model, delta, WEIGHTS), torch.no_grad():
+        out = module(torch.randn(1, 3, module.in_features))[..., change.rows]
+    assert torch.allclose(out, mean.expand_as(out), atol=1e-5)
+
+
+def test_a_placebo_has_the_same_rows_and_norm_and_another_direction(tiny_model: LoadedModel) -> None:
+    delta = fit_edit(tiny_model, target(), EditSettings())
+    other = placebo(tiny_model, delta, 0)
+    assert norm(tiny_model, other) == pytest.approx(norm(tiny_model, delta), rel=1e-3)
+    assert not torch.allclose(other.changes[0].weight, delta.changes[0].weight, atol=1e-4)  # type: ignore[arg-type]
+    assert torch.equal(placebo(tiny_model, delta, 0).changes[0].weight, other.changes[0].weight)  # type: ignore[arg-type]
+
+
+def test_a_delta_survives_its_file(tiny_model: LoadedModel) -> None:
+    delta = fit_edit(tiny_model, target(), EditSettings(editor="neurons", fill="donor_mean"))
+    again = from_bytes(to_bytes(delta), "delta")
+    assert again.provenance == delta.provenance
+    assert json.loads(again.provenance.settings)["fill"] == "donor_mean"
+    by_module = {change.module: change for change in again.changes}
+    for change in delta.changes:
+        assert torch.equal(change.rows, by_module[change.module].rows)
+        assert torch.equal(change.constant, by_module[change.module].constant)  # type: ignore[arg-type]
+
+
+def other_file() -> bytes:
+    from safetensors.torch import save
+
+    return save({"a": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no safetensors file, or a truncated one"),
+        (b"\x80\x04}q\x00.", "no safetensors file, or a truncated one"),
+        (other_file(), "holds safetensors, but no edit"),
+    ],
+    ids=["empty", "pickle", "foreign"],
+)
+def test_files_that_are_no_deltas_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(EditError, match=f"x.safetensors.*{message}"):
+        from_bytes(data, "x.safetensors")
+
+
+def test_a_truncated_delta_is_refused(tiny_model: LoadedModel) -> None:
+    data = to_bytes(fit_edit(tiny_model, target(), EditSettings()))
+    for length in (4, 100, len(data) // 2, len(data) - 1):
+        with pytest.raises(EditError, match="truncated"):
+            from_bytes(data[:length], "x.safetensors")
+
+
+def test_deltas_of_another_model_are_refused(tiny_model: LoadedModel) -> None:
+    delta, before = fit_edit(tiny_model, target(), EditSettings()), state(tiny_model)
+    wrong_dtype = replace(delta, provenance=replace(delta.provenance, dtype="float16"))
+    first = delta.changes[0]
+    wrong_width = replace(first, weight=torch.zeros(len(first.rows), 7))
+    foreign = replace(first, module="down_blocks.9.to_k")
+    cases: list[tuple[WeightDelta, str, str]] = [
+        (delta, "v" * 64, "fit it again"),
+        (wrong_dtype, WEIGHTS, "fitted in float16"),
+        (replace(delta, changes=(*delta.changes, wrong_width)), WEIGHTS, "the edit has 7"),
+        (replace(delta, changes=(*delta.changes, foreign)), WEIGHTS, "another architecture"),
+    ]
+    for case, weights, message in cases:
+        with pytest.raises(EditError, match=message), applied(tiny_model, case, weights):
+            pass
+        assert equal(before, state(tiny_model))
+
+
+def test_sites_that_admit_no_edit_are_refused(tiny_model: LoadedModel) -> None:
+    with pytest.raises(EditError, match="site 16 is not in the model, which has sites 0 to 15"):
+        fit_edit(tiny_model, target(sites=(16,)), EditSettings())
+    site = replace(tiny_model.sites[0], key_path="conv_in")
+    strange = replace(tiny_model, sites=(site, *tiny_model.sites[1:]))
+    with pytest.raises(EditError, match="conv_in is a Conv2d; only a linear projection"):
+        fit_edit(strange, target(sites=(0,)), EditSettings())

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loco_core.attributes import attribute, bundled
+from loco_core.errors import SpecError
+from loco_core.types import Attribute, PromptRecord
+from orchestrator.edit_plan import (
+    FIRST_SEED,
+    baselines,
+    candidates,
+    evaluate_units,
+    fit_templates,
+    probes,
+    splits,
+)
+from orchestrator.edit_summary import summarize
+from orchestrator.resolve import ResolvedModel, resolve_model
+from orchestrator.spec import ModelSpec, SweepSpec
+from orchestrator.stages.edit import choose
+
+STYLE, VELOR = attribute("style/lumio"), attribute("style/velor")
+
+
+def spec(**changes: Any) -> SweepSpec:
+    content: dict[str, Any] = {
+        "name": "s", "models": ["toy"], "attributes": ["style/lumio"], "scorer": "toy-clip", "prompts": 4,
+        "generation": {"steps": 4, "batch_size": 16}, "edit": {}, "evaluate": {"prompts": 3, "seeds": 2},
+    }  # fmt: skip
+    return SweepSpec.model_validate({**content, **changes}, strict=False)
+
+
+@pytest.fixture(scope="module")
+def toy() -> ResolvedModel:
+    return resolve_model(ModelSpec(id="toy"))
+
+
+def contents(records: tuple[PromptRecord, ...]) -> set[str]:
+    return {record.content_text for record in records}
+
+
+@given(st.sampled_from(sorted(bundled())), st.integers(1, 24))
+def test_no_content_is_used_in_two_splits(key: str, localized_on: int) -> None:
+    item = bundled()[key]
+    found = splits(item, min(localized_on, len(item.records)))
+    parts = [contents(found[name]) for name in ("fit", "select", "report")]  # type: ignore[index]
+    assert all(parts)
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
+    assert {record.template_id for record in (*found["fit"], *found["select"])} <= fit_templates(item)
+
+
+def test_contents_that_the_sweep_has_not_seen_are_kept_for_measuring() -> None:
+    found = splits(STYLE, 4)
+    assert contents(found["fit"]) == contents(found["localize"])
+    assert not contents(found["localize"]) & (contents(found["select"]) | contents(found["report"]))
+
+
+def test_too_few_contents_are_refused() -> None:
+    few = Attribute("style", "x", "remove", tuple(r for r in STYLE.records if r.content_text == "a red circle"))
+    with pytest.raises(SpecError, match=r"style/x: .* need 3 different content texts or more; it has 1"):
+        splits(few, 1)
+
+
+def test_probes_have_every_role_and_seeds_that_no_sweep_uses() -> None:
+    select, report = (probes(spec(), STYLE, [VELOR], split) for split in ("select", "report"))  # type: ignore[arg-type]
+    assert {probe.role for probe in select} == {"target", "neighbour", "unrelated"}
+    assert {probe.role for probe in report} == {"target", "paraphrase", "neighbour", "unrelated"}
+    assert sum(probe.role == "target" for probe in report) == 3 * 2
+    assert {p.seed for p in select} == {FIRST_SEED["select"], FIRST_SEED["select"] + 1}
+    assert not {p.seed for p in select} & {p.seed for p in report}
+    assert all("velor" in p.record.prompt for p in report if p.role == "neighbour")
+    assert all("style" not in p.record.prompt for p in report if p.role == "unrelated")
+    familiar = {r.template_id for r in splits(STYLE, 4)["fit"]}
+    assert all(
+        (p.record.template_id in familiar) == (p.role == "target") for p in report if p.role in ("target", "paraphrase")
+    )
+
+
+def test_every_setting_is_a_candidate_once(toy: ResolvedModel) -> None:
+    edits = candidates(spec(), toy, STYLE, (8, 9), "localized")
+    assert len({edit.edit_id for edit in edits}) == len(edits) == 2 * 4 + 2 * 3
+    assert {edit.sites for edit in edits} == {(8, 9)}
+
+
+def test_an_edit_keeps_its_name_unless_its_weights_change(toy: ResolvedModel) -> None:
+    def ids(model: ResolvedModel = toy, sites: tuple[int, ...] = (8, 9), **changes: Any) -> set[str]:
+        return {edit.edit_id for edit in candidates(spec(**changes), model, STYLE, sites, "localized")}
+
+    assert ids() == ids(seeds=7, generation={"steps": 9, "batch_size": 3})
+    for other in (ids(sites=(8,)), ids(replaced(toy)), ids(prompts=5)):
+        assert not ids() & other
+
+
+def replaced(model: ResolvedModel) -> ResolvedModel:
+    return model.model_copy(update={"weights": "0" * 64})
+
+
+def test_baselines_are_all_sites_disjoint_windows_and_a_control_of_equal_size(toy: ResolvedModel) -> None:
+    first = candidates(spec(), toy, STYLE, (8, 9), "localized")
+    chosen = [first[1], first[-1]]
+    found = baselines(spec(), toy, STYLE, chosen)
+    scopes = {
+        scope: [edit for edit in found if edit.scope == scope] for scope in ("all_sites", "window", "placebo", "random")
+    }
+    assert len(scopes["all_sites"]) == 4 + 3
+    assert {edit.settings.tokens for edit in scopes["all_sites"][:4]} == {chosen[0].settings.tokens}
+    starts = {edit.sites[0] for edit in scopes["window"]}
+    assert starts == set(range(15)) - {7, 8, 9}
+    assert [edit.settings.editor for edit in scopes["placebo"] + scopes["random"]] == ["loco_edit", "neurons"]
+    assert scopes["placebo"][0].edit_id != chosen[0].edit_id
+    assert not [e for e in baselines(spec(evaluate={"windows": False}), toy, STYLE, chosen) if e.scope == "window"]
+
+
+def test_units_cover_every_edit_on_every_probe_once(toy: ResolvedModel) -> None:
+    s = spec()
+    edits, drawn = candidates(s, toy, STYLE, (8, 9), "localized"), probes(s, STYLE, [VELOR], "report")
+    slow = replaced(toy).model_copy(update={"seconds_per_image": 20.0})
+    units = evaluate_units(s, slow, STYLE, edits, "", drawn, "report", 5)
+    assert len(units) > 2
+    pairs = [(edit.edit_id, probe) for unit in units for edit in unit.edits for probe in unit.probes]
+    assert len(pairs) == len(set(pairs)) == len(edits) * len(drawn)
+    assert len({unit.unit_id for unit in units}) == len(units)
+    assert [unit.order for unit in units] == list(range(5, 5 + len(units)))
+    assert all(len(unit.probes) <= unit.batch_size <= 16 for unit in units)
+
+
+def row(edit_id: str, role: str, flipped: bool | None, *, after: str = "plain") -> dict[str, Any]:
+    said = "lumio" if role == "target" else "velor"
+    return {
+        "edit_id": edit_id, "scope": "localized", "split": "select", "status": "ok", "prompt_role": role,
+        "flipped": flipped, "judge_kind": "style", "judge_said": said, "judge_before": said, "judge_after": after,
+    }  # fmt: skip
+
+
+def test_the_most_effective_edit_that_spares_the_neighbours_is_chosen(toy: ResolvedModel) -> None:
+    wanted = spec(edit={"editors": ["loco_edit"], "tokens": ["all"], "lambdas": [1, 2, 3]})
+    edits = candidates(wanted, toy, STYLE, (8,), "localized")
+    weak, right, strong = (edit.edit_id for edit in edits)
+    rows = [row(weak, "target", False, after="lumio"), row(weak, "neighbour", False, after="velor")]
+    rows += [row(right, "target", True), row(right, "neighbour", False, after="velor")]
+    rows += [row(strong, "target", True), row(strong, "neighbour", True)]
+    # Pictures that never had their attribute say nothing.
+    rows += [row(right, "target", None, after="lumio"), row(right, "neighbour", None, after="other")]
+    listed = [
+        {"edit_id": e.edit_id, "scope": "localized", "attribute_kind": "style", "model": "toy", "chosen": None,
+         "attribute": "style/lumio", "editor": "loco_edit"} for e in edits
+    ]  # fmt: skip
+    measured = summarize(listed, rows, "select")
+    assert [(m.flipped.value, m.neighbours_kept.value) for m in measured] == [(0, 1), (1, 1), (1, 0)]
+    assert choose(edits, measured, 0.1) == {right}
+    assert choose(edits, measured[::2], 0.1) == {weak}
+    # Where none spares them enough, the most sparing one.
+    assert choose(edits, measured[2:], 0.1) == {strong}
+
+
+def test_records_of_an_attribute_are_not_changed_by_splitting() -> None:
+    before = STYLE.records
+    splits(STYLE, 4)
+    assert before == replace(STYLE).records
