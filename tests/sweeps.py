@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.scheduler.protocol import Unit, UnitReport
 from orchestrator.spec import SweepSpec
 from orchestrator.store import SCHEMA_VERSION, Store, make_table
+from orchestrator.store.local import LocalBlobs
 from orchestrator.worker import WorkerSettings, cell_columns
 
 # Columns that tell when, where and at which attempt a cell was made.
@@ -36,6 +39,29 @@ def tiny_sweep(model: Path | str, **changes: Any) -> SweepSpec:
         "images": "none",
     }
     return SweepSpec.model_validate({**content, **changes}, strict=False)
+
+
+def kill_at_storage_call(call: int, *, first: str = "", say: Callable[[str], None] = lambda _: None) -> None:
+    """Makes this process kill itself in the middle of its n-th storage call.
+
+    Args:
+        call: which, from 1.
+        first: calls count from the first one on whose path starts with this.
+        say: told the path before the end.
+    """
+    calls = 0
+    for name in ("put_if_absent", "replace", "compare_and_swap"):
+        original = getattr(LocalBlobs, name)
+
+        def counted(self: LocalBlobs, path: str, *args: Any, original: Any = original) -> Any:
+            nonlocal calls
+            calls += calls > 0 or path.startswith(first)
+            if calls == call:
+                say(path)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, path, *args)
+
+        setattr(LocalBlobs, name, counted)
 
 
 def payload(table: pa.Table) -> list[dict[str, Any]]:

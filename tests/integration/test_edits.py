@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -10,7 +9,6 @@ import sys
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -29,8 +27,7 @@ from orchestrator.exporting import export_edit, find_edit
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store, verify
-from orchestrator.store.local import LocalBlobs
-from tests.sweeps import tiny_sweep
+from tests.sweeps import kill_at_storage_call, tiny_sweep
 
 # A random model holds nothing anywhere: this localizer says where all the same.
 LOCALIZER = """
@@ -129,19 +126,8 @@ def test_the_same_command_does_nothing_twice(spec: SweepSpec, undisturbed: Path)
 
 def _killed_run(spec: SweepSpec, root: Path, call: int) -> None:
     torch.set_num_threads(1)
-    calls = 0
-    for name in ("put_if_absent", "replace", "compare_and_swap"):
-        original = getattr(LocalBlobs, name)
-
-        def counted(self: LocalBlobs, path: str, *args: Any, original: Any = original) -> Any:
-            nonlocal calls
-            # Counted from the first edit on.
-            calls += calls > 0 or path.startswith("deltas/")
-            if calls == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(self, path, *args)
-
-        setattr(LocalBlobs, name, counted)
+    # Counted from the first edit on.
+    kill_at_storage_call(call, first="deltas/")
     run(spec, root)
 
 

@@ -22,9 +22,8 @@ from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store
-from orchestrator.store.local import LocalBlobs
 from orchestrator.worker import WorkerSettings
-from tests.sweeps import assert_each_once, payload, tiny_sweep
+from tests.sweeps import assert_each_once, kill_at_storage_call, payload, tiny_sweep
 
 MOMENTS = 10
 FOLDERS = ("scores", "failures", "embeddings", "images", "effects", "localizations")
@@ -89,21 +88,13 @@ def test_ray_workers_make_the_same_table(spec: SweepSpec, undisturbed: Path, tmp
 def _killed_run(spec: SweepSpec, root: Path, call: int, words: Any) -> None:
     """Runs in a forked child that kills itself in the middle of its n-th storage call."""
     torch.set_num_threads(1)
-    calls = 0
-    for name in ("put_if_absent", "replace", "compare_and_swap"):
-        original = getattr(LocalBlobs, name)
 
-        def counted(self: LocalBlobs, path: str, *args: Any, original: Any = original) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == call:
-                words.put(f"killed at storage call {call}: {path}")
-                words.close()
-                words.join_thread()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(self, path, *args)
+    def say(path: str) -> None:
+        words.put(f"killed at storage call {call}: {path}")
+        words.close()
+        words.join_thread()
 
-        setattr(LocalBlobs, name, counted)
+    kill_at_storage_call(call, say=say)
     run(spec, root)
 
 
