@@ -116,6 +116,9 @@ def resolve(spec: SweepSpec) -> Resolved:
         scorer = _scorer(spec)
     with _at("localize", "localizer"):
         registry.function("localizers", spec.localize.localizer, "localize")
+    for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
+        with _at("edit", "editors", i):
+            registry.function("editors", editor, "edit")
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
             _check_scheduler(spec.generation.scheduler)

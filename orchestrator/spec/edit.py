@@ -57,5 +57,5 @@ class EvaluateSpec(_Strict):
     prompts: Annotated[int, Field(ge=1)] = 4
     seeds: Annotated[int, Field(ge=1, le=1000)] = 4
     neighbours: Annotated[int, Field(ge=0)] = 2
-    judge: str | None = None
+    judge: Literal["toy-judge"] | None = None
     windows: bool = True

@@ -131,6 +131,8 @@ def test_a_claim_about_a_kind_is_tested(command: Command, sweep: Path, tmp_path:
             r'sweep.yaml:\d+:\d+: no localizer "windoww".*"window"',
         ),
         (("steps: 2", "steps: 2, scheduler: DDIMSchedulr"), r'sweep.yaml:\d+:\d+: no scheduler .*"DDIMScheduler"'),
+        (("images: none", "edit: {editors: [loco_edti]}"), r'sweep.yaml:\d+:\d+: no editor "loco_edti".*"loco_edit"'),
+        (("images: none", "evaluate: {judge: toy-jugde}"), r"sweep.yaml:\d+:\d+: .*toy-judge"),
         (("prompts: 2", "prompts: 900"), r"900 are asked for, style/velor has 64"),
     ],
 )
