@@ -56,10 +56,10 @@ def function(drawer: str, key: str, name: str) -> Callable[..., Any]:
     Raises:
         SpecError: there is no such entry, or it has no such function.
     """
-    found = getattr(load(drawer, key), name, None)
+    found: Callable[..., Any] | None = getattr(load(drawer, key), name, None)
     if not callable(found):
         raise SpecError(f'{key} has no function "{name}", which every file of {drawer} has')
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -16,7 +16,7 @@ from loco_core.errors import LocoError, SpecError
 from loco_core.localizers import Localization
 from loco_core.types import Window
 from orchestrator.edit_summary import EditSummary, summarize
-from orchestrator.plan import CELL_KEY, PlannedUnit, plan, sweep_id, windows
+from orchestrator.plan import CELL_KEY, PlannedUnit, sweep_id, windows
 from orchestrator.resolve import Resolved, resolve
 from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend
@@ -88,8 +88,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
         known, committed = planned_units(store), store.committed()
-    planned = {row.key for unit in known for row in unit.rows if row.emit}
-    units = [u for u in known if u.unit_id not in committed] + plan(spec, resolved, planned, first_order=len(known))
+    units = [unit for unit in known if unit.unit_id not in committed] + missing_units(spec, resolved, known)
     return Outlook(
         units=len(units),
         images=sum(len({row.image_id for row in unit.rows}) for unit in units),
@@ -129,7 +128,6 @@ def run(
     *,
     on_progress: Callable[[Progress], None],
     on_localized: Callable[[Localization], None],
-    on_edited: Callable[[tuple[str, str]], None] = lambda _: None,
     stop: StopSwitch,
     max_failures: int | None = None,
     retry: bool = False,
@@ -142,7 +140,6 @@ def run(
         make_backend: starts workers.
         on_progress: told how far it is.
         on_localized: told what was localized.
-        on_edited: told the (model, attribute) whose edits are measured.
         stop: pressed by signal handlers.
         max_failures: units that may be given up before the run stops.
         retry: plan failed cells again.
@@ -167,7 +164,7 @@ def run(
         store.record_sweep(identity, spec, uuid.uuid4().hex)
         store.blobs.replace(RESOLVED, encode_document(pinned))
         add_plan(store, new)
-        chain = Chain(store, spec, resolved, identity, on_localized, on_edited)
+        chain = Chain(store, spec, resolved, identity, [*known, *new], on_localized)
         settings = WorkerSettings(
             root, identity, resolved, spec.generation.settings, _kept_seeds(spec), marker, spec.evaluate.judge
         )
@@ -179,9 +176,9 @@ def run(
             )  # fmt: skip
             if summary.outcome != "lease_lost":
                 chain.finish()
-        except LocoError as error:
-            if not isinstance(error, LeaseLostError):
-                # What is committed is published whatever went wrong.
+        except LocoError:
+            # What is committed is published whatever went wrong, unless the folder is another driver's now.
+            if lease.alive():
                 chain.finish()
             raise
         finally:

@@ -6,7 +6,6 @@ that every difference is taken on one device in one batch shape. Units are numbe
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -222,12 +221,12 @@ def random_sites(n_sites: int, size: int, count: int) -> list[tuple[int, ...]]:
     There are at most as many as there are sets of that size.
     """
     found: dict[tuple[int, ...], None] = {}
-    for i in itertools.count():
-        if len(found) >= min(count, math.comb(n_sites, size)):
-            return list(found)
-        drawn = np.random.default_rng([n_sites, size, i]).choice(n_sites, size, replace=False)
+    draws = 0
+    while len(found) < min(count, math.comb(n_sites, size)):
+        drawn = np.random.default_rng([n_sites, size, draws]).choice(n_sites, size, replace=False)
         found[tuple(sorted(int(s) for s in drawn))] = None
-    raise AssertionError
+        draws += 1
+    return list(found)
 
 
 def _block(

@@ -97,7 +97,7 @@ def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> Weig
     """
     from loco_core.deltas import Provenance, WeightDelta
 
-    edit: Editor = registry.load("editors", settings.editor).edit
+    edit: Editor = registry.function("editors", settings.editor, "edit")
     changes = edit(model, target, settings)
     made = Provenance(
         model=target.model_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from loco_core.localizers import Localization
+from orchestrator.plan import PlannedUnit
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import SweepSpec
@@ -27,13 +28,23 @@ class Chain:
         spec: SweepSpec,
         resolved: Resolved,
         sweep_id: str,
+        units: Sequence[PlannedUnit],
         on_localized: Callable[[Localization], None],
-        on_edited: Callable[[tuple[str, str]], None],
     ) -> None:
+        """Starts from what the store holds.
+
+        Args:
+            store: the results.
+            spec: the sweep.
+            resolved: the sweep with its names looked up.
+            sweep_id: its identity.
+            units: of all plan files, in order.
+            on_localized: told what was localized.
+        """
         self._found: list[Localization] = []
         self._on_localized = on_localized
-        self.sweep = SweepStage(store, spec, resolved, sweep_id, self._localized)
-        self.edit = EditStage(store, spec, resolved, self.sweep.next_order, on_edited)
+        self.sweep = SweepStage(store, spec, resolved, sweep_id, units, self._localized)
+        self.edit = EditStage(store, spec, resolved, self.sweep.next_order)
         self._publisher = Publisher(store)
         self._unpublished = 0
 

@@ -7,7 +7,7 @@ on ``select`` -> choose one of each editor -> fit baselines -> evaluate all on `
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -41,7 +41,7 @@ EditUnit = FitUnit | EvaluateUnit
 
 
 @dataclass(frozen=True)
-class Site:
+class Place:
     """Where an attribute's edits are made, and what says so."""
 
     sites: tuple[int, ...]
@@ -51,15 +51,12 @@ class Site:
 class EditStage:
     """Derives the units of edits, and writes ``edits`` when an attribute is through."""
 
-    def __init__(self, store: Store, spec: SweepSpec, resolved: Resolved, first_order: int,
-                 on_edited: Callable[[Block], None] = lambda _: None) -> None:  # fmt: skip
+    def __init__(self, store: Store, spec: SweepSpec, resolved: Resolved, first_order: int) -> None:
         self._store, self._spec, self._resolved = store, spec, resolved
         self._order = first_order
-        self._on_edited = on_edited
         self._committed = set(store.committed())
-        self._places: dict[Block, Site] = {}
+        self._places: dict[Block, Place] = {}
         self._waiting: dict[Block, set[str]] = {}
-        self._units: dict[Block, list[EditUnit]] = {}
         self._edits: dict[Block, pa.Table] = {}
 
     def localized(self, found: Localization) -> list[Unit]:
@@ -72,11 +69,8 @@ class EditStage:
             logger.warning("%s %s is not edited: %s", found.model, found.attribute, error)
             return []
         where = f"{found.localizer}: sites {found.window.start}-{found.window.start + found.window.size - 1}"
-        return self.begin((found.model, found.attribute), Site(found.window.sites, where))
-
-    def begin(self, block: Block, place: Site) -> list[Unit]:
-        """Begins the edits of one attribute of one model at some sites, from what is committed already."""
-        self._places[block], self._units[block] = place, []
+        block = (found.model, found.attribute)
+        self._places[block] = Place(found.window.sites, where)
         return self._advance(block)
 
     def settled(self, items: Iterable[Settled]) -> list[Unit]:
@@ -153,7 +147,6 @@ class EditStage:
         self._edits[block] = table.set_column(at, table.schema.field(at), pa.array(flags, pa.bool_()))
         rows = pa.concat_tables([TABLES["edits"].empty_table(), *(self._edits[b] for b in sorted(self._edits))])
         self._store.write_derived("edits", rows)
-        self._on_edited(block)
 
 
 def choose(edits: Sequence[PlannedEdit], measured: Sequence[EditSummary], max_neighbour_loss: float) -> set[str]:

@@ -81,11 +81,7 @@ def failed_keys(scores: pa.Table, failures: pa.Table) -> set[tuple[Any, ...]]:
 
 
 class SweepStage:
-    """Derives units, and localizes every attribute as soon as it is complete.
-
-    Attributes:
-        remaining: units that were planned and not committed when this began.
-    """
+    """Derives units, and localizes every attribute as soon as it is complete."""
 
     def __init__(
         self,
@@ -93,15 +89,16 @@ class SweepStage:
         spec: SweepSpec,
         resolved: Resolved,
         sweep_id: str,
-        on_localized: Callable[[Localization], None] = lambda _: None,
+        units: Sequence[PlannedUnit],
+        on_localized: Callable[[Localization], None],
     ) -> None:
         self._store, self._spec, self._resolved, self._sweep_id = store, spec, resolved, sweep_id
         self._on_localized = on_localized
-        self._units = planned_units(store)
+        self._units = list(units)
         committed = store.committed()
-        self.remaining = [unit for unit in self._units if unit.unit_id not in committed]
+        self._remaining = [unit for unit in self._units if unit.unit_id not in committed]
         self._left: dict[Block, set[str]] = defaultdict(set)
-        for unit in self.remaining:
+        for unit in self._remaining:
             self._left[unit.model, unit.attribute].add(unit.unit_id)
         self._found: dict[Block, Localization] = {}
 
@@ -130,7 +127,7 @@ class SweepStage:
         """Returns the units to begin with: what is planned and not committed, and what follows from the rest."""
         blocks = sorted({(unit.model, unit.attribute) for unit in self._units})
         complete = [block for block in blocks if not self._left[block]]
-        return [to_unit(unit, self._resolved) for unit in self.remaining] + self._localize(complete)
+        return [to_unit(unit, self._resolved) for unit in self._remaining] + self._localize(complete)
 
     def _localize(self, blocks: Sequence[Block]) -> list[Unit]:
         more: list[Unit] = []
