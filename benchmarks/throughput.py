@@ -19,6 +19,7 @@ from loco_core.types import Generation, Intervention, Row
 from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.scheduler.protocol import Unit, UnitReport, Worker
 from orchestrator.spec import SweepSpec
 
 STEPS = 8
@@ -26,44 +27,67 @@ SETTINGS = Generation(steps=STEPS, guidance_scale=3.0)
 PROMPT, DONOR = "a red circle in the style of lumio", "a red circle"
 
 
-@torch.no_grad()
-def bare_loop(model: LoadedModel, batch: int, batches: int) -> float:
-    """Returns seconds an image of UNet steps, VAE and CLIP with nothing around them."""
-    pipe, scorer = model.pipeline, load_scorer(CLIP, None, "cpu")
-    embeds = model.family.encode(pipe, [PROMPT]).embeds.expand(2 * batch, -1, -1).contiguous()
-    began = time.perf_counter()
-    for _ in range(batches):
-        latents = torch.randn(batch, 8, 8, 8)
+class BareLoop:
+    """UNet steps, VAE and CLIP with nothing around them."""
+
+    def __init__(self, model: LoadedModel, batch: int) -> None:
+        self._pipe, self._scorer, self._batch = model.pipeline, load_scorer(CLIP, None, "cpu"), batch
+        self._embeds = model.family.encode(self._pipe, [PROMPT]).embeds.expand(2 * batch, -1, -1).contiguous()
+        self.times: list[float] = []
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Draws and scores one batch, and notes the seconds that it took."""
+        began, pipe = time.perf_counter(), self._pipe
+        latents = torch.randn(self._batch, 8, 8, 8)
         pipe.scheduler.set_timesteps(STEPS)
         for t in pipe.scheduler.timesteps:
-            noise, text = pipe.unet(torch.cat([latents] * 2), t, embeds).sample.chunk(2)
+            noise, text = pipe.unet(torch.cat([latents] * 2), t, self._embeds).sample.chunk(2)
             latents = pipe.scheduler.step(noise + 3.0 * (text - noise), t, latents).prev_sample
         images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5
-        scorer.score(scorer.embed_images(images.clamp(0, 1)), [PROMPT, DONOR])
-    return (time.perf_counter() - began) / (batch * batches)
+        self._scorer.score(self._scorer.embed_images(images.clamp(0, 1)), [PROMPT, DONOR])
+        self.times.append(time.perf_counter() - began)
 
 
-def sweep(batch: int) -> tuple[float, float]:
-    """Returns seconds an image through a sweep: inside its units (commits included), and of the whole run.
+class Alternating:
+    """A worker that runs a batch of the bare loop before each unit: a machine that slows down slows both alike."""
+
+    def __init__(self, worker: Worker, bare: BareLoop) -> None:
+        self._worker, self._bare = worker, bare
+
+    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        """Runs both."""
+        self._bare.run()
+        return self._worker.run(unit, attempt, row_by_row)
+
+
+def sweep(bare: BareLoop, batch: int) -> tuple[float, float, int]:
+    """Returns seconds inside a sweep's units (commits included) and of the whole run, and how many images it drew.
 
     The whole run plans, loads the models, publishes and localizes too, which a longer sweep spreads over more images.
+    The bare loop's batches, run in between, are taken off.
     """
     spec = SweepSpec.model_validate(
         {
             "name": "bench", "models": ["toy"], "attributes": ["style/lumio"], "windows": {"sizes": [1, 2, 3, 4]},
-            "prompts": 4, "seeds": 4, "generation": {"steps": STEPS, "guidance_scale": 3.0, "batch_size": batch},
+            "prompts": 6, "seeds": 6, "generation": {"steps": STEPS, "guidance_scale": 3.0, "batch_size": batch},
             "controls": {"random": 0}, "scorer": CLIP, "images": "none", "localize": {"resamples": 100},
         },
         strict=False,
     )  # fmt: skip
+    bare.run()
+    bare.times.clear()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         result = driver.run(
-            spec, folder, lambda settings: InlineBackend(settings, threads=torch.get_num_threads()),
+            spec, folder,
+            lambda settings: InlineBackend(
+                lambda model: Alternating(settings(model), bare), threads=torch.get_num_threads()
+            ),
             on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(),
         )  # fmt: skip
-    whole = time.perf_counter() - began
-    return result.summary.unit_seconds / result.summary.rows, whole / result.summary.rows
+    whole = time.perf_counter() - began - sum(bare.times)
+    return result.summary.unit_seconds, whole, result.summary.rows
 
 
 def timed(function: Callable[[], object], images: int) -> float:
@@ -80,10 +104,10 @@ def main() -> None:
     batch = parser.parse_args().batch
     model = load_model("stable_diffusion", str(WEIGHTS / "toy"), None, "float32", "cpu")
     rows = [Row(PROMPT, DONOR, i, Intervention((i % 16,))) for i in range(batch)]
-    bare_loop(model, batch, 1)
-    # Interleaved, so that a machine that slows down slows both.
-    bare_first, (in_units, whole), bare_second = bare_loop(model, batch, 4), sweep(batch), bare_loop(model, batch, 4)
-    bare = (bare_first + bare_second) / 2
+    bare_loop = BareLoop(model, batch)
+    in_units, whole, images = sweep(bare_loop, batch)
+    in_units, whole = in_units / images, whole / images
+    bare = sum(bare_loop.times) / (batch * len(bare_loop.times))
     scorer = load_scorer(CLIP, None, "cpu")
 
     def paper(row: Row) -> None:
@@ -98,6 +122,8 @@ def main() -> None:
         json.dumps(
             {
                 "batch": batch,
+                "images": images,
+                "units": len(bare_loop.times),
                 "units of a sweep / bare loop (images a second)": round(bare / in_units, 3),
                 "whole sweep / bare loop (images a second)": round(bare / whole, 3),
                 "whole sweep / the paper's loop (images a second)": round(one / whole, 2),

@@ -99,16 +99,32 @@ def oracle(model: LoadedModel, planted: PlantedModel) -> dict[str, Any]:
         item = attribute(EXAMPLES[kind])
         sites = plant.sites if plant.leak is None else (*plant.sites, plant.leak)
         subsets = [s for size in range(1, len(sites) + 1) for s in itertools.combinations(sites, size)]
-        total: dict[str, np.ndarray] = {}
-        for record in item.records[:ORACLE_PROMPTS]:
-            for seed in range(FIRST_SEED, FIRST_SEED + ORACLE_SEEDS):
-                rows = [Row(record.prompt, record.donor, seed), Row(record.donor, record.donor, seed)]
-                rows += [Row(record.prompt, record.donor, seed, Intervention(subset)) for subset in subsets]
-                images = torch.cat([p.images for p in generate(model, rows, SETTINGS, BATCH)])
-                scores = clip.score(clip.embed_images(images), [record.score_text, record.donor_text])
-                sees = np.array([name == item.name for name in judge.verdict(judge.embed_images(images), kind).names])
-                for name, values in (("margin", scores[:, 0] - scores[:, 1]), ("seen", sees.astype(float))):
-                    total[name] = total.get(name, 0.0) + values
+        rows = [
+            row
+            for record in item.records[:ORACLE_PROMPTS]
+            for seed in range(FIRST_SEED, FIRST_SEED + ORACLE_SEEDS)
+            for row in (
+                Row(record.prompt, record.donor, seed),
+                Row(record.donor, record.donor, seed),
+                *(Row(record.prompt, record.donor, seed, Intervention(subset)) for subset in subsets),
+            )
+        ]
+        # All together: a batch is filled up to its full size, which costs as much as a batch of images that are wanted.
+        images = torch.cat([p.images for p in generate(model, rows, SETTINGS, BATCH)])
+        embeddings = clip.embed_images(images)
+        texts = [(r.score_text, r.donor_text) for r in item.records[:ORACLE_PROMPTS]]
+        per_prompt = ORACLE_SEEDS * (2 + len(subsets))
+        margin = np.concatenate(
+            [
+                np.subtract(*clip.score(embeddings[i * per_prompt : (i + 1) * per_prompt], list(pair)).T)
+                for i, pair in enumerate(texts)
+            ]
+        )
+        sees = np.array([name == item.name for name in judge.verdict(judge.embed_images(images), kind).names])
+        total = {
+            name: values.reshape(-1, 2 + len(subsets)).sum(axis=0)
+            for name, values in (("margin", margin), ("seen", sees.astype(float)))
+        }
         found[kind] = _oracle_table(item.key, plant, subsets, total)
     return found
 
