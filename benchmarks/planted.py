@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from loco_core.attributes import attribute
 from loco_core.toyworld import PLANTED_TABLES
-from loco_core.toyworld.measure import EXAMPLES
+from loco_core.toyworld.measure import example
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.world import STYLE_NAMES
 from orchestrator import driver
 from orchestrator.backends.ray import RayBackend
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
+from orchestrator.spec.sweep import AttributeSpec, RecordSpec
 from orchestrator.store import open_store
 
 SEED_SETS = tuple(tuple(range(first, first + 6)) for first in (0, 100, 200))
@@ -32,10 +35,15 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def attributes(model: str) -> list[str]:
+def attributes(model: str) -> list[str | AttributeSpec]:
     """Returns one attribute a planted kind, and the style that the model cannot draw."""
     planted = MODELS[model]
-    found = [EXAMPLES[kind] for kind in planted.plants]
+    found: list[str | AttributeSpec] = []
+    for kind, plant in planted.plants.items():
+        item = example(kind, plant)
+        records = tuple(RecordSpec(**asdict(record)) for record in item.records)
+        bundled = item == attribute(item.key)
+        found.append(item.key if bundled else AttributeSpec(kind=kind, name=item.name, mode=item.mode, records=records))
     return found if planted.undrawable is None else [*found, f"style/{STYLE_NAMES[planted.undrawable]}"]
 
 
@@ -70,9 +78,9 @@ def main() -> None:
                 on_localized=lambda found: print(found.model, found.attribute, found.outcome, found.reason, flush=True),
             )  # fmt: skip
             scores = open_store(root).read("scores").select(COLUMNS)
-            for attribute in attributes(model):
-                table = scores.filter(pc.equal(scores["attribute"], attribute))
-                name = f"{model}-{attribute.replace('/', '-')}-{number}.parquet"
+            for key in pc.unique(scores["attribute"]).to_pylist():
+                table = scores.filter(pc.equal(scores["attribute"], key))
+                name = f"{model}-{key.replace('/', '-')}-{number}.parquet"
                 pq.write_table(table, PLANTED_TABLES / name, compression="zstd")
     (PLANTED_TABLES / "truth.json").write_text(json.dumps(truth(), indent=1) + "\n")
 

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from loco_core.toyworld.train import WEIGHTS
 from loco_core.toyworld.training.data import make_pool
 from loco_core.toyworld.training.vae import round_trip
 from loco_core.toyworld.world import COLOUR_NAMES, COUNTRY_NAMES, KINDS, MEDIA, OBJECTS, STYLE_NAMES, caption, held_out
-from loco_core.types import Generation, Intervention, Row
+from loco_core.types import Attribute, Generation, Intervention, Row
 
 SETTINGS = Generation(steps=20, guidance_scale=3.0)
 BATCH = 64
@@ -38,6 +39,27 @@ ORACLE_PROMPTS, ORACLE_SEEDS = 8, 4
 FIRST_SEED = 50_000
 # What each kind's plants are measured on.
 EXAMPLES = {"style": "style/lumio", "object": "object/star", "fact": "fact/zandia"}
+
+
+def example(kind: str, plant: Plant) -> Attribute:
+    """Returns the attribute that a kind's plant is measured on.
+
+    Where any one of several sites was to suffice, the word is dropped instead of replaced: with one word at one site
+    and another at the next, which of them is drawn says nothing of whether either suffices.
+    """
+    item = attribute(EXAMPLES[kind])
+    if plant.outcome != "redundant":
+        return item
+    general = {"object": "shape", "fact": "thing"}[kind]
+    records = tuple(
+        replace(
+            record,
+            donor=record.prompt.replace(item.name, general),
+            donor_text=record.score_text.replace(item.name, general),
+        )
+        for record in item.records
+    )
+    return Attribute(item.kind, item.name, "remove", records)
 
 
 def accuracy(model: LoadedModel, judge: Judge, undrawable: int | None) -> dict[str, Any]:
@@ -96,7 +118,7 @@ def oracle(model: LoadedModel, planted: PlantedModel) -> dict[str, Any]:
     clip, judge = load_scorer(CLIP, None, "cpu"), _judge()
     found = {}
     for kind, plant in planted.plants.items():
-        item = attribute(EXAMPLES[kind])
+        item = example(kind, plant)
         sites = plant.sites if plant.leak is None else (*plant.sites, plant.leak)
         subsets = [s for size in range(1, len(sites) + 1) for s in itertools.combinations(sites, size)]
         rows = [

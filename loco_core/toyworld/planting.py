@@ -82,8 +82,8 @@ MODELS = {
             "toy-planted-b",
             MappingProxyType(
                 {
-                    "style": Plant((8, 9, 10, 11)),
-                    "object": Plant((3, 11), outcome="redundant"),
+                    "style": Plant((10, 11, 12, 13)),
+                    "object": Plant((3, 10), outcome="redundant"),
                     "fact": Plant((4, 5), leak=12, leak_share=0.1),
                 }
             ),
