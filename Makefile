@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export RAY_DISABLE_DOCKER_CPU_WARNING = 1
 
-.PHONY: demo test check chaos bench clean
+.PHONY: demo test browser check chaos bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -15,9 +15,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/loco-sweep demo
 
-# Tests run with a home of their own: Ray writes a token there.
-test: $(STAMP)
+# Tests run with a home of their own: Ray writes a token there. Those of the pages need Chromium, and say so without.
+test: $(STAMP) browser
 	HOME=$$(mktemp -d) $(BIN)/python -m pytest $(TESTS)
+
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } \
+	  || echo "no Chromium on PATH: tests of the report and of the viewer are skipped"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from loco_core.attributes import attribute
 from loco_core.toyworld import PLANTED_TABLES
-from loco_core.toyworld.measure import example
+from loco_core.toyworld.measure import example, needed
 from loco_core.toyworld.planting import MODELS
+from loco_core.toyworld.train import WEIGHTS
 from loco_core.toyworld.world import STYLE_NAMES
 from orchestrator import driver
 from orchestrator.backends.ray import RayBackend
@@ -86,13 +87,13 @@ def main() -> None:
 
 
 def truth() -> dict[str, dict[str, object]]:
-    """Returns what was planted, by model and kind; an attribute goes before its kind."""
-    found: dict[str, dict[str, object]] = {}
+    """Returns what a localizer must find, by model and kind, an attribute before its kind; from the oracle's tables."""
+    tables, found = json.loads((WEIGHTS / "oracle.json").read_text()), {}
     for name, planted in MODELS.items():
-        kinds: dict[str, object] = {
-            kind: {"sites": list(plant.sites) if plant.outcome == "localized" else [], "outcome": plant.outcome}
-            for kind, plant in planted.plants.items()
-        }
+        kinds: dict[str, object] = {}
+        for kind, table in tables[name].items():
+            sites = needed(table)
+            kinds[kind] = {"sites": sites, "outcome": "localized" if sites else planted.plants[kind].outcome}
         if planted.undrawable is not None:
             kinds[f"style/{STYLE_NAMES[planted.undrawable]}"] = {"sites": [], "outcome": "absent"}
         found[name] = kinds

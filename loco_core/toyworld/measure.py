@@ -24,7 +24,7 @@ from loco_core.generate import generate
 from loco_core.models import LoadedModel, load_model
 from loco_core.scorers import CLIP, JUDGE, load_scorer
 from loco_core.scorers.judge import Scorer as Judge
-from loco_core.toyworld.planting import MODELS, Plant, PlantedModel
+from loco_core.toyworld.planting import MODELS, SITES, Plant, PlantedModel
 from loco_core.toyworld.train import WEIGHTS
 from loco_core.toyworld.training.data import make_pool
 from loco_core.toyworld.training.vae import round_trip
@@ -35,6 +35,7 @@ SETTINGS = Generation(steps=20, guidance_scale=3.0)
 BATCH = 64
 HELD_OUT_SEEDS, FLAG_SEEDS = 4, 6
 ORACLE_PROMPTS, ORACLE_SEEDS = 8, 4
+FULL = 0.9
 # Seeds that no sweep of the documentation uses.
 FIRST_SEED = 50_000
 # What each kind's plants are measured on.
@@ -155,7 +156,7 @@ def _oracle_table(
     key: str, plant: Plant, subsets: list[tuple[int, ...]], total: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     margin, seen = total["margin"], total["seen"] / (ORACLE_PROMPTS * ORACLE_SEEDS)
-    return {
+    table: dict[str, Any] = {
         "attribute": key,
         "sites": list(plant.sites),
         "leak": plant.leak,
@@ -172,6 +173,27 @@ def _oracle_table(
             for i, subset in enumerate(subsets, start=2)
         ],
     }
+    return {**table, "needed": needed(table)}
+
+
+def needed(table: dict[str, Any]) -> list[int]:
+    """Returns the smallest run of sites that must read the donor for the attribute to be gone; empty if none is enough.
+
+    What training meant to plant is not always what it planted: a site that cannot draw the attribute by itself is not
+    needed. Runs are as long as a localizer may pick (a quarter of the sites), and enough is an effect of ``FULL``.
+
+    Args:
+        table: of one kind, from :func:`oracle`.
+    """
+    effects = {tuple(entry["sites"]): entry["effect"] for entry in table["subsets"]}
+    planted = max(effects, key=len)
+    for size in range(1, SITES // 4 + 1):
+        runs = [range(start, start + size) for start in range(SITES - size + 1)]
+        best = max(runs, key=lambda run: effects.get(tuple(s for s in planted if s in run), 0.0))
+        inside = tuple(site for site in planted if site in best)
+        if effects.get(inside, 0.0) >= FULL:
+            return list(inside)
+    return []
 
 
 def _judge() -> Judge:

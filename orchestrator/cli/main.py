@@ -7,7 +7,7 @@ import sys
 import typer
 
 from loco_core.errors import LocoError
-from orchestrator.cli import bench_localizer, demo, doctor, export, listing, localize, plan, run, status, verify
+from orchestrator.cli import bench_localizer, demo, doctor, export, listing, localize, plan, report, run, status, verify
 
 app = typer.Typer(
     name="loco-sweep",
@@ -24,6 +24,7 @@ app.command("retry")(run.retry)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("localize")(localize.localize)
+app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("bench-localizer")(bench_localizer.bench_localizer)
 app.command("models")(listing.models)

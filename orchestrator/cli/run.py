@@ -100,6 +100,11 @@ def execute(
     )
     for failure in summary.failures[:3]:
         print(f"gave up on unit {failure.unit_id[:12]}: {failure.error_type}: {failure.error}")
+    if summary.outcome != "lease_lost" and result.localizations:
+        from orchestrator.reporting import write_report
+        from orchestrator.store import open_store
+
+        print(f"report: {write_report(open_store(results))}")
     if summary.outcome == "lease_lost":
         print("another driver took these results over; this one stopped")
     if summary.outcome != "done":

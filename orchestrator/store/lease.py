@@ -134,6 +134,12 @@ class Lease:
         )
 
 
+def holder(blobs: Blobs) -> str | None:
+    """Returns a mark of the lease as it stands, which changes while its driver lives; None where nobody holds it."""
+    found = blobs.read_versioned(layout.LEASE)
+    return None if found is None or _is_free(found) else found.version
+
+
 def _content(found: Versioned) -> dict[str, Any]:
     try:
         return decode_document(found.data, layout.LEASE)
