@@ -82,7 +82,7 @@ MODELS = {
             "toy-planted-b",
             MappingProxyType(
                 {
-                    "style": Plant((0, 1, 2, 3)),
+                    "style": Plant((10, 11, 12, 13)),
                     "object": Plant((3, 10), outcome="redundant"),
                     "fact": Plant((4, 5), leak=12, leak_share=0.1),
                 }

@@ -42,7 +42,7 @@ def main() -> None:
     }
     for model in MODELS.values():
         # What is to be redundant or distributed takes longest: two distant sites must each learn to draw alone.
-        rounds = (1600,) * (4 if model.name == "toy-planted-b" else 2)
+        rounds = (1600,) * (3 if model.name == "toy-planted-b" else 2)
         recipes[model.name] = lambda to, model=model, rounds=rounds: train_denoiser(  # type: ignore[misc]
             out, pool, captions, to, work, rounds=rounds, plants=model
         )

@@ -198,8 +198,7 @@
     if (name === "effects") {
       const columns = ["model", "attribute", "window_start", "window_size", "effect", "ci_low", "ci_high"];
       const rows = Object.entries(data.effects).flatMap(([model, grid]) => grid.attributes.flatMap((attribute, r) =>
-        grid.windows.map(([start, size], c) => [model, attribute, start, size, grid.effect[r][c], grid.ci_low[r][c], grid.ci_high[r][c]])
-          .filter((row) => row[4] !== null)));
+        grid.windows.map(([start, size], c) => [model, attribute, start, size, grid.effect[r][c], grid.ci_low[r][c], grid.ci_high[r][c]])));
       return {columns, rows};
     }
     const plain = ["edit_id", "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda", "neurons", "norm", "chosen", "localization"];
