@@ -186,7 +186,11 @@ def big(root: Path, *, attributes: int, n_sites: int, sizes: tuple[int, ...], na
     """A results root as large as those of a large sweep, with made-up numbers."""
     rng, store = random.Random(0), open_store(str(root))
     spec = SweepSpec.model_validate(
-        {"name": "big", "models": ["sdxl"], "attributes": ["style/velor"], "windows": {"sizes": list(sizes)}}, strict=False
+        {
+            "name": "big", "models": ["sdxl"], "attributes": ["style/velor"], "windows": {"sizes": list(sizes)},
+            "scorer": "toy-clip",
+        },
+        strict=False,
     ).model_copy(update={"name": name})  # fmt: skip
     store.record_sweep("0" * 64, spec, "test")
     names = [f"down_blocks.1.attentions.{i}" for i in range(n_sites)]
