@@ -22,7 +22,6 @@ INCHES_A_ROW = 0.22
 
 def pdfs(findings: Findings) -> dict[str, str]:
     """Returns every figure as a ``data:`` address, by file name."""
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.figure import Figure
 
     found = {}
@@ -37,7 +36,7 @@ def pdfs(findings: Findings) -> dict[str, str]:
     addresses = {}
     for name, figure in found.items():
         stream = io.BytesIO()
-        FigureCanvasPdf(figure).print_pdf(stream, metadata={"CreationDate": None})
+        figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
         addresses[name] = "data:application/pdf;base64," + base64.b64encode(stream.getvalue()).decode()
     return addresses
 

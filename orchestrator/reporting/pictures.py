@@ -149,7 +149,8 @@ class Album:
 
     def _images(self, units: Iterable[str]) -> list[dict[str, Any]]:
         there = sorted(set(units) & self._committed)
-        return self._store.read_units(there, "images").to_pylist()
+        found: list[dict[str, Any]] = self._store.read_units(there, "images").to_pylist()
+        return found
 
     def _picture(self, row: dict[str, Any], caption: str, *, picked: bool = False) -> Picture:
         source, side = _source(row["image"]["bytes"])
