@@ -7,7 +7,20 @@ import sys
 import typer
 
 from loco_core.errors import LocoError
-from orchestrator.cli import bench_localizer, demo, doctor, export, listing, localize, plan, run, status, verify
+from orchestrator.cli import (
+    bench_localizer,
+    demo,
+    doctor,
+    edit,
+    evaluate,
+    export,
+    listing,
+    localize,
+    plan,
+    run,
+    status,
+    verify,
+)
 
 app = typer.Typer(
     name="loco-sweep",
@@ -24,6 +37,8 @@ app.command("retry")(run.retry)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("localize")(localize.localize)
+app.command("edit")(edit.edit)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("bench-localizer")(bench_localizer.bench_localizer)
 app.command("models")(listing.models)
