@@ -214,13 +214,25 @@ def from_bytes(data: bytes, where: str) -> WeightDelta:
         raise EditError(f"{where} is no safetensors file, or a truncated one: {error}") from error
     if written is None:
         raise EditError(f"{where} holds safetensors, but no edit; expected a file of RESULTS/deltas")
-    made = json.loads(written)
-    provenance = Provenance(**{**made, "sites": tuple(made["sites"]), "attributes": tuple(made["attributes"])})
+    try:
+        made = json.loads(written)
+        provenance = Provenance(**{**made, "sites": tuple(made["sites"]), "attributes": tuple(made["attributes"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise EditError(f"{where} says of an edit what no version of this project writes: {error!r}") from error
     modules = [name.removesuffix(".rows") for name in tensors if name.endswith(".rows")]
     changes = tuple(
         Change(name, tensors[f"{name}.rows"], *(tensors.get(f"{name}.{part}") for part in PARTS)) for name in modules
     )
+    if not all(_sound(change) for change in changes):
+        raise EditError(f"{where} holds an edit whose rows and weights do not go together")
     return WeightDelta(provenance, changes)
+
+
+def _sound(change: Change) -> bool:
+    rows, parts = change.rows, ((change.weight, 2), (change.bias, 1), (change.constant, 1))
+    if rows.dtype != torch.int64 or rows.ndim != 1 or (rows.numel() and int(rows.min()) < 0):
+        return False
+    return all(part is None or (part.ndim == axes and len(part) == len(rows)) for part, axes in parts)
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scipy import special
 
-from loco_core.errors import LocoError, SpecError
 from loco_core.localizers import Localization
 from loco_core.types import Window
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import CELL_KEY, PlannedUnit, sweep_id, windows
 from orchestrator.resolve import Resolved, resolve
-from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
+from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
 from orchestrator.scheduler.protocol import Backend
+from orchestrator.session import Controls, absolute, drive, kept_seeds, leased, pinned_names, worker_settings
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.chain import Chain
-from orchestrator.stages.sweep import StoreJournal, add_plan, failed_keys, missing_units, planned_units
-from orchestrator.store import (
-    Lease,
-    LeaseLostError,
-    Publisher,
-    Store,
-    decode_document,
-    encode_document,
-    open_store,
-    preflight,
-)
+from orchestrator.stages.sweep import add_plan, failed_keys, missing_units, planned_units
+from orchestrator.store import Publisher, Store, encode_document, open_store, preflight
 from orchestrator.store.layout import RESOLVED
 from orchestrator.worker import WorkerSettings
 
 # Measured on the bundled sweep: score, embedding and plan rows of a cell, compressed.
 BYTES_PER_CELL = 1_500
-# Which images `images: report` keeps: those of the sweep's first seeds.
-REPORT_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -147,13 +133,13 @@ def run(
     Raises:
         LocoError: the spec does not fit the results, another driver is at work, or the results cannot be written.
     """
-    root = root if "://" in root else str(Path(root).absolute())
+    root = absolute(root)
     resolved, store, identity = resolve(spec), open_store(root), sweep_id(spec)
-    with _lease(store) as lease:
+    with leased(store) as lease:
         store.blobs.clean()
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
-        pinned = _pinned(store, resolved)
+        pinned = pinned_names(store, resolved)
         known, new = planned_units(store), []
         if retry:
             new = _retried(store, spec, resolved, known)
@@ -165,24 +151,9 @@ def run(
         store.blobs.replace(RESOLVED, encode_document(pinned))
         add_plan(store, new)
         chain = Chain(store, spec, resolved, identity, [*known, *new], on_localized)
-        settings = WorkerSettings(
-            root, identity, resolved, spec.generation.settings, _kept_seeds(spec), marker, spec.evaluate.judge
-        )
-        backend = make_backend(settings)
-        try:
-            summary = run_units(
-                backend, chain.derive, StoreJournal(store, identity, resolved), on_progress, stop,
-                heartbeat=lease.alive, max_failures=max_failures, patience=Patience(),
-            )  # fmt: skip
-            if summary.outcome != "lease_lost":
-                chain.finish()
-        except LocoError:
-            # What is committed is published whatever went wrong, unless the folder is another driver's now.
-            if lease.alive():
-                chain.finish()
-            raise
-        finally:
-            backend.shutdown()
+        settings = worker_settings(root, identity, spec, resolved, marker)
+        controls = Controls(make_backend, on_progress, stop, max_failures)
+        summary = drive(store, chain, settings, lease, controls)
         failed = len(failed_keys(store.read("scores"), store.read("failures")))
     found = tuple(item for _, item in sorted(chain.sweep.localizations.items()))
     edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist()) if spec.edit else []
@@ -213,85 +184,12 @@ def _retried(store: Store, spec: SweepSpec, resolved: Resolved, known: Sequence[
     return new
 
 
-def _kept_seeds(spec: SweepSpec) -> frozenset[int]:
-    """Returns the seeds whose images are kept."""
-    count = {"none": 0, "report": REPORT_SEEDS, "all": len(spec.seeds)}[spec.images]
-    return frozenset(spec.seeds[:count])
-
-
 def _needed_bytes(spec: SweepSpec, resolved: Resolved, units: Sequence[PlannedUnit]) -> int:
     """Returns the room that units will take; an image twice, in its unit and in a published part."""
     rows = [row for unit in units for row in unit.rows if row.emit]
-    seeds = _kept_seeds(spec)
+    seeds = kept_seeds(spec)
     kept = sum(row.seed in seeds for row in rows)
     native = max(model.native_side for model in resolved.models)
     pixels = (spec.generation.height or native) * (spec.generation.width or native)
     # A PNG takes about half of its pixels' bytes.
     return len(rows) * BYTES_PER_CELL + 2 * kept * pixels * 3 // 2
-
-
-def _pinned(store: Store, resolved: Resolved) -> dict[str, Any]:
-    """Returns what names stand for; later runs may add models, but not find other weights under an old name.
-
-    Raises:
-        SpecError: the weights behind a name have changed since the results were begun.
-    """
-    found = store.blobs.read_versioned(RESOLVED)
-    pinned: dict[str, Any] = (
-        decode_document(found.data, f"{store.root}/{RESOLVED}")
-        if found
-        else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
-    )
-    for model in resolved.models:
-        before = pinned["models"].setdefault(model.id, model.weights)
-        pinned["sites"][model.id] = model.site_names
-        if before != model.weights:
-            raise SpecError(
-                f"{store.root}: results of {model.id} were made with weights {before[:12]}, {model.path} now holds "
-                f"{model.weights[:12]}; put the old weights back, or write to a new folder with --results"
-            )
-    if pinned["scorer"] != resolved.scorer.weights:
-        raise SpecError(
-            f"{store.root}: scores were made with scorer weights {pinned['scorer'][:12]}, {resolved.scorer.name} now "
-            f"holds {resolved.scorer.weights[:12]}; put the old weights back, or write to a new folder with --results"
-        )
-    return pinned
-
-
-@contextmanager
-def _lease(store: Store) -> Iterator[_Beating]:
-    """Holds the lease, and renews it beside whatever this process is busy with: a unit, a model, a large part."""
-    lease = Lease(store.blobs)
-    lease.acquire()
-    beating = _Beating(lease)
-    beating.start()
-    try:
-        yield beating
-    finally:
-        beating.stop()
-        lease.release()
-
-
-class _Beating(threading.Thread):
-    """Renews a lease until it is stopped, or lost."""
-
-    def __init__(self, lease: Lease) -> None:
-        super().__init__(daemon=True, name="lease")
-        self._lease, self._over, self._lost = lease, threading.Event(), False
-
-    def alive(self) -> bool:
-        """Tells whether the lease is still held."""
-        return not self._lost
-
-    def run(self) -> None:
-        while not self._over.wait(1.0):
-            try:
-                self._lease.renew()
-            except LeaseLostError:
-                self._lost = True
-                return
-
-    def stop(self) -> None:
-        """Ends the thread; returns when no renewal is under way."""
-        self._over.set()
-        self.join()

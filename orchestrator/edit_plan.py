@@ -8,9 +8,9 @@ An attribute's prompts are split so that an edit is never measured on what it wa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from loco_core.editors import EditSettings
 from loco_core.errors import SpecError
@@ -18,12 +18,16 @@ from loco_core.types import Attribute, PromptRecord, Window
 from orchestrator import identity
 from orchestrator.plan import UNIT_SECONDS, sweep_id
 from orchestrator.resolve import ResolvedModel
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import EditSpec, SweepSpec
 
-Scope = Literal["localized", "all_sites", "window", "placebo", "random"]
+Scope = Literal["localized", "by_hand", "all_sites", "window", "placebo", "random"]
 Split = Literal["localize", "fit", "select", "report"]
 Role = Literal["target", "paraphrase", "neighbour", "unrelated"]
+Pair = tuple[str, str, str, str, str, int]
+"""An edit in its scope, and a probe that it is measured on; see `pair` and `measured_pair`."""
 
+CANDIDATES: tuple[Scope, ...] = ("localized", "by_hand")
+"""Scopes of edits that one is chosen of: where a localizer said, and where a person did. All others are baselines."""
 FIRST_SEED = {"select": 1_000_000, "report": 2_000_000}
 """Far from any seed of a sweep."""
 LEAST_CONTENTS = 3
@@ -140,6 +144,40 @@ def splits(attribute: Attribute, localized_on: int) -> dict[Split, tuple[PromptR
     }
 
 
+def check_editable(attribute: Attribute, localized_on: int) -> None:
+    """Refuses an attribute that cannot be edited.
+
+    Args:
+        attribute: the attribute.
+        localized_on: how many of its records the sweep takes.
+
+    Raises:
+        SpecError: it has too few contents, or a prompt says what its donor says.
+    """
+    found = splits(attribute, localized_on)
+    for record in (*found["fit"], *found["select"], *found["report"]):
+        if record.prompt.split() == record.donor.split():
+            raise SpecError(f'{attribute.key}: the prompt "{record.prompt}" equals its donor; nothing to edit')
+
+
+def watched(spec: SweepSpec, known: Mapping[str, Attribute], names: Iterable[str]) -> list[Attribute]:
+    """Returns the neighbours that edits are to spare: the nearest that have prompts enough to be measured on.
+
+    Args:
+        spec: the sweep.
+        known: attributes by key.
+        names: keys of the nearest attributes, nearest first.
+    """
+    found = []
+    for item in (known[name] for name in names if name in known):
+        try:
+            splits(item, spec.prompts)
+        except SpecError:
+            continue
+        found.append(item)
+    return found[: spec.evaluate.neighbours]
+
+
 def fit_templates(attribute: Attribute) -> frozenset[str]:
     """Returns the first half of an attribute's templates; the others are paraphrases."""
     templates = sorted({record.template_id for record in attribute.records})
@@ -185,14 +223,14 @@ def candidates(
 
 
 def _settings(spec: SweepSpec) -> Iterator[EditSettings]:
-    assert spec.edit is not None
-    for editor in spec.edit.editors:
-        for tokens in spec.edit.tokens:
+    wanted = spec.edit or EditSpec()
+    for editor in wanted.editors:
+        for tokens in wanted.tokens:
             if editor == "neurons":
-                for share in spec.edit.neurons:
-                    yield EditSettings(editor=editor, tokens=tokens, neurons=share, fill=spec.edit.fill)
+                for share in wanted.neurons:
+                    yield EditSettings(editor=editor, tokens=tokens, neurons=share, fill=wanted.fill)
             else:
-                for strength in spec.edit.lambdas:
+                for strength in wanted.lambdas:
                     yield EditSettings(editor=editor, tokens=tokens, strength=strength)
 
 
@@ -239,6 +277,34 @@ def planned_edit(
     return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
 
 
+def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: Mapping[str, Any]) -> PlannedEdit | None:
+    """Returns the edit of a row of ``edits``; None where this sweep no longer makes it.
+
+    An edit is fitted again where it is measured, so it must come out as it was: it does not where the sweep takes more
+    prompts now than when it was fitted, or the model's weights are others.
+    """
+    # Rows of an older version do not say their settings: they are those of the sweep, or they are lost.
+    written = row["settings"]
+    options = [EditSettings.model_validate_json(written)] if written else _settings(spec)
+    sites, base = tuple(row["site_indices"]), row["base"] or ""
+    for settings in options:
+        edit = planned_edit(spec, model, attribute, settings, row["scope"], sites, base)
+        if edit.edit_id == row["edit_id"]:
+            return edit
+    return None
+
+
+def pair(edit: PlannedEdit, probe: Probe) -> Pair:
+    """Names an edit measured on a probe; the seed tells the split."""
+    record = probe.record
+    return edit.edit_id, edit.scope, probe.role, record.prompt, record.score_text, probe.seed
+
+
+def measured_pair(row: Mapping[str, Any]) -> Pair:
+    """Returns the `pair` that a row of ``evaluations`` is about."""
+    return row["edit_id"], row["scope"], row["prompt_role"], row["prompt"], row["clip_text"], row["seed"]
+
+
 def fit_unit(
     spec: SweepSpec,
     model: ResolvedModel,
@@ -263,35 +329,42 @@ def evaluate_units(
     drawn: Sequence[Probe],
     split: Literal["select", "report"],
     first_order: int,
+    measured: Collection[Pair] = (),
 ) -> list[EvaluateUnit]:
-    """Cuts edits x probes into units of about the length of a sweep's, each with its own pictures without an edit."""
+    """Cuts edits x probes into units of about the length of a sweep's, each with its own pictures without an edit.
+
+    What is measured already is left out. The rest is cut as if it were still there: probes come in batches as large as
+    all of them together ask for, edits that lack the same probes are taken together. A unit that is committed takes
+    whole batches away, so that those beside it are cut, and named, as they were before.
+    """
+    if not drawn:
+        return []
     seconds = model.seconds_per_image * spec.generation.steps / 50
-    pieces = math.ceil(len(drawn) / spec.generation.batch_size)
-    batch = math.ceil(len(drawn) / pieces)
+    batch = math.ceil(len(drawn) / math.ceil(len(drawn) / spec.generation.batch_size))
     together = max(1, int(UNIT_SECONDS / (seconds * batch)) - 1)
+    lacking: dict[tuple[Probe, ...], list[PlannedEdit]] = {}
+    for edit in edits:
+        lacking.setdefault(tuple(probe for probe in drawn if pair(edit, probe) not in measured), []).append(edit)
     records, units = splits(attribute, spec.prompts)["fit"], list[EvaluateUnit]()
-    for start in range(0, len(drawn), batch):
-        part = tuple(drawn[start : start + batch])
-        for first in range(0, len(edits), together):
-            some = tuple(edits[first : first + together])
-            items = tuple(edit.edit_id for edit in some) + tuple(
-                f"{probe.role} {probe.seed} {probe.record.prompt} {probe.record.score_text}" for probe in part
-            )
-            name = identity.unit_id(identity.UnitKey(sweep_id(spec), "evaluate", model.id, attribute.key, items))
-            cost = seconds * batch * (1 + len(some))
-            units.append(
-                EvaluateUnit(
-                    name,
-                    model.id,
-                    attribute,
-                    first_order + len(units),
-                    cost,
-                    split,
-                    some,
-                    records,
-                    localization,
-                    part,
-                    batch,
-                )
-            )
+    for left, alike in lacking.items():
+        for start in range(0, len(left), batch):
+            for first in range(0, len(alike), together):
+                part, some = left[start : start + batch], tuple(alike[first : first + together])
+                units.append(
+                    EvaluateUnit(
+                        _evaluation_name(spec, model, attribute, some, part), model.id, attribute,
+                        first_order + len(units), seconds * batch * (1 + len(some)), split, some, records,
+                        localization, part, batch,
+                    )
+                )  # fmt: skip
     return units
+
+
+def _evaluation_name(
+    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, edits: Sequence[PlannedEdit], drawn: Sequence[Probe]
+) -> str:
+    # The scope stands in every row, and the same weights may be a candidate in one place and a baseline in another.
+    items = tuple(f"{edit.scope} {edit.edit_id}" for edit in edits) + tuple(
+        f"{probe.role} {probe.seed} {probe.record.prompt} {probe.record.score_text}" for probe in drawn
+    )
+    return identity.unit_id(identity.UnitKey(sweep_id(spec), "evaluate", model.id, attribute.key, items))

@@ -30,6 +30,7 @@ class EditSummary:
     """One edit on one split.
 
     Attributes:
+        sites: the sites that it changes.
         flipped: target pictures that had the attribute and have the donor's class now.
         paraphrased: the same on prompts of templates that no fit has seen.
         neighbours_kept: neighbours' pictures that had their own attribute and have it still.
@@ -42,6 +43,7 @@ class EditSummary:
     editor: str
     scope: str
     chosen: bool
+    sites: tuple[int, ...]
     flipped: Share
     paraphrased: Share
     neighbours_kept: Share
@@ -97,6 +99,7 @@ def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSumm
         editor=edit["editor"],
         scope=edit["scope"],
         chosen=bool(edit["chosen"]),
+        sites=tuple(edit["site_indices"]),
         flipped=flips("target"),
         paraphrased=flips("paraphrase"),
         neighbours_kept=share(

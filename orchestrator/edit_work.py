@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
 from loco_core.types import Attribute, Generation, Row
-from orchestrator.edit_plan import FIRST_SEED, EvaluateUnit, FitUnit, PlannedEdit, Probe
+from orchestrator.edit_plan import CANDIDATES, FIRST_SEED, EvaluateUnit, FitUnit, PlannedEdit, Probe
 from orchestrator.resolve import ResolvedModel
 from orchestrator.scheduler.protocol import UnitReport
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
@@ -77,9 +78,9 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     neighbours = nearest(bench, unit.attribute)
     for edit in unit.edits:
         delta, path, sum_ = _fitted(bench, unit, edit), None, None
-        if edit.scope == "localized":
+        if edit.scope in CANDIDATES:
             # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
-            path, data = layout.delta(edit.edit_id), to_bytes(delta)
+            path, data = layout.delta(edit.edit_id, edit.scope), to_bytes(delta)
             bench.store.blobs.replace(path, data)
             sum_ = hashlib.sha256(data).hexdigest()
         rows.append(
@@ -94,7 +95,8 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
                 "neurons": _count(delta) if edit.settings.editor == "neurons" else None,
                 "norm": norm(bench.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
                 "base": edit.base or None,
-                "localization": unit.localization, "neighbours": neighbours, "schema_version": SCHEMA_VERSION,
+                "localization": unit.localization, "neighbours": neighbours,
+                "settings": json.dumps(edit.settings.model_dump(), sort_keys=True), "schema_version": SCHEMA_VERSION,
             }
         )  # fmt: skip
     outcome = bench.store.commit_unit(unit.unit_id, {"fits": make_table("fits", rows)}, uuid.uuid4().hex)
@@ -262,7 +264,7 @@ def _verdict(bench: Bench, probe: Probe, kind: str, old: str | None, new: str | 
 
 
 def _kept(bench: Bench, unit: EvaluateUnit, probe: Probe, edit: PlannedEdit | None) -> bool:
-    shown = edit is None or edit.scope in ("localized", "all_sites")
+    shown = edit is None or edit.scope in (*CANDIDATES, "all_sites")
     return bench.keep_pictures and unit.split == "report" and shown and probe.seed < FIRST_SEED["report"] + PICTURES
 
 

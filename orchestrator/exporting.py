@@ -11,6 +11,7 @@ from pathlib import Path
 from loco_core.deltas import applied, from_bytes
 from loco_core.errors import EditError, did_you_mean
 from loco_core.models import load_model
+from orchestrator.edit_plan import CANDIDATES
 from orchestrator.resolve import resolve_model
 from orchestrator.store import Store
 
@@ -23,6 +24,7 @@ class StoredEdit:
     model: str
     attribute: str
     editor: str
+    localization: str
     delta_path: str
     delta_sha256: str
 
@@ -32,23 +34,29 @@ def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None
 
     Args:
         store: the results.
-        edit_id: the edit's id or its beginning; None takes the chosen edits.
+        edit_id: the edit's id or its beginning; None takes the chosen edits, those at a window named by hand only
+            where nothing that is localized is meant.
         wanted: values of ``model``, ``attribute`` and ``editor``, None where any will do.
 
     Raises:
         EditError: there is none, or more than one.
     """
-    rows = [row for row in store.read("edits").to_pylist() if row["delta_path"] and row["scope"] == "localized"]
+    rows = [row for row in store.read("edits").to_pylist() if row["delta_path"] and row["scope"] in CANDIDATES]
     if not rows:
-        raise EditError(f"{store.root} holds no edits; put `edit: {{}}` into the sweep file and run it again")
+        raise EditError(f"{store.root} holds no edits; `loco-sweep edit RESULTS` fits some")
     for name, value in wanted.items():
         known = {row[name] for row in rows}
         if value is not None and value not in known:
             raise EditError(f'no edit has the {name} "{value}"{did_you_mean(value, known)}')
         rows = [row for row in rows if value in (None, row[name])]
     rows = [row for row in rows if (row["edit_id"].startswith(edit_id) if edit_id else row["chosen"])]
+    # One edit in both scopes has the same weights in both.
+    rows = [row for row in rows if row["scope"] == "localized"] or rows
     if len(rows) != 1:
-        names = ", ".join(f"{row['edit_id'][:12]} ({row['model']} {row['attribute']} {row['editor']})" for row in rows)
+        names = ", ".join(
+            f"{row['edit_id'][:12]} ({row['model']} {row['attribute']} {row['editor']}, {row['localization']})"
+            for row in rows
+        )
         raise EditError(f"{len(rows) or 'no'} edits match{': ' + names if names else ''}; name one with --edit")
     row = rows[0]
     return StoredEdit(*(str(row[name]) for name in StoredEdit.__dataclass_fields__))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from loco_core.models import LoadedModel, load_model
+from tests.sweeps import Command
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,20 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_pipeline: Path) -> LoadedModel:
     return load_model("stable_diffusion", str(tiny_pipeline), None, "float32", "cpu")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Returns a function that runs a command in this process and returns its exit code and output."""
+
+    from orchestrator.cli.main import main
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loco-sweep", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else int(code is not None)), printed.out, printed.err
+
+    return call

@@ -20,6 +20,7 @@ from orchestrator.worker import WorkerSettings, cell_columns
 
 # Columns that tell when, where and at which attempt a cell was made.
 CIRCUMSTANCES = ("attempt", "seconds", "device", "torch_version")
+Command = Callable[..., tuple[int, str, str]]
 KEY = ("model", "attribute", "prompt_id", "seed", "control", "window_start", "window_size", "cell_id")
 
 

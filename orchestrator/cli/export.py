@@ -27,4 +27,4 @@ def export(
     store = open_store(results, create=False)
     row = find_edit(store, edit, {"model": model, "attribute": attribute, "editor": editor})
     export_edit(store, row, out)
-    print(f"{out}: {row.model} with {row.attribute} edited ({row.editor}, edit {row.edit_id[:12]})")
+    print(f"{out}: {row.model} with {row.attribute} edited ({row.editor}, {row.localization}, edit {row.edit_id[:12]})")

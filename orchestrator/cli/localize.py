@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption
+from orchestrator.cli.options import JsonOption, parse_window
 
 if TYPE_CHECKING:
     from loco_core.kind_claim import KindClaim
-    from loco_core.types import Window
 
 
 def localize(
@@ -42,7 +41,7 @@ def localize(
     if (claim is None) != (window is None):
         raise SpecError("--claim KIND and --window START,SIZE go together: a claim is about a kind at a window")
     if claim is not None and window is not None:
-        _print_claims(test_claim(table, claim, _window(window), settings), as_json)
+        _print_claims(test_claim(table, claim, parse_window(window), settings), as_json)
         return
     if write and table.store is None:
         raise SpecError(f"--write: {scores} is no results folder")
@@ -55,17 +54,6 @@ def localize(
     print_localizations(found)
     for item in found:
         print(f"{item.model} {item.attribute}: {item.outcome}: {item.reason}")
-
-
-def _window(text: str) -> Window:
-    from loco_core.errors import SpecError
-    from loco_core.types import Window
-
-    try:
-        start, size = (int(part) for part in text.split(","))
-    except ValueError:
-        raise SpecError(f"--window {text}: expected START,SIZE such as 8,2") from None
-    return Window(start, size)
 
 
 def _print_claims(found: Sequence[KindClaim], as_json: bool) -> None:

@@ -7,7 +7,22 @@ import sys
 import typer
 
 from loco_core.errors import LocoError
-from orchestrator.cli import bench_localizer, demo, doctor, export, listing, localize, plan, report, run, status, verify
+from orchestrator.cli import (
+    bench_localizer,
+    demo,
+    doctor,
+    edit,
+    error,
+    evaluate,
+    export,
+    listing,
+    localize,
+    plan,
+    report,
+    run,
+    status,
+    verify,
+)
 
 app = typer.Typer(
     name="loco-sweep",
@@ -25,6 +40,8 @@ app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("localize")(localize.localize)
 app.command("report")(report.report)
+app.command("edit")(edit.edit)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("bench-localizer")(bench_localizer.bench_localizer)
 app.command("models")(listing.models)

@@ -14,6 +14,7 @@ import typer
 from loco_core.errors import LocoError, SpecError
 
 if TYPE_CHECKING:
+    from loco_core.types import Window
     from orchestrator.scheduler.protocol import Backend
     from orchestrator.spec import SweepSpec
     from orchestrator.worker import WorkerSettings
@@ -46,6 +47,8 @@ AddressOption = Annotated[
 MaxFailuresOption = Annotated[
     int | None, typer.Option("--max-failures", min=0, help="Stop after this many units were given up.")
 ]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Only this model.")]
+AttributeOption = Annotated[str | None, typer.Option("--attribute", help="Only this attribute.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -54,6 +57,21 @@ def results_of(spec: SweepSpec, given: str | None) -> str:
     from orchestrator.identity import safe_name
 
     return given or spec.results or str(Path("results") / safe_name(spec.name))
+
+
+def parse_window(text: str) -> Window:
+    """Reads ``START,SIZE``.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    from loco_core.types import Window
+
+    try:
+        start, size = (int(part) for part in text.split(","))
+    except ValueError:
+        raise SpecError(f"--window {text}: expected START,SIZE such as 8,2") from None
+    return Window(start, size)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from orchestrator.cli.options import (
 if TYPE_CHECKING:
     from loco_core.localizers import Localization
     from orchestrator.edit_summary import EditSummary
-    from orchestrator.scheduler.loop import StopSwitch
+    from orchestrator.scheduler.loop import RunSummary, StopSwitch
     from orchestrator.spec import SweepSpec
 
 FAILED_CELLS, STOPPED = 3, 4
@@ -86,7 +86,7 @@ def execute(
 
     stop = StopSwitch()
     make = backend_maker(backend, workers, threads, address)
-    with reporter() as report, _signals(stop):
+    with reporter() as report, signals(stop):
         result = driver.run(
             spec, results, make, on_progress=report.progress, on_localized=report.localized, stop=stop,
             max_failures=max_failures, retry=again,
@@ -98,6 +98,14 @@ def execute(
         f"{summary.rows + summary.invalid} cells in {duration(summary.seconds)}"
         f" ({summary.invalid} invalid, {result.failed_cells} failed, {summary.left} units left); results: {results}"
     )
+    explain(summary)
+    if result.failed_cells:
+        print(f"`loco-sweep retry {results}` computes failed cells again")
+        raise typer.Exit(FAILED_CELLS)
+
+
+def explain(summary: RunSummary) -> None:
+    """Prints what went wrong, and exits where the same command has more to do."""
     for failure in summary.failures[:3]:
         print(f"gave up on unit {failure.unit_id[:12]}: {failure.error_type}: {failure.error}")
     if summary.outcome != "lease_lost" and result.localizations:
@@ -110,9 +118,6 @@ def execute(
     if summary.outcome != "done":
         print("the same command resumes")
         raise typer.Exit(STOPPED)
-    if result.failed_cells:
-        print(f"`loco-sweep retry {results}` computes failed cells again")
-        raise typer.Exit(FAILED_CELLS)
 
 
 def print_localizations(found: Iterable[Localization]) -> None:
@@ -130,7 +135,7 @@ def print_localizations(found: Iterable[Localization]) -> None:
         table.add_column(name, justify="right" if name == "effect" else "left", overflow="fold")
     for row in rows:
         start, size = row.best_start, row.best_size
-        sites = "-" if start is None or size is None else f"{start}" if size == 1 else f"{start}-{start + size - 1}"
+        sites = "-" if start is None or size is None else span(start, size)
         if row.window is None and sites != "-":
             sites = f"({sites})"
         interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
@@ -153,17 +158,25 @@ def print_edits(found: Iterable[EditSummary]) -> None:
     if not rows:
         return
     table = Table(title="Chosen edits, on prompts and seeds they never saw", box=SIMPLE, pad_edge=False)
-    for name in ("model", "attribute", "editor", "flipped", "neighbours kept", "content kept"):
+    for name in ("model", "attribute", "sites", "editor", "flipped", "neighbours kept", "content kept"):
         table.add_column(name, overflow="fold")
     for row in rows:
         shares = (row.flipped, row.neighbours_kept, row.content_kept)
         cells = (f"{s.value:.0%} ({s.low:.0%}-{s.high:.0%})" if s.of else "-" for s in shares)
-        table.add_row(row.model, row.attribute, row.editor, *cells)
+        sites = span(row.sites[0], len(row.sites)) + ("*" if row.scope == "by_hand" else "")
+        table.add_row(row.model, row.attribute, sites, row.editor, *cells)
     Console().print(table)
+    if any(row.scope == "by_hand" for row in rows):
+        print("* by hand: at a window that was named, not found")
+
+
+def span(start: int, size: int) -> str:
+    """Writes the sites of a window."""
+    return f"{start}" if size == 1 else f"{start}-{start + size - 1}"
 
 
 @contextmanager
-def _signals(stop: StopSwitch) -> Iterator[None]:
+def signals(stop: StopSwitch) -> Iterator[None]:
     """Lets Ctrl-C and SIGTERM stop the run: once after what is running, twice now, wherever it is."""
 
     def press(*_: object) -> None:

@@ -14,6 +14,32 @@ from orchestrator.stages.sweep import SweepStage
 from orchestrator.store import Publisher, Store
 
 
+class Publishing:
+    """Derives units, and publishes what is committed when there is enough of it."""
+
+    def __init__(self, store: Store, step: Callable[[Sequence[Settled]], list[Unit]]) -> None:
+        """Starts from what the store holds.
+
+        Args:
+            store: the results.
+            step: derives units.
+        """
+        self._step, self._publisher, self._unpublished = step, Publisher(store), 0
+
+    def derive(self, settled: Sequence[Settled]) -> list[Unit]:
+        """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
+        units = self._step(settled)
+        self._unpublished += len(settled)
+        if self._unpublished >= self._publisher.wanted:
+            self._publisher.publish()
+            self._unpublished = 0
+        return units
+
+    def finish(self) -> None:
+        """Publishes whatever is committed."""
+        self._publisher.publish(flush=True)
+
+
 class Chain:
     """Derives the units of all stages from what is committed, and publishes it.
 
@@ -45,26 +71,24 @@ class Chain:
         self._on_localized = on_localized
         self.sweep = SweepStage(store, spec, resolved, sweep_id, units, self._localized)
         self.edit = EditStage(store, spec, resolved, self.sweep.next_order)
-        self._publisher = Publisher(store)
-        self._unpublished = 0
+        self._publishing = Publishing(store, self._step)
 
     def derive(self, settled: Sequence[Settled]) -> list[Unit]:
         """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
+        return self._publishing.derive(settled)
+
+    def finish(self) -> None:
+        """Publishes whatever is committed."""
+        self._publishing.finish()
+
+    def _step(self, settled: Sequence[Settled]) -> list[Unit]:
         cells = [item for item in settled if item.unit.kind == "sweep"]
         units = self.sweep.settled(cells) if settled else self.sweep.begin()
         units += self.edit.settled(item for item in settled if item.unit.kind != "sweep")
         for found in self._found:
             units += self.edit.localized(found)
         self._found.clear()
-        self._unpublished += len(settled)
-        if self._unpublished >= self._publisher.wanted:
-            self._publisher.publish()
-            self._unpublished = 0
         return units
-
-    def finish(self) -> None:
-        """Publishes whatever is committed."""
-        self._publisher.publish(flush=True)
 
     def _localized(self, found: Localization) -> None:
         self._found.append(found)

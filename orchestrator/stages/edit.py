@@ -1,7 +1,8 @@
 """Edits: fitted where something was localized, chosen on one split, measured beside their baselines on another.
 
-A pure derivation from what is committed, attribute by attribute and without a barrier: fit candidates -> evaluate them
-on ``select`` -> choose one of each editor -> fit baselines -> evaluate all on ``report``.
+A pure derivation from what is committed, place by place and without a barrier: fit candidates -> evaluate them on
+``select`` -> choose one of each editor -> fit baselines -> evaluate all on ``report``. A place is where a localizer
+found an attribute, or a window that a person named.
 """
 
 from __future__ import annotations
@@ -9,144 +10,255 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from loco_core.attributes import bundled
 from loco_core.errors import SpecError
 from loco_core.localizers import Localization
-from loco_core.types import Attribute
+from loco_core.types import Attribute, Window
 from orchestrator.edit_plan import (
+    CANDIDATES,
     EvaluateUnit,
     FitUnit,
     PlannedEdit,
+    Scope,
     baselines,
     candidates,
-    evaluate_units,
+    check_editable,
     fit_unit,
     probes,
-    splits,
+    watched,
 )
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.measured import Measured
 from orchestrator.store import Store
 from orchestrator.store.schemas import TABLES
 from orchestrator.worker import to_unit
 
 logger = logging.getLogger(__name__)
-Block = tuple[str, str]  # model, attribute
+BY_HAND = "by hand"
+Key = tuple[str, str, str]  # model, attribute, localization
+Owner = tuple[str, str, str]  # model, attribute, and the localization where it is by hand
 EditUnit = FitUnit | EvaluateUnit
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an attribute's edits are made, and what says so."""
+    """Where an attribute's edits are made, and what says so.
 
-    sites: tuple[int, ...]
+    Attributes:
+        model: id of the model.
+        attribute: key of the attribute.
+        window: the sites.
+        localization: what picked them: a localizer, or a hand.
+        scope: of the candidates.
+    """
+
+    model: str
+    attribute: str
+    window: Window
     localization: str
+    scope: Scope
+
+    @property
+    def key(self) -> Key:
+        """What tells its units from those of other places."""
+        return self.model, self.attribute, self.localization
+
+    @property
+    def owner(self) -> Owner:
+        """What tells its rows of ``edits`` from those of other places; see `owner_of`."""
+        return self.model, self.attribute, self.localization if self.scope == "by_hand" else ""
+
+
+def localized_place(model: str, attribute: str, window: Window, localizer: str) -> Place:
+    """Returns the place that a localizer found."""
+    return Place(model, attribute, window, f"{localizer}: {_sites(window)}", "localized")
+
+
+def place_by_hand(model: str, attribute: str, window: Window) -> Place:
+    """Returns a place that a person named."""
+    return Place(model, attribute, window, f"{BY_HAND}: {_sites(window)}", "by_hand")
+
+
+def owner_of(row: Mapping[str, Any]) -> Owner:
+    """Tells whose a row of ``edits`` is: an attribute has one place that is localized, and any number by hand."""
+    where = row["localization"]
+    return row["model"], row["attribute"], where if where.startswith(f"{BY_HAND}: ") else ""
+
+
+def known_attributes(resolved: Resolved) -> Mapping[str, Attribute]:
+    """Returns the attributes that may be neighbours, by key."""
+    return {**bundled(), **{item.key: item for item in resolved.attributes}}
+
+
+def _sites(window: Window) -> str:
+    return f"sites {window.start}-{window.start + window.size - 1}"
 
 
 class EditStage:
-    """Derives the units of edits, and writes ``edits`` when an attribute is through."""
+    """Derives the units of edits, and writes a place's rows of ``edits`` when it is through."""
 
     def __init__(self, store: Store, spec: SweepSpec, resolved: Resolved, first_order: int) -> None:
+        """Starts from what the store holds.
+
+        Args:
+            store: the results.
+            spec: the sweep.
+            resolved: the sweep with its names looked up.
+            first_order: number behind the last planned unit.
+        """
         self._store, self._spec, self._resolved = store, spec, resolved
         self._order = first_order
         self._committed = set(store.committed())
-        self._places: dict[Block, Place] = {}
-        self._waiting: dict[Block, set[str]] = {}
-        self._edits: dict[Block, pa.Table] = {}
+        self._places: dict[Key, Place] = {}
+        self._waiting: dict[Key, set[str]] = {}
+
+    @cached_property
+    def _measured(self) -> Measured:
+        return Measured(self._store)
+
+    @cached_property
+    def _held(self) -> set[tuple[str, str, Window]]:
+        """Where there were localized edits when this stage began."""
+        names = ["model", "attribute", "scope", "window_start", "window_size"]
+        return {
+            (row["model"], row["attribute"], Window(row["window_start"], row["window_size"]))
+            for row in self._store.read("edits").select(names).to_pylist()
+            if row["scope"] == "localized"
+        }
 
     def localized(self, found: Localization) -> list[Unit]:
         """Returns the units that follow from a localization; none unless it is ``localized``."""
+        if found.outcome != "incomplete":
+            self.withdraw_others(found.model, found.attribute, found.window)
         if self._spec.edit is None or found.window is None:
             return []
+        return self.at(localized_place(found.model, found.attribute, found.window, found.localizer))
+
+    def withdraw_others(self, model: str, attribute: str, window: Window | None) -> None:
+        """Takes edits out of ``edits`` that stand as localized where the localizer finds nothing any more."""
+        if any(held[:2] == (model, attribute) and held[2] != window for held in self._held):
+            self._replace((model, attribute, ""), TABLES["edits"].empty_table())
+
+    def at(self, place: Place) -> list[Unit]:
+        """Returns the units that edits at a place begin with."""
         try:
-            splits(self._attribute(found.attribute), self._spec.prompts)
+            check_editable(self._attribute(place.attribute), self._spec.prompts)
         except SpecError as error:
-            logger.warning("%s %s is not edited: %s", found.model, found.attribute, error)
+            logger.warning("%s %s is not edited: %s", place.model, place.attribute, error)
             return []
-        where = f"{found.localizer}: sites {found.window.start}-{found.window.start + found.window.size - 1}"
-        block = (found.model, found.attribute)
-        self._places[block] = Place(found.window.sites, where)
-        return self._advance(block)
+        self._places[place.key] = place
+        return self._advance(place)
 
     def settled(self, items: Iterable[Settled]) -> list[Unit]:
         """Takes note of units that are done, and returns those that follow."""
         more: list[Unit] = []
         for item in items:
             unit: EditUnit = item.unit.payload
-            block = (unit.model, unit.attribute.key)
-            self._waiting[block].discard(unit.unit_id)
+            key = (unit.model, unit.attribute.key, unit.localization)
+            self._waiting[key].discard(unit.unit_id)
             if item.report.outcome != "failed":
                 self._committed.add(unit.unit_id)
-            if not self._waiting[block]:
-                more += self._advance(block)
+                if isinstance(unit, EvaluateUnit):
+                    self._measured.add([unit.unit_id])
+            if not self._waiting[key]:
+                more += self._advance(self._places[key])
         return more
 
-    def _advance(self, block: Block) -> list[Unit]:
+    def _advance(self, place: Place) -> list[Unit]:
         """Plans step after step, as far as committed units carry."""
-        spec, model = self._spec, self._resolved.model(block[0])
-        attribute = self._attribute(block[1])
-        place = self._places[block]
-        first = candidates(spec, model, attribute, place.sites, "localized")
+        spec, model, attribute = self._spec, self._resolved.model(place.model), self._attribute(place.attribute)
+        first = candidates(spec, model, attribute, place.window.sites, place.scope)
         fit = fit_unit(spec, model, attribute, first, place.localization, self._order)
-        if missing := self._missing(block, [fit]):
+        if missing := self._missing(place, [fit]):
             return missing
         fits = self._store.read_units([fit.unit_id], "fits")
         if not fits.num_rows:
-            logger.warning("%s %s is not edited: its edits could not be fitted; see failures", *block)
+            logger.warning("%s %s is not edited: its edits could not be fitted; see failures", model.id, attribute.key)
             return []
-        beside = self._neighbours(attribute, fits)
-        select = evaluate_units(
-            spec, model, attribute, first, place.localization, probes(spec, attribute, beside, "select"), "select",
-            self._order,
-        )  # fmt: skip
-        if missing := self._missing(block, select):
+        beside = watched(spec, known_attributes(self._resolved), fits["neighbours"][0].as_py() or [])
+        if missing := self._missing(place, self._unmeasured(place, first, beside, "select")):
             return missing
-        rows = self._store.read_units([unit.unit_id for unit in select], "evaluations").to_pylist()
+        rows = self._measured.rows(model.id, attribute.key, first, probes(spec, attribute, beside, "select"))
         measured = summarize(fits.to_pylist(), rows, "select")
         chosen = choose(first, measured, spec.edit.max_neighbour_loss if spec.edit else 0.0)
         others = baselines(spec, model, attribute, [edit for edit in first if edit.edit_id in chosen])
         more = fit_unit(spec, model, attribute, others, place.localization, self._order)
-        if missing := self._missing(block, [more]):
+        if missing := self._missing(place, [more]):
             return missing
-        # All strengths at the localized sites too: the curve beside that of all sites.
-        report = evaluate_units(
-            spec, model, attribute, [*first, *others], place.localization, probes(spec, attribute, beside, "report"),
-            "report", self._order,
-        )  # fmt: skip
-        if missing := self._missing(block, report):
+        # All strengths at the place's sites too: the curve beside that of all sites.
+        if missing := self._missing(place, self._unmeasured(place, [*first, *others], beside, "report")):
             return missing
-        self._finish(block, [fit, more], chosen)
+        self._finish(place, [fit, more], chosen)
         return []
 
     def _attribute(self, key: str) -> Attribute:
         return next(item for item in self._resolved.attributes if item.key == key)
 
-    def _missing(self, block: Block, units: Sequence[EditUnit]) -> list[Unit]:
+    def _unmeasured(
+        self,
+        place: Place,
+        edits: Sequence[PlannedEdit],
+        beside: Sequence[Attribute],
+        split: Literal["select", "report"],
+    ) -> list[EvaluateUnit]:
+        attribute = self._attribute(place.attribute)
+        return self._measured.missing(
+            self._spec, self._resolved.model(place.model), attribute, edits, place.localization,
+            probes(self._spec, attribute, beside, split), split, self._order,
+        )  # fmt: skip
+
+    def _missing(self, place: Place, units: Sequence[EditUnit]) -> list[Unit]:
         missing = [unit for unit in units if unit.unit_id not in self._committed]
-        self._waiting[block] = {unit.unit_id for unit in missing}
+        self._waiting[place.key] = {unit.unit_id for unit in missing}
         self._order += len(missing)
         return [to_unit(unit, self._resolved) for unit in missing]
 
-    def _neighbours(self, attribute: Attribute, fits: pa.Table) -> list[Attribute]:
-        known: Mapping[str, Attribute] = {**bundled(), **{item.key: item for item in self._resolved.attributes}}
-        names: list[str] = fits["neighbours"][0].as_py() or []
-        return [known[name] for name in names[: self._spec.evaluate.neighbours]]
-
-    def _finish(self, block: Block, units: Sequence[FitUnit], chosen: set[str]) -> None:
+    def _finish(self, place: Place, units: Sequence[FitUnit], chosen: set[str]) -> None:
         table = self._store.read_units([unit.unit_id for unit in units], "fits")
         flags = [
-            scope == "localized" and edit in chosen
+            scope in CANDIDATES and edit in chosen
             for scope, edit in zip(table["scope"].to_pylist(), table["edit_id"].to_pylist(), strict=True)
         ]
-        at = table.schema.get_field_index("chosen")
-        self._edits[block] = table.set_column(at, table.schema.field(at), pa.array(flags, pa.bool_()))
-        rows = pa.concat_tables([TABLES["edits"].empty_table(), *(self._edits[b] for b in sorted(self._edits))])
-        self._store.write_derived("edits", rows)
+        # A unit is named by what it fits: another place may have had it fitted, under its own localization.
+        where = [place.localization] * len(flags)
+        columns = {"chosen": pa.array(flags, pa.bool_()), "localization": pa.array(where, pa.string())}
+        for name, values in columns.items():
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, table.schema.field(at), values)
+        self._replace(place.owner, table)
+
+    def _replace(self, owner: Owner, rows: pa.Table) -> None:
+        """Replaces what ``edits`` says of one place; of others an earlier run's word stands."""
+        old = self._store.read("edits")
+        owners = [owner_of(row) for row in old.select(["model", "attribute", "localization"]).to_pylist()]
+        stands = pa.array([item != owner for item in owners], pa.bool_())
+        _warn_of_another_choice(owner, old.filter(pc.invert(stands)), rows)
+        table = pa.concat_tables([old.filter(stands), rows])
+        owners = [owner_of(row) for row in table.select(["model", "attribute", "localization"]).to_pylist()]
+        order = pa.array(sorted(range(len(owners)), key=owners.__getitem__), pa.int64())
+        self._store.write_derived("edits", table.take(order).combine_chunks())
+
+
+def _warn_of_another_choice(owner: Owner, before: pa.Table, now: pa.Table) -> None:
+    """Says so where other edits are chosen than were, of the same candidates: they were measured on more, say."""
+
+    def listed(table: pa.Table) -> tuple[set[str], set[str]]:
+        rows = [row for row in table.select(["edit_id", "scope", "chosen"]).to_pylist() if row["scope"] in CANDIDATES]
+        return {row["edit_id"] for row in rows}, {row["edit_id"] for row in rows if row["chosen"]}
+
+    (old, was), (new, is_) = listed(before), listed(now)
+    if old == new and was != is_:
+        changes = ", ".join(sorted(edit[:12] for edit in was - is_)), ", ".join(sorted(edit[:12] for edit in is_ - was))
+        logger.warning("%s %s: chosen edits change from %s to %s", owner[0], owner[1], *changes)
 
 
 def choose(edits: Sequence[PlannedEdit], measured: Sequence[EditSummary], max_neighbour_loss: float) -> set[str]:

@@ -44,9 +44,9 @@ def unit(unit_id: str) -> str:
     return f"{UNITS}/{unit_id}.parquet"
 
 
-def delta(edit_id: str) -> str:
-    """Path of an edit's weights."""
-    return f"{DELTAS}/{edit_id}.safetensors"
+def delta(edit_id: str, scope: str = "localized") -> str:
+    """Path of an edit's weights; those at a window named by hand say so, and are not the file of a localized edit."""
+    return f"{DELTAS}/{edit_id}{'' if scope == 'localized' else f'-{scope}'}.safetensors"
 
 
 def manifest(number: int) -> str:

@@ -191,6 +191,7 @@ EDITS = _schema(
     ("attribute", _TEXT),
     ("attribute_kind", _TEXT),
     ("editor", _TEXT),
+    # Of candidates localized or by_hand, of baselines all_sites, window, placebo or random.
     ("scope", _TEXT),
     ("window_start", _INT),
     ("window_size", _INT),
@@ -207,8 +208,10 @@ EDITS = _schema(
     ("localization", _TEXT),
     ("neighbours", pa.list_(_TEXT)),
     ("schema_version", _INT),
+    # Of the editor, as JSON: with the sites and the prompts, all that it takes to fit the edit again.
+    ("settings", _TEXT),
 )
-"""One row an edit that was fitted."""
+"""One row an edit and the place that it was fitted for: all sites are a baseline of several places, say."""
 
 EVALUATIONS = _schema(
     ("sweep_id", _TEXT),

@@ -6,14 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cli.main import main
+from tests.sweeps import Command
 
 SWEEP = """\
 name: small
@@ -29,22 +28,6 @@ scorer: toy-clip
 localize: {{resamples: 100}}
 images: none
 """
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Returns a function that runs a command in this process and returns its exit code and output."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["loco-sweep", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        code = stop.value.code
-        return (code if isinstance(code, int) else int(code is not None)), printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture

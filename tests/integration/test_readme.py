@@ -28,11 +28,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / text.splitlines()[0].removeprefix("# ")).write_text(
             # A smaller sweep of the same shape: the snippets are tested, not the findings.
             text.replace("prompts: 8", "prompts: 2").replace("seeds: 6", "seeds: 2")
+            + "evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false}\n"
         )
     lines = [line for snippet in snippets("console") for line in snippet.splitlines()]
     # `bench-localizer` takes minutes and has tests of its own.
     commands = [line.removeprefix("$ loco-sweep ") for line in lines if "bench-localizer" not in line]
-    assert len(commands) == 5
+    commands = [command.replace("--prompts 8 --seeds 8", "--prompts 2 --seeds 1") for command in commands]
+    assert len(commands) == 7
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     for command in commands:

@@ -206,10 +206,19 @@ def test_a_delta_survives_its_file(tiny_model: LoadedModel) -> None:
         assert torch.equal(change.constant, by_module[change.module].constant)  # type: ignore[arg-type]
 
 
-def other_file() -> bytes:
+def other_file(metadata: dict[str, str] | None = None, rows: torch.Tensor | None = None) -> bytes:
     from safetensors.torch import save
 
-    return save({"a": torch.zeros(2)})
+    tensors = {"a": torch.zeros(2)} if rows is None else {"a.rows": rows, "a.weight": torch.zeros(3, 4)}
+    return save(tensors, metadata=metadata)
+
+
+WRITTEN = {
+    "loco_sweep_delta": json.dumps(
+        dict.fromkeys(["model", "weights", "dtype", "editor", "settings", "localization"], "")
+        | {"sites": [1], "attributes": ["style/lumio"]}
+    )
+}
 
 
 @pytest.mark.parametrize(
@@ -218,8 +227,12 @@ def other_file() -> bytes:
         (b"", "no safetensors file, or a truncated one"),
         (b"\x80\x04}q\x00.", "no safetensors file, or a truncated one"),
         (other_file(), "holds safetensors, but no edit"),
+        (other_file({"loco_sweep_delta": "{"}), "no version of this project writes"),
+        (other_file({"loco_sweep_delta": '{"sites": [1]}'}), "no version of this project writes"),
+        (other_file(WRITTEN, rows=torch.tensor([0, -1])), "do not go together"),
+        (other_file(WRITTEN, rows=torch.tensor([0, 1])), "do not go together"),
     ],
-    ids=["empty", "pickle", "foreign"],
+    ids=["empty", "pickle", "foreign", "no JSON", "incomplete", "negative", "short"],
 )
 def test_files_that_are_no_deltas_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(EditError, match=f"x.safetensors.*{message}"):

@@ -10,7 +10,7 @@ import pytest
 
 from loco_core.errors import LocoError, SpecError, StoreError
 from loco_core.localizers import Localization
-from orchestrator import driver
+from orchestrator import driver, session
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.scheduler.loop import StopSwitch
@@ -237,9 +237,9 @@ def test_localizing_again_does_not_overlook_what_is_missing(monkeypatch: pytest.
 
 
 def test_images_of_the_first_seeds_are_kept_whatever_their_numbers() -> None:
-    kept = driver._kept_seeds(tiny_sweep("x", seeds=[100, 7, 9], images="report"))
+    kept = session.kept_seeds(tiny_sweep("x", seeds=[100, 7, 9], images="report"))
     assert kept == {100, 7}
-    assert driver._kept_seeds(tiny_sweep("x", images="none")) == set()
+    assert session.kept_seeds(tiny_sweep("x", images="none")) == set()
 
 
 def test_complements_are_run_when_the_localizer_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_core.attributes import attribute, bundled
@@ -14,15 +14,20 @@ from orchestrator.edit_plan import (
     FIRST_SEED,
     baselines,
     candidates,
+    check_editable,
     evaluate_units,
     fit_templates,
+    pair,
     probes,
+    restored,
     splits,
+    watched,
 )
 from orchestrator.edit_summary import summarize
 from orchestrator.resolve import ResolvedModel, resolve_model
 from orchestrator.spec import ModelSpec, SweepSpec
 from orchestrator.stages.edit import choose
+from orchestrator.store import layout
 
 STYLE, VELOR = attribute("style/lumio"), attribute("style/velor")
 
@@ -35,9 +40,12 @@ def spec(**changes: Any) -> SweepSpec:
     return SweepSpec.model_validate({**content, **changes}, strict=False)
 
 
+TOY = resolve_model(ModelSpec(id="toy"))
+
+
 @pytest.fixture(scope="module")
 def toy() -> ResolvedModel:
-    return resolve_model(ModelSpec(id="toy"))
+    return TOY
 
 
 def contents(records: tuple[PromptRecord, ...]) -> set[str]:
@@ -130,6 +138,79 @@ def test_units_cover_every_edit_on_every_probe_once(toy: ResolvedModel) -> None:
     assert all(len(unit.probes) <= unit.batch_size <= 16 for unit in units)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_what_is_measured_is_left_out_and_the_rest_is_cut_as_it_was(data: st.DataObject) -> None:
+    s = spec(generation={"steps": 4, "batch_size": data.draw(st.integers(1, 30))})
+    slow = TOY.model_copy(update={"seconds_per_image": data.draw(st.sampled_from([0.1, 5.0, 50.0]))})
+    edits = candidates(s, slow, STYLE, (8, 9), "localized")
+    drawn = probes(s, STYLE, [VELOR], "report")[: data.draw(st.integers(1, 24))]
+    units = evaluate_units(s, slow, STYLE, edits, "", drawn, "report", 0)
+    done = data.draw(st.sets(st.sampled_from(units)))
+    measured = {pair(edit, probe) for unit in done for edit in unit.edits for probe in unit.probes}
+    rest = evaluate_units(s, slow, STYLE, edits, "", drawn, "report", 0, measured)
+    assert {unit.unit_id for unit in rest} == {unit.unit_id for unit in units} - {unit.unit_id for unit in done}
+    assert {unit.batch_size for unit in rest} <= {unit.batch_size for unit in units}
+
+
+def test_more_probes_are_measured_without_those_that_were(toy: ResolvedModel) -> None:
+    few, many = spec(), spec(evaluate={"prompts": 4, "seeds": 3})
+    edits = candidates(few, toy, STYLE, (8, 9), "localized")
+    before, wanted = probes(few, STYLE, [VELOR], "report"), probes(many, STYLE, [VELOR], "report")
+    measured = {pair(edit, probe) for edit in edits for probe in before}
+    units = evaluate_units(many, toy, STYLE, edits, "", wanted, "report", 0, measured)
+    pairs = [pair(edit, probe) for unit in units for edit in unit.edits for probe in unit.probes]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == {pair(edit, probe) for edit in edits for probe in wanted} - measured
+    assert not evaluate_units(many, toy, STYLE, edits, "", wanted, "report", 0, {*measured, *pairs})
+
+
+def test_an_edit_by_hand_has_the_same_weights_and_units_of_its_own(toy: ResolvedModel) -> None:
+    s = spec()
+    found, named = (candidates(s, toy, STYLE, (8, 9), scope) for scope in ("localized", "by_hand"))  # type: ignore[arg-type]
+    assert [edit.edit_id for edit in found] == [edit.edit_id for edit in named]
+    drawn = probes(s, STYLE, [VELOR], "select")
+    units = [
+        {unit.unit_id for unit in evaluate_units(s, toy, STYLE, edits, "", drawn, "select", 0)}
+        for edits in (found, named)
+    ]
+    assert not units[0] & units[1]
+    assert layout.delta("a", "by_hand") != layout.delta("a", "localized") == layout.delta("a")
+
+
+def test_an_edit_is_restored_from_its_row_or_not_at_all(toy: ResolvedModel) -> None:
+    s = spec()
+    first = candidates(s, toy, STYLE, (8, 9), "by_hand")
+    for edit in (*first, *baselines(s, toy, STYLE, [first[1], first[-1]])):
+        listed = {
+            "edit_id": edit.edit_id, "scope": edit.scope, "site_indices": list(edit.sites), "base": edit.base or None,
+            "settings": edit.settings.model_dump_json(),
+        }  # fmt: skip
+        other = spec(edit={"lambdas": [7]}, evaluate={"prompts": 1})
+        assert restored(other, toy, STYLE, listed) == edit
+        # A row of an older version: what the sweep still says, or nothing.
+        assert restored(s, toy, STYLE, {**listed, "settings": None}) == edit
+        assert restored(spec(prompts=5), toy, STYLE, listed) is None
+        assert restored(s, replaced(toy), STYLE, listed) is None
+    lost = {**listed, "settings": None}
+    assert restored(spec(edit={"lambdas": [7], "neurons": [0.5]}), toy, STYLE, lost) is None
+
+
+def test_a_prompt_that_equals_its_donor_is_refused_when_it_is_planned() -> None:
+    check_editable(STYLE, 4)
+    last = STYLE.records[-1]
+    same = replace(STYLE, records=(*STYLE.records[:-1], replace(last, donor=f" {last.prompt}")))
+    with pytest.raises(SpecError, match=f'style/lumio: the prompt "{last.prompt}" equals its donor; nothing to edit'):
+        check_editable(same, 4)
+
+
+def test_neighbours_without_prompts_enough_are_passed_over() -> None:
+    few = replace(VELOR, name="few", records=VELOR.records[:1])
+    known = {item.key: item for item in (few, VELOR, STYLE)}
+    assert watched(spec(), known, ["style/few", "style/gone", "style/velor", "style/lumio"]) == [VELOR, STYLE]
+    assert watched(spec(evaluate={"neighbours": 1}), known, ["style/few", "style/velor", "style/lumio"]) == [VELOR]
+
+
 def row(edit_id: str, role: str, flipped: bool | None, *, after: str = "plain") -> dict[str, Any]:
     said = "lumio" if role == "target" else "velor"
     return {
@@ -149,7 +230,7 @@ def test_the_most_effective_edit_that_spares_the_neighbours_is_chosen(toy: Resol
     rows += [row(right, "target", None, after="lumio"), row(right, "neighbour", None, after="other")]
     listed = [
         {"edit_id": e.edit_id, "scope": "localized", "attribute_kind": "style", "model": "toy", "chosen": None,
-         "attribute": "style/lumio", "editor": "loco_edit"} for e in edits
+         "attribute": "style/lumio", "editor": "loco_edit", "site_indices": list(e.sites)} for e in edits
     ]  # fmt: skip
     measured = summarize(listed, rows, "select")
     assert [(m.flipped.value, m.neighbours_kept.value) for m in measured] == [(0, 1), (1, 1), (1, 0)]

@@ -1,0 +1,183 @@
+"""What every command that computes has in common: the lease, the pinned weights, the loop, and publication."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from loco_core.errors import LocoError, SpecError
+from orchestrator.resolve import Resolved
+from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
+from orchestrator.scheduler.protocol import Backend, Settled, Unit
+from orchestrator.spec import SweepSpec
+from orchestrator.stages.sweep import StoreJournal
+from orchestrator.store import Lease, LeaseLostError, Store, decode_document
+from orchestrator.store.layout import RESOLVED
+from orchestrator.worker import WorkerSettings
+
+# Which images `images: report` keeps: those of the sweep's first seeds.
+REPORT_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a command hands in.
+
+    Attributes:
+        make_backend: starts workers.
+        on_progress: told how far it is.
+        stop: pressed by signal handlers.
+        max_failures: units that may be given up before it stops.
+    """
+
+    make_backend: Callable[[WorkerSettings], Backend]
+    on_progress: Callable[[Progress], None]
+    stop: StopSwitch
+    max_failures: int | None = None
+
+
+class Derivation(Protocol):
+    """Derives units from what is committed, and publishes it."""
+
+    def derive(self, settled: Sequence[Settled]) -> list[Unit]:
+        """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
+
+    def finish(self) -> None:
+        """Publishes whatever is committed."""
+
+
+def absolute(root: str) -> str:
+    """Returns a results root as every worker can find it."""
+    return root if "://" in root else str(Path(root).absolute())
+
+
+def drive(
+    store: Store, derivation: Derivation, settings: WorkerSettings, lease: Beating, controls: Controls
+) -> RunSummary:
+    """Runs units until none follows, and publishes what they gave.
+
+    Args:
+        store: the results.
+        derivation: of the units.
+        settings: of the workers.
+        lease: held on the results.
+        controls: of the command.
+
+    Raises:
+        LocoError: workers cannot be had, or the results cannot be read or written.
+    """
+    backend = controls.make_backend(settings)
+    try:
+        summary = run_units(
+            backend, derivation.derive, StoreJournal(store, settings.sweep_id, settings.resolved),
+            controls.on_progress, controls.stop,
+            heartbeat=lease.alive, max_failures=controls.max_failures, patience=Patience(),
+        )  # fmt: skip
+        if summary.outcome != "lease_lost":
+            derivation.finish()
+    except LocoError:
+        # What is committed is published whatever went wrong, unless the folder is another driver's now.
+        if lease.alive():
+            derivation.finish()
+        raise
+    finally:
+        backend.shutdown()
+    return summary
+
+
+def worker_settings(root: str, sweep_id: str, spec: SweepSpec, resolved: Resolved, marker: str) -> WorkerSettings:
+    """Returns what workers must know.
+
+    Args:
+        root: results folder or ``s3://`` address, absolute.
+        sweep_id: identity of the sweep.
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+        marker: see :func:`orchestrator.store.preflight`.
+    """
+    return WorkerSettings(
+        root, sweep_id, resolved, spec.generation.settings, kept_seeds(spec), marker, spec.evaluate.judge
+    )
+
+
+def kept_seeds(spec: SweepSpec) -> frozenset[int]:
+    """Returns the seeds whose images are kept."""
+    count = {"none": 0, "report": REPORT_SEEDS, "all": len(spec.seeds)}[spec.images]
+    return frozenset(spec.seeds[:count])
+
+
+def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
+    """Returns what names stand for; later runs may add models, but not find other weights under an old name.
+
+    Raises:
+        SpecError: the weights behind a name have changed since the results were begun.
+    """
+    found = store.blobs.read_versioned(RESOLVED)
+    pinned: dict[str, Any] = (
+        decode_document(found.data, f"{store.root}/{RESOLVED}")
+        if found
+        else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
+    )
+    for model in resolved.models:
+        before = pinned["models"].setdefault(model.id, model.weights)
+        pinned["sites"][model.id] = model.site_names
+        if before != model.weights:
+            raise SpecError(
+                f"{store.root}: results of {model.id} were made with weights {before[:12]}, {model.path} now holds "
+                f"{model.weights[:12]}; put the old weights back, or write to a new folder with --results"
+            )
+    if pinned["scorer"] != resolved.scorer.weights:
+        raise SpecError(
+            f"{store.root}: scores were made with scorer weights {pinned['scorer'][:12]}, {resolved.scorer.name} now "
+            f"holds {resolved.scorer.weights[:12]}; put the old weights back, or write to a new folder with --results"
+        )
+    return pinned
+
+
+@contextmanager
+def leased(store: Store) -> Iterator[Beating]:
+    """Holds the lease, and renews it beside whatever this process is busy with: a unit, a model, a large part."""
+    lease = Lease(store.blobs)
+    lease.acquire()
+    beating = Beating(lease)
+    beating.start()
+    try:
+        yield beating
+    finally:
+        beating.stop()
+        lease.release()
+
+
+class Beating(threading.Thread):
+    """Renews a lease until it is stopped, or lost."""
+
+    def __init__(self, lease: Lease) -> None:
+        """Takes a lease that is held.
+
+        Args:
+            lease: to be renewed.
+        """
+        super().__init__(daemon=True, name="lease")
+        self._lease, self._over, self._lost = lease, threading.Event(), False
+
+    def alive(self) -> bool:
+        """Tells whether the lease is still held."""
+        return not self._lost
+
+    def run(self) -> None:
+        """Renews until told to stop."""
+        while not self._over.wait(1.0):
+            try:
+                self._lease.renew()
+            except LeaseLostError:
+                self._lost = True
+                return
+
+    def stop(self) -> None:
+        """Ends the thread; returns when no renewal is under way."""
+        self._over.set()
+        self.join()

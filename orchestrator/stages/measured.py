@@ -1,0 +1,61 @@
+"""What edits are measured on already: so that nothing is measured twice, whoever asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loco_core.types import Attribute
+from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, Probe, evaluate_units, measured_pair, pair
+from orchestrator.resolve import ResolvedModel
+from orchestrator.spec import SweepSpec
+from orchestrator.store import Publisher, Store
+
+_COLUMNS = (
+    "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed", "judge_kind", "judge_said",
+    "judge_before", "judge_after", "flipped", "status",
+)  # fmt: skip
+
+
+class Measured:
+    """The rows of ``evaluations`` that are committed, published or not."""
+
+    def __init__(self, store: Store) -> None:
+        """Reads what is there; further units are added as they are done."""
+        self._store = store
+        publisher = Publisher(store)
+        publisher.publish()
+        # A full publication would leave a small part behind at every start.
+        pending = sorted(store.committed() - publisher.units)
+        self._table = pa.concat_tables([store.read("evaluations"), store.read_units(pending, "evaluations")])
+
+    def add(self, unit_ids: Sequence[str]) -> None:
+        """Takes note of units that were committed."""
+        self._table = pa.concat_tables([self._table, self._store.read_units(unit_ids, "evaluations")])
+
+    def rows(
+        self, model: str, attribute: str, edits: Iterable[PlannedEdit], drawn: Sequence[Probe]
+    ) -> list[dict[str, Any]]:
+        """Returns what was seen of some edits on some probes."""
+        wanted = {pair(edit, probe) for edit in edits for probe in drawn}
+        mine = pc.and_(pc.equal(self._table["model"], model), pc.equal(self._table["attribute"], attribute))
+        listed = self._table.filter(mine).select(_COLUMNS).to_pylist()
+        return [row for row in listed if measured_pair(row) in wanted]
+
+    def missing(
+        self,
+        spec: SweepSpec,
+        model: ResolvedModel,
+        attribute: Attribute,
+        edits: Sequence[PlannedEdit],
+        localization: str,
+        drawn: Sequence[Probe],
+        split: Literal["select", "report"],
+        first_order: int,
+    ) -> list[EvaluateUnit]:
+        """Plans what is not measured yet; see :func:`orchestrator.edit_plan.evaluate_units`."""
+        done = {measured_pair(row) for row in self.rows(model.id, attribute.key, edits, drawn)}
+        return evaluate_units(spec, model, attribute, edits, localization, drawn, split, first_order, done)

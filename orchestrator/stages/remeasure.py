@@ -1,0 +1,60 @@
+"""Edits that are there, measured on more: a pure derivation from ``edits`` and from what is measured already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, probes, restored, watched
+from orchestrator.resolve import Resolved
+from orchestrator.scheduler.protocol import Unit
+from orchestrator.spec import SweepSpec
+from orchestrator.stages.edit import known_attributes
+from orchestrator.stages.measured import Measured
+from orchestrator.store import Store
+from orchestrator.worker import to_unit
+
+
+@dataclass(frozen=True)
+class Remeasurement:
+    """What is to be measured.
+
+    Attributes:
+        units: the work.
+        lost: edits that cannot be fitted again as they were.
+    """
+
+    units: tuple[Unit, ...]
+    lost: int
+
+
+def remeasure(store: Store, spec: SweepSpec, resolved: Resolved, rows: Iterable[Mapping[str, Any]]) -> Remeasurement:
+    """Plans what edits lack on the ``report`` split; nothing is chosen anew.
+
+    Args:
+        store: the results.
+        spec: the sweep, with the ``evaluate`` block that is wanted.
+        resolved: the sweep with its names looked up.
+        rows: of ``edits``.
+    """
+    measured, committed, known = Measured(store), store.committed(), known_attributes(resolved)
+    found: dict[tuple[str, str], dict[tuple[str, str], PlannedEdit]] = {}
+    nearest: dict[tuple[str, str], list[str]] = {}
+    lost, units = 0, list[EvaluateUnit]()
+    for row in rows:
+        block = (row["model"], row["attribute"])
+        nearest.setdefault(block, row["neighbours"] or [])
+        edit = restored(spec, resolved.model(block[0]), known[block[1]], row)
+        if edit is None:
+            lost += 1
+        else:
+            # All sites, say, are a baseline of several places: an edit in its scope is measured once.
+            found.setdefault(block, {})[edit.edit_id, edit.scope] = edit
+    for block, edits in found.items():
+        attribute = known[block[1]]
+        drawn = probes(spec, attribute, watched(spec, known, nearest[block]), "report")
+        units += measured.missing(
+            spec, resolved.model(block[0]), attribute, list(edits.values()), "", drawn, "report", len(units)
+        )
+    return Remeasurement(tuple(to_unit(unit, resolved) for unit in units if unit.unit_id not in committed), lost)
