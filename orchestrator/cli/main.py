@@ -7,7 +7,7 @@ import sys
 import typer
 
 from loco_core.errors import LocoError
-from orchestrator.cli import bench_localizer, demo, doctor, export, listing, localize, plan, run, status, verify
+from orchestrator.cli import bench_localizer, demo, doctor, export, listing, localize, plan, run, status, verify, view
 
 app = typer.Typer(
     name="loco-sweep",
@@ -25,6 +25,7 @@ app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("localize")(localize.localize)
 app.command("export")(export.export)
+app.command("view")(view.view)
 app.command("bench-localizer")(bench_localizer.bench_localizer)
 app.command("models")(listing.models)
 app.command("attributes")(listing.attributes)
