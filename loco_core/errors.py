@@ -35,6 +35,10 @@ class EditError(LocoError):
     """An edit cannot be made, read or applied."""
 
 
+class ViewError(LocoError):
+    """Results cannot be shown in a browser."""
+
+
 class LocalizationError(LocoError):
     """A score table cannot be localized: columns or controls are missing."""
 

@@ -12,7 +12,6 @@ from orchestrator.cli import (
     demo,
     doctor,
     edit,
-    error,
     evaluate,
     export,
     listing,
@@ -22,6 +21,7 @@ from orchestrator.cli import (
     run,
     status,
     verify,
+    view,
 )
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("report")(report.report)
 app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("view")(view.view)
 app.command("bench-localizer")(bench_localizer.bench_localizer)
 app.command("models")(listing.models)
 app.command("attributes")(listing.attributes)

@@ -57,6 +57,12 @@ class Blobs(Protocol):
     def read(self, path: str) -> bytes:
         """Returns a file's bytes; raises `MissingFileError` where there is none."""
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Returns bytes from the middle of a file, as many as there are; raises `MissingFileError` where it is none."""
+
+    def size(self, path: str) -> int:
+        """Returns how many bytes a file has; raises `MissingFileError` where there is none."""
+
     def read_versioned(self, path: str) -> Versioned | None:
         """Returns a file's bytes and version, or None where there is none."""
 

@@ -88,6 +88,17 @@ class LocalBlobs:
         with self._errors(path):
             return (self._root / path).read_bytes()
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See `Blobs`."""
+        with self._errors(path), open(self._root / path, "rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def size(self, path: str) -> int:
+        """See `Blobs`."""
+        with self._errors(path):
+            return (self._root / path).stat().st_size
+
     def read_versioned(self, path: str) -> Versioned | None:
         """See `Blobs`. The version is a hash of the bytes."""
         try:

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 _ATTEMPTS = 8
 _FAILED_CONDITION = {"PreconditionFailed", "412"}
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
+_BEYOND = {"InvalidRange", "416"}
 _REFUSED = {
     "AccessDenied",
     "403",
@@ -117,6 +118,21 @@ class S3Blobs:
             raise MissingFileError(f"{self.root}/{path}: no such file")
         return found.data
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See `Blobs`."""
+        if length <= 0:
+            return b""
+        try:
+            return self._retry(lambda: self._get(path, Range=f"bytes={start}-{start + length - 1}")).data
+        except Exception as error:
+            if _code(error) in _BEYOND:
+                return b""
+            raise self._error(path, error) from error
+
+    def size(self, path: str) -> int:
+        """See `Blobs`."""
+        return int(self._ask(path, lambda: self._call("head_object", path))["ContentLength"])
+
     def read_versioned(self, path: str) -> Versioned | None:
         """See `Blobs`. The version is the object's ETag."""
         try:
@@ -165,8 +181,8 @@ class S3Blobs:
         answer = self._retry(lambda: self._call("put_object", path, Body=data, **options))
         return str(answer["ETag"])
 
-    def _get(self, path: str) -> Versioned:
-        answer = self._call("get_object", path)
+    def _get(self, path: str, **options: Any) -> Versioned:
+        answer = self._call("get_object", path, **options)
         return Versioned(sync(self._fs.loop, answer["Body"].read), answer["ETag"])
 
     def _list_page(self, prefix: str, token: dict[str, str]) -> Any:

@@ -19,14 +19,17 @@ from orchestrator.store.errors import DamagedFileError
 
 _KEY = b"loco_sweep_sha256"
 _BLANK = b"0" * 64
+_GROUP_BYTES = 8 * 2**20
+"""Of rows in a row group: who wants one picture of a part reads this much, not all."""
 _REMEDY = "run `loco-sweep verify RESULTS --repair`"
 
 
 def encode_table(table: pa.Table) -> bytes:
     """Returns a table as Parquet bytes; the same bytes for the same table."""
     sink = pa.BufferOutputStream()
+    rows = max(1, table.num_rows * _GROUP_BYTES // max(1, table.nbytes))
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(table)
+        writer.write_table(table, row_group_size=rows)
         writer.add_key_value_metadata({_KEY: _BLANK})
     return _seal(sink.getvalue().to_pybytes())
 
@@ -72,6 +75,17 @@ def decode_document(data: bytes, path: str) -> dict[str, Any]:
 def sum_of(data: bytes) -> str:
     """Returns the SHA-256 of a file's bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def seal_of(metadata: Mapping[bytes, bytes], path: str) -> str:
+    """Returns the sum that stands in the footer of a Parquet file, which names its bytes.
+
+    Raises:
+        DamagedFileError: there is none, so another program wrote the file.
+    """
+    if _KEY not in metadata:
+        raise DamagedFileError(f"{path}: not written by loco-sweep; {_REMEDY}")
+    return metadata[_KEY].decode("ascii", "replace")
 
 
 def _seal(blank: bytes) -> bytes:

@@ -51,6 +51,14 @@ class MemoryBlobs:
             raise MissingFileError(f"{path}: no such file")
         return self.files[path]
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See `Blobs`."""
+        return self.read(path)[start : start + length]
+
+    def size(self, path: str) -> int:
+        """See `Blobs`."""
+        return len(self.read(path))
+
     def read_versioned(self, path: str) -> Versioned | None:
         """See `Blobs`."""
         data = self.files.get(path)
@@ -125,6 +133,20 @@ class FaultyBlobs:
         data = self._inner.read(path)
         self._afterwards()
         return data
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See `Blobs`."""
+        self._before()
+        data = self._inner.read_range(path, start, length)
+        self._afterwards()
+        return data
+
+    def size(self, path: str) -> int:
+        """See `Blobs`."""
+        self._before()
+        size = self._inner.size(path)
+        self._afterwards()
+        return size
 
     def read_versioned(self, path: str) -> Versioned | None:
         """See `Blobs`."""

@@ -132,6 +132,15 @@ class TestBlobs:
         with pytest.raises(MissingFileError, match="a/b"):
             blobs.read("a/b")
 
+    def test_a_range_is_read_as_far_as_there_are_bytes(self, blobs: Blobs) -> None:
+        blobs.replace("a/b", b"0123456789")
+        assert blobs.size("a/b") == 10
+        ranges = ((0, 4), (3, 2), (8, 100), (10, 1), (4, 0))
+        assert [blobs.read_range("a/b", *piece) for piece in ranges] == [b"0123", b"34", b"89", b"", b""]
+        for read in (blobs.size, lambda path: blobs.read_range(path, 0, 1)):
+            with pytest.raises(MissingFileError, match="a/c"):
+                read("a/c")
+
     def test_preflight_gives_workers_a_marker_and_leaves_no_probe(self, blobs: Blobs) -> None:
         marker = preflight(blobs, needed_bytes=1)
         check_marker(blobs, marker)

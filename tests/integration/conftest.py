@@ -1,4 +1,4 @@
-"""Fixtures of tests that drive a real browser."""
+"""A real browser for tests of pages."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-# The last four keep Chromium from calling home: on a machine without a network each call is a wait.
-ARGUMENTS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+_ARGUMENTS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
     "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+)  # fmt: skip
+
+# A busy machine may take its time.
+expect.set_options(timeout=30_000)
 
 
-@pytest.fixture(scope="session")
+# Not of the whole session: an open playwright leaves its event loop running in this thread, where no other can start.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium as the system has it."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on PATH; Debian: apt-get install chromium")
+    """Headless Chromium, the one of this machine."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium on PATH; Debian: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
         yield browser
         browser.close()

@@ -31,6 +31,10 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
         "from orchestrator.spec import load_sweep\n"
         "assert len(bundled()) > 30\n"
         "assert resolve(load_sweep(SWEEP)).models[0].n_sites == 16\n"
+        "from orchestrator.store import Store\n"
+        "from orchestrator.store.testing import MemoryBlobs\n"
+        "from orchestrator.viewing.server import Viewer\n"
+        "Viewer(Store(MemoryBlobs()))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)

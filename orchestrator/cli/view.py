@@ -1,0 +1,28 @@
+"""``view``: the kept images of a sweep, in a browser."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import Results
+
+
+def view(
+    results: Results,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8765,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Browse the kept images by model, attribute, window and seed, also while the sweep runs."""
+    import webbrowser
+
+    from orchestrator.store import open_store
+    from orchestrator.viewing.server import serve
+
+    def ready(address: str) -> None:
+        print(f"{address} (Ctrl-C stops)", flush=True)
+        if open_page:
+            webbrowser.open(address)
+
+    serve(open_store(results, create=False), port, ready)
