@@ -94,6 +94,11 @@ def execute(
     summary = result.summary
     print_localizations(result.localizations)
     print_edits(result.edits)
+    if result.summary.outcome != "lease_lost" and result.localizations:
+        from orchestrator.reporting import write_report
+        from orchestrator.store import open_store
+
+        print(f"report: {write_report(open_store(results))}")
     print(
         f"{summary.rows + summary.invalid} cells in {duration(summary.seconds)}"
         f" ({summary.invalid} invalid, {result.failed_cells} failed, {summary.left} units left); results: {results}"
@@ -108,11 +113,6 @@ def explain(summary: RunSummary) -> None:
     """Prints what went wrong, and exits where the same command has more to do."""
     for failure in summary.failures[:3]:
         print(f"gave up on unit {failure.unit_id[:12]}: {failure.error_type}: {failure.error}")
-    if summary.outcome != "lease_lost" and result.localizations:
-        from orchestrator.reporting import write_report
-        from orchestrator.store import open_store
-
-        print(f"report: {write_report(open_store(results))}")
     if summary.outcome == "lease_lost":
         print("another driver took these results over; this one stopped")
     if summary.outcome != "done":
