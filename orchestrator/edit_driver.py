@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loco_core.errors import EditError, SpecError, StoreError, did_you_mean
-from loco_core.types import Attribute, Window
+from loco_core.types import Window
 from orchestrator.edit_plan import check_editable
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import sweep_id
@@ -21,7 +21,7 @@ from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.chain import Publishing
 from orchestrator.stages.edit import EditStage, Place, localized_place, place_by_hand
 from orchestrator.stages.remeasure import remeasure
-from orchestrator.stages.sweep import planned_units
+from orchestrator.stages.sweep import units_left
 from orchestrator.store import Store, open_store, preflight
 
 Say = Callable[[str], None]
@@ -202,7 +202,7 @@ def _named(held: _Results, meant: Meant, window: Window) -> list[Place]:
     """
     (model,) = held.resolved.models
     _check_window(model, window)
-    attribute = _attribute(held.resolved, meant.attribute or "")
+    attribute = held.resolved.attribute(meant.attribute or "")
     check_editable(attribute, held.spec.prompts)
     return [place_by_hand(model.id, attribute.key, window)]
 
@@ -225,10 +225,9 @@ def _localized(held: _Results, meant: Meant, say: Say) -> list[Place]:
         EditError: it is localized nowhere.
         SpecError: none of what is localized can be edited.
     """
-    units, committed = planned_units(held.store), held.store.committed()
-    left = sum(unit.unit_id not in committed for unit in units)
+    left, planned = units_left(held.store)
     if left:
-        say(f"the sweep is incomplete ({left} of {len(units)} units are left); what is localized already is edited")
+        say(f"the sweep is incomplete ({left} of {planned} units are left); what is localized already is edited")
     found = [row for row in held.store.read("localizations").to_pylist() if meant.holds(row)]
     places = [
         localized_place(row["model"], row["attribute"], Window(row["window_start"], row["window_size"]),
@@ -248,16 +247,12 @@ def _editable(held: _Results, places: Iterable[Place]) -> list[Place]:
     problems, listed = list[SpecError](), list(places)
     for place in listed:
         try:
-            check_editable(_attribute(held.resolved, place.attribute), held.spec.prompts)
+            check_editable(held.resolved.attribute(place.attribute), held.spec.prompts)
         except SpecError as error:
             problems.append(error)
     if len(problems) == len(listed):
         raise problems[0]
     return listed
-
-
-def _attribute(resolved: Resolved, key: str) -> Attribute:
-    return next(item for item in resolved.attributes if item.key == key)
 
 
 def _of(meant: Meant) -> str:

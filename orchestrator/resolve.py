@@ -89,6 +89,10 @@ class Resolved(BaseModel):
         """Returns a model by its id."""
         return next(model for model in self.models if model.id == model_id)
 
+    def attribute(self, key: str) -> Attribute:
+        """Returns an attribute by its key."""
+        return next(item for item in self.attributes if item.key == key)
+
 
 def resolve(spec: SweepSpec) -> Resolved:
     """Looks up every name of a sweep.

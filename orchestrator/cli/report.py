@@ -19,15 +19,15 @@ def report(
 ) -> None:
     """Write report.html into the results: what was found, with pictures; opens without a network."""
     from orchestrator.reporting import write_report
-    from orchestrator.stages.status import survey
+    from orchestrator.stages.sweep import units_left
     from orchestrator.store import open_store
     from orchestrator.store.lease import holder
 
     store, before = open_store(results, create=False), None
     # A driver that lives renews its lease several times between two looks.
     while watch and (now := holder(store.blobs)) not in (None, before):
-        before, status = now, survey(store)
-        running = f"{status.units_done} of {status.units} units of the sweep are done"
+        before, (left, planned) = now, units_left(store)
+        running = f"{planned - left} of {planned} units of the sweep are done"
         print(f"{write_report(store, running)}: {running}", flush=True)
         try:
             time.sleep(every)

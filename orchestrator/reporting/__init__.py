@@ -1,5 +1,5 @@
 """``report.html``: what was found, shown on one page that opens without a network."""
 
-from orchestrator.reporting.page import REPORT, write_report
+from orchestrator.reporting.page import write_report
 
-__all__ = ["REPORT", "write_report"]
+__all__ = ["write_report"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.reporting.findings import Finding, Findings
 
@@ -18,63 +19,74 @@ SCOPES = {
 }  # fmt: skip
 """Colour of each scope of edits, the same on the page."""
 INCHES_A_ROW = 0.22
+Values = list[list[float | None]]
 
 
-def pdfs(findings: Findings) -> dict[str, str]:
-    """Returns every figure as a ``data:`` address, by file name."""
+@dataclass(frozen=True)
+class Grid:
+    """Effects of one model, to three digits; None where a window was not swept or has no effect to speak of.
+
+    Attributes:
+        attributes: of the rows.
+        windows: start and size, of the columns.
+        effect: the effects.
+        ci_low: lower ends of their intervals.
+        ci_high: upper ends.
+    """
+
+    attributes: list[str]
+    windows: list[tuple[int, int]]
+    effect: Values
+    ci_low: Values
+    ci_high: Values
+
+
+def pdfs(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, str]:
+    """Returns every figure as a ``data:`` address, by file name.
+
+    Args:
+        findings: what was found.
+        grids: effects by model, from :func:`effect_grids`.
+    """
     from matplotlib.figure import Figure
 
-    found = {}
-    for model in findings.sites:
-        for size in findings.spec.windows.sizes:
-            figure = Figure(layout="constrained")
-            if _heatmap(figure, findings, model, size):
-                found[f"heatmap-{model}-{size}.pdf"] = figure
-        figure = Figure(figsize=(5, 4), layout="constrained")
-        if _plane(figure, [item for item in findings.items if item.block[0] == model]):
-            found[f"edits-{model}.pdf"] = figure
+    figures: dict[str, Figure] = {}
+    for model, grid in grids.items():
+        items = [item for item in findings.items if item.block[0] == model]
+        for size in sorted({size for _, size in grid.windows}):
+            figures[f"heatmap-{model}-{size}.pdf"] = _heatmap(Figure(layout="constrained"), model, grid, size, items)
+        plane = Figure(figsize=(5, 4), layout="constrained")
+        if _plane(plane, items):
+            figures[f"edits-{model}.pdf"] = plane
     addresses = {}
-    for name, figure in found.items():
+    for name, figure in figures.items():
         stream = io.BytesIO()
         figure.savefig(stream, format="pdf", metadata={"CreationDate": None})
         addresses[name] = "data:application/pdf;base64," + base64.b64encode(stream.getvalue()).decode()
     return addresses
 
 
-def _heatmap(figure: Figure, findings: Findings, model: str, size: int) -> bool:
+def _heatmap(figure: Figure, model: str, grid: Grid, size: int, items: Sequence[Finding]) -> Figure:
     import numpy as np
 
-    cells = [
-        (attribute, start, effect)
-        for name, attribute, start, width, effect in zip(
-            *(findings.effects[c] for c in ("model", "attribute", "window_start", "window_size", "effect")), strict=True
-        )
-        if (name, width) == (model, size)
-    ]
-    if not cells:
-        return False
-    attributes, starts = sorted({cell[0] for cell in cells}), sorted({cell[1] for cell in cells})
-    values = np.full((len(attributes), len(starts)), np.nan)
-    for attribute, start, effect in cells:
-        values[attributes.index(attribute), starts.index(start)] = np.nan if effect is None else effect
-    figure.set_size_inches(2.5 + 0.22 * len(starts), 1.4 + INCHES_A_ROW * len(attributes))
+    at = [i for i, window in enumerate(grid.windows) if window[1] == size]
+    starts = [grid.windows[i][0] for i in at]
+    values = np.array([[row[i] for i in at] for row in grid.effect], dtype=float)
+    figure.set_size_inches(2.5 + 0.22 * len(starts), 1.4 + INCHES_A_ROW * len(grid.attributes))
     axis = figure.subplots()
     # As one picture: 14,000 squares drawn one by one make a file of megabytes.
     mesh = axis.pcolormesh(values, cmap="Oranges", vmin=0, vmax=1, rasterized=values.size > 2000)
-    axis.set_yticks(np.arange(len(attributes)) + 0.5, attributes, fontsize=7)
+    axis.set_yticks(np.arange(len(grid.attributes)) + 0.5, grid.attributes, fontsize=7)
     axis.set_xticks(np.arange(len(starts)) + 0.5, [str(start) for start in starts], fontsize=7)
     axis.invert_yaxis()
     axis.set_xlabel(f"first site of a window of {size}")
-    for item in findings.items:
-        row = item.row
-        if (row["model"], row["window_size"]) == (model, size) and row["attribute"] in attributes:
-            axis.text(
-                starts.index(row["window_start"]) + 0.5, attributes.index(row["attribute"]) + 0.5, "●", ha="center",
-                va="center", color="white", fontsize=7,
-            )  # fmt: skip
+    for row in (item.row for item in items):
+        if row["window_size"] == size and row["attribute"] in grid.attributes:
+            x, y = starts.index(row["window_start"]) + 0.5, grid.attributes.index(row["attribute"]) + 0.5
+            axis.text(x, y, "●", ha="center", va="center", color="white", fontsize=7)
     figure.colorbar(mesh, label="effect")
     axis.set_title(model, fontsize=9)
-    return True
+    return figure
 
 
 def _plane(figure: Figure, items: Sequence[Finding]) -> bool:
@@ -95,10 +107,10 @@ def _plane(figure: Figure, items: Sequence[Finding]) -> bool:
     return True
 
 
-def heatmap_data(findings: Findings) -> dict[str, dict[str, Any]]:
-    """Returns effects by model as rows of attributes and columns of windows, with both ends of the intervals."""
-    columns: Mapping[str, Sequence[Any]] = findings.effects
-    found: dict[str, dict[str, Any]] = {}
+def effect_grids(findings: Findings) -> dict[str, Grid]:
+    """Returns effects by model as rows of attributes and columns of windows."""
+    columns = findings.effects
+    found = {}
     for model in findings.sites:
         at = [i for i, name in enumerate(columns["model"]) if name == model]
         if not at:
@@ -107,13 +119,16 @@ def heatmap_data(findings: Findings) -> dict[str, dict[str, Any]]:
         attributes = sorted({columns["attribute"][i] for i in at})
         number = {window: i for i, window in enumerate(windows)}
         row_of = {name: i for i, name in enumerate(attributes)}
-        grids: dict[str, list[list[float | None]]] = {
-            name: [[None] * len(windows) for _ in attributes] for name in ("effect", "ci_low", "ci_high")
-        }
+        effect, low, high = (_unknown(attributes, windows) for _ in range(3))
+        grid = Grid(attributes, [(start, size) for size, start in windows], effect, low, high)
         for i in at:
             x, y = number[columns["window_size"][i], columns["window_start"][i]], row_of[columns["attribute"][i]]
-            for name, grid in grids.items():
+            for name in ("effect", "ci_low", "ci_high"):
                 value = columns[name][i]
-                grid[y][x] = None if value is None else round(value, 3)
-        found[model] = {"attributes": attributes, "windows": [[start, size] for size, start in windows], **grids}
+                getattr(grid, name)[y][x] = None if value is None else round(value, 3)
+        found[model] = grid
     return found
+
+
+def _unknown(rows: Sequence[object], columns: Sequence[object]) -> Values:
+    return [[None] * len(columns) for _ in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -78,6 +78,7 @@ class Findings:
         sites: addresses of the sites of each model, in execution order.
         weights: hash of the weights of each model.
         items: an entry a model and attribute, localized ones first.
+        evaluated: units that measured edits on the ``report`` split, by model and attribute; they hold pictures.
         effects: columns of ``effects``, by name.
         outcomes: how many attributes have each, the most frequent first.
         cells: scored, failed, and invalid.
@@ -89,6 +90,7 @@ class Findings:
     sites: Mapping[str, Sequence[str]]
     weights: Mapping[str, str]
     items: tuple[Finding, ...]
+    evaluated: Mapping[Block, Collection[str]]
     effects: Mapping[str, Sequence[Any]]
     outcomes: Mapping[str, int]
     cells: Mapping[str, int]
@@ -106,14 +108,19 @@ def read_findings(store: Store) -> Findings:
         raise StoreError(f"{store.root}: holds no sweep")
     pinned = decode_document(store.blobs.read(RESOLVED), f"{store.root}/{RESOLVED}")
     edits = store.read("edits").to_pylist()
-    measured = summarize(edits, store.read("evaluations").to_pylist())
+    evaluations = store.read("evaluations").to_pylist()
+    measured = summarize(edits, evaluations)
+    evaluated: dict[Block, set[str]] = {}
+    for row in evaluations:
+        if row["split"] == "report":
+            evaluated.setdefault((row["model"], row["attribute"]), set()).add(row["unit_id"])
     rows = {(row["edit_id"], row["scope"]): row for row in edits}
     by_block: dict[Block, list[MeasuredEdit]] = {}
     for item in measured:
         by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, rows[item.edit_id, item.scope]))
     localized = store.read("localizations").to_pylist()
     localized.sort(key=lambda row: (row["outcome"] != "localized", row["model"], row["attribute"]))
-    scores = store.read("scores")
+    scores = store.read_columns("scores", ["device", "torch_version", "status"])
     used = {name: sorted(set(scores[name].drop_null().to_pylist())) for name in ("device", "torch_version")}
     status = Counter({item["values"]: item["counts"] for item in pc.value_counts(scores["status"]).to_pylist()})
     cells = {"scored": len(scores), "invalid": status["invalid"], "failed": store.read("failures").num_rows}
@@ -123,6 +130,7 @@ def read_findings(store: Store) -> Findings:
         sites=pinned["sites"],
         weights=pinned["models"],
         items=tuple(_finding(row, by_block.get((row["model"], row["attribute"]), [])) for row in localized),
+        evaluated=evaluated,
         effects=store.read("effects").to_pydict(),
         outcomes=dict(Counter(row["outcome"] for row in localized).most_common()),
         cells=cells,
@@ -142,7 +150,12 @@ def sites(start: int | None, size: int | None) -> str:
     """Names a window in words; a dash where there is none."""
     if start is None or size is None:
         return "–"
-    return f"site {start}" if size == 1 else f"sites {start}–{start + size - 1}"
+    return f"site{'' if size == 1 else 's'} {span(start, size)}"
+
+
+def span(start: int, size: int) -> str:
+    """Writes the first and the last site of a window."""
+    return f"{start}" if size == 1 else f"{start}–{start + size - 1}"
 
 
 def percent(share: Share) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -12,12 +13,12 @@ from markupsafe import Markup
 
 from orchestrator.edit_summary import Share
 from orchestrator.reporting.denoiser import draw
-from orchestrator.reporting.figures import SCOPES, heatmap_data, pdfs
+from orchestrator.reporting.figures import SCOPES, Grid, effect_grids, pdfs
 from orchestrator.reporting.findings import Finding, Findings, MeasuredEdit, read_findings, sites
 from orchestrator.reporting.pictures import Album
 from orchestrator.store import Store
+from orchestrator.store.layout import REPORT
 
-REPORT = "report.html"
 _LOCALIZED = (
     "model", "attribute", "outcome", "window_start", "window_size", "effect", "ci_low", "ci_high", "sufficiency",
     "damage", "n_prompts", "n_seeds", "localizer",
@@ -47,7 +48,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
     """Returns the page."""
     from plotly.offline import get_plotlyjs
 
-    album = Album(store, findings)
+    album, grids = Album(store, findings), effect_grids(findings)
     strips = {item.block: album.interventions(item) for item in findings.items}
     before_after = {item.block: rows for item in findings.items if (rows := album.edits(item))}
     environment = Environment(
@@ -62,8 +63,8 @@ def render(store: Store, findings: Findings, running: str) -> str:
         before_after=before_after,
         album_full=album.full,
         drawings={model: draw(names) for model, names in findings.sites.items()},
-        pdfs=pdfs(findings),
-        data=Markup(_as_json(_data(findings))),
+        pdfs=pdfs(findings, grids),
+        data=Markup(_as_json(_data(findings, grids))),
         plotly=Markup(get_plotlyjs()),
         style=Markup(_asset("report.css")),
         script=Markup(_asset("report.js")),
@@ -79,12 +80,12 @@ def _as_json(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _data(findings: Findings) -> dict[str, Any]:
+def _data(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, Any]:
     edits = [_edit(item, edit) for item in findings.items for edit in item.edits]
     return {
         "name": findings.spec.name,
         "threshold": findings.spec.localize.threshold,
-        "effects": heatmap_data(findings),
+        "effects": {model: asdict(grid) for model, grid in grids.items()},
         "picked": [
             [*item.block, item.row["window_start"], item.row["window_size"]]
             for item in findings.items

@@ -6,13 +6,11 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
-from loco_core.types import Window
-from orchestrator.reporting.findings import Block, Finding, Findings, MeasuredEdit, sites
+from orchestrator.reporting.findings import Block, Finding, Findings, MeasuredEdit, sites, span
 from orchestrator.stages.sweep import planned_units
 from orchestrator.store import Store
 
@@ -56,7 +54,7 @@ class Album:
     """The pictures of a report; the room is given out in the order of asking."""
 
     def __init__(self, store: Store, findings: Findings) -> None:
-        self._store = store
+        self._store, self._evaluated = store, findings.evaluated
         self._left = MAX_BYTES
         self._units: dict[Block, dict[tuple[str, int], list[str]]] = {}
         # One prompt and seed a model and attribute; the kept seeds are the first.
@@ -84,9 +82,8 @@ class Album:
         starts = _spread(sorted(windows), finding.row["window_start"])
         pictures = [self._picture(by_control["clean"], "clean")]
         for start in starts:
-            window = Window(start, size)
             picked = start == finding.row["window_start"]
-            pictures.append(self._picture(windows[start], _short(window), picked=picked))
+            pictures.append(self._picture(windows[start], span(start, size), picked=picked))
         pictures += [
             self._picture(by_control[name], name.replace("_", " "))
             for name in ("all_sites", "donor")
@@ -102,7 +99,7 @@ class Album:
         shown = self._shown(finding)
         if self.full or not shown:
             return []
-        rows = self._images(self._evaluated.get(finding.block, []))
+        rows = self._images(self._evaluated.get(finding.block, ()))
         found = []
         for role in ROLES:
             mine = [row for row in rows if row["prompt_role"] == role]
@@ -136,17 +133,6 @@ class Album:
         ]
         return [*chosen, *everywhere]
 
-    @cached_property
-    def _evaluated(self) -> dict[Block, list[str]]:
-        """Units of the ``report`` split, by model and attribute."""
-        names = ["model", "attribute", "split", "unit_id"]
-        table = self._store.read("evaluations").select(names).group_by(names).aggregate([])
-        found: dict[Block, list[str]] = {}
-        for row in table.to_pylist():
-            if row["split"] == "report":
-                found.setdefault((row["model"], row["attribute"]), []).append(row["unit_id"])
-        return found
-
     def _images(self, units: Iterable[str]) -> list[dict[str, Any]]:
         there = sorted(set(units) & self._committed)
         found: list[dict[str, Any]] = self._store.read_units(there, "images").to_pylist()
@@ -161,17 +147,13 @@ class Album:
         return Picture(caption, f"{place}: {row['prompt']}, seed {row['seed']}", source, side, picked)
 
 
-def _short(window: Window) -> str:
-    return f"{window.start}" if window.size == 1 else f"{window.start}–{window.start + window.size - 1}"
-
-
 def _spread(starts: Sequence[int], picked: int | None) -> list[int]:
     """Returns at most ``MAX_IN_ROW`` starts, evenly spread, with the picked one."""
     if len(starts) <= MAX_IN_ROW:
         return list(starts)
     step = len(starts) / MAX_IN_ROW
     kept = {starts[int(step * i)] for i in range(MAX_IN_ROW)}
-    return sorted(kept | ({picked} if picked in starts else set()))  # type: ignore[arg-type]
+    return sorted(kept | {start for start in starts if start == picked})
 
 
 def _source(png: bytes) -> tuple[str, int]:

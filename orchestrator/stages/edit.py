@@ -29,6 +29,7 @@ from orchestrator.edit_plan import (
     baselines,
     candidates,
     check_editable,
+    evaluate_units,
     fit_unit,
     probes,
     watched,
@@ -151,7 +152,7 @@ class EditStage:
     def at(self, place: Place) -> list[Unit]:
         """Returns the units that edits at a place begin with."""
         try:
-            check_editable(self._attribute(place.attribute), self._spec.prompts)
+            check_editable(self._resolved.attribute(place.attribute), self._spec.prompts)
         except SpecError as error:
             logger.warning("%s %s is not edited: %s", place.model, place.attribute, error)
             return []
@@ -175,7 +176,8 @@ class EditStage:
 
     def _advance(self, place: Place) -> list[Unit]:
         """Plans step after step, as far as committed units carry."""
-        spec, model, attribute = self._spec, self._resolved.model(place.model), self._attribute(place.attribute)
+        spec, resolved = self._spec, self._resolved
+        model, attribute = resolved.model(place.model), resolved.attribute(place.attribute)
         first = candidates(spec, model, attribute, place.window.sites, place.scope)
         fit = fit_unit(spec, model, attribute, first, place.localization, self._order)
         if missing := self._missing(place, [fit]):
@@ -200,9 +202,6 @@ class EditStage:
         self._finish(place, [fit, more], chosen)
         return []
 
-    def _attribute(self, key: str) -> Attribute:
-        return next(item for item in self._resolved.attributes if item.key == key)
-
     def _unmeasured(
         self,
         place: Place,
@@ -210,10 +209,11 @@ class EditStage:
         beside: Sequence[Attribute],
         split: Literal["select", "report"],
     ) -> list[EvaluateUnit]:
-        attribute = self._attribute(place.attribute)
-        return self._measured.missing(
-            self._spec, self._resolved.model(place.model), attribute, edits, place.localization,
-            probes(self._spec, attribute, beside, split), split, self._order,
+        attribute = self._resolved.attribute(place.attribute)
+        drawn = probes(self._spec, attribute, beside, split)
+        return evaluate_units(
+            self._spec, self._resolved.model(place.model), attribute, edits, place.localization, drawn, split,
+            self._order, self._measured.pairs(place.model, place.attribute, edits, drawn),
         )  # fmt: skip
 
     def _missing(self, place: Place, units: Sequence[EditUnit]) -> list[Unit]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loco_core.types import Attribute
-from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, Probe, evaluate_units, measured_pair, pair
-from orchestrator.resolve import ResolvedModel
-from orchestrator.spec import SweepSpec
+from orchestrator.edit_plan import Pair, PlannedEdit, Probe, measured_pair, pair
 from orchestrator.store import Publisher, Store
 
 _COLUMNS = (
@@ -45,17 +42,6 @@ class Measured:
         listed = self._table.filter(mine).select(_COLUMNS).to_pylist()
         return [row for row in listed if measured_pair(row) in wanted]
 
-    def missing(
-        self,
-        spec: SweepSpec,
-        model: ResolvedModel,
-        attribute: Attribute,
-        edits: Sequence[PlannedEdit],
-        localization: str,
-        drawn: Sequence[Probe],
-        split: Literal["select", "report"],
-        first_order: int,
-    ) -> list[EvaluateUnit]:
-        """Plans what is not measured yet; see :func:`orchestrator.edit_plan.evaluate_units`."""
-        done = {measured_pair(row) for row in self.rows(model.id, attribute.key, edits, drawn)}
-        return evaluate_units(spec, model, attribute, edits, localization, drawn, split, first_order, done)
+    def pairs(self, model: str, attribute: str, edits: Iterable[PlannedEdit], drawn: Sequence[Probe]) -> set[Pair]:
+        """Returns which of some edits are measured on which of some probes."""
+        return {measured_pair(row) for row in self.rows(model, attribute, edits, drawn)}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, probes, restored, watched
+from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, evaluate_units, probes, restored, watched
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
@@ -52,9 +52,10 @@ def remeasure(store: Store, spec: SweepSpec, resolved: Resolved, rows: Iterable[
             # All sites, say, are a baseline of several places: an edit in its scope is measured once.
             found.setdefault(block, {})[edit.edit_id, edit.scope] = edit
     for block, edits in found.items():
-        attribute = known[block[1]]
+        attribute, listed = known[block[1]], list(edits.values())
         drawn = probes(spec, attribute, watched(spec, known, nearest[block]), "report")
-        units += measured.missing(
-            spec, resolved.model(block[0]), attribute, list(edits.values()), "", drawn, "report", len(units)
-        )
+        units += evaluate_units(
+            spec, resolved.model(block[0]), attribute, listed, "", drawn, "report", len(units),
+            measured.pairs(*block, listed, drawn),
+        )  # fmt: skip
     return Remeasurement(tuple(to_unit(unit, resolved) for unit in units if unit.unit_id not in committed), lost)

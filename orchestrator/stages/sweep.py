@@ -80,6 +80,12 @@ def failed_keys(scores: pa.Table, failures: pa.Table) -> set[tuple[Any, ...]]:
     return {cell_key(row) for row in failures.select(CELL_KEY).to_pylist()} - scored
 
 
+def units_left(store: Store) -> tuple[int, int]:
+    """Returns how many units of the sweep are not committed, and how many it has; reads no results."""
+    units, committed = planned_units(store), store.committed()
+    return sum(unit.unit_id not in committed for unit in units), len(units)
+
+
 class SweepStage:
     """Derives units, and localizes every attribute as soon as it is complete."""
 

@@ -19,6 +19,7 @@ LEASE = "_meta/lease.json"
 MARKER = "_meta/marker"
 
 DELTAS = "deltas"
+REPORT = "report.html"
 
 PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits")
 """Tables that grow by parts, published from units."""

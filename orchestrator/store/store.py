@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.spec import SweepSpec, check_compatible
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs, Put
 from orchestrator.store.errors import DamagedFileError, MissingFileError
+from orchestrator.store.ranges import RangedTable
 from orchestrator.store.schemas import TABLES
 from orchestrator.store.sealed import decode_document, decode_table, encode_document, encode_table
 from orchestrator.store.units import decode_unit, encode_unit
@@ -151,6 +152,17 @@ class Store:
         """
         paths = self.blobs.list(layout.folder(table))
         return _joined(table, (decode_table(self.blobs.read(path), self._place(path)) for path in paths))
+
+    def read_columns(self, table: str, columns: Sequence[str]) -> pa.Table:
+        """Returns some columns of what `read` returns, and reads no more than they take.
+
+        Raises:
+            DamagedFileError: one of its files is not readable, or not one of this project's.
+        """
+        paths = self.blobs.list(layout.folder(table))
+        empty = TABLES[table].empty_table().select(list(columns))
+        parts = (RangedTable(self.blobs, path).read(columns) for path in paths)
+        return pa.concat_tables([empty, *parts], promote_options="default")
 
     def write_derived(self, table: str, rows: pa.Table) -> None:
         """Replaces a derived table (``effects``, ``localizations``, ``edits``) as a whole.

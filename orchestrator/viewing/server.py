@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from loco_core.errors import LocoError, ViewError
 from orchestrator.store import Store
+from orchestrator.store.layout import REPORT
 from orchestrator.viewing.catalogue import Catalogue, Snapshot
 from orchestrator.viewing.pages import Page, browse, compare
 
-REPORT = "report.html"
 _HERE = Path(__file__).parent
 _HOST = "127.0.0.1"
 _HOSTS = {"127.0.0.1", "localhost"}

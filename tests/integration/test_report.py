@@ -20,17 +20,10 @@ from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Store, encode_document, make_table, open_store
 from orchestrator.store.layout import RESOLVED
+from tests.integration.test_edits import LOCALIZER
 from tests.sweeps import tiny_sweep
 
 TABS = ["findings", "heatmap", "pictures", "edits", "before-after", "methods"]
-LOCALIZER = """
-from dataclasses import replace
-from loco_core.localizers.window import localize as honest
-
-def localize(scores, settings, site_names=()):
-    found = honest(scores, settings, site_names)
-    return replace(found, outcome="localized", window_start=6, window_size=2, wants_complements=())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +31,7 @@ def results(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A small chain with everything in it: pictures, edits, evaluations."""
     root = tmp_path_factory.mktemp("report")
     localizer = root / "six.py"
-    localizer.write_text(LOCALIZER)
+    localizer.write_text(LOCALIZER.replace("window_start=8", "window_start=6"))
     spec = tiny_sweep(
         tiny_pipeline, attributes=["style/velor"], prompts=1, seeds=1, images="report", controls={"random": 0},
         windows={"sizes": [1, 2], "stride": 3}, localize={"localizer": str(localizer), "resamples": 100},
