@@ -20,7 +20,7 @@ from orchestrator.session import Beating, Controls, absolute, drive, leased, pin
 from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.chain import Publishing
 from orchestrator.stages.edit import EditStage, Place, localized_place, place_by_hand
-from orchestrator.stages.remeasure import remeasure
+from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
 from orchestrator.store import Store, open_store, preflight
 
@@ -106,7 +106,9 @@ def edit(
         return _driven(held, Publishing(store, step), controls, meant)
 
 
-def evaluate(meant: Meant, controls: Controls, say: Say, changes: Mapping[str, int]) -> EditResult:
+def evaluate(
+    meant: Meant, controls: Controls, say: Say, changes: Mapping[str, int | bool], *, only_chosen: bool = False
+) -> EditResult:
     """Measures edits that are there on more prompts and seeds; what is chosen stays chosen.
 
     Args:
@@ -114,6 +116,7 @@ def evaluate(meant: Meant, controls: Controls, say: Say, changes: Mapping[str, i
         controls: where it runs, who is told, and what stops it.
         say: told, in a line, what a person should know.
         changes: values of the ``evaluate`` block other than the recorded ones.
+        only_chosen: leave out edits of other settings than those that were chosen.
 
     Raises:
         LocoError: there are no edits, a name is unknown, or the results cannot be read or written.
@@ -128,6 +131,8 @@ def evaluate(meant: Meant, controls: Controls, say: Say, changes: Mapping[str, i
             raise EditError(
                 f"nothing to evaluate: {meant.root} holds no edits{_of(meant)}; `loco-sweep edit` fits some"
             )
+        if only_chosen:
+            rows = as_chosen(rows)
         found = remeasure(store, spec, held.resolved, rows)
         if found.lost:
             say(

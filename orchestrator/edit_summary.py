@@ -31,6 +31,7 @@ class EditSummary:
 
     Attributes:
         sites: the sites that it changes.
+        localization: what picked the place that it belongs to; of a baseline, that of the edit that it is held against.
         flipped: target pictures that had the attribute and have the donor's class now.
         paraphrased: the same on prompts of templates that no fit has seen.
         neighbours_kept: neighbours' pictures that had their own attribute and have it still.
@@ -44,6 +45,7 @@ class EditSummary:
     scope: str
     chosen: bool
     sites: tuple[int, ...]
+    localization: str
     flipped: Share
     paraphrased: Share
     neighbours_kept: Share
@@ -100,6 +102,7 @@ def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSumm
         scope=edit["scope"],
         chosen=bool(edit["chosen"]),
         sites=tuple(edit["site_indices"]),
+        localization=edit["localization"],
         flipped=flips("target"),
         paraphrased=flips("paraphrase"),
         neighbours_kept=share(

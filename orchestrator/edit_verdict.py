@@ -62,19 +62,23 @@ def specificity(edit: EditSummary) -> Share:
 
 
 def verdicts(edit: EditSummary, others: Iterable[EditSummary]) -> list[Verdict]:
-    """Holds a chosen edit against the baselines of the same model, attribute and editor, scope by scope.
+    """Holds a chosen edit against its baselines, scope by scope: of the same editor at the same place.
 
     Args:
         edit: the chosen edit.
         others: every edit that was measured on the same split.
     """
-    found, mine = [], (edit.model, edit.attribute, edit.editor)
-    alike = [item for item in others if (item.model, item.attribute, item.editor) == mine]
+    found = []
+    alike = [item for item in others if _place(item) == _place(edit)]
     for scope in RIVALS:
         rivals = [item for item in alike if item.scope == scope]
         if rivals:
             found.append(_verdict(edit, scope, rivals))
     return found
+
+
+def _place(edit: EditSummary) -> tuple[str, str, str, str]:
+    return edit.model, edit.attribute, edit.editor, edit.localization
 
 
 def _verdict(edit: EditSummary, scope: str, rivals: Sequence[EditSummary]) -> Verdict:

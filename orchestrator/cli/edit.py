@@ -75,7 +75,7 @@ def work(
 ) -> None:
     """Runs a command on edits, reports, and exits with the code that says how it went."""
     from orchestrator.cli.progress import duration, reporter
-    from orchestrator.cli.run import FAILED_CELLS, explain, print_edits, signals
+    from orchestrator.cli.run import FAILED_CELLS, explain, print_edits, print_report, signals
     from orchestrator.scheduler.loop import StopSwitch
     from orchestrator.session import Controls
 
@@ -84,6 +84,8 @@ def work(
         result = command(Controls(make_backend, report.progress, stop, max_failures), report.say)
     summary = result.summary
     print_edits(result.edits)
+    if summary is None or summary.outcome != "lease_lost":
+        print_report(results)
     if summary is None:
         print(f"all that was asked for is measured already; results: {results}")
         return

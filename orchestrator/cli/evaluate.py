@@ -31,6 +31,13 @@ def evaluate(
     neighbours: Annotated[
         int | None, typer.Option(min=0, help="Nearest attributes that are watched; default: as in the sweep.")
     ] = None,
+    windows: Annotated[
+        bool | None,
+        typer.Option("--windows/--no-windows", help="Also edits at windows elsewhere; default: as in the sweep."),
+    ] = None,
+    chosen: Annotated[
+        bool, typer.Option("--chosen", help="Only chosen edits, and baselines that have their settings.")
+    ] = False,
     backend: BackendOption = BackendName.RAY,
     workers: WorkersOption = None,
     threads: ThreadsOption = None,
@@ -41,11 +48,11 @@ def evaluate(
     from orchestrator import edit_driver
     from orchestrator.cli.edit import work
 
-    given = {"prompts": prompts, "seeds": seeds, "neighbours": neighbours}
+    given = {"prompts": prompts, "seeds": seeds, "neighbours": neighbours, "windows": windows}
     changes = {name: value for name, value in given.items() if value is not None}
     work(
         results, backend_maker(backend, workers, threads, address), max_failures,
         lambda controls, say: edit_driver.evaluate(
-            edit_driver.Meant(results, model, attribute), controls, say, changes
+            edit_driver.Meant(results, model, attribute), controls, say, changes, only_chosen=chosen
         ),
     )  # fmt: skip

@@ -95,10 +95,7 @@ def execute(
     print_localizations(result.localizations)
     print_edits(result.edits)
     if result.summary.outcome != "lease_lost" and result.localizations:
-        from orchestrator.reporting import write_report
-        from orchestrator.store import open_store
-
-        print(f"report: {write_report(open_store(results))}")
+        print_report(results)
     print(
         f"{summary.rows + summary.invalid} cells in {duration(summary.seconds)}"
         f" ({summary.invalid} invalid, {result.failed_cells} failed, {summary.left} units left); results: {results}"
@@ -107,6 +104,14 @@ def execute(
     if result.failed_cells:
         print(f"`loco-sweep retry {results}` computes failed cells again")
         raise typer.Exit(FAILED_CELLS)
+
+
+def print_report(results: str) -> None:
+    """Writes the report anew and says where it is."""
+    from orchestrator.reporting import write_report
+    from orchestrator.store import open_store
+
+    print(f"report: {write_report(open_store(results))}")
 
 
 def explain(summary: RunSummary) -> None:

@@ -114,10 +114,11 @@ def read_findings(store: Store) -> Findings:
     for row in evaluations:
         if row["split"] == "report":
             evaluated.setdefault((row["model"], row["attribute"]), set()).add(row["unit_id"])
-    rows = {(row["edit_id"], row["scope"]): row for row in edits}
+    rows = {(row["edit_id"], row["scope"], row["localization"]): row for row in edits}
     by_block: dict[Block, list[MeasuredEdit]] = {}
     for item in measured:
-        by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, rows[item.edit_id, item.scope]))
+        row = rows[item.edit_id, item.scope, item.localization]
+        by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row))
     localized = store.read("localizations").to_pylist()
     localized.sort(key=lambda row: (row["outcome"] != "localized", row["model"], row["attribute"]))
     scores = store.read_columns("scores", ["device", "torch_version", "status"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, evaluate_units, pr
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
-from orchestrator.stages.edit import known_attributes
+from orchestrator.stages.edit import known_attributes, owner_of
 from orchestrator.stages.measured import Measured
 from orchestrator.store import Store
 from orchestrator.worker import to_unit
@@ -29,6 +29,12 @@ class Remeasurement:
     lost: int
 
 
+def as_chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns those rows of ``edits`` that are chosen, and the baselines that have the settings of one at its place."""
+    chosen = {(owner_of(row), row["settings"]) for row in rows if row["chosen"]}
+    return [row for row in rows if (owner_of(row), row["settings"]) in chosen]
+
+
 def remeasure(store: Store, spec: SweepSpec, resolved: Resolved, rows: Iterable[Mapping[str, Any]]) -> Remeasurement:
     """Plans what edits lack on the ``report`` split; nothing is chosen anew.
 
@@ -43,6 +49,8 @@ def remeasure(store: Store, spec: SweepSpec, resolved: Resolved, rows: Iterable[
     nearest: dict[tuple[str, str], list[str]] = {}
     lost, units = 0, list[EvaluateUnit]()
     for row in rows:
+        if row["scope"] == "window" and not spec.evaluate.windows:
+            continue
         block = (row["model"], row["attribute"])
         nearest.setdefault(block, row["neighbours"] or [])
         edit = restored(spec, resolved.model(block[0]), known[block[1]], row)

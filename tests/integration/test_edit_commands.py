@@ -215,6 +215,28 @@ def test_evaluate_measures_what_is_missing_and_chooses_nothing(command: Command,
     assert set(pd.read_parquet(mine / "evaluations").unit_id) == units
 
 
+def test_evaluate_can_be_confined_to_what_was_chosen(command: Command, results: Path, sweep: Path) -> None:
+    two = sweep.with_name("two.yaml")
+    two.write_text(sweep.read_text().replace("lambdas: [0.1]", "lambdas: [0.1, 10]").replace("false}\n", "true}\n"))
+    code, out, err = command("edit", results, *VELOR, "--window", "3,2", "--sweep", two, *INLINE)
+    assert (code, err) == (0, "")
+    assert f"report: {results}/report.html" in out
+    (results / "report.html").unlink()
+    edits = pd.read_parquet(results / "edits")
+    code, out, err = command("evaluate", results, "--chosen", "--no-windows", "--seeds", 2, *INLINE)
+    assert (code, err) == (0, "")
+    assert (results / "report.html").exists()
+    rows = pd.read_parquet(results / "evaluations")
+    seeds = rows[rows.split == "report"].groupby(["edit_id", "scope"]).seed.nunique()
+    chosen = set(edits[edits.chosen].settings)
+    assert len(chosen) == 2 < edits.settings.nunique()
+    wanted = edits[edits.settings.isin(chosen) & (edits.scope != "window")]
+    assert set(seeds[seeds == 2].index) == set(zip(wanted.edit_id, wanted.scope, strict=True))
+    assert set(seeds[seeds == 1].index) == set(zip(edits.edit_id, edits.scope, strict=True)) - set(
+        seeds[seeds == 2].index
+    )
+
+
 def _killed(work: Callable[[Path, Path], None], sweep: Path, root: Path, call: int, first: str) -> None:
     torch.set_num_threads(1)
     kill_at_storage_call(call, first=first)

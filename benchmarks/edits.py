@@ -1,0 +1,142 @@
+"""Edits of every style and fact of the planted models, on 200 held-out pictures each, beside their baselines.
+
+``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (a row an edit) and prints the
+README's tables from it; ``--print`` only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from loco_core.toyworld.planting import MODELS
+from loco_core.toyworld.world import COUNTRY_NAMES, PLAIN, STYLE_NAMES
+from orchestrator import driver, edit_driver
+from orchestrator.backends.ray import RayBackend
+from orchestrator.edit_summary import EditSummary, summarize
+from orchestrator.edit_verdict import verdicts
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.scheduler.protocol import Backend
+from orchestrator.session import Controls
+from orchestrator.spec import SweepSpec
+from orchestrator.store import open_store
+from orchestrator.worker import WorkerSettings
+
+TABLE = Path(__file__).with_suffix(".json")
+EXAMPLES = ("style/lumio", "fact/zandia")
+"""On these every strength, token set and window is tried; the other attributes take the shorter list."""
+FEW = {
+    "edit": {"lambdas": [0.01, 0.1, 1.0], "neurons": [0.1], "tokens": ["last_subject", "all"]},
+    "evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False},
+}
+MANY = {
+    "edit": {
+        "lambdas": [0.001, 0.01, 0.1, 1.0, 10.0], "neurons": [0.02, 0.05, 0.1],
+        "tokens": ["last_subject", "subject", "all"],
+    },
+    "evaluate": {**FEW["evaluate"], "windows": True},
+}  # fmt: skip
+# Held-out prompts are 8 of a style and 4 of a fact, and as many paraphrases: 208 pictures of each attribute.
+REPORT = {"style": {"prompts": 8, "seeds": 13}, "fact": {"prompts": 8, "seeds": 26}}
+
+
+def sweep(model: str, blocks: Mapping[str, Any]) -> SweepSpec:
+    """Returns the sweep of one model over all of its styles and facts."""
+    hidden = MODELS[model].undrawable if model in MODELS else None
+    styles = [name for number, name in enumerate(STYLE_NAMES) if number not in (PLAIN, hidden)]
+    return SweepSpec.model_validate(
+        {
+            "name": f"edits-{model}", "models": [model],
+            "attributes": [f"style/{name}" for name in styles] + [f"fact/{name}" for name in COUNTRY_NAMES],
+            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": 4,
+            "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
+            "scorer": "toy-clip", "images": "none", **blocks,
+        },
+        strict=False,
+    )  # fmt: skip
+
+
+def backend(settings: WorkerSettings) -> Backend:
+    """Starts a worker a core."""
+    return RayBackend(settings, workers=len(os.sched_getaffinity(0)), threads=1)
+
+
+def measure(model: str, root: str) -> list[dict[str, Any]]:
+    """Sweeps, localizes, edits and evaluates one model; returns a row an edit."""
+    stop = StopSwitch()
+    controls = Controls(backend, lambda _: None, stop)
+    driver.run(
+        sweep(model, FEW), root, backend, on_progress=lambda _: None, stop=stop,
+        on_localized=lambda found: print(found.model, found.attribute, found.outcome, found.reason, flush=True),
+    )  # fmt: skip
+    store = open_store(root)
+    localized = {row["attribute"] for row in store.read("localizations").to_pylist() if row["outcome"] == "localized"}
+    for name in sorted(localized & set(EXAMPLES)):
+        edit_driver.edit(edit_driver.Meant(root, model, name), controls, print, blocks=sweep(model, MANY))
+    for name in sorted(localized):
+        changes = {**REPORT[name.split("/")[0]], "windows": False}
+        edit_driver.evaluate(edit_driver.Meant(root, model, name), controls, print, changes, only_chosen=True)
+    edits = store.read("edits").to_pylist()
+    settings = {(row["edit_id"], row["scope"]): row for row in edits}
+    found = summarize(edits, store.read("evaluations").to_pylist())
+    return [row_of(item, found, settings[item.edit_id, item.scope]) for item in found]
+
+
+def row_of(item: EditSummary, every: Iterable[EditSummary], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is kept of an edit: settings, counts with bounds, and how it stands beside its baselines."""
+    beside = [asdict(verdict) for verdict in verdicts(item, every)] if item.chosen else []
+    kept = {name: row[name] for name in ("tokens", "lambda", "neurons", "norm")}
+    return {**asdict(item), **kept, "verdicts": beside}
+
+
+def rate(row: Mapping[str, Any], name: str) -> float | None:
+    """Returns a share, None where there was nothing to count."""
+    share = row[name]
+    return share["hits"] / share["of"] if share["of"] else None
+
+
+def print_tables(rows: list[dict[str, Any]]) -> None:
+    """Prints, a model, kind and editor, median and worst of the chosen edits and of their baselines."""
+    columns = ("flipped", "paraphrased", "content_kept", "neighbours_kept")
+    print("| model | kind | editor | edit | attributes |", " | ".join(columns).replace("_", " "), "|")
+    print("|---|---|---|---|---|" + "---|" * len(columns))
+    chosen = {(r["model"], r["attribute"], r["editor"]): r for r in rows if r["chosen"]}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        own = chosen.get((row["model"], row["attribute"], row["editor"]))
+        if own and all(row[name] == own[name] for name in ("tokens", "lambda")) and row["scope"] != "window":
+            if row["scope"] == "localized" and not row["chosen"]:
+                continue
+            key = (row["model"], row["attribute"].split("/")[0], row["editor"], row["scope"])
+            groups.setdefault(key, []).append(row)
+    for key, some in sorted(groups.items()):
+        cells = []
+        for name in columns:
+            rates = [value for row in some if (value := rate(row, name)) is not None]
+            cells.append(f"{100 * statistics.median(rates):.0f} ({100 * min(rates):.0f})" if rates else "-")
+        print("|", " | ".join([*key, str(len(some)), *cells]), "|")
+
+
+def main() -> None:
+    """Measures what is asked for and prints all that is measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", choices=["toy", *MODELS])
+    parser.add_argument("--work", type=Path, default=Path("results/edits"))
+    parser.add_argument("--print", action="store_true", dest="only_print")
+    arguments = parser.parse_args()
+    rows = json.loads(TABLE.read_text()) if TABLE.exists() else []
+    for model in [] if arguments.only_print else arguments.models or ["toy", *MODELS]:
+        found = measure(model, str(arguments.work / model))
+        rows = [row for row in rows if row["model"] != model] + found
+        TABLE.write_text(json.dumps(rows, indent=1) + "\n")
+    print_tables(rows)
+
+
+if __name__ == "__main__":
+    main()
