@@ -37,7 +37,7 @@ FEW = {
 }
 MANY = {
     "edit": {
-        "lambdas": [0.001, 0.01, 0.1, 1.0, 10.0], "neurons": [0.02, 0.05, 0.1],
+        "lambdas": [0.0001, 0.001, 0.01, 0.1, 1.0], "neurons": [0.02, 0.05, 0.1],
         "tokens": ["last_subject", "subject", "all"],
     },
     "evaluate": {**FEW["evaluate"], "windows": True},
@@ -91,7 +91,7 @@ def measure(model: str, root: str) -> list[dict[str, Any]]:
 def row_of(item: EditSummary, every: Iterable[EditSummary], row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is kept of an edit: settings, counts with bounds, and how it stands beside its baselines."""
     beside = [asdict(verdict) for verdict in verdicts(item, every)] if item.chosen else []
-    kept = {name: row[name] for name in ("tokens", "lambda", "neurons", "norm")}
+    kept = {name: row[name] for name in ("tokens", "lambda", "lambda_absolute", "neurons", "norm")}
     return {**asdict(item), **kept, "verdicts": beside}
 
 

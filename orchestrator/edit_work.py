@@ -15,7 +15,7 @@ import numpy as np
 
 from loco_core.attributes import siblings
 from loco_core.deltas import Change, WeightDelta, applied, norm, placebo, projection, to_bytes
-from loco_core.editors import Concept, Target, fit_edit
+from loco_core.editors import Concept, Target, fit_edit, key_scale
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
@@ -74,10 +74,11 @@ class Bench:
 def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     """Fits the edits of a unit, stores each as a delta, and commits their rows."""
     began = time.monotonic()
-    rows = []
+    rows, concept = [], Concept(unit.attribute.key, unit.records)
     neighbours = nearest(bench, unit.attribute)
     for edit in unit.edits:
         delta, path, sum_ = _fitted(bench, unit, edit), None, None
+        strength = None if edit.settings.editor == "neurons" else edit.settings.strength
         if edit.scope in CANDIDATES:
             # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
             path, data = layout.delta(edit.edit_id, edit.scope), to_bytes(delta)
@@ -91,7 +92,8 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
                 "window_start": None if edit.scope == "all_sites" else edit.sites[0],
                 "window_size": None if edit.scope == "all_sites" else len(edit.sites),
                 "site_indices": list(edit.sites), "tokens": edit.settings.tokens,
-                "lambda": None if edit.settings.editor == "neurons" else edit.settings.strength,
+                "lambda": strength,
+                "lambda_absolute": strength and strength * key_scale(bench.model, concept, edit.settings.tokens),
                 "neurons": _count(delta) if edit.settings.editor == "neurons" else None,
                 "norm": norm(bench.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
                 "base": edit.base or None,

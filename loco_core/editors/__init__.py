@@ -154,6 +154,18 @@ def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet) -> Token
     return TokenPairs(torch.stack(keys).double().cpu(), torch.stack(values).double().cpu())
 
 
+def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet) -> float:
+    """Returns the mean squared norm of a concept's keys: what LocoEdit's lambda is relative to.
+
+    The paper's lambda is absolute. Text encoders end in a layer norm, so that this is near the text's width, and the
+    paper's 0.01 is about 1e-5 of it in Stable Diffusion.
+
+    Raises:
+        EditError: a prompt equals its donor.
+    """
+    return float(token_pairs(model, concept, tokens).keys.square().sum(1).mean())
+
+
 def paired_positions(prompts: PromptEmbeds, donors: PromptEmbeds, row: int) -> list[tuple[int, bool]]:
     """Returns for every position of a prompt's words the donor's position, and whether the words are equal."""
     source = prompts.ids[row, : int(prompts.words_end[row])].tolist()

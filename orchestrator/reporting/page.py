@@ -103,7 +103,8 @@ def _data(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, Any]:
 def _edit(item: Finding, edit: MeasuredEdit) -> dict[str, Any]:
     row, summary = edit.row, edit.summary
     names: Sequence[str] = (
-        "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda", "neurons", "norm",
+        "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda",
+        "lambda_absolute", "neurons", "norm",
         "chosen", "localization",
     )  # fmt: skip
     return {

@@ -198,6 +198,8 @@ EDITS = _schema(
     ("site_indices", pa.list_(_INT)),
     ("tokens", _TEXT),
     ("lambda", _REAL),
+    # The paper's lambda: not relative to the keys' mean squared norm.
+    ("lambda_absolute", _REAL),
     ("neurons", _INT),
     ("norm", _REAL),
     ("chosen", _FLAG),

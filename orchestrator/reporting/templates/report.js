@@ -141,7 +141,7 @@
     }), config);
   }
 
-  // Shares pooled over attributes, by strength; the paper's own setting is marked.
+  // Shares pooled over attributes, by strength; the paper's own strength is marked: it is absolute.
   function drawCurve(edits) {
     const curves = new Map();
     for (const edit of edits) {
@@ -164,17 +164,23 @@
         traces.push({
           type: "scatter", mode: "lines+markers", name: `${key}: ${said}`, x: lambdas, line: {dash, color: colours[number % 6]},
           y: lambdas.map((value) => pooled(points.get(value), name)),
-          marker: {size: lambdas.map((value) => (value === 0.01 && key === "localized, last_subject" ? 15 : 7)),
-            symbol: lambdas.map((value) => (value === 0.01 && key === "localized, last_subject" ? "star" : "circle"))},
+          marker: {size: 7},
           hovertemplate: `${key}<br>λ %{x}: %{y:.0%} ${said}<extra></extra>`,
         });
       }
     });
     if (!traces.length) { byId("curve-plot").textContent = "No LocoEdit edits here."; return; }
+    const scaled = edits.find((edit) => edit.tokens === "last_subject" && edit.lambda_absolute);
+    const paper = scaled && 0.01 * scaled.lambda / scaled.lambda_absolute;
+    const mark = {
+      shapes: [{type: "line", x0: paper, x1: paper, yref: "paper", y0: 0, y1: 1, line: {color: ink, width: 1, dash: "dash"}}],
+      annotations: [{x: Math.log10(paper), yref: "paper", y: 1.06, showarrow: false, text: "the paper's λ (last_subject)"}],
+    };
     Plotly.react(byId("curve-plot"), traces, layout({
-      height: 480, xaxis: {type: "log", title: {text: "λ, relative (★ the paper's: 0.01, last token)"}, gridcolor: line},
+      ...(paper ? mark : {}),
+      height: 480, xaxis: {type: "log", title: {text: "λ as a share of the keys' mean squared norm"}, gridcolor: line},
       yaxis: {range: [-0.04, 1.04], tickformat: ".0%", gridcolor: line, zeroline: false},
-      legend: {orientation: "h", y: -0.25}, margin: {l: 60, r: 10, t: 10, b: 45},
+      legend: {orientation: "h", y: -0.25}, margin: {l: 60, r: 10, t: 35, b: 45},
     }), config);
   }
 
@@ -201,7 +207,7 @@
         grid.windows.map(([start, size], c) => [model, attribute, start, size, grid.effect[r][c], grid.ci_low[r][c], grid.ci_high[r][c]])));
       return {columns, rows};
     }
-    const plain = ["edit_id", "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda", "neurons", "norm", "chosen", "localization"];
+    const plain = ["edit_id", "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda", "lambda_absolute", "neurons", "norm", "chosen", "localization"];
     const shares = ["flipped", "paraphrased", "neighbours_kept", "content_kept"];
     const columns = [...plain, ...shares.flatMap((share) => [share, `${share}_low`, `${share}_high`, `${share}_of`])];
     return {columns, rows: data.edits.map((edit) => [...plain.map((key) => edit[key]), ...shares.flatMap((share) => edit[share])])};
