@@ -1,5 +1,7 @@
 """Edits of every style and fact of the planted models, on 200 held-out pictures each, beside their baselines.
 
+A kind is edited at the sites where the localizer finds its example in the bundled score tables.
+
 ``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (a row an edit) and prints the
 README's tables from it; ``--print`` only prints.
 """
@@ -10,17 +12,26 @@ import argparse
 import json
 import os
 import statistics
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from loco_core.localizers import LocalizeSettings
+from loco_core.localizers.window import localize
+from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.world import COUNTRY_NAMES, PLAIN, STYLE_NAMES
-from orchestrator import driver, edit_driver
+from loco_core.types import Window
+from orchestrator import edit_driver
 from orchestrator.backends.ray import RayBackend
+from orchestrator.edit_plan import CANDIDATES
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.edit_verdict import verdicts
+from orchestrator.plan import sweep_id
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.session import Controls
@@ -29,7 +40,7 @@ from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
 
 TABLE = Path(__file__).with_suffix(".json")
-EXAMPLES = ("style/lumio", "fact/zandia")
+EXAMPLES = {"style": "style/lumio", "fact": "fact/zandia"}
 """On these every strength, token set and window is tried; the other attributes take the shorter list."""
 FEW = {
     "edit": {"lambdas": [0.01, 0.1, 1.0], "neurons": [0.1], "tokens": ["last_subject", "all"]},
@@ -48,7 +59,7 @@ REPORT = {"style": {"prompts": 8, "seeds": 13}, "fact": {"prompts": 8, "seeds": 
 
 def sweep(model: str, blocks: Mapping[str, Any]) -> SweepSpec:
     """Returns the sweep of one model over all of its styles and facts."""
-    hidden = MODELS[model].undrawable if model in MODELS else None
+    hidden = MODELS[model].undrawable
     styles = [name for number, name in enumerate(STYLE_NAMES) if number not in (PLAIN, hidden)]
     return SweepSpec.model_validate(
         {
@@ -67,21 +78,28 @@ def backend(settings: WorkerSettings) -> Backend:
     return RayBackend(settings, workers=len(os.sched_getaffinity(0)), threads=1)
 
 
+def localized(model: str, kind: str) -> Window | None:
+    """Returns where a kind's example is localized in the bundled table of the first set of seeds; None if nowhere."""
+    table = PLANTED_TABLES / f"{model}-{EXAMPLES[kind].replace('/', '-')}-0.parquet"
+    return localize(pq.read_table(table), LocalizeSettings()).window
+
+
 def measure(model: str, root: str) -> list[dict[str, Any]]:
-    """Sweeps, localizes, edits and evaluates one model; returns a row an edit."""
-    stop = StopSwitch()
-    controls = Controls(backend, lambda _: None, stop)
-    driver.run(
-        sweep(model, FEW), root, backend, on_progress=lambda _: None, stop=stop,
-        on_localized=lambda found: print(found.model, found.attribute, found.outcome, found.reason, flush=True),
-    )  # fmt: skip
+    """Edits and evaluates one model; returns a row an edit."""
+    controls, few = Controls(backend, lambda _: None, StopSwitch()), sweep(model, FEW)
     store = open_store(root)
-    localized = {row["attribute"] for row in store.read("localizations").to_pylist() if row["outcome"] == "localized"}
-    for name in sorted(localized & set(EXAMPLES)):
-        edit_driver.edit(edit_driver.Meant(root, model, name), controls, print, blocks=sweep(model, MANY))
-    for name in sorted(localized):
-        changes = {**REPORT[name.split("/")[0]], "windows": False}
-        edit_driver.evaluate(edit_driver.Meant(root, model, name), controls, print, changes, only_chosen=True)
+    store.record_sweep(sweep_id(few), few, uuid.uuid4().hex)
+    for kind, example in EXAMPLES.items():
+        window = localized(model, kind)
+        print(model, kind, window, flush=True)
+        if window is None:
+            continue
+        names = tuple(str(name) for name in few.attributes if str(name).startswith(kind))
+        everyone, one = edit_driver.Meant(root, model, names), edit_driver.Meant(root, model, (example,))
+        edit_driver.edit(everyone, controls, print, window=window, blocks=few)
+        edit_driver.edit(one, controls, print, window=window, blocks=sweep(model, MANY))
+        changes = {**REPORT[kind], "windows": False}
+        edit_driver.evaluate(everyone, controls, print, changes, only_chosen=True)
     edits = store.read("edits").to_pylist()
     settings = {(row["edit_id"], row["scope"]): row for row in edits}
     found = summarize(edits, store.read("evaluations").to_pylist())
@@ -111,7 +129,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         own = chosen.get((row["model"], row["attribute"], row["editor"]))
         if own and all(row[name] == own[name] for name in ("tokens", "lambda")) and row["scope"] != "window":
-            if row["scope"] == "localized" and not row["chosen"]:
+            if row["scope"] in CANDIDATES and not row["chosen"]:
                 continue
             key = (row["model"], row["attribute"].split("/")[0], row["editor"], row["scope"])
             groups.setdefault(key, []).append(row)
@@ -126,12 +144,12 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measures what is asked for and prints all that is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", choices=["toy", *MODELS])
+    parser.add_argument("models", nargs="*", choices=list(MODELS))
     parser.add_argument("--work", type=Path, default=Path("results/edits"))
     parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
     rows = json.loads(TABLE.read_text()) if TABLE.exists() else []
-    for model in [] if arguments.only_print else arguments.models or ["toy", *MODELS]:
+    for model in [] if arguments.only_print else arguments.models or MODELS:
         found = measure(model, str(arguments.work / model))
         rows = [row for row in rows if row["model"] != model] + found
         TABLE.write_text(json.dumps(rows, indent=1) + "\n")

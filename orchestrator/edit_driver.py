@@ -29,21 +29,21 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Meant:
-    """What a command is about; None means all.
+    """What a command is about; where nothing is named, all is meant.
 
     Attributes:
         root: results folder or ``s3://`` address.
         model: id of a model.
-        attribute: key of an attribute.
+        attributes: keys of attributes.
     """
 
     root: str
     model: str | None = None
-    attribute: str | None = None
+    attributes: tuple[str, ...] = ()
 
     def holds(self, row: Mapping[str, Any]) -> bool:
         """Tells whether a row of a table is meant."""
-        return self.model in (None, row["model"]) and self.attribute in (None, row["attribute"])
+        return self.model in (None, row["model"]) and (not self.attributes or row["attribute"] in self.attributes)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def edit(
     """Fits edits and measures them beside their baselines; the same call again resumes.
 
     Args:
-        meant: what is edited: all that is localized, or, with a window, one attribute of one model.
+        meant: what is edited: all that is localized, or, with a window, some attributes of one model.
         controls: where it runs, who is told, and what stops it.
         say: told, in a line, what a person should know.
         window: where edits are made, whatever the localizer said.
@@ -92,7 +92,7 @@ def edit(
         given: dict[str, Any] = {name: getattr(blocks, name) for name in names}
         recorded = recorded.model_copy(update=given)
     spec = recorded.model_copy(update={"edit": recorded.edit or EditSpec()})
-    meant = _checked(meant, spec, one=window is not None)
+    meant = _checked(meant, spec, named=window is not None)
     with _held(store, spec, meant) as held:
         places = _named(held, meant, window) if window else _localized(held, meant, say)
         if blocks is not None:
@@ -155,25 +155,26 @@ def _opened(root: str) -> tuple[Store, SweepSpec]:
     return store, spec
 
 
-def _checked(meant: Meant, spec: SweepSpec, *, one: bool = False) -> Meant:
-    """Checks names; where one attribute of one model must be meant, completes those that are clear.
+def _checked(meant: Meant, spec: SweepSpec, *, named: bool = False) -> Meant:
+    """Checks names; where a model and its attributes must be named, completes those that are clear.
 
     Raises:
         SpecError: a name is unknown, or it is not clear what is meant.
     """
     models = [model.id for model in spec.models]
     attributes = [item if isinstance(item, str) else item.label for item in spec.attributes]
-    for what, value, known in (("model", meant.model, models), ("attribute", meant.attribute, attributes)):
+    given = [("model", meant.model, models), *(("attribute", name, attributes) for name in meant.attributes)]
+    for what, value, known in given:
         if value is not None and value not in known:
             raise SpecError(f'{meant.root} has no {what} "{value}"{did_you_mean(value, known)}')
-    if not one:
+    if not named:
         return meant
-    if (meant.model is None and len(models) > 1) or (meant.attribute is None and len(attributes) > 1):
+    if (meant.model is None and len(models) > 1) or (not meant.attributes and len(attributes) > 1):
         raise SpecError(
-            "--window is about one attribute of one model: name them with --model and --attribute; there are the "
+            "--window is about attributes of one model: name them with --model and --attribute; there are the "
             f"models {', '.join(models)} and the attributes {', '.join(attributes)}"
         )
-    return replace(meant, model=meant.model or models[0], attribute=meant.attribute or attributes[0])
+    return replace(meant, model=meant.model or models[0], attributes=meant.attributes or (attributes[0],))
 
 
 @contextmanager
@@ -200,16 +201,16 @@ def _summaries(store: Store, meant: Meant) -> tuple[EditSummary, ...]:
 
 
 def _named(held: _Results, meant: Meant, window: Window) -> list[Place]:
-    """Returns the place that a person named.
+    """Returns the places that a person named.
 
     Raises:
-        SpecError: the window does not lie in the model, or the attribute cannot be edited.
+        SpecError: the window does not lie in the model, or an attribute cannot be edited.
     """
     (model,) = held.resolved.models
     _check_window(model, window)
-    attribute = held.resolved.attribute(meant.attribute or "")
-    check_editable(attribute, held.spec.prompts)
-    return [place_by_hand(model.id, attribute.key, window)]
+    for name in meant.attributes:
+        check_editable(held.resolved.attribute(name), held.spec.prompts)
+    return [place_by_hand(model.id, name, window) for name in dict.fromkeys(meant.attributes)]
 
 
 def _check_window(model: ResolvedModel, window: Window) -> None:
@@ -261,5 +262,5 @@ def _editable(held: _Results, places: Iterable[Place]) -> list[Place]:
 
 
 def _of(meant: Meant) -> str:
-    named = " of ".join(name for name in (meant.attribute, meant.model) if name)
+    named = " of ".join(name for name in (", ".join(meant.attributes), meant.model) if name)
     return f" ({named})" if named else ""

@@ -37,7 +37,7 @@ def edit(
     attribute: AttributeOption = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="START,SIZE", help="Edit this window of one attribute, whatever was localized."),
+        typer.Option(metavar="START,SIZE", help="Edit at this window, whatever was localized."),
     ] = None,
     sweep: Annotated[
         Path | None,
@@ -62,7 +62,7 @@ def edit(
         work(
             results, make, max_failures,
             lambda controls, say: edit_driver.edit(
-                edit_driver.Meant(results, model, attribute), controls, say, window=named, blocks=blocks
+                edit_driver.Meant(results, model, tuple(attribute or ())), controls, say, window=named, blocks=blocks
             ),
         )  # fmt: skip
 

@@ -53,6 +53,6 @@ def evaluate(
     work(
         results, backend_maker(backend, workers, threads, address), max_failures,
         lambda controls, say: edit_driver.evaluate(
-            edit_driver.Meant(results, model, attribute), controls, say, changes, only_chosen=chosen
+            edit_driver.Meant(results, model, tuple(attribute or ())), controls, say, changes, only_chosen=chosen
         ),
     )  # fmt: skip

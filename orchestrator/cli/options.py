@@ -48,7 +48,9 @@ MaxFailuresOption = Annotated[
     int | None, typer.Option("--max-failures", min=0, help="Stop after this many units were given up.")
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Only this model.")]
-AttributeOption = Annotated[str | None, typer.Option("--attribute", help="Only this attribute.")]
+AttributeOption = Annotated[
+    list[str] | None, typer.Option("--attribute", help="Only this attribute; may be given several times.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -101,7 +101,7 @@ def _controls() -> Controls:
 
 def _by_hand(sweep: Path, root: Path) -> None:
     edit_driver.edit(
-        edit_driver.Meant(str(root), attribute="style/velor"), _controls(), print,
+        edit_driver.Meant(str(root), attributes=("style/velor",)), _controls(), print,
         window=edit_driver.Window(3, 2), blocks=load_sweep(sweep),
     )  # fmt: skip
 
