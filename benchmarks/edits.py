@@ -29,7 +29,7 @@ from loco_core.types import Window
 from orchestrator import edit_driver
 from orchestrator.backends.ray import RayBackend
 from orchestrator.edit_plan import CANDIDATES
-from orchestrator.edit_summary import EditSummary, summarize
+from orchestrator.edit_summary import EditSummary, Share, summarize
 from orchestrator.edit_verdict import verdicts
 from orchestrator.plan import sweep_id
 from orchestrator.scheduler.loop import StopSwitch
@@ -108,9 +108,17 @@ def measure(model: str, root: str) -> list[dict[str, Any]]:
 
 def row_of(item: EditSummary, every: Iterable[EditSummary], row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is kept of an edit: settings, counts with bounds, and how it stands beside its baselines."""
+    shares = {
+        name: {field: getattr(share, field) for field in ("hits", "of", "low", "high")}
+        for name, share in vars(item).items() if isinstance(share, Share)
+    }  # fmt: skip
+    kept = {
+        name: row[name]
+        for name in ("attribute", "chosen", "edit_id", "editor", "lambda", "lambda_absolute", "localization", "model",
+                     "neurons", "norm", "scope", "settings", "site_indices", "tokens")
+    }  # fmt: skip
     beside = [asdict(verdict) for verdict in verdicts(item, every)] if item.chosen else []
-    kept = {name: row[name] for name in ("tokens", "lambda", "lambda_absolute", "neurons", "norm")}
-    return {**asdict(item), **kept, "verdicts": beside}
+    return {**kept, **shares, "verdicts": beside}
 
 
 def rate(row: Mapping[str, Any], name: str) -> float | None:
@@ -121,14 +129,14 @@ def rate(row: Mapping[str, Any], name: str) -> float | None:
 
 def print_tables(rows: list[dict[str, Any]]) -> None:
     """Prints, a model, kind and editor, median and worst of the chosen edits and of their baselines."""
-    columns = ("flipped", "paraphrased", "content_kept", "neighbours_kept")
+    columns = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept")
     print("| model | kind | editor | edit | attributes |", " | ".join(columns).replace("_", " "), "|")
     print("|---|---|---|---|---|" + "---|" * len(columns))
     chosen = {(r["model"], r["attribute"], r["editor"]): r for r in rows if r["chosen"]}
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         own = chosen.get((row["model"], row["attribute"], row["editor"]))
-        if own and all(row[name] == own[name] for name in ("tokens", "lambda")) and row["scope"] != "window":
+        if own and row["settings"] == own["settings"] and row["scope"] != "window":
             if row["scope"] in CANDIDATES and not row["chosen"]:
                 continue
             key = (row["model"], row["attribute"].split("/")[0], row["editor"], row["scope"])
@@ -138,7 +146,8 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
         for name in columns:
             rates = [value for row in some if (value := rate(row, name)) is not None]
             cells.append(f"{100 * statistics.median(rates):.0f} ({100 * min(rates):.0f})" if rates else "-")
-        print("|", " | ".join([*key, str(len(some)), *cells]), "|")
+        count = len({row["attribute"] for row in some})
+        print("|", " | ".join([*key, str(count), *cells]), "|")
 
 
 def main() -> None:

@@ -35,6 +35,10 @@ class EditError(LocoError):
     """An edit cannot be made, read or applied."""
 
 
+class ClusterError(LocoError):
+    """A cluster cannot be reached, or refuses a job."""
+
+
 class ViewError(LocoError):
     """Results cannot be shown in a browser."""
 

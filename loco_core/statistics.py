@@ -239,6 +239,22 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(p) for p in adjusted)
 
 
+def wilson_interval(rate: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a rate seen in a number of trials that need not be whole, such as an effective one.
+
+    Args:
+        rate: the rate.
+        trials: above 0.
+        confidence: of the two-sided interval.
+    """
+    z = float(special.ndtri((1 + confidence) / 2))
+    centre = rate + z**2 / (2 * trials)
+    half = z * (rate * (1 - rate) / trials + z**2 / (4 * trials**2)) ** 0.5
+    # The ends meet 0 and 1 exactly in theory, not in floating point.
+    low, high = ((centre + side * half) / (1 + z**2 / trials) for side in (-1, 1))
+    return (0.0 if rate == 0 else max(0.0, low)), (1.0 if rate == 1 else min(1.0, high))
+
+
 def wilson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson bounds of a rate; ``(0, 1)`` without trials."""
     if not trials:

@@ -23,13 +23,17 @@ from orchestrator.spec import EditSpec, SweepSpec
 Scope = Literal["localized", "by_hand", "all_sites", "window", "placebo", "random"]
 Split = Literal["localize", "fit", "select", "report"]
 Role = Literal["target", "paraphrase", "neighbour", "unrelated"]
-Pair = tuple[str, str, str, str, str, int]
+Pair = tuple[str, str, str, str, str, int, str | None]
 """An edit in its scope, and a probe that it is measured on; see `pair` and `measured_pair`."""
 
 CANDIDATES: tuple[Scope, ...] = ("localized", "by_hand")
 """Scopes of edits that one is chosen of: where a localizer said, and where a person did. All others are baselines."""
+INVALID = "invalid"
+"""What is named in a picture that is none: an edit that destroys pictures keeps nothing and finds nothing."""
 FIRST_SEED = {"select": 1_000_000, "report": 2_000_000}
 """Far from any seed of a sweep."""
+LEAST_TOGETHER = 4
+"""Edits that a unit measures beside the same pictures without an edit, however long that takes."""
 LEAST_CONTENTS = 3
 """Content texts that an attribute needs, so that fit, select and report have one each."""
 
@@ -61,11 +65,13 @@ class Probe:
         role: what it shows about the edit.
         record: its prompt, with the texts that score it.
         seed: of the initial noise.
+        judge: what names what is seen, see ``evaluate.judge``.
     """
 
     role: Role
     record: PromptRecord
     seed: int
+    judge: str | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,12 @@ def probes(
         "target": target, "paraphrase": paraphrase, "neighbour": beside, "unrelated": unrelated
     }  # fmt: skip
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + spec.evaluate.seeds)
-    return [Probe(role, record, seed) for role, records in roles.items() for record in records for seed in seeds]
+    return [
+        Probe(role, record, seed, spec.evaluate.judge)
+        for role, records in roles.items()
+        for record in records
+        for seed in seeds
+    ]
 
 
 def _unrelated(record: PromptRecord) -> PromptRecord:
@@ -297,12 +308,13 @@ def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: M
 def pair(edit: PlannedEdit, probe: Probe) -> Pair:
     """Names an edit measured on a probe; the seed tells the split."""
     record = probe.record
-    return edit.edit_id, edit.scope, probe.role, record.prompt, record.score_text, probe.seed
+    return edit.edit_id, edit.scope, probe.role, record.prompt, record.score_text, probe.seed, probe.judge
 
 
 def measured_pair(row: Mapping[str, Any]) -> Pair:
     """Returns the `pair` that a row of ``evaluations`` is about."""
-    return row["edit_id"], row["scope"], row["prompt_role"], row["prompt"], row["clip_text"], row["seed"]
+    names = ("edit_id", "scope", "prompt_role", "prompt", "clip_text", "seed", "judge")
+    return tuple(row[name] for name in names)
 
 
 def fit_unit(
@@ -341,7 +353,8 @@ def evaluate_units(
         return []
     seconds = model.seconds_per_image * spec.generation.steps / 50
     batch = math.ceil(len(drawn) / math.ceil(len(drawn) / spec.generation.batch_size))
-    together = max(1, int(UNIT_SECONDS / (seconds * batch)) - 1)
+    # With fewer edits a unit, most of what is drawn on a slow model would be the pictures without an edit, again.
+    together = max(LEAST_TOGETHER, int(UNIT_SECONDS / (seconds * batch)) - 1)
     lacking: dict[tuple[Probe, ...], list[PlannedEdit]] = {}
     for edit in edits:
         lacking.setdefault(tuple(probe for probe in drawn if pair(edit, probe) not in measured), []).append(edit)
@@ -365,6 +378,6 @@ def _evaluation_name(
 ) -> str:
     # The scope stands in every row, and the same weights may be a candidate in one place and a baseline in another.
     items = tuple(f"{edit.scope} {edit.edit_id}" for edit in edits) + tuple(
-        f"{probe.role} {probe.seed} {probe.record.prompt} {probe.record.score_text}" for probe in drawn
+        f"{probe.role} {probe.seed} {probe.judge} {probe.record.prompt} {probe.record.score_text}" for probe in drawn
     )
     return identity.unit_id(identity.UnitKey(sweep_id(spec), "evaluate", model.id, attribute.key, items))

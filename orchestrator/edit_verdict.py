@@ -6,14 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.edit_summary import EditSummary, Share
+from orchestrator.edit_summary import CONFIDENCE, EditSummary, Share
 
-Standing = Literal["better", "worse", "not told apart", "unrivalled"]
+Standing = Literal["better", "worse", "not told apart", "unrivalled", "not measured"]
+Difference = tuple[float, float, float]
 RIVALS = {
     "all_sites": "the same edit at all sites",
     "window": "the same edit at a window elsewhere",
     "placebo": "a placebo of equal norm",
     "random": "as many neurons drawn at random",
+}
+SPARED = {
+    "the neighbours' pictures": "neighbours_kept",
+    "unrelated pictures": "unrelated_kept",
+    "the content of its own pictures": "content_kept",
 }
 
 
@@ -26,10 +32,13 @@ class Verdict:
         editor: its editor.
         against: scope of the baselines.
         baselines: how many there are.
-        as_effective: those whose share of flipped pictures has an upper bound that reaches the edit's own share.
-        standing: ``unrivalled`` where none is as effective; else how the edit's specificity compares with the most
-            specific of those that are: ``better`` or ``worse`` where the interval of the difference leaves out 0.
-        difference: specificity of the edit less the rival's, with a 95 % interval; None where unrivalled.
+        as_effective: those that are not shown to flip fewer pictures than the edit does.
+        standing: ``unrivalled`` where there are none of these; else how the edit's specificity compares with the most
+            specific of them: ``better`` or ``worse`` where the interval of the difference leaves out 0.
+        spared: what specificity is the share of: pictures of neighbours, of unrelated prompts, or the other content of
+            the edit's own pictures; the first of these that was measured.
+        difference: specificity of the edit less the rival's, with an interval that holds for all rivals together at
+            95 %; None where there is none to compare with.
     """
 
     edit_id: str
@@ -38,12 +47,15 @@ class Verdict:
     baselines: int
     as_effective: int
     standing: Standing
+    spared: str
     difference: tuple[float, float, float] | None
 
     @property
     def sentence(self) -> str:
         """Says it in words."""
         rival = RIVALS[self.against]
+        if self.standing == "not measured":
+            return f"Against {rival}: not measured; no pictures tell what either spares, or whether it works."
         if self.difference is None:
             many = f"None of {self.baselines} does" if self.baselines > 1 else "It does not"
             return f"Against {rival}: unrivalled. {many} reach its efficacy."
@@ -51,14 +63,9 @@ class Verdict:
         verdict = {"better": "more specific", "worse": "less specific"}.get(self.standing, "not told apart")
         return (
             f"Against {rival}: {verdict} at equal efficacy"
-            f" ({value:+.0f} points of what is kept, {low:+.0f} to {high:+.0f};"
-            f" {self.as_effective} of {self.baselines} as effective)."
+            f" ({value:+.0f} points of {self.spared} kept, {low:+.0f} to {high:+.0f};"
+            f" {self.as_effective} of {self.baselines} not shown to be less effective)."
         )
-
-
-def specificity(edit: EditSummary) -> Share:
-    """Returns what an edit spares: its neighbours, or the other content of its own pictures where it has none."""
-    return edit.neighbours_kept if edit.neighbours_kept.of else edit.content_kept
 
 
 def verdicts(edit: EditSummary, others: Iterable[EditSummary]) -> list[Verdict]:
@@ -82,18 +89,45 @@ def _place(edit: EditSummary) -> tuple[str, str, str, str]:
 
 
 def _verdict(edit: EditSummary, scope: str, rivals: Sequence[EditSummary]) -> Verdict:
-    effective = [item for item in rivals if item.flipped.high >= edit.flipped.value]
+    def said(standing: Standing, effective: int, spared: str = "", found: Difference | None = None) -> Verdict:
+        return Verdict(edit.edit_id, edit.editor, scope, len(rivals), effective, standing, spared, found)
+
+    # The same pictures for both: shares of different prompts say more about the prompts than about the edits.
+    measured = [item for item in rivals if edit.flipped.pictures.keys() & item.flipped.pictures.keys()]
+    if not measured:
+        return said("not measured", 0)
+    effective = [item for item in measured if difference(edit.flipped, item.flipped, len(measured))[1] <= 0]
     if not effective:
-        return Verdict(edit.edit_id, edit.editor, scope, len(rivals), 0, "unrivalled", None)
-    best = max(effective, key=lambda item: specificity(item).value)
-    value, low, high = difference(specificity(edit), specificity(best))
+        return said("unrivalled", 0)
+    spared = next((name for name in SPARED if all(_common(edit, item, name) for item in effective)), None)
+    if spared is None:
+        return said("not measured", len(effective))
+    mine = getattr(edit, SPARED[spared])
+    apart = [difference(mine, getattr(item, SPARED[spared]), len(effective)) for item in effective]
+    value, low, high = min(apart)
     standing: Standing = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    return Verdict(edit.edit_id, edit.editor, scope, len(rivals), len(effective), standing, (value, low, high))
+    return said(standing, len(effective), spared, (value, low, high))
 
 
-def difference(a: Share, b: Share) -> tuple[float, float, float]:
-    """Returns ``a - b`` with its 95 % interval (Newcombe 1998, method 10: from the two Wilson intervals)."""
-    value = a.value - b.value
-    low = value - ((a.value - a.low) ** 2 + (b.high - b.value) ** 2) ** 0.5
-    high = value + ((a.high - a.value) ** 2 + (b.value - b.low) ** 2) ** 0.5
+def _common(edit: EditSummary, other: EditSummary, spared: str) -> bool:
+    mine, theirs = (getattr(item, SPARED[spared]).pictures.keys() for item in (edit, other))
+    return bool(mine & theirs)
+
+
+def difference(a: Share, b: Share, comparisons: int = 1) -> Difference:
+    """Returns ``a - b`` on the pictures that both have, with its interval.
+
+    From the two Wilson intervals (Newcombe 1998, method 10), which takes the shares for independent: that the same
+    pictures are compared makes it wider than it need be, never narrower.
+
+    Args:
+        a: one share.
+        b: the other.
+        comparisons: how many intervals are to hold together at 95 % (Bonferroni).
+    """
+    both, confidence = a.pictures.keys() & b.pictures.keys(), 1 - (1 - CONFIDENCE) / comparisons
+    one, two = (side.among(sorted(both), confidence) for side in (a, b))
+    value = one.value - two.value
+    low = value - ((one.value - one.low) ** 2 + (two.high - two.value) ** 2) ** 0.5
+    high = value + ((one.high - one.value) ** 2 + (two.value - two.low) ** 2) ** 0.5
     return value, low, high

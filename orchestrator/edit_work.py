@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from loco_core.attributes import siblings
-from loco_core.deltas import Change, WeightDelta, applied, norm, placebo, projection, to_bytes
+from loco_core.deltas import WeightDelta, applied, norm, placebo, to_bytes
 from loco_core.editors import Concept, Target, fit_edit, key_scale
+from loco_core.editors.neurons import random_neurons
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
 from loco_core.types import Attribute, Generation, Row
-from orchestrator.edit_plan import CANDIDATES, FIRST_SEED, EvaluateUnit, FitUnit, PlannedEdit, Probe
+from orchestrator.edit_plan import CANDIDATES, FIRST_SEED, INVALID, EvaluateUnit, FitUnit, PlannedEdit, Probe
 from orchestrator.resolve import ResolvedModel
 from orchestrator.scheduler.protocol import UnitReport
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS_KEPT = 16
 """How many of the nearest attributes a fit writes down; an evaluation takes the first few."""
-UNKNOWN = ("other", "unsure")
+UNKNOWN = ("other", "unsure", INVALID)
 PICTURES = 2
 """Seeds of the report split whose pictures are kept, before and after."""
 
@@ -115,20 +116,8 @@ def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit) -> We
     if edit.scope == "placebo":
         return placebo(bench.model, delta, seed)
     if edit.scope == "random":
-        return _random_neurons(bench.model, delta, seed)
+        return random_neurons(bench.model, target, edit.settings, delta, seed)
     return delta
-
-
-def _random_neurons(model: LoadedModel, delta: WeightDelta, seed: int) -> WeightDelta:
-    """Returns the same change of as many other rows of each projection, drawn at random."""
-    rng, changes = np.random.default_rng(seed), []
-    import torch
-
-    for change in delta.changes:
-        width = projection(model, change.module).out_features
-        rows = torch.from_numpy(np.sort(rng.choice(width, len(change.rows), replace=False)))
-        changes.append(Change(change.module, rows, change.weight, change.bias, change.constant))
-    return WeightDelta(delta.provenance, tuple(changes))
 
 
 def _count(delta: WeightDelta) -> int:
@@ -205,7 +194,8 @@ def _draw(bench: Bench, unit: EvaluateUnit, delta: WeightDelta | None, row_by_ro
     for at, probe in enumerate(unit.probes):
         names = {kind: seen[at] for kind, seen in judged.items()}
         if not is_valid(pictures[at], bench.generation):
-            found.append(_Seen(pictures[at], False, None, None, names))
+            nothing = dict.fromkeys(names or [unit.attribute.kind], INVALID)
+            found.append(_Seen(pictures[at], False, None, None, nothing))
             continue
         texts = [probe.record.score_text, probe.record.donor_text]
         here, there = (float(value) for value in bench.scorer.score(embeddings[at : at + 1], texts)[0])
@@ -235,8 +225,8 @@ def _rows(
         "prompt_role": probe.role, "template_id": probe.record.template_id, "content_text": probe.record.content_text,
         "prompt": probe.record.prompt, "clip_text": probe.record.score_text, "seed": probe.seed,
         "clip_before": old.clip, "clip_after": new.clip, "margin_before": old.margin, "margin_after": new.margin,
-        "image_distance": distance, "status": "ok" if valid else "invalid", "scorer": bench.scorer_name,
-        "attempt": attempt, "schema_version": SCHEMA_VERSION,
+        "judge": probe.judge, "image_distance": distance, "status": "ok" if valid else "invalid",
+        "scorer": bench.scorer_name, "attempt": attempt, "schema_version": SCHEMA_VERSION,
     }  # fmt: skip
     kinds = [
         kind

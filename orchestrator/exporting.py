@@ -73,7 +73,10 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> None:
     data = store.blobs.read(edit.delta_path)
     place = f"{store.root}/{edit.delta_path}"
     if hashlib.sha256(data).hexdigest() != edit.delta_sha256:
-        raise EditError(f"{place} is not the file that was written; take it away and run the sweep again")
+        raise EditError(
+            f"{place} is not the file that was written; `loco-sweep verify --repair` sets it aside, and the command "
+            "that made it fits it again"
+        )
     delta = from_bytes(data, place)
     if not delta.exportable:
         raise EditError("this edit holds neurons at a mean that K and V, without a bias, cannot store; use fill: zero")

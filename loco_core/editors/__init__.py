@@ -130,6 +130,8 @@ def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet) -> Token
 
     Words that both sentences share are paired with each other; a word that the donor replaces with the last word of the
     replacement; one that it leaves out with the word before it; end and padding by their distance from the last word.
+    Where a donor only adds words, the word after them is what changes, as it has read them in the donor ("a doctor",
+    "a female doctor").
 
     Raises:
         EditError: a prompt equals its donor.
@@ -171,11 +173,17 @@ def paired_positions(prompts: PromptEmbeds, donors: PromptEmbeds, row: int) -> l
     source = prompts.ids[row, : int(prompts.words_end[row])].tolist()
     donor = donors.ids[row, : int(donors.words_end[row])].tolist()
     places: list[tuple[int, bool]] = []
+    added = None
     for kind, i1, i2, j1, j2 in SequenceMatcher(None, source, donor, autojunk=False).get_opcodes():
         if kind == "equal":
             places += [(j1 + i - i1, True) for i in range(i1, i2)]
-        elif kind != "insert":
+        elif kind == "insert":
+            added = (i1, j2)
+        else:
             places += [(max(j2 - 1 if kind == "replace" else j1 - 1, 0), False)] * (i2 - i1)
+    if added is not None and all(same for _, same in places):
+        at, to = added
+        places[min(at, len(places) - 1)] = (to if at < len(places) else to - 1, False)
     return places
 
 

@@ -6,10 +6,12 @@ of the chosen tokens; those with the largest ``|z|`` are set to zero, or held at
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from loco_core.deltas import Change, module_paths, projection
+from loco_core.deltas import Change, WeightDelta, module_paths, projection
 from loco_core.editors import EditSettings, Target, TokenPairs, token_pairs
+from loco_core.errors import EditError
 from loco_core.models import LoadedModel
 
 TINY = 1e-12
@@ -24,6 +26,11 @@ def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Ch
     chosen: dict[str, dict[int, float]] = {path: {} for path in paths}
     for concept in target.concepts:
         pairs = token_pairs(model, concept, settings.tokens)
+        if len(pairs.keys) < 2:
+            raise EditError(
+                f"{concept.attribute}: neurons are ranked by how they vary over prompts, and there is one position "
+                f"of one prompt to fit on; take more prompts, or other tokens than {settings.tokens}"
+            )
         statistics = [_statistics(projection(model, path), pairs) for path in paths]
         # Sites of different blocks have projections of different widths: coordinates are numbered through.
         places = [(path, row) for path in paths for row in range(projection(model, path).out_features)]
@@ -34,6 +41,31 @@ def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Ch
             path, row = places[index]
             chosen[path][row] = float(means[index])
     return tuple(_change(projection(model, path), path, held, settings) for path, held in chosen.items() if held)
+
+
+def random_neurons(
+    model: LoadedModel, target: Target, settings: EditSettings, delta: WeightDelta, seed: int
+) -> WeightDelta:
+    """Returns the same edit of as many other neurons of each projection, drawn at random: its baseline.
+
+    Args:
+        model: what the delta was fitted on.
+        target: what it was fitted for.
+        settings: of the edit.
+        delta: the edit; where it leaves too few neurons, its own may be drawn too.
+        seed: of the draw.
+    """
+    rng, changes = np.random.default_rng(seed), []
+    pairs = token_pairs(model, target.concepts[0], settings.tokens)
+    for change in delta.changes:
+        module = projection(model, change.module)
+        width, count = module.out_features, len(change.rows)
+        others = np.setdiff1d(np.arange(width), change.rows.numpy())
+        rows = rng.choice(others if len(others) >= count else width, count, replace=False)
+        _, means = _statistics(module, pairs)
+        held = {int(row): float(means[row]) for row in rows}
+        changes.append(_change(module, change.module, held, settings))
+    return WeightDelta(delta.provenance, tuple(changes))
 
 
 def _statistics(module: torch.nn.Linear, pairs: TokenPairs) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,6 +20,7 @@ from orchestrator.cli import (
     report,
     run,
     status,
+    submit,
     verify,
     view,
 )
@@ -36,6 +37,9 @@ app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("retry")(run.retry)
+app.command("submit")(submit.submit)
+app.command("logs")(submit.logs)
+app.command("cancel")(submit.cancel)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.command("localize")(localize.localize)

@@ -27,8 +27,23 @@ class BackendName(StrEnum):
     INLINE = "inline"
 
 
+def is_cluster_file(results: str) -> bool:
+    """Tells whether a cluster file stands in place of the results that it names."""
+    return results.endswith((".yaml", ".yml")) and Path(results).is_file()
+
+
+def _results_root(results: str) -> str:
+    if not is_cluster_file(results):
+        return results
+    from orchestrator.submit import load_cluster
+
+    return load_cluster(results).spec.results
+
+
 SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", metavar="SWEEP.yaml")]
-Results = Annotated[str, typer.Argument(help="A results folder or s3:// address.", metavar="RESULTS")]
+_RESULTS = "A results folder, an s3:// address, or a cluster file."
+ResultsOrCluster = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS")]
+Results = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS", callback=_results_root)]
 ResultsOption = Annotated[
     str | None,
     typer.Option("--results", help="Results folder or s3:// address; default: as in the sweep, or results/NAME."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,12 +15,13 @@ from orchestrator.cli.options import (
     BackendName,
     BackendOption,
     MaxFailuresOption,
-    Results,
     ResultsOption,
+    ResultsOrCluster,
     SweepFile,
     ThreadsOption,
     WorkersOption,
     backend_maker,
+    is_cluster_file,
     placed,
     results_of,
 )
@@ -51,7 +53,7 @@ def run(
 
 
 def retry(
-    results: Results,
+    results: ResultsOrCluster,
     backend: BackendOption = BackendName.RAY,
     workers: WorkersOption = None,
     threads: ThreadsOption = None,
@@ -62,6 +64,11 @@ def retry(
     from loco_core.errors import StoreError
     from orchestrator.store import open_store
 
+    if is_cluster_file(results):
+        from orchestrator.cli.submit import send
+
+        send(Path(results), wait=False, dry_run=False, again=True)
+        return
     spec = open_store(results, create=False).sweep()
     if spec is None:
         raise StoreError(f"{results}: holds no sweep")

@@ -197,5 +197,6 @@ def _edit_sentence(edit: MeasuredEdit) -> str:
     return (
         f"{edit.label}: of the pictures that had the attribute {percent(item.flipped)} show the donor's class instead"
         f" (on reworded prompts {percent(item.paraphrased)}); neighbours keep theirs in"
-        f" {percent(item.neighbours_kept)}, the same pictures keep what else they show in {percent(item.content_kept)}."
+        f" {percent(item.neighbours_kept)}, unrelated prompts in {percent(item.unrelated_kept)}, the same pictures keep"
+        f" all that they show beside it in {percent(item.content_kept)}."
     )

@@ -1,5 +1,6 @@
 """What a sweep is: the names of ``sweep.yaml``, how it is read, and what may change between two runs of it."""
 
+from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compatible import check_compatible
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
 from orchestrator.spec.sweep import (
@@ -16,6 +17,7 @@ from orchestrator.spec.yaml_file import load_sweep, place
 
 __all__ = [
     "AttributeSpec",
+    "ClusterSpec",
     "ControlsSpec",
     "EditSpec",
     "EvaluateSpec",

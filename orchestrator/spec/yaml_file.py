@@ -1,4 +1,4 @@
-"""Reads ``sweep.yaml`` and says for every problem where it stands: ``file:line:column``."""
+"""Reads YAML files and says for every problem where it stands: ``file:line:column``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,7 @@ from loco_core.errors import SpecError, did_you_mean
 from orchestrator.spec.sweep import SweepSpec
 
 Loc = tuple[str | int, ...]
+Spec = TypeVar("Spec", bound=BaseModel)
 
 MAX_BYTES = 16 * 2**20
 MAX_NODES = 200_000
@@ -44,23 +45,30 @@ for _tag, _pattern, _first in (
 
 
 def load_sweep(path: str | Path) -> SweepSpec:
-    """Reads and checks a sweep file.
+    """Reads and checks a sweep file; errors as of `load_yaml`."""
+    return load_yaml(path, SweepSpec, "a sweep file")
+
+
+def load_yaml(path: str | Path, spec: type[Spec], what: str) -> Spec:
+    """Reads and checks a file.
 
     Args:
         path: of the YAML file.
+        spec: what it must hold.
+        what: the file in words, for errors.
 
     Raises:
         SpecError: one line a problem, ``file:line:column: what is wrong; what was expected``.
     """
-    root = _compose(Path(path))
+    root = _compose(Path(path), spec, what)
     repeated = [f"{_mark(path, key)}: key {key.value!r} is given twice; expected once" for key in _repeated_keys(root)]
     if repeated:
         raise SpecError("\n".join(repeated))
     try:
         data = _construct(root)
-        return SweepSpec.model_validate_json(json.dumps(data, allow_nan=True), strict=True)
+        return spec.model_validate_json(json.dumps(data, allow_nan=True), strict=True)
     except ValidationError as error:
-        raise SpecError("\n".join(_describe(path, root, e) for e in _causes(root, error))) from None
+        raise SpecError("\n".join(_describe(path, root, spec, e) for e in _causes(root, error))) from None
     except yaml.YAMLError as error:
         raise SpecError(_yaml_problem(path, error)) from None
     except (TypeError, ValueError) as error:
@@ -73,27 +81,30 @@ def place(path: str | Path, loc: Loc) -> str:
     """Returns ``file:line:column`` of a value, for problems that only show when names are resolved.
 
     Args:
-        path: of a sweep file that was read before.
+        path: of a file that was read before.
         loc: keys and positions from the top, e.g. ``("attributes", 1)``.
     """
-    return _mark(path, _node_at(_compose(Path(path)), loc))
+    return _mark(path, _node_at(_compose(Path(path), SweepSpec, "a file"), loc))
 
 
-def _compose(path: Path) -> yaml.MappingNode:
+def _compose(path: Path, spec: type[BaseModel], what: str) -> yaml.MappingNode:
+    required = " and ".join(
+        ", ".join(n for n, field in spec.model_fields.items() if field.is_required()).rsplit(", ", 1)
+    )
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         siblings = [p.name for pattern in ("*.yaml", "*.yml") for p in path.parent.glob(pattern)]
         hint = did_you_mean(path.name, siblings) if siblings else ""
-        raise SpecError(f"{path}: no such file; expected a sweep file in YAML{hint}") from None
+        raise SpecError(f"{path}: no such file; expected {what} in YAML{hint}") from None
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror}); expected a sweep file in YAML") from None
+        raise SpecError(f"{path}: cannot be read ({error.strerror}); expected {what} in YAML") from None
     if len(raw) > MAX_BYTES:
-        raise SpecError(f"{path}: {len(raw):,} bytes; expected a sweep file of at most {MAX_BYTES:,}")
+        raise SpecError(f"{path}: {len(raw):,} bytes; expected {what} of at most {MAX_BYTES:,}")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file; expected a sweep file in YAML, UTF-8") from None
+        raise SpecError(f"{path}: not a text file; expected {what} in YAML, UTF-8") from None
     try:
         root = yaml.compose(text, Loader=_Loader)
         if root is not None:
@@ -101,9 +112,9 @@ def _compose(path: Path) -> yaml.MappingNode:
     except yaml.YAMLError as error:
         raise SpecError(_yaml_problem(path, error)) from None
     if root is None:
-        raise SpecError(f"{path}:1:1: the file is empty; expected at least name, models, attributes and scorer")
+        raise SpecError(f"{path}:1:1: the file is empty; expected at least {required}")
     if not isinstance(root, yaml.MappingNode):
-        raise SpecError(f"{_mark(path, root)}: expected keys such as name, models, attributes and scorer at the top")
+        raise SpecError(f"{_mark(path, root)}: expected keys such as {required} at the top")
     return root
 
 
@@ -115,7 +126,7 @@ def _check_size(path: Path, root: yaml.Node) -> None:
         node, depth = stack.pop()
         count += 1
         if count > MAX_NODES or depth > MAX_DEPTH:
-            raise SpecError(f"{_mark(path, node)}: nested or repeated without end; expected a plain sweep file")
+            raise SpecError(f"{_mark(path, node)}: nested or repeated without end; expected a plain file")
         stack += [(child, depth + 1) for child in _children(node)]
 
 
@@ -195,9 +206,9 @@ def _loc(error: ErrorDetails) -> Loc:
     return tuple(error["loc"]) + tuple(error.get("ctx", {}).get("loc", ()))
 
 
-def _fields_at(loc: Loc) -> list[str]:
+def _fields_at(spec: type[BaseModel], loc: Loc) -> list[str]:
     """Returns the keys known where ``loc`` points."""
-    model: type[BaseModel] = SweepSpec
+    model = spec
     for part in loc:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
@@ -210,13 +221,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
 
 
-def _describe(path: str | Path, root: yaml.Node, error: ErrorDetails) -> str:
+def _describe(path: str | Path, root: yaml.Node, spec: type[BaseModel], error: ErrorDetails) -> str:
     loc = _loc(error)
     written = _written(root, loc, missing=error["type"] == "missing")
     kind = error["type"]
     where = _mark(path, _node_at(root, loc, key=kind == "extra_forbidden"))
     if kind == "extra_forbidden":
-        known = _fields_at(loc[:-1])
+        known = _fields_at(spec, loc[:-1])
         hint = did_you_mean(str(loc[-1]), known)
         expected = "" if hint.startswith("; known") else f"; expected one of {', '.join(known)}"
         return f"{where}: unknown key {str(loc[-1])!r}{expected}{hint}"

@@ -39,7 +39,7 @@ from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.measured import Measured
-from orchestrator.store import Store
+from orchestrator.store import Store, layout
 from orchestrator.store.schemas import TABLES
 from orchestrator.worker import to_unit
 
@@ -180,12 +180,10 @@ class EditStage:
         model, attribute = resolved.model(place.model), resolved.attribute(place.attribute)
         first = candidates(spec, model, attribute, place.window.sites, place.scope)
         fit = fit_unit(spec, model, attribute, first, place.localization, self._order)
+        self._committed -= self._without_deltas(fit)
         if missing := self._missing(place, [fit]):
             return missing
         fits = self._store.read_units([fit.unit_id], "fits")
-        if not fits.num_rows:
-            logger.warning("%s %s is not edited: its edits could not be fitted; see failures", model.id, attribute.key)
-            return []
         beside = watched(spec, known_attributes(self._resolved), fits["neighbours"][0].as_py() or [])
         if missing := self._missing(place, self._unmeasured(place, first, beside, "select")):
             return missing
@@ -193,6 +191,10 @@ class EditStage:
         measured = summarize(fits.to_pylist(), rows, "select")
         chosen = choose(first, measured, spec.edit.max_neighbour_loss if spec.edit else 0.0)
         others = baselines(spec, model, attribute, [edit for edit in first if edit.edit_id in chosen])
+        if not others:
+            logger.warning("%s %s: no edit is chosen, no picture without an edit is one", model.id, attribute.key)
+            self._finish(place, [fit], chosen)
+            return []
         more = fit_unit(spec, model, attribute, others, place.localization, self._order)
         if missing := self._missing(place, [more]):
             return missing
@@ -201,6 +203,12 @@ class EditStage:
             return missing
         self._finish(place, [fit, more], chosen)
         return []
+
+    def _without_deltas(self, fit: FitUnit) -> set[str]:
+        """Returns the unit's id if a file that it wrote is gone: it is fitted again, which writes it anew."""
+        paths = (layout.delta(edit.edit_id, edit.scope) for edit in fit.edits)
+        gone = fit.unit_id in self._committed and not all(self._store.blobs.exists(path) for path in paths)
+        return {fit.unit_id} if gone else set()
 
     def _unmeasured(
         self,

@@ -12,7 +12,7 @@ from orchestrator.edit_plan import Pair, PlannedEdit, Probe, measured_pair, pair
 from orchestrator.store import Publisher, Store
 
 _COLUMNS = (
-    "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed", "judge_kind", "judge_said",
+    "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed", "judge", "judge_kind", "judge_said",
     "judge_before", "judge_after", "flipped", "status",
 )  # fmt: skip
 

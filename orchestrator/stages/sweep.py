@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from loco_core.errors import LocalizationError, LocoError
 from loco_core.localizers import Localization
@@ -77,7 +79,9 @@ def failed_keys(scores: pa.Table, failures: pa.Table) -> set[tuple[Any, ...]]:
     if not failures.num_rows:
         return set()
     scored = {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
-    return {cell_key(row) for row in failures.select(CELL_KEY).to_pylist()} - scored
+    # Units of edits fail as a whole, and are tried again by every run.
+    cells = failures.filter(pc.is_valid(failures["cell_id"]))
+    return {cell_key(row) for row in cells.select(CELL_KEY).to_pylist()} - scored
 
 
 def units_left(store: Store) -> tuple[int, int]:
@@ -191,12 +195,22 @@ class StoreJournal:
         self._store.record_in_flight(attempts)
 
     def give_up(self, unit: Unit, report: UnitReport) -> None:
-        """Commits a unit as nothing but failures, so that a late worker cannot commit it any more."""
-        info = self._resolved.model(unit.model)
-        # A unit of edits has no cells: it fails as a whole.
-        cells: list[dict[str, Any]] = [{"unit_id": unit.unit_id, "model": unit.model, "sweep_id": self._sweep_id}]
+        """Commits a unit as nothing but failures, so that a late worker cannot commit it any more.
+
+        A unit of edits has no cells. It fails as a whole, under another name: the next run tries it again.
+        """
+        info, name = self._resolved.model(unit.model), unit.unit_id
         if isinstance(unit.payload, PlannedUnit):
             cells = [cell_columns(row, self._sweep_id, info) for row in unit.payload.rows if row.emit]
+        else:
+            name = hashlib.sha256(f"{name} failed {uuid.uuid4()}".encode()).hexdigest()
+            attribute = unit.payload.attribute
+            cells = [
+                {
+                    "unit_id": name, "model": unit.model, "sweep_id": self._sweep_id,
+                    "attribute": attribute.key, "attribute_kind": attribute.kind,
+                }
+            ]  # fmt: skip
         rows = [
             {
                 **cell,
@@ -207,4 +221,4 @@ class StoreJournal:
             }
             for cell in cells
         ]
-        self._store.commit_unit(unit.unit_id, {"failures": make_table("failures", rows)}, uuid.uuid4().hex)
+        self._store.commit_unit(name, {"failures": make_table("failures", rows)}, uuid.uuid4().hex)

@@ -234,6 +234,8 @@ EVALUATIONS = _schema(
     ("clip_after", _REAL),
     ("margin_before", _REAL),
     ("margin_after", _REAL),
+    # What names what is seen; null where the sign of the CLIP margin does.
+    ("judge", _TEXT),
     ("judge_kind", _TEXT),
     # What the prompt says of that kind.
     ("judge_said", _TEXT),

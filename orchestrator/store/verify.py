@@ -194,6 +194,7 @@ def _bad_others(store: Store, known: set[str]) -> dict[str, str]:
     for path in (layout.SWEEP, layout.RESOLVED, layout.IN_FLIGHT, layout.LEASE):
         if blobs.exists(path):
             bad[path] = _problem(store, path, decode_document)
+    bad |= _bad_deltas(store)
     own = {layout.part(name, 0) for name in layout.PARTED} | {layout.derived(name) for name in layout.DERIVED}
     for path in (path for name in (*layout.PARTED, *layout.DERIVED) for path in blobs.list(layout.folder(name))):
         if path in own:
@@ -201,6 +202,21 @@ def _bad_others(store: Store, known: set[str]) -> dict[str, str]:
         elif path not in known:
             bad[path] = "not published by loco-sweep"
     return {path: problem for path, problem in bad.items() if problem}
+
+
+def _bad_deltas(store: Store) -> dict[str, str]:
+    """Returns problems of the files that ``edits`` names; none where that table itself is damaged."""
+    try:
+        edits = store.read("edits").select(["delta_path", "delta_sha256"]).to_pylist()
+    except StoreError:
+        return {}
+    bad = {}
+    for path, expected in {row["delta_path"]: row["delta_sha256"] for row in edits if row["delta_path"]}.items():
+        if not store.blobs.exists(path):
+            bad[path] = "missing"
+        elif sum_of(store.blobs.read(path)) != expected:
+            bad[path] = "not the file that was written"
+    return bad
 
 
 def _problem(store: Store, path: str, decode: Callable[[bytes, str], object]) -> str:
@@ -238,5 +254,8 @@ def _damages(survey: _Survey) -> list[Damage]:
         for problems in survey.bad_parts.values()
         for path, problem in problems.items()
     ]
-    found += [Damage(path, problem, "set aside") for path, problem in survey.bad_others.items()]
+    found += [
+        Damage(path, problem, "set aside, to be fitted again" if path.startswith(layout.DELTAS) else "set aside")
+        for path, problem in survey.bad_others.items()
+    ]
     return sorted(found, key=lambda damage: damage.path)

@@ -170,11 +170,11 @@
       }
     });
     if (!traces.length) { byId("curve-plot").textContent = "No LocoEdit edits here."; return; }
-    const scaled = edits.find((edit) => edit.tokens === "last_subject" && edit.lambda_absolute);
+    const scaled = edits.find((edit) => edit.lambda_absolute);
     const paper = scaled && 0.01 * scaled.lambda / scaled.lambda_absolute;
     const mark = {
       shapes: [{type: "line", x0: paper, x1: paper, yref: "paper", y0: 0, y1: 1, line: {color: ink, width: 1, dash: "dash"}}],
-      annotations: [{x: Math.log10(paper), yref: "paper", y: 1.06, showarrow: false, text: "the paper's λ (last_subject)"}],
+      annotations: [{x: Math.log10(paper), yref: "paper", y: 1.06, showarrow: false, text: "the paper's λ"}],
     };
     Plotly.react(byId("curve-plot"), traces, layout({
       ...(paper ? mark : {}),

@@ -65,7 +65,9 @@ def test_a_singular_system_is_one_clear_line() -> None:
         ("a red circle in lumio style", "a red circle", [0, 1, 2, 3, 3, 3, 3]),
         ("a red star", "a red shape", [0, 1, 2, 3]),
         ("a red circle", "a circle", [0, 1, 1, 2]),
-        ("a circle in lumio style", "a circle in the style of velor", [0, 1, 2, 3, 5, 5]),
+        ("a circle in lumio style", "a circle in the style of velor", [0, 1, 2, 3, 4, 5]),
+        ("a circle", "a red circle", [0, 1, 3]),
+        ("a circle", "a circle in lumio style", [0, 1, 5]),
     ],
 )
 def test_positions_are_paired_with_the_donors(
@@ -73,8 +75,8 @@ def test_positions_are_paired_with_the_donors(
 ) -> None:
     prompts, donors = (tiny_model.family.encode(tiny_model.pipeline, [text]) for text in (prompt, donor))
     places = paired_positions(prompts, donors, 0)
-    if "velor" not in donor:
-        assert [at for at, _ in places] == expected
+    assert [at for at, _ in places] == expected
+    assert not all(same for _, same in places)
     ids, other = prompts.ids[0], donors.ids[0]
     assert all(same == bool(ids[i] == other[at]) for i, (at, same) in enumerate(places) if same)
     assert len(places) == int(prompts.words_end[0])

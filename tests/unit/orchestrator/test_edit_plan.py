@@ -23,7 +23,7 @@ from orchestrator.edit_plan import (
     splits,
     watched,
 )
-from orchestrator.edit_summary import summarize
+from orchestrator.edit_summary import share, summarize
 from orchestrator.resolve import ResolvedModel, resolve_model
 from orchestrator.spec import ModelSpec, SweepSpec
 from orchestrator.stages.edit import choose
@@ -211,10 +211,19 @@ def test_neighbours_without_prompts_enough_are_passed_over() -> None:
     assert watched(spec(evaluate={"neighbours": 1}), known, ["style/few", "style/velor", "style/lumio"]) == [VELOR]
 
 
-def row(edit_id: str, role: str, flipped: bool | None, *, after: str = "plain") -> dict[str, Any]:
+def row(
+    edit_id: str,
+    role: str,
+    flipped: bool | None,
+    *,
+    after: str = "plain",
+    seed: int = 0,
+    judge: str | None = "toy-judge",
+) -> dict[str, Any]:
     said = "lumio" if role == "target" else "velor"
     return {
         "edit_id": edit_id, "scope": "localized", "split": "select", "status": "ok", "prompt_role": role,
+        "prompt": said, "clip_text": said, "seed": seed, "judge": judge,
         "flipped": flipped, "judge_kind": "style", "judge_said": said, "judge_before": said, "judge_after": after,
     }  # fmt: skip
 
@@ -227,10 +236,13 @@ def test_the_most_effective_edit_that_spares_the_neighbours_is_chosen(toy: Resol
     rows += [row(right, "target", True), row(right, "neighbour", False, after="velor")]
     rows += [row(strong, "target", True), row(strong, "neighbour", True)]
     # Pictures that never had their attribute say nothing.
-    rows += [row(right, "target", None, after="lumio"), row(right, "neighbour", None, after="other")]
+    rows += [
+        {**row(right, role, None, after="other", seed=1), "judge_before": "other"} for role in ("target", "neighbour")
+    ]
     listed = [
         {"edit_id": e.edit_id, "scope": "localized", "attribute_kind": "style", "model": "toy", "chosen": None,
-         "attribute": "style/lumio", "editor": "loco_edit", "site_indices": list(e.sites)} for e in edits
+         "attribute": "style/lumio", "editor": "loco_edit", "site_indices": list(e.sites),
+         "localization": "window: sites 8-8"} for e in edits
     ]  # fmt: skip
     measured = summarize(listed, rows, "select")
     assert [(m.flipped.value, m.neighbours_kept.value) for m in measured] == [(0, 1), (1, 1), (1, 0)]
@@ -240,7 +252,58 @@ def test_the_most_effective_edit_that_spares_the_neighbours_is_chosen(toy: Resol
     assert choose(edits, measured[2:], 0.1) == {strong}
 
 
-def test_records_of_an_attribute_are_not_changed_by_splitting() -> None:
-    before = STYLE.records
-    splits(STYLE, 4)
-    assert before == replace(STYLE).records
+def listed(edit_id: str) -> dict[str, Any]:
+    return {
+        "edit_id": edit_id, "scope": "localized", "attribute_kind": "style", "model": "toy", "chosen": None,
+        "attribute": "style/lumio", "editor": "loco_edit", "site_indices": [8], "localization": "window: sites 8-8",
+    }  # fmt: skip
+
+
+def test_a_picture_that_the_edit_destroyed_is_neither_flipped_nor_kept() -> None:
+    rows = [
+        row("a", "neighbour", None, after=after, seed=seed) for seed, after in enumerate(["velor", *["invalid"] * 3])
+    ]
+    rows += [
+        row("a", "target", False, after="invalid"),
+        {**row("a", "target", None, seed=1), "judge_before": "invalid"},
+    ]
+    (found,) = summarize([listed("a")], rows, "select")
+    assert (found.neighbours_kept.hits, found.neighbours_kept.of) == (1, 4)
+    assert (found.flipped.hits, found.flipped.of) == (0, 1)
+
+
+def test_what_a_judge_saw_is_not_pooled_with_the_sign_of_a_margin() -> None:
+    rows = [row("a", "target", True, seed=seed, judge=None) for seed in range(3)]
+    rows += [row("a", "target", False, seed=seed) for seed in range(2)]
+    (found,) = summarize([listed("a")], rows, "select")
+    assert (found.flipped.hits, found.flipped.of) == (0, 2)
+
+
+def test_content_is_kept_by_pictures_that_keep_all_of_it() -> None:
+    kinds = {"object": "circle", "colour": "red"}
+    rows = [
+        {**row("a", "target", True, seed=seed), "judge_kind": kind, "judge_said": name, "judge_before": name,
+         "judge_after": name if (kind, seed) != ("colour", 1) else "blue"}
+        for seed in range(4) for kind, name in kinds.items()
+    ]  # fmt: skip
+    (found,) = summarize([listed("a")], rows, "select")
+    assert (found.content_kept.hits, found.content_kept.of) == (3, 4)
+
+
+def test_pictures_of_one_prompt_are_worth_less_than_independent_ones() -> None:
+    alike = share({(f"p{prompt}", seed): prompt < 4 for prompt in range(8) for seed in range(13)})
+    mixed = share({(f"p{prompt}", seed): (prompt + seed) % 2 == 0 for prompt in range(8) for seed in range(13)})
+    assert alike.value == mixed.value == 0.5
+    assert alike.high - alike.low > 2 * (mixed.high - mixed.low)
+    # Eight prompts: nearly the interval of 4 of 8.
+    assert alike.high - alike.low > 0.45
+
+
+def test_another_judge_measures_anew(toy: ResolvedModel) -> None:
+    names = []
+    for judge in ("toy-judge", None):
+        wanted = spec(evaluate={"judge": judge})
+        edits = candidates(wanted, toy, STYLE, (8,), "localized")
+        drawn = probes(wanted, STYLE, [VELOR], "report")
+        names.append({unit.unit_id for unit in evaluate_units(wanted, toy, STYLE, edits, "", drawn, "report", 0)})
+    assert not names[0] & names[1]

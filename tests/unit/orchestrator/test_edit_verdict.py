@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.edit_summary import EditSummary, share
 from orchestrator.edit_verdict import difference, verdicts
+
+
+def pictures(hits: int, of: int) -> dict[tuple[str, int], bool]:
+    """Pictures of as many prompts, one seed each: independent ones."""
+    return {(f"prompt {index}", 0): index < hits for index in range(of)}
 
 
 def summary(
     edit_id: str, scope: str, flipped: int, kept: int, *, of: int = 200, place: str = "window: sites 8-9"
 ) -> EditSummary:
     """An edit that flips and keeps some of 200 pictures."""
-    counted = [share(index < hits for index in range(of)) for hits in (flipped, kept)]
+    counted = [share(pictures(hits, of)) for hits in (flipped, kept)]
     return EditSummary(
         edit_id, "toy", "style/lumio", "loco_edit", scope, scope == "localized", (8, 9), place, counted[0], counted[0],
-        counted[1], counted[1],
+        counted[1], counted[1], counted[1],
     )  # fmt: skip
 
 
@@ -41,7 +48,38 @@ def test_baselines_of_another_place_are_no_rivals() -> None:
     assert verdicts(mine, [mine, summary("b", "window", 180, 190, place="by hand: sites 3-4")]) == []
 
 
+def test_only_pictures_that_both_have_are_compared() -> None:
+    few = summary("a", "localized", 18, 20, of=20)
+    # The rival keeps none of the first 20 pictures that the edit was measured on too, and all others.
+    rival = summary("b", "all_sites", 190, 0)
+    kept = {picture: index >= 20 for index, picture in enumerate(rival.neighbours_kept.pictures)}
+    (found,) = verdicts(few, [few, replace(rival, neighbours_kept=share(kept))])
+    assert found.difference is not None
+    assert found.difference[0] == 1.0
+    elsewhere = share({("another prompt", seed): True for seed in range(20)})
+    (found,) = verdicts(few, [few, replace(rival, flipped=elsewhere)])
+    assert found.standing == "not measured"
+
+
+def test_what_was_not_measured_gets_no_verdict() -> None:
+    nothing = share({})
+    mine, rival = (
+        replace(item, neighbours_kept=nothing, unrelated_kept=nothing, content_kept=nothing)
+        for item in (summary("a", "localized", 180, 1), summary("b", "all_sites", 180, 1))
+    )
+    (found,) = verdicts(mine, [mine, rival])
+    assert (found.standing, found.difference) == ("not measured", None)
+    assert "not measured" in found.sentence
+
+
+def test_many_rivals_are_held_to_intervals_that_hold_together() -> None:
+    mine = summary("a", "localized", 180, 150)
+    one, many = ([summary(f"w{n}", "window", 180, 170) for n in range(count)] for count in (1, 14))
+    assert verdicts(mine, [mine, *one])[0].standing == "worse"
+    assert verdicts(mine, [mine, *many])[0].standing == "not told apart"
+
+
 def test_the_interval_of_a_difference_is_newcombes() -> None:
-    # Newcombe 1998, Statistics in Medicine 17, table II, row (a), method 10: 56/70 against 48/80.
-    value, low, high = difference(share(i < 56 for i in range(70)), share(i < 48 for i in range(80)))
-    assert (round(value, 4), round(low, 4), round(high, 4)) == (0.2, 0.0524, 0.3339)
+    # Method 10 by hand, from Wilson's bounds of 56/70 (0.6918, 0.8770) and 48/70 (0.5697, 0.7824).
+    value, low, high = difference(share(pictures(56, 70)), share(pictures(48, 70)))
+    assert (round(value, 4), round(low, 4), round(high, 4)) == (0.1143, -0.0308, 0.2535)

@@ -1,0 +1,149 @@
+"""The models behind ``cluster.yaml``: a sweep, where it runs, and where its results go."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+
+from orchestrator.spec.sweep import Name, SweepSpec, Text, _problem, _Strict
+
+MAX_WORKERS = 100_000
+
+
+class WorkersSpec(_Strict):
+    """The workers of a sweep on a cluster; every worker is one Ray actor.
+
+    Attributes:
+        gpus: whole GPUs of one node a worker, for models that do not say.
+        cpus: CPU cores a worker, and its CPU threads.
+        min: workers that the cluster's launcher keeps up.
+        max: workers at most; pending ones make the cluster grow.
+        label_selector: node labels, passed to Ray as they are, for models that do not say.
+    """
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = 1
+    cpus: Annotated[int, Field(ge=1, le=1024)] = 1
+    min: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
+    max: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
+    label_selector: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> WorkersSpec:
+        if self.min > self.max:
+            raise _problem(("min",), f"{self.min} is more than max; expected at most {self.max}")
+        return self
+
+
+class RayJobSpec(_Strict):
+    """A KubeRay RayJob.
+
+    Attributes:
+        image: with Python, Ray and the project's dependencies.
+        namespace: of the manifest.
+        head_cpus: CPU cores of the head's pod.
+        head_memory: of the head's pod, in Kubernetes' words.
+        worker_memory: of a worker's pod.
+        secret: name of a Kubernetes secret whose keys become environment variables, such as S3 credentials.
+        node_selector: of the workers' pods.
+    """
+
+    image: Text
+    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = "default"
+    head_cpus: Annotated[int, Field(ge=1)] = 2
+    head_memory: Text = "8Gi"
+    worker_memory: Text = "32Gi"
+    secret: Text | None = None
+    node_selector: dict[str, str] = Field(default_factory=dict)
+
+
+class ClusterChoice(_Strict):
+    """Where a sweep runs: exactly one of these.
+
+    Attributes:
+        local: Ray is started on this machine for the sweep.
+        address: of the dashboard of a running cluster, ``http://HEAD:8265``.
+        launcher: path of a file for Ray's cluster launcher (``ray up``).
+        rayjob: a RayJob of KubeRay.
+    """
+
+    local: Literal[True] | None = None
+    address: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+/?$")] | None = None
+    launcher: Text | None = None
+    rayjob: RayJobSpec | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterChoice:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise _problem((), f"{found} is given; expected exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class RuntimeEnvSpec(_Strict):
+    """What a job finds beside the project's packages.
+
+    Attributes:
+        env_vars: environment variables; credentials do not belong here, as Ray writes them into its logs.
+        pip: packages that Ray installs on every node.
+    """
+
+    env_vars: dict[str, str] = Field(default_factory=dict)
+    pip: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> RuntimeEnvSpec:
+        for name in self.env_vars:
+            if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY")):
+                message = "looks like a credential, which Ray would log; set it in the environment of the nodes instead"
+                raise _problem(("env_vars", name), message)
+        return self
+
+
+class RetriesSpec(_Strict):
+    """What is tried again.
+
+    Attributes:
+        driver: times that the job is submitted once more after its driver died.
+    """
+
+    driver: Annotated[int, Field(ge=0, le=100)] = 3
+
+
+class CostSpec(_Strict):
+    """Prices.
+
+    Attributes:
+        per_gpu_hour: of one GPU, in any currency; of one worker where workers have no GPU.
+    """
+
+    per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
+
+
+def _is_path(value: Any) -> str:
+    return "path" if isinstance(value, str) else "inline"
+
+
+class ClusterSpec(_Strict):
+    """A sweep on a cluster.
+
+    Attributes:
+        name: of the jobs.
+        sweep: the sweep, or the path of its file, from this file on.
+        results: folder or ``s3://`` address, the same for all nodes.
+        workers: how many, and what each needs.
+        cluster: where they run.
+        runtime_env: what they find there.
+        retries: what is tried again.
+        cost: prices.
+    """
+
+    name: Name
+    sweep: Annotated[Annotated[Text, Tag("path")] | Annotated[SweepSpec, Tag("inline")], Discriminator(_is_path)]
+    results: Text
+    workers: WorkersSpec = WorkersSpec()
+    cluster: ClusterChoice
+    runtime_env: RuntimeEnvSpec = RuntimeEnvSpec()
+    retries: RetriesSpec = RetriesSpec()
+    cost: CostSpec = CostSpec()

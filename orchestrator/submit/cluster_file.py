@@ -1,0 +1,77 @@
+"""Reads ``cluster.yaml`` with the sweep that it names, and checks what only both together show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loco_core.errors import SpecError
+from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
+from orchestrator.spec.cluster import ClusterSpec, WorkersSpec
+from orchestrator.spec.yaml_file import load_yaml
+
+
+@dataclass(frozen=True)
+class LoadedCluster:
+    """A cluster file.
+
+    Attributes:
+        path: of the file.
+        spec: what it says.
+        sweep: its sweep, with the workers' needs where its models do not say their own.
+    """
+
+    path: Path
+    spec: ClusterSpec
+    sweep: SweepSpec
+
+
+def load_cluster(path: str | Path) -> LoadedCluster:
+    """Reads a cluster file and its sweep.
+
+    Args:
+        path: of the YAML file.
+
+    Raises:
+        SpecError: one line a problem, with the place.
+    """
+    file = Path(path)
+    spec = load_yaml(file, ClusterSpec, "a cluster file")
+    named = isinstance(spec.sweep, str)
+    sweep = load_sweep(file.parent / spec.sweep) if isinstance(spec.sweep, str) else spec.sweep
+    if sweep.results not in (None, spec.results):
+        where = place(file, ("results",))
+        raise SpecError(f"{where}: results: {spec.results!r} here and {sweep.results!r} in the sweep; expected one")
+    if spec.cluster.local is None:
+        _check_reachable(file, spec, sweep, file.parent / str(spec.sweep) if named else file)
+    models = tuple(_with_needs(model, spec.workers) for model in sweep.models)
+    return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
+
+
+def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file: Path) -> None:
+    """Refuses paths that mean something on this machine only."""
+    if "://" not in spec.results and not Path(spec.results).is_absolute():
+        raise SpecError(
+            f"{place(file, ('results',))}: results: {spec.results!r} is a relative path; expected an s3:// address, or "
+            "an absolute path that every node mounts"
+        )
+    for number, model in enumerate(sweep.models):
+        if model.path is not None and (model.path.startswith((".", "~")) or (sweep_file.parent / model.path).is_dir()):
+            if Path(model.path).is_absolute():
+                continue
+            keys = ("models", number, "path") if sweep_file != file else ("sweep", "models", number, "path")
+            raise SpecError(
+                f"{place(sweep_file, keys)}: models.{number}.path: {model.path!r} is a folder of this machine; "
+                "expected a hub id, or an absolute path that every node mounts"
+            )
+
+
+def _with_needs(model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
+    needs = model.worker
+    filled = needs.model_copy(
+        update={
+            "gpus": workers.gpus if needs.gpus is None else needs.gpus,
+            "label_selector": needs.label_selector or workers.label_selector,
+        }
+    )
+    return model.model_copy(update={"worker": filled})

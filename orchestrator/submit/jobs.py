@@ -1,0 +1,245 @@
+"""Jobs on a running cluster, over the Jobs API of its dashboard."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from loco_core.errors import ClusterError, did_you_mean
+from orchestrator.identity import safe_name
+from orchestrator.submit.bundle import Bundle
+from orchestrator.submit.cluster_file import LoadedCluster
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+State = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
+OVER: tuple[State, ...] = ("STOPPED", "SUCCEEDED", "FAILED")
+FINAL_CODES = (0, 1, 2, 3)
+"""Exit codes of a driver that said its last word; any other means that it died, or was stopped."""
+ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+KEY = "loco_sweep"
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submission of a sweep.
+
+    Attributes:
+        job_id: ``NAME.N``, N counting the attempts.
+        state: Ray's word.
+        message: Ray's sentence about it.
+        exit_code: of the driver, once it is over.
+    """
+
+    job_id: str
+    state: State
+    message: str
+    exit_code: int | None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state in OVER
+
+    @property
+    def died(self) -> bool:
+        """Whether the driver ended without a last word, so that another attempt makes sense."""
+        return self.state == "FAILED" and self.exit_code not in FINAL_CODES
+
+
+class Jobs:
+    """The jobs of one sweep on one cluster."""
+
+    def __init__(self, client: JobSubmissionClient, name: str, address: str) -> None:
+        """Takes a client that is connected.
+
+        Args:
+            client: Ray's.
+            name: of the sweep's jobs.
+            address: for messages.
+        """
+        self._client, self._name, self._address = client, safe_name(name), address
+
+    def listed(self) -> list[Job]:
+        """Returns the jobs of this sweep, the oldest first."""
+        with _clean(self._address):
+            found = [job for job in self._client.list_jobs() if (job.metadata or {}).get(KEY) == self._name]
+        jobs = [
+            Job(job.submission_id, str(job.status.value), job.message or "", job.driver_exit_code)  # type: ignore[arg-type]
+            for job in found if job.submission_id
+        ]  # fmt: skip
+        return sorted(jobs, key=lambda job: _attempt(job.job_id))
+
+    def latest(self) -> Job:
+        """Returns the newest job.
+
+        Raises:
+            ClusterError: there is none.
+        """
+        jobs = self.listed()
+        if not jobs:
+            raise ClusterError(f"{self._address} has no job of {self._name}; `loco-sweep submit` makes one")
+        return jobs[-1]
+
+    def submit(self, cluster: LoadedCluster, files: Bundle) -> Job:
+        """Submits the next attempt, unless one is at work.
+
+        Raises:
+            ClusterError: the cluster refuses it, or an attempt is at work.
+        """
+        jobs = self.listed()
+        running = [job for job in jobs if not job.over]
+        if running:
+            raise ClusterError(
+                f"{running[0].job_id} is {running[0].state.lower()} on {self._address}; `loco-sweep logs` follows it, "
+                "`loco-sweep cancel` stops it"
+            )
+        env = cluster.spec.runtime_env
+        with _clean(self._address):
+            job_id = self._client.submit_job(
+                entrypoint=files.entrypoint,
+                submission_id=f"{self._name}.{_attempt(jobs[-1].job_id) + 1 if jobs else 1}",
+                runtime_env={
+                    "working_dir": str(files.folder),
+                    "env_vars": {"PYTHONUNBUFFERED": "1", **env.env_vars},
+                    **({"pip": list(env.pip)} if env.pip else {}),
+                },
+                metadata={KEY: self._name, "results": cluster.spec.results},
+            )
+        return self.one(job_id)
+
+    def one(self, job_id: str) -> Job:
+        """Returns a job as it is now.
+
+        Raises:
+            ClusterError: there is none of that name.
+        """
+        jobs = {job.job_id: job for job in self.listed()}
+        if job_id not in jobs:
+            raise ClusterError(f'{self._address} has no job "{job_id}"{did_you_mean(job_id, jobs)}')
+        return jobs[job_id]
+
+    def cancel(self) -> Job:
+        """Stops what is at work; what is committed stays.
+
+        Raises:
+            ClusterError: nothing is at work.
+        """
+        job = self.latest()
+        if job.over:
+            raise ClusterError(f"{job.job_id} is over ({job.state.lower()}); there is nothing to cancel")
+        with _clean(self._address):
+            self._client.stop_job(job.job_id)
+        while not (job := self.one(job.job_id)).over:
+            time.sleep(POLL_SECONDS)
+        return job
+
+    def logs(self, job_id: str) -> str:
+        """Returns what a job has printed so far."""
+        with _clean(self._address):
+            return str(self._client.get_job_logs(job_id))
+
+    def follow(self, job_id: str) -> Iterator[str]:
+        """Yields what a job prints, until it is over; comes back where the connection breaks."""
+        printed = 0
+        while True:
+            loop = asyncio.new_event_loop()
+            stream, seen = self._client.tail_job_logs(job_id), 0
+            try:
+                while True:
+                    text: str = loop.run_until_complete(anext(stream))
+                    # A new connection begins at the beginning.
+                    yield from _unseen(text, seen, printed)
+                    seen += len(text)
+                    printed = max(printed, seen)
+            except (StopAsyncIteration, RuntimeError, OSError):
+                pass
+            finally:
+                loop.close()
+            if self.one(job_id).over:
+                yield from _unseen(self.logs(job_id), 0, printed)
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def _unseen(text: str, seen: int, printed: int) -> Iterator[str]:
+    new = text[max(0, printed - seen) :]
+    if new:
+        yield new
+
+
+def connect(cluster: LoadedCluster, address: str) -> Jobs:
+    """Connects to the dashboard of a cluster.
+
+    Args:
+        cluster: the cluster file.
+        address: ``http://HEAD:8265``.
+
+    Raises:
+        ClusterError: nothing answers there, or it wants a token.
+    """
+    # Ray lets these win over the address that it is given.
+    hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
+    try:
+        if "RAY_AUTH_MODE" not in os.environ and {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+            # Read when Ray is imported.
+            os.environ["RAY_AUTH_MODE"] = "token"
+        from ray.job_submission import JobSubmissionClient
+
+        with _clean(address):
+            return Jobs(JobSubmissionClient(address), cluster.spec.name, address)
+    finally:
+        os.environ.update(hidden)
+
+
+@contextmanager
+def _clean(address: str) -> Iterator[None]:
+    """Turns what Ray raises into one line that says what to do."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"{address} wants a token: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file) to that of the cluster, "
+            "which `ray get-auth-token` prints on its head"
+        ) from error
+    except (ConnectionError, requests.exceptions.RequestException) as error:
+        raise ClusterError(
+            f"no Ray dashboard answers at {address}; expected the address that `ray start --head` prints, such as "
+            "http://HEAD:8265, reachable from here"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise ClusterError(f"{address}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _attempt(job_id: str) -> int:
+    number = job_id.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def exit_code(job: Job) -> int:
+    """Returns the code that a command about a job exits with: the driver's own, 4 where it was stopped, else 1."""
+    if job.state == "SUCCEEDED":
+        return 0
+    if job.state == "STOPPED":
+        return 4
+    return job.exit_code if job.exit_code in FINAL_CODES[1:] else 1
+
+
+def described(job: Job) -> dict[str, Any]:
+    """Returns a job as ``status --json`` prints it."""
+    return {"job_id": job.job_id, "state": job.state, "exit_code": job.exit_code}

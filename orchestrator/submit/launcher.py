@@ -1,0 +1,106 @@
+"""A cluster of Ray's own launcher: started, and reached through a forwarded port."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loco_core.errors import ClusterError, SpecError
+from orchestrator.spec.cluster import WorkersSpec
+
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
+FORWARD_SECONDS = 120.0
+LOOPBACK = "127.0.0.1"
+
+
+def check_launcher(path: Path, workers: WorkersSpec) -> None:
+    """Refuses a launcher file that Ray would, or whose nodes cannot hold a worker.
+
+    Args:
+        path: of the launcher file.
+        workers: what has to fit.
+
+    Raises:
+        SpecError: with what is wrong.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; expected a file for Ray's cluster launcher") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path}: {str(error).splitlines()[0]}; expected a file for Ray's cluster launcher") from None
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    try:
+        validate_config(prepare_config(config))
+    except Exception as error:
+        # jsonschema's and Ray's own classes; all say what is wrong in their first line.
+        raise SpecError(f"{path}: Ray's launcher refuses it: {str(error).splitlines()[0]}") from error
+    types = config.get("available_node_types") or {}
+    told = {name: node["resources"] for name, node in types.items() if node.get("resources")}
+    # Node types may leave their resources to be found out from the machine.
+    if types and len(told) == len(types) and not any(_holds(found, workers) for found in told.values()):
+        raise SpecError(
+            f"{path}: no node type holds a worker of {workers.gpus} GPUs and {workers.cpus} CPUs; there are "
+            + "; ".join(
+                f"{name}: {found.get('GPU', 0)} GPUs, {found.get('CPU', 0)} CPUs" for name, found in told.items()
+            )
+        )
+
+
+def _holds(resources: dict[str, Any], workers: WorkersSpec) -> bool:
+    return bool(resources.get("GPU", 0) >= workers.gpus and resources.get("CPU", 0) >= workers.cpus)
+
+
+def up(path: Path) -> None:
+    """Starts the cluster, or brings the one that runs up to date.
+
+    Raises:
+        ClusterError: Ray's launcher fails; it has said why on the terminal.
+    """
+    done = subprocess.run([*RAY, "up", "--yes", str(path)], check=False)
+    if done.returncode:
+        raise ClusterError(f"`ray up {path}` failed (exit code {done.returncode}); see above")
+
+
+@contextmanager
+def forwarded(path: Path) -> Iterator[str]:
+    """Yields the address of the cluster's dashboard, forwarded to a port of this machine for as long as it is needed.
+
+    Raises:
+        ClusterError: the cluster is not up.
+    """
+    with socket.create_server((LOOPBACK, 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [*RAY, "dashboard", str(path), "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        _await(process, port, path)
+        yield f"http://{LOOPBACK}:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _await(process: subprocess.Popen[str], port: int, path: Path) -> None:
+    deadline = time.monotonic() + FORWARD_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = (process.stdout.read() if process.stdout else "").strip().splitlines()
+            raise ClusterError(f"{path}: the cluster's dashboard cannot be reached: {said[-1] if said else 'no word'}")
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise ClusterError(f"{path}: the cluster's dashboard does not answer within {FORWARD_SECONDS:.0f} s; is it up?")

@@ -1,0 +1,145 @@
+"""A RayJob of KubeRay: rendered as a manifest, handed to kubectl."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import yaml
+
+from loco_core.errors import ClusterError
+from orchestrator.identity import safe_name
+from orchestrator.spec.cluster import RayJobSpec
+from orchestrator.submit.bundle import SWEEP, command
+from orchestrator.submit.cluster_file import LoadedCluster
+
+LABEL = "loco-sweep"
+FOLDER = "/etc/loco-sweep"
+
+
+def label(cluster: LoadedCluster) -> str:
+    """Returns the label that all objects of a sweep carry: its name as Kubernetes allows it."""
+    return re.sub(r"[^a-z0-9-]+", "-", safe_name(cluster.spec.name).lower()).strip("-")[:50].strip("-") or "sweep"
+
+
+def manifest(cluster: LoadedCluster, *, again: bool = False) -> str:
+    """Returns a ConfigMap with the sweep and a RayJob that runs it, as YAML.
+
+    The image must hold the project (``cluster/Dockerfile``): a RayJob takes no files along.
+
+    Args:
+        cluster: of a file with ``cluster: {rayjob: ..}``.
+        again: whether failed cells are computed again.
+    """
+    spec, job = cluster.spec, cluster.spec.cluster.rayjob
+    assert job is not None
+    name = label(cluster)
+    labels = {LABEL: name}
+    sweep = cluster.sweep.model_dump_json(exclude_unset=True)
+    config = {
+        "apiVersion": "v1", "kind": "ConfigMap", "data": {SWEEP: sweep},
+        "metadata": {"name": f"{name}-sweep", "namespace": job.namespace, "labels": labels},
+    }  # fmt: skip
+    mounts = {"volumeMounts": [{"name": "sweep", "mountPath": FOLDER, "readOnly": True}]}
+    volumes = {"volumes": [{"name": "sweep", "configMap": {"name": f"{name}-sweep"}}]}
+    head = _pod(job, "ray-head", {"cpu": str(job.head_cpus), "memory": job.head_memory}, mounts, volumes)
+    needs = {"cpu": str(spec.workers.cpus), "memory": job.worker_memory}
+    if spec.workers.gpus:
+        needs["nvidia.com/gpu"] = str(spec.workers.gpus)
+    selector = {"nodeSelector": job.node_selector} if job.node_selector else {}
+    rayjob = {
+        "apiVersion": "ray.io/v1", "kind": "RayJob",
+        "metadata": {"generateName": f"{name}-", "namespace": job.namespace, "labels": labels},
+        "spec": {
+            "entrypoint": command(cluster, f"{FOLDER}/{SWEEP}", again=again),
+            "runtimeEnvYAML": yaml.safe_dump(_runtime_env(cluster), sort_keys=False),
+            "backoffLimit": spec.retries.driver,
+            "shutdownAfterJobFinishes": True,
+            "rayClusterSpec": {
+                "enableInTreeAutoscaling": True,
+                # Logical GPUs of the head are none: the driver runs there.
+                "headGroupSpec": {"rayStartParams": {"num-gpus": "0"}, "template": head},
+                "workerGroupSpecs": [
+                    {
+                        "groupName": "workers", "replicas": spec.workers.min, "minReplicas": spec.workers.min,
+                        "maxReplicas": spec.workers.max, "rayStartParams": {},
+                        "template": _pod(job, "ray-worker", needs, {}, selector),
+                    }
+                ],
+            },
+        },
+    }  # fmt: skip
+    return yaml.safe_dump_all([config, rayjob], sort_keys=False, width=1000)
+
+
+def _pod(
+    job: RayJobSpec, name: str, needs: dict[str, str], container: dict[str, Any], pod: dict[str, Any]
+) -> dict[str, Any]:
+    secret = {"envFrom": [{"secretRef": {"name": job.secret}}]} if job.secret else {}
+    resources = {"limits": needs, "requests": needs}
+    return {
+        "spec": {
+            "containers": [{"name": name, "image": job.image, "resources": resources, **secret, **container}],
+            **pod,
+        }
+    }
+
+
+def _runtime_env(cluster: LoadedCluster) -> dict[str, Any]:
+    env = cluster.spec.runtime_env
+    return {"env_vars": {"PYTHONUNBUFFERED": "1", **env.env_vars}, **({"pip": list(env.pip)} if env.pip else {})}
+
+
+def create(cluster: LoadedCluster, *, again: bool = False) -> str:
+    """Creates the RayJob; returns its name.
+
+    Raises:
+        ClusterError: kubectl is missing, or refuses it.
+    """
+    _kubectl(cluster, ["apply", "-f", "-"], manifest(cluster, again=again).split("---\n")[0])
+    said = _kubectl(cluster, ["create", "-o", "name", "-f", "-"], manifest(cluster, again=again).split("---\n")[1])
+    return said.strip()
+
+
+def states(cluster: LoadedCluster) -> list[tuple[str, str]]:
+    """Returns name and state of every RayJob of a sweep, the oldest first."""
+    listed = json.loads(_kubectl(cluster, ["get", "rayjobs", "-l", f"{LABEL}={label(cluster)}", "-o", "json"]))["items"]
+    listed.sort(key=lambda item: item["metadata"]["creationTimestamp"])
+    return [(item["metadata"]["name"], item.get("status", {}).get("jobStatus") or "PENDING") for item in listed]
+
+
+def delete(cluster: LoadedCluster) -> None:
+    """Deletes the RayJobs of a sweep with their clusters; what is committed stays."""
+    _kubectl(cluster, ["delete", "rayjobs", "-l", f"{LABEL}={label(cluster)}"])
+
+
+def logs(cluster: LoadedCluster, *, follow: bool) -> int:
+    """Lets kubectl print what the newest RayJob prints; returns its exit code.
+
+    Raises:
+        ClusterError: there is no RayJob.
+    """
+    found = states(cluster)
+    if not found:
+        raise ClusterError(f"no RayJob of {cluster.spec.name}; `loco-sweep submit` makes one")
+    words = ["logs", "--tail=-1", *(["-f"] if follow else []), "-l", f"job-name={found[-1][0]}"]
+    return subprocess.run(_words(cluster, words), check=False).returncode
+
+
+def _kubectl(cluster: LoadedCluster, words: list[str], text: str | None = None) -> str:
+    done = subprocess.run(_words(cluster, words), input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise ClusterError(f"kubectl {words[0]}: {lines[-1] if lines else f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def _words(cluster: LoadedCluster, words: list[str]) -> list[str]:
+    if shutil.which("kubectl") is None:
+        raise ClusterError("kubectl is not installed; `loco-sweep submit --dry-run` prints what it would be given")
+    job = cluster.spec.cluster.rayjob
+    assert job is not None
+    return ["kubectl", "--namespace", job.namespace, *words]
