@@ -1,8 +1,9 @@
 """What is edited, and on what an edit is measured: pure, and the same on every machine.
 
-An attribute's prompts are split so that an edit is never measured on what it was found, fitted or chosen on:
-``localize`` (the sweep's own), ``fit``, ``select`` and ``report`` share no content text, and the paraphrases of
-``report`` no template with ``fit``; seeds of ``select`` and ``report`` are used nowhere else.
+An attribute's prompts are split so that an edit is never measured on what it was fitted or chosen on: ``fit``,
+``select`` and ``report`` share no content text. The latter two share none with ``localize`` (the sweep's own) either,
+where the sweep leaves contents enough: see `contents_were_swept`. The paraphrases of ``report`` share no template with
+``fit``; seeds of ``select`` and ``report`` are used nowhere else.
 """
 
 from __future__ import annotations
@@ -148,6 +149,18 @@ def splits(attribute: Attribute, localized_on: int) -> dict[Split, tuple[PromptR
         "select": taken(known, select),
         "report": taken(attribute.records, report),
     }
+
+
+def contents_were_swept(attribute: Attribute, localized_on: int) -> bool:
+    """Tells whether edits are measured on contents that the attribute was localized on, as the sweep takes all.
+
+    Args:
+        attribute: the attribute.
+        localized_on: how many of its records the sweep takes.
+    """
+    found = splits(attribute, localized_on)
+    swept = {record.content_text for record in found["localize"]}
+    return any(record.content_text in swept for record in found["report"])
 
 
 def check_editable(attribute: Attribute, localized_on: int) -> None:

@@ -149,7 +149,7 @@ def _check_scheduler(name: str) -> None:
 
 def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:
     if isinstance(item, AttributeSpec):
-        return Attribute(item.kind, item.name, item.mode, item.prompt_records)
+        return item.attribute
     found = attribute(item)
     if len(found.records) < prompts:
         raise SpecError(f"prompts: {prompts} are asked for, {item} has {len(found.records)}")

@@ -110,6 +110,9 @@ def execute(
     explain(summary)
     if result.failed_cells:
         print(f"`loco-sweep retry {results}` computes failed cells again")
+    elif summary.failures:
+        print("the same command tries failed edits again")
+    if result.failed_cells or summary.failures:
         raise typer.Exit(FAILED_CELLS)
 
 

@@ -81,7 +81,7 @@ def _heatmap(figure: Figure, model: str, grid: Grid, size: int, items: Sequence[
     axis.invert_yaxis()
     axis.set_xlabel(f"first site of a window of {size}")
     for row in (item.row for item in items):
-        if row["window_size"] == size and row["attribute"] in grid.attributes:
+        if row["window_size"] == size and row["attribute"] in grid.attributes and row["window_start"] in starts:
             x, y = starts.index(row["window_start"]) + 0.5, grid.attributes.index(row["attribute"]) + 0.5
             axis.text(x, y, "●", ha="center", va="center", color="white", fontsize=7)
     figure.colorbar(mesh, label="effect")

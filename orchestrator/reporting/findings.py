@@ -11,32 +11,65 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from loco_core.attributes import attribute
 from loco_core.errors import StoreError
+from orchestrator.edit_plan import contents_were_swept
 from orchestrator.edit_summary import EditSummary, Share, summarize
 from orchestrator.edit_verdict import Verdict, verdicts
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.store import Store, decode_document
 from orchestrator.store.layout import RESOLVED
+from orchestrator.store.schemas import TABLES
 
 Block = tuple[str, str]  # model, attribute
 
 
 @dataclass(frozen=True)
 class MeasuredEdit:
-    """An edit, its settings, and what it did on the ``report`` split."""
+    """An edit, its settings, and what it did on the ``report`` split.
+
+    Attributes:
+        summary: what it did.
+        row: its row of ``edits``.
+        verdicts: of a chosen edit, beside its baselines.
+    """
 
     summary: EditSummary
     row: Mapping[str, Any]
-    """Its row of ``edits``."""
+    verdicts: Sequence[Verdict] = ()
+
+    @property
+    def place(self) -> str:
+        """Editor and place in words."""
+        row = self.row
+        place = {"all_sites": "all sites", "placebo": "placebo", "random": "random neurons"}.get(row["scope"])
+        return f"{row['editor']} at {place or sites(row['window_start'], row['window_size'])}"
 
     @property
     def label(self) -> str:
         """Editor, place and settings in words."""
         row = self.row
-        place = {"all_sites": "all sites", "placebo": "placebo", "random": "random neurons"}.get(row["scope"])
-        place = place or sites(row["window_start"], row["window_size"])
         strength = f"λ {row['lambda']:g}, {row['tokens']}" if row["lambda"] is not None else f"{row['neurons']} neurons"
-        return f"{row['editor']} at {place}, {strength}"
+        return f"{self.place}, {strength}"
+
+
+@dataclass(frozen=True)
+class Editing:
+    """How edits were measured.
+
+    Attributes:
+        editors: keys.
+        judges: what named what is seen; empty where only the sign of the CLIP margin did.
+        seeds: of the ``report`` split.
+        max_neighbour_loss: share of the neighbours' pictures that a chosen edit may spoil.
+        seen: attributes whose contents were all swept, so that edits were measured on contents they were found on.
+    """
+
+    editors: Sequence[str]
+    judges: Sequence[str]
+    seeds: int
+    max_neighbour_loss: float
+    seen: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -47,14 +80,12 @@ class Finding:
         row: its row of ``localizations``.
         sentence: what was found.
         edits: every edit that was measured, baselines included.
-        verdicts: of each chosen edit, beside its baselines.
         edit_sentences: what the chosen edits did.
     """
 
     row: Mapping[str, Any]
     sentence: str
     edits: tuple[MeasuredEdit, ...]
-    verdicts: Mapping[str, Sequence[Verdict]]
     edit_sentences: tuple[str, ...]
 
     @property
@@ -82,6 +113,7 @@ class Findings:
         effects: columns of ``effects``, by name.
         outcomes: how many attributes have each, the most frequent first.
         cells: scored, failed, and invalid.
+        editing: how edits were measured; None where none was.
         provenance: what was used, by name.
     """
 
@@ -94,6 +126,7 @@ class Findings:
     effects: Mapping[str, Sequence[Any]]
     outcomes: Mapping[str, int]
     cells: Mapping[str, int]
+    editing: Editing | None
     provenance: Mapping[str, str]
 
 
@@ -110,16 +143,19 @@ def read_findings(store: Store) -> Findings:
     edits = store.read("edits").to_pylist()
     evaluations = store.read("evaluations").to_pylist()
     measured = summarize(edits, evaluations)
-    evaluated: dict[Block, set[str]] = {}
-    for row in evaluations:
-        if row["split"] == "report":
-            evaluated.setdefault((row["model"], row["attribute"]), set()).add(row["unit_id"])
     rows = {(row["edit_id"], row["scope"], row["localization"]): row for row in edits}
+    report = [row for row in evaluations if row["split"] == "report"]
+    evaluated: dict[Block, set[str]] = {}
+    for row in report:
+        evaluated.setdefault((row["model"], row["attribute"]), set()).add(row["unit_id"])
     by_block: dict[Block, list[MeasuredEdit]] = {}
     for item in measured:
         row = rows[item.edit_id, item.scope, item.localization]
-        by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row))
+        beside = verdicts(item, measured) if item.chosen else ()
+        by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row, beside))
     localized = store.read("localizations").to_pylist()
+    found = {(row["model"], row["attribute"]) for row in localized}
+    localized += [_unlocalized(*block) for block in sorted(by_block.keys() - found)]
     localized.sort(key=lambda row: (row["outcome"] != "localized", row["model"], row["attribute"]))
     scores = store.read_columns("scores", ["device", "torch_version", "status"])
     used = {name: sorted(set(scores[name].drop_null().to_pylist())) for name in ("device", "torch_version")}
@@ -135,6 +171,7 @@ def read_findings(store: Store) -> Findings:
         effects=store.read("effects").to_pydict(),
         outcomes=dict(Counter(row["outcome"] for row in localized).most_common()),
         cells=cells,
+        editing=_editing(spec, measured, report),
         provenance={
             "sweep": sweep_id,
             **{f"weights of {name}": digest for name, digest in pinned["models"].items()},
@@ -144,6 +181,20 @@ def read_findings(store: Store) -> Findings:
             **{name: version(name) for name in ("diffusers", "transformers", "loco-sweep")},
             "python": platform.python_version(),
         },
+    )
+
+
+def _editing(spec: SweepSpec, measured: Sequence[EditSummary], rows: Sequence[Mapping[str, Any]]) -> Editing | None:
+    if not measured:
+        return None
+    inline = {item.label: item.attribute for item in spec.attributes if not isinstance(item, str)}
+    edited = sorted({item.attribute for item in measured})
+    return Editing(
+        editors=sorted({item.editor for item in measured}),
+        judges=sorted({row["judge"] for row in rows if row["judge"] is not None}),
+        seeds=len({row["seed"] for row in rows}),
+        max_neighbour_loss=(spec.edit or EditSpec()).max_neighbour_loss,
+        seen=[key for key in edited if contents_were_swept(inline.get(key) or attribute(key), spec.prompts)],
     )
 
 
@@ -168,14 +219,18 @@ def percent(share: Share) -> str:
 
 def _finding(row: Mapping[str, Any], edits: Sequence[MeasuredEdit]) -> Finding:
     chosen = [edit for edit in edits if edit.summary.chosen]
-    every = [edit.summary for edit in edits]
     return Finding(
         row=row,
         sentence=_sentence(row),
         edits=tuple(edits),
-        verdicts={edit.summary.edit_id: verdicts(edit.summary, every) for edit in chosen},
         edit_sentences=tuple(_edit_sentence(edit) for edit in chosen),
     )
+
+
+def _unlocalized(model: str, attribute: str) -> dict[str, Any]:
+    """Stands for an attribute that was edited by hand before its sweep is complete."""
+    known = {"model": model, "attribute": attribute, "outcome": "incomplete", "exploratory": False}
+    return {**dict.fromkeys(TABLES["localizations"].names), **known, "reason": "cells of its sweep are missing"}
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from orchestrator.reporting.findings import Block, Finding, Findings, MeasuredEdit, sites, span
+from orchestrator.stages.localize import under
 from orchestrator.stages.sweep import planned_units
 from orchestrator.store import Store
 
@@ -58,7 +59,7 @@ class Album:
         self._left = MAX_BYTES
         self._units: dict[Block, dict[tuple[str, int], list[str]]] = {}
         # One prompt and seed a model and attribute; the kept seeds are the first.
-        seed = findings.spec.seeds[0]
+        seed, self._options = findings.spec.seeds[0], findings.spec.interventions[0]
         for unit in planned_units(store):
             key = (unit.rows[0].prompt_id, unit.rows[0].seed)
             if key[1] == seed:
@@ -74,6 +75,10 @@ class Album:
         """Returns clean, every window of the size that matters, all sites, and donor, of one prompt and seed."""
         units = next(iter(self._units.get(finding.block, {}).values()), [])
         rows = [] if self.full else self._images(units)
+        # Of several sets of options the first, as the localizer.
+        scores = self._store.read_units(sorted(set(units) & self._committed), "scores")
+        cells = set(under(scores, self._options)["cell_id"].to_pylist())
+        rows = [row for row in rows if row["cell_id"] in cells]
         by_control: dict[str, dict[str, Any]] = {row["control"]: row for row in rows if row["control"] != "window"}
         size = finding.row["window_size"] or finding.row["best_size"] or 1
         windows = {row["window_start"]: row for row in rows if (row["control"], row["window_size"]) == ("window", size)}
@@ -120,18 +125,9 @@ class Album:
 
     def _shown(self, finding: Finding) -> list[MeasuredEdit]:
         chosen = finding.chosen
-        alike = {
-            (edit.summary.editor, edit.row["tokens"], edit.row["lambda"], edit.row["neurons"]): edit
-            for edit in finding.edits
-            if edit.summary.scope == "all_sites"
-        }
-        first = chosen[:1]
-        everywhere = [
-            alike[key]
-            for edit in first
-            if (key := (edit.summary.editor, edit.row["tokens"], edit.row["lambda"], edit.row["neurons"])) in alike
-        ]
-        return [*chosen, *everywhere]
+        everywhere = {edit.row["settings"]: edit for edit in finding.edits if edit.summary.scope == "all_sites"}
+        first = [everywhere[edit.row["settings"]] for edit in chosen[:1] if edit.row["settings"] in everywhere]
+        return [*chosen, *first]
 
     def _images(self, units: Iterable[str]) -> list[dict[str, Any]]:
         there = sorted(set(units) & self._committed)

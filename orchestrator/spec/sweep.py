@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from loco_core.localizers import LocalizeSettings
-from loco_core.types import Generation, GuidanceHalf, Intervention, Mode, Part, PromptRecord, Tokens
+from loco_core.types import Attribute, Generation, GuidanceHalf, Intervention, Mode, Part, PromptRecord, Tokens
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
@@ -113,9 +113,10 @@ class AttributeSpec(_Strict):
         return f"{self.kind}/{self.name}"
 
     @property
-    def prompt_records(self) -> tuple[PromptRecord, ...]:
-        """The records as the science knows them."""
-        return tuple(PromptRecord(**record.model_dump()) for record in self.records)
+    def attribute(self) -> Attribute:
+        """The attribute as the science knows it."""
+        records = tuple(PromptRecord(**record.model_dump()) for record in self.records)
+        return Attribute(self.kind, self.name, self.mode, records)
 
     @model_validator(mode="after")
     def _check(self) -> AttributeSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,15 @@ from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.types import Generation, Row
-from orchestrator import driver
+from orchestrator import driver, edit_work
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.cli.main import app
+from orchestrator.edit_plan import EvaluateUnit
 from orchestrator.exporting import export_edit, find_edit
 from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.scheduler.protocol import UnitReport
 from orchestrator.spec import SweepSpec
-from orchestrator.store import open_store, verify
+from orchestrator.store import open_store, repair, verify
 from tests.sweeps import kill_at_storage_call, tiny_sweep
 
 # A random model holds nothing anywhere: this localizer says where all the same.
@@ -196,3 +199,44 @@ def test_a_damaged_delta_and_a_folder_in_the_way_are_refused(undisturbed: Path, 
     with pytest.raises(EditError, match="is not the file that was written"):
         export_edit(store, replace(edit, delta_sha256="0"), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_edits_that_failed_are_tried_again_by_the_same_command(
+    spec: SweepSpec, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = edit_work.evaluate
+
+    def evaluate(bench: edit_work.Bench, unit: EvaluateUnit, attempt: int, row_by_row: bool) -> UnitReport:
+        if unit.split == "select":
+            raise RuntimeError("out of memory")
+        return honest(bench, unit, attempt, row_by_row)
+
+    monkeypatch.setattr(edit_work, "evaluate", evaluate)
+    first = run(spec, tmp_path)
+    assert ([failure.error for failure in first.summary.failures], first.failed_cells) == (["out of memory"], 0)
+    assert open_store(str(tmp_path)).read("edits").num_rows == 0
+    (failure,) = pd.read_parquet(tmp_path / "failures").itertuples()
+    assert (failure.attribute, failure.error) == ("style/velor", "out of memory")
+    monkeypatch.undo()
+    again = run(spec, tmp_path)
+    assert (again.summary.failures, again.failed_cells) == ((), 0)
+    for name, table in tables(tmp_path).items():
+        pd.testing.assert_frame_equal(table, tables(undisturbed)[name])
+    assert verify(open_store(str(tmp_path))) == []
+
+
+def test_deltas_that_are_damaged_or_gone_are_named_and_fitted_again(
+    spec: SweepSpec, undisturbed: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(undisturbed, tmp_path / "results"))
+    whole = {path.name: path.read_bytes() for path in (root / "deltas").iterdir()}
+    first, second, *_ = sorted(whole)
+    (root / "deltas" / first).write_bytes(whole[first][:-8])
+    (root / "deltas" / second).unlink()
+    store = open_store(str(root))
+    found = {damage.path: damage.problem for damage in verify(store)}
+    assert found == {f"deltas/{first}": "not the file that was written", f"deltas/{second}": "missing"}
+    repair(store)
+    run(spec, root)
+    assert {path.name: path.read_bytes() for path in (root / "deltas").iterdir()} == whole
+    assert verify(store) == []

@@ -116,7 +116,7 @@ def test_edits_are_plotted_and_shown_before_and_after(visit: Visit) -> None:
     page = visit.page
     page.click("#tab-edits")
     assert page.locator("#plane-plot .scatterlayer .trace").count() > 0
-    assert "★ the paper's" in page.locator("#curve-plot").text_content()  # type: ignore[operator]
+    assert "the paper's λ" in page.locator("#curve-plot").text_content()  # type: ignore[operator]
     chosen = page.locator("#edits-table tr.chosen").count()
     assert chosen == page.locator("#edits-table tr").count() - 1 == 2
     page.select_option("#edits-shown", "tiny · style/velor")

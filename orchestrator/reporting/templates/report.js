@@ -146,7 +146,8 @@
     const curves = new Map();
     for (const edit of edits) {
       if (edit.editor !== "loco_edit" || !["localized", "by_hand", "all_sites"].includes(edit.scope)) continue;
-      const key = `${edit.scope.replace("_", " ")}, ${edit.tokens}`;
+      const place = edit.scope === "by_hand" ? edit.localization : edit.scope.replace("_", " ");
+      const key = `${place}, ${edit.tokens}`;
       if (!curves.has(key)) curves.set(key, new Map());
       const points = curves.get(key);
       if (!points.has(edit.lambda)) points.set(edit.lambda, []);
@@ -185,14 +186,14 @@
   }
 
   function fillTable(edits) {
-    const titles = ["attribute", "model", "edit", "scope", "flipped", "reworded", "neighbours", "content"];
+    const titles = ["attribute", "model", "edit", "scope", "flipped", "reworded", "neighbours", "unrelated", "content"];
     const head = document.createElement("tr");
     head.append(...titles.map((title) => Object.assign(document.createElement("th"), {textContent: title, scope: "col"})));
     const rows = edits.map((edit) => {
       const row = document.createElement("tr");
       if (edit.chosen) row.className = "chosen";
       const texts = [edit.attribute, edit.model, edit.label, edit.scope.replace("_", " "),
-        ...["flipped", "paraphrased", "neighbours_kept", "content_kept"].map((name) => interval(edit[name]))];
+        ...["flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept"].map((name) => interval(edit[name]))];
       row.append(...texts.map((text) => Object.assign(document.createElement("td"), {textContent: text})));
       return row;
     });
@@ -208,7 +209,7 @@
       return {columns, rows};
     }
     const plain = ["edit_id", "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda", "lambda_absolute", "neurons", "norm", "chosen", "localization"];
-    const shares = ["flipped", "paraphrased", "neighbours_kept", "content_kept"];
+    const shares = ["flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept"];
     const columns = [...plain, ...shares.flatMap((share) => [share, `${share}_low`, `${share}_high`, `${share}_of`])];
     return {columns, rows: data.edits.map((edit) => [...plain.map((key) => edit[key]), ...shares.flatMap((share) => edit[share])])};
   }

@@ -80,7 +80,7 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
     assert read.interventions[0].at((3, 4)) == Intervention((3, 4), "k", 0, 10, "words", "both")
     assert isinstance(read.attributes[1], AttributeSpec)
     assert read.attributes[1].label == "fact/flag of X"
-    assert read.attributes[1].prompt_records == (PromptRecord(**RECORD),)
+    assert read.attributes[1].attribute.records == (PromptRecord(**RECORD),)
 
 
 def test_a_short_file_gets_the_papers_settings(tmp_path: Path) -> None:
