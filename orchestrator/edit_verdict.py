@@ -8,7 +8,7 @@ from typing import Literal
 
 from orchestrator.edit_summary import CONFIDENCE, EditSummary, Share
 
-Standing = Literal["better", "worse", "not told apart", "unrivalled", "not measured"]
+Standing = Literal["better", "worse", "not told apart", "unrivalled", "without effect", "not measured"]
 Difference = tuple[float, float, float]
 RIVALS = {
     "all_sites": "the same edit at all sites",
@@ -33,8 +33,9 @@ class Verdict:
         against: scope of the baselines.
         baselines: how many there are.
         as_effective: those that are not shown to flip fewer pictures than the edit does.
-        standing: ``unrivalled`` where there are none of these; else how the edit's specificity compares with the most
-            specific of them: ``better`` or ``worse`` where the interval of the difference leaves out 0.
+        standing: ``without effect`` where the edit flips nothing; ``unrivalled`` where no baseline is as effective;
+            else how the edit's specificity compares with the most specific of them: ``better`` or ``worse`` where the
+            interval of the difference leaves out 0.
         spared: what specificity is the share of: pictures of neighbours, of unrelated prompts, or the other content of
             the edit's own pictures; the first of these that was measured.
         difference: specificity of the edit less the rival's, with an interval that holds for all rivals together at
@@ -56,9 +57,11 @@ class Verdict:
         rival = RIVALS[self.against]
         if self.standing == "not measured":
             return f"Against {rival}: not measured; no pictures tell what either spares, or whether it works."
+        if self.standing == "without effect":
+            return f"Against {rival}: not compared; the edit itself flips nothing."
         if self.difference is None:
-            many = f"None of {self.baselines} does" if self.baselines > 1 else "It does not"
-            return f"Against {rival}: unrivalled. {many} reach its efficacy."
+            many = f"None of the {self.baselines} reaches" if self.baselines > 1 else "It does not reach"
+            return f"Against {rival}: unrivalled. {many} its efficacy."
         value, low, high = (100 * part for part in self.difference)
         verdict = {"better": "more specific", "worse": "less specific"}.get(self.standing, "not told apart")
         return (
@@ -96,6 +99,8 @@ def _verdict(edit: EditSummary, scope: str, rivals: Sequence[EditSummary]) -> Ve
     measured = [item for item in rivals if edit.flipped.pictures.keys() & item.flipped.pictures.keys()]
     if not measured:
         return said("not measured", 0)
+    if not edit.flipped.hits:
+        return said("without effect", 0)
     effective = [item for item in measured if difference(edit.flipped, item.flipped, len(measured))[1] <= 0]
     if not effective:
         return said("unrivalled", 0)

@@ -172,15 +172,18 @@ def print_edits(found: Iterable[EditSummary]) -> None:
     rows = [item for item in found if item.chosen]
     if not rows:
         return
-    table = Table(title="Chosen edits, on prompts and seeds they never saw", box=SIMPLE, pad_edge=False)
-    for name in ("model", "attribute", "sites", "editor", "flipped", "neighbours kept", "content kept"):
+    table = Table(title="Chosen edits, on prompts and seeds they never saw, in percent", box=SIMPLE, pad_edge=False)
+    for name in ("model", "attribute", "edit"):
         table.add_column(name, overflow="fold")
+    for name in ("flipped", "neighbours", "content"):
+        table.add_column(name, no_wrap=True)
     for row in rows:
         shares = (row.flipped, row.neighbours_kept, row.content_kept)
-        cells = (f"{s.value:.0%} ({s.low:.0%}-{s.high:.0%})" if s.of else "-" for s in shares)
+        cells = (f"{100 * s.value:.0f} ({100 * s.low:.0f}-{100 * s.high:.0f})" if s.of else "-" for s in shares)
         sites = span(row.sites[0], len(row.sites)) + ("*" if row.scope == "by_hand" else "")
-        table.add_row(row.model, row.attribute, sites, row.editor, *cells)
+        table.add_row(row.model, row.attribute, f"{row.editor} {sites}", *cells)
     Console().print(table)
+    print("flipped: show the donor's class now; neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):
         print("* by hand: at a window that was named, not found")
 

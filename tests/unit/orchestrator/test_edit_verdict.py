@@ -72,6 +72,12 @@ def test_what_was_not_measured_gets_no_verdict() -> None:
     assert "not measured" in found.sentence
 
 
+def test_an_edit_without_effect_is_held_against_nothing() -> None:
+    mine = summary("a", "localized", 0, 200)
+    (found,) = verdicts(mine, [mine, summary("b", "random", 0, 200)])
+    assert (found.standing, "flips nothing" in found.sentence) == ("without effect", True)
+
+
 def test_many_rivals_are_held_to_intervals_that_hold_together() -> None:
     mine = summary("a", "localized", 180, 150)
     one, many = ([summary(f"w{n}", "window", 180, 170) for n in range(count)] for count in (1, 14))
