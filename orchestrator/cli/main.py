@@ -14,6 +14,7 @@ from orchestrator.cli import (
     edit,
     evaluate,
     export,
+    init,
     listing,
     localize,
     plan,
@@ -37,6 +38,7 @@ app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
 app.command("retry")(run.retry)
+app.command("init")(init.init)
 app.command("submit")(submit.submit)
 app.command("logs")(submit.logs)
 app.command("cancel")(submit.cancel)

@@ -77,7 +77,7 @@ class ClusterChoice(_Strict):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise _problem((), f"{found} is given; expected exactly one of {', '.join(type(self).model_fields)}")
+            raise _problem((), f"{found} is given; expected one of {', '.join(type(self).model_fields)}")
         return self
 
 

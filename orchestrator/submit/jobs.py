@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from loco_core.errors import ClusterError, did_you_mean
 from orchestrator.identity import safe_name
@@ -24,7 +27,11 @@ FINAL_CODES = (0, 1, 2, 3)
 """Exit codes of a driver that said its last word; any other means that it died, or was stopped."""
 ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 KEY = "loco_sweep"
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 POLL_SECONDS = 1.0
+NOT_YET = "No available agent"
+"""What the dashboard of a cluster says whose head is up for a few seconds only."""
+START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -102,18 +109,25 @@ class Jobs:
                 "`loco-sweep cancel` stops it"
             )
         env = cluster.spec.runtime_env
+        job = {
+            "entrypoint": files.entrypoint,
+            "submission_id": f"{self._name}.{_attempt(jobs[-1].job_id) + 1 if jobs else 1}",
+            "runtime_env": {
+                "working_dir": str(files.folder),
+                "env_vars": {"PYTHONUNBUFFERED": "1", **env.env_vars},
+                **({"pip": list(env.pip)} if env.pip else {}),
+            },
+            "metadata": {KEY: self._name, "results": cluster.spec.results},
+        }
         with _clean(self._address):
-            job_id = self._client.submit_job(
-                entrypoint=files.entrypoint,
-                submission_id=f"{self._name}.{_attempt(jobs[-1].job_id) + 1 if jobs else 1}",
-                runtime_env={
-                    "working_dir": str(files.folder),
-                    "env_vars": {"PYTHONUNBUFFERED": "1", **env.env_vars},
-                    **({"pip": list(env.pip)} if env.pip else {}),
-                },
-                metadata={KEY: self._name, "results": cluster.spec.results},
-            )
-        return self.one(job_id)
+            return self.one(self._submitted(job))
+
+    @retry(
+        retry=retry_if_exception_message(match=f".*{NOT_YET}.*"), wait=wait_fixed(POLL_SECONDS),
+        stop=stop_after_delay(START_SECONDS), reraise=True,
+    )  # fmt: skip
+    def _submitted(self, job: dict[str, Any]) -> str:
+        return str(self._client.submit_job(**job))
 
     def one(self, job_id: str) -> Job:
         """Returns a job as it is now.
@@ -193,6 +207,8 @@ def connect(cluster: LoadedCluster, address: str) -> Jobs:
             os.environ["RAY_AUTH_MODE"] = "token"
         from ray.job_submission import JobSubmissionClient
 
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with _clean(address):
             return Jobs(JobSubmissionClient(address), cluster.spec.name, address)
     finally:
@@ -218,10 +234,16 @@ def _clean(address: str) -> Iterator[None]:
             "http://HEAD:8265, reachable from here"
         ) from error
     except (RuntimeError, ValueError) as error:
-        raise ClusterError(f"{address}: {_first_line(error)}") from error
+        why = _last_line(error)
+        if NOT_YET in why:
+            why = (
+                "its head runs no job agent; dashboard_agent.log on the head says why (of two Rays on one machine the "
+                "second needs a --dashboard-agent-listen-port of its own)"
+            )
+        raise ClusterError(f"{address}: {why}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

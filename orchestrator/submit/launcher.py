@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def check_launcher(path: Path, workers: WorkersSpec) -> None:
         raise SpecError(f"{path}: {str(error).splitlines()[0]}; expected a file for Ray's cluster launcher") from None
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    # It tells every default that it fills in.
+    logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)
     try:
         validate_config(prepare_config(config))
     except Exception as error:

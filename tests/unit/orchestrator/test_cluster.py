@@ -1,0 +1,175 @@
+"""``cluster.yaml``: what it says, what is wrong with it, and what is made of it; nothing is started."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loco_core.errors import SpecError
+from orchestrator.cli.init import Kind
+from orchestrator.submit import bundle, load_cluster
+from orchestrator.submit.launcher import check_launcher
+from orchestrator.submit.rayjob import manifest
+from tests.sweeps import Command
+
+SWEEP = """\
+name: small
+models: [toy]
+attributes: [style/lumio]
+scorer: toy-clip
+"""
+CLUSTER = """\
+name: first one
+sweep: sweep.yaml
+results: s3://bucket/first
+workers: {gpus: 2, cpus: 4, min: 1, max: 8, label_selector: {zone: a}}
+cluster: {address: "http://head:8265"}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    (tmp_path / "cluster.yaml").write_text(CLUSTER)
+    return tmp_path
+
+
+def test_workers_needs_go_to_models_that_do_not_say_their_own(folder: Path) -> None:
+    (folder / "sweep.yaml").write_text(
+        SWEEP.replace("[toy]", "[toy, {id: sd15, worker: {gpus: 1, label_selector: {zone: b}}}]")
+    )
+    toy, sd15 = (model.worker for model in load_cluster(folder / "cluster.yaml").sweep.models)
+    assert (toy.gpus, toy.label_selector) == (2, {"zone": "a"})
+    assert (sd15.gpus, sd15.label_selector) == (1, {"zone": "b"})
+
+
+def test_a_sweep_may_stand_in_the_cluster_file(folder: Path) -> None:
+    inline = "sweep:\n" + "".join(f"  {line}\n" for line in SWEEP.splitlines())
+    (folder / "cluster.yaml").write_text(CLUSTER.replace("sweep: sweep.yaml\n", inline))
+    assert load_cluster(folder / "cluster.yaml").sweep.name == "small"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("workers:", "wrokers:", 'cluster.yaml:4:1: unknown key .wrokers.;.* did you mean "workers"'),
+        ("max: 8", "maks: 8", 'cluster.yaml:4:37: unknown key .maks.; known: cpus, gpus, label_selector, max, min'),
+        ("min: 1", "min: 9", "cluster.yaml:4:34: .*9 is more than max; expected at most 8"),
+        ("gpus: 2", "gpus: 0.5", "cluster.yaml:4:17: workers.gpus: 0.5 is wrong"),
+        ("{address:", "{local: true, address:", "cluster.yaml:5:10: .*local and address is given; expected one"),
+        ('{address: "http://head:8265"}', "{}", "cluster.yaml:5:10: .*none is given; expected one of local"),
+        ("http://head:8265", "head:6379", "cluster.yaml:5:20: cluster.address: .* is wrong"),
+        ("s3://bucket/first", "results/first", "cluster.yaml:3:10: .* relative path; expected an s3:// address"),
+        ("sweep: sweep.yaml", "sweep: swep.yaml", "swep.yaml: no such file; expected a sweep file.*sweep.yaml"),
+        ("sweep: sweep.yaml\n", "", "cluster.yaml:1:1: sweep is missing"),
+        ("name: first one", "name: a\nruntime_env: {env_vars: {MY_TOKEN: x}}", "2:.*looks like a credential"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_place(folder: Path, before: str, after: str, message: str) -> None:
+    (folder / "cluster.yaml").write_text(CLUSTER.replace(before, after))
+    with pytest.raises(SpecError, match=message):
+        load_cluster(folder / "cluster.yaml")
+
+
+def test_a_model_folder_of_this_machine_is_refused_where_other_machines_work(folder: Path) -> None:
+    (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: mine, path: ./mine}]"))
+    with pytest.raises(SpecError, match=r"sweep.yaml:2:\d+: models.0.path: './mine' is a folder of this machine"):
+        load_cluster(folder / "cluster.yaml")
+    (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', "{local: true}"))
+    assert load_cluster(folder / "cluster.yaml").sweep.models[0].path == "./mine"
+
+
+def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    job.mkdir()
+    made = bundle(load_cluster(folder / "cluster.yaml"), job)
+    words = shlex.split(made.entrypoint)
+    assert words[3:] == [
+        "run", "sweep.yaml", "--results", "s3://bucket/first", "--address", "auto", "--workers", "8", "--threads", "4",
+    ]  # fmt: skip
+    assert not list(job.rglob("*.pyc"))
+    # Isolated from this checkout: only the job's folder is looked at, and the installed dependencies.
+    code = (
+        "import sys; sys.path.insert(0, '.'); from orchestrator.spec import load_sweep; import orchestrator; "
+        "print(load_sweep('sweep.yaml').models[0].worker.gpus, orchestrator.__path__[0])"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=job, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "2"
+    assert done.stdout.split()[1].startswith((".", str(job)))
+    again = tmp_path / "again"
+    again.mkdir()
+    entrypoint = bundle(load_cluster(folder / "cluster.yaml"), again, again=True).entrypoint
+    assert shlex.split(entrypoint)[3:5] == ["retry", "s3://bucket/first"]
+
+
+def test_a_rayjob_carries_sweep_workers_and_retries(folder: Path) -> None:
+    chosen = "{rayjob: {image: me/loco, namespace: lab, secret: s3, node_selector: {gpu: l4}}}"
+    (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', chosen))
+    config, job = yaml.safe_load_all(manifest(load_cluster(folder / "cluster.yaml")))
+    assert json.loads(config["data"]["sweep.yaml"])["name"] == "small"
+    assert (job["apiVersion"], job["kind"], job["metadata"]["namespace"]) == ("ray.io/v1", "RayJob", "lab")
+    spec = job["spec"]
+    assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (3, True)
+    assert "run /etc/loco-sweep/sweep.yaml --results s3://bucket/first --address auto --workers 8" in spec["entrypoint"]
+    head = spec["rayClusterSpec"]["headGroupSpec"]
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["minReplicas"], group["maxReplicas"]) == (1, 8)
+    (worker,) = group["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"] == {"cpu": "4", "memory": "32Gi", "nvidia.com/gpu": "2"}
+    assert worker["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    assert group["template"]["spec"]["nodeSelector"] == {"gpu": "l4"}
+    (mount,) = head["template"]["spec"]["containers"][0]["volumeMounts"]
+    (volume,) = head["template"]["spec"]["volumes"]
+    assert (mount["name"], volume["configMap"]["name"]) == (volume["name"], config["metadata"]["name"])
+    assert head["rayStartParams"]["num-gpus"] == "0"
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_init_writes_files_that_load(kind: Kind, command: Command, tmp_path: Path) -> None:
+    code, out, err = command("init", kind, "--folder", tmp_path / "new")
+    assert (code, err) == (0, "")
+    assert {Path(line).name for line in out.splitlines()} >= {"cluster.yaml", "sweep.yaml"}
+    loaded = load_cluster(tmp_path / "new" / "cluster.yaml")
+    if loaded.spec.cluster.launcher:
+        check_launcher(tmp_path / "new" / loaded.spec.cluster.launcher, loaded.spec.workers)
+    if kind is Kind.SLURM:
+        subprocess.run(["bash", "-n", tmp_path / "new" / "submit.sh"], check=True)
+    if kind is Kind.KUBERAY:
+        code, out, _ = command("submit", tmp_path / "new" / "cluster.yaml", "--dry-run")
+        assert (code, "kind: RayJob" in out) == (0, True)
+    before = {path: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+    code, _, err = command("init", kind, "--folder", tmp_path / "new")
+    assert (code, "exists already" in err) == (2, True)
+    assert {path: path.read_bytes() for path in (tmp_path / "new").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("max_workers: 8\nup", "max_wrokers: 8\nup", "Ray's launcher refuses it"),
+        ("resources: {CPU: 8, GPU: 1}", "resources: {CPU: 8, GPU: 0}", "no node type holds a worker of 1 GPUs"),
+        ("provider:", "provider: [", "expected a file for Ray's cluster launcher"),
+    ],
+)  # fmt: skip
+def test_a_launcher_file_that_cannot_work_is_refused(
+    before: str, after: str, message: str, command: Command, tmp_path: Path
+) -> None:
+    command("init", "aws", "--folder", tmp_path)
+    path = tmp_path / "ray.yaml"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+    code, _, err = command("submit", tmp_path / "cluster.yaml")
+    assert (code, message in err, err.count("\n")) == (2, True, 1), err
+
+
+def test_a_launcher_file_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+    command("init", "gcp", "--folder", tmp_path)
+    (tmp_path / "ray.yaml").unlink()
+    code, _, err = command("submit", tmp_path / "cluster.yaml")
+    assert (code, "ray.yaml: no such file" in err) == (2, True)
