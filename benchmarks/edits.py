@@ -46,6 +46,7 @@ FEW = {
     "edit": {"lambdas": [0.01, 0.1, 1.0], "neurons": [0.1], "tokens": ["last_subject", "all"]},
     "evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False},
 }
+QUICK = {**FEW, "edit": {"editors": ["loco_edit"], "lambdas": [0.01, 0.1], "tokens": ["last_subject", "all"]}}
 MANY = {
     "edit": {
         "lambdas": [0.0001, 0.001, 0.01, 0.1, 1.0], "neurons": [0.02, 0.05, 0.1],
@@ -84,9 +85,10 @@ def localized(model: str, kind: str) -> Window | None:
     return localize(pq.read_table(table), LocalizeSettings()).window
 
 
-def measure(model: str, root: str) -> list[dict[str, Any]]:
+def measure(model: str, root: str, *, quick: bool) -> list[dict[str, Any]]:
     """Edits and evaluates one model; returns a row an edit."""
-    controls, few = Controls(backend, lambda _: None, StopSwitch()), sweep(model, FEW)
+    controls = Controls(backend, lambda _: None, StopSwitch())
+    few = sweep(model, QUICK if quick else FEW)
     store = open_store(root)
     store.record_sweep(sweep_id(few), few, uuid.uuid4().hex)
     for kind, example in EXAMPLES.items():
@@ -97,7 +99,8 @@ def measure(model: str, root: str) -> list[dict[str, Any]]:
         names = tuple(str(name) for name in few.attributes if str(name).startswith(kind))
         everyone, one = edit_driver.Meant(root, model, names), edit_driver.Meant(root, model, (example,))
         edit_driver.edit(everyone, controls, print, window=window, blocks=few)
-        edit_driver.edit(one, controls, print, window=window, blocks=sweep(model, MANY))
+        if not quick:
+            edit_driver.edit(one, controls, print, window=window, blocks=sweep(model, MANY))
         changes = {**REPORT[kind], "windows": False}
         edit_driver.evaluate(everyone, controls, print, changes, only_chosen=True)
     edits = store.read("edits").to_pylist()
@@ -155,11 +158,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", choices=list(MODELS))
     parser.add_argument("--work", type=Path, default=Path("results/edits"))
+    parser.add_argument("--quick", action="store_true", help="LocoEdit only, and no longer list for the examples")
     parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
     rows = json.loads(TABLE.read_text()) if TABLE.exists() else []
     for model in [] if arguments.only_print else arguments.models or MODELS:
-        found = measure(model, str(arguments.work / model))
+        found = measure(model, str(arguments.work / model), quick=arguments.quick)
         rows = [row for row in rows if row["model"] != model] + found
         TABLE.write_text(json.dumps(rows, indent=1) + "\n")
     print_tables(rows)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from loco_core.attributes import siblings
 from loco_core.editors import EditSettings
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord, Window
@@ -77,7 +78,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class FitUnit:
-    """Edits of one (model, attribute) that are fitted together; reads no image."""
+    """Edits of one (model, attribute) that are fitted together; reads no image.
+
+    Attributes:
+        prompts: how many records the sweep takes, which decides the splits.
+    """
 
     kind: ClassVar[Literal["fit"]] = "fit"
     unit_id: str
@@ -88,6 +93,7 @@ class FitUnit:
     edits: tuple[PlannedEdit, ...]
     records: tuple[PromptRecord, ...]
     localization: str
+    prompts: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class EvaluateUnit:
     edits: tuple[PlannedEdit, ...]
     records: tuple[PromptRecord, ...]
     localization: str
+    prompts: int
     probes: tuple[Probe, ...]
     batch_size: int
 
@@ -255,7 +262,7 @@ def _settings(spec: SweepSpec) -> Iterator[EditSettings]:
                     yield EditSettings(editor=editor, tokens=tokens, neurons=share, fill=wanted.fill)
             else:
                 for strength in wanted.lambdas:
-                    yield EditSettings(editor=editor, tokens=tokens, strength=strength)
+                    yield EditSettings(editor=editor, tokens=tokens, strength=strength, preserve=wanted.preserve)
 
 
 def baselines(
@@ -296,9 +303,19 @@ def planned_edit(
     """Names an edit by everything that changes its weights."""
     records = splits(attribute, spec.prompts)["fit"]
     texts = tuple(f"{record.prompt}\n{record.donor}" for record in records)
+    if settings.preserve:
+        # The nearest of other attributes are other ones.
+        texts += tuple(sorted(_others(spec, attribute)))
     kind = scope if scope in ("placebo", "random") else ""
     key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind)
     return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
+
+
+def _others(spec: SweepSpec, attribute: Attribute) -> set[str]:
+    """Returns the keys of attributes that may be neighbours of one: those of the sweep, and those bundled with it."""
+    keys = {item if isinstance(item, str) else item.label for item in spec.attributes}
+    keys |= {item.key for item in siblings(attribute.key)}
+    return {key for key in keys if key.startswith(f"{attribute.kind}/")} - {attribute.key}
 
 
 def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: Mapping[str, Any]) -> PlannedEdit | None:
@@ -342,7 +359,9 @@ def fit_unit(
     items = tuple(f"{edit.scope} {edit.edit_id}" for edit in edits)
     name = identity.unit_id(identity.UnitKey(sweep_id(spec), "fit", model.id, attribute.key, items))
     records = splits(attribute, spec.prompts)["fit"]
-    return FitUnit(name, model.id, attribute, order, 1.0 + 0.2 * len(edits), tuple(edits), records, localization)
+    return FitUnit(
+        name, model.id, attribute, order, 1.0 + 0.2 * len(edits), tuple(edits), records, localization, spec.prompts
+    )  # fmt: skip
 
 
 def evaluate_units(
@@ -380,7 +399,7 @@ def evaluate_units(
                     EvaluateUnit(
                         _evaluation_name(spec, model, attribute, some, part), model.id, attribute,
                         first_order + len(units), seconds * batch * (1 + len(some)), split, some, records,
-                        localization, part, batch,
+                        localization, spec.prompts, part, batch,
                     )
                 )  # fmt: skip
     return units

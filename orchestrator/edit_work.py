@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,11 +17,12 @@ from loco_core.attributes import siblings
 from loco_core.deltas import WeightDelta, applied, norm, placebo, to_bytes
 from loco_core.editors import Concept, Target, fit_edit, key_scale
 from loco_core.editors.neurons import random_neurons
+from loco_core.errors import SpecError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
-from loco_core.types import Attribute, Generation, Row
-from orchestrator.edit_plan import CANDIDATES, FIRST_SEED, INVALID, EvaluateUnit, FitUnit, PlannedEdit, Probe
+from loco_core.types import Attribute, Generation, PromptRecord, Row
+from orchestrator.edit_plan import CANDIDATES, FIRST_SEED, INVALID, EvaluateUnit, FitUnit, PlannedEdit, Probe, splits
 from orchestrator.resolve import ResolvedModel
 from orchestrator.scheduler.protocol import UnitReport
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
@@ -78,7 +79,7 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     rows, concept = [], Concept(unit.attribute.key, unit.records)
     neighbours = nearest(bench, unit.attribute)
     for edit in unit.edits:
-        delta, path, sum_ = _fitted(bench, unit, edit), None, None
+        delta, path, sum_ = _fitted(bench, unit, edit, neighbours), None, None
         strength = None if edit.settings.editor == "neurons" else edit.settings.strength
         if edit.scope in CANDIDATES:
             # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
@@ -108,9 +109,11 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     )
 
 
-def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit) -> WeightDelta:
-    concept = Concept(unit.attribute.key, unit.records)
-    target = Target(bench.info.id, bench.info.weights, edit.sites, (concept,), localization=unit.localization)
+def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
+    concept, known = Concept(unit.attribute.key, unit.records), _known(bench, unit.attribute)
+    kept = [known[name] for name in neighbours[: edit.settings.preserve]]
+    preserve = tuple(record.prompt for item in kept for record in _fit_records(item, unit.prompts))
+    target = Target(bench.info.id, bench.info.weights, edit.sites, (concept,), preserve, unit.localization)
     delta = fit_edit(bench.model, target, edit.settings)
     seed = int(edit.edit_id[:8], 16)
     if edit.scope == "placebo":
@@ -118,6 +121,19 @@ def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit) -> We
     if edit.scope == "random":
         return random_neurons(bench.model, target, edit.settings, delta, seed)
     return delta
+
+
+def _known(bench: Bench, attribute: Attribute) -> dict[str, Attribute]:
+    return {item.key: item for item in (*bench.attributes, *siblings(attribute.key))}
+
+
+def _fit_records(attribute: Attribute, prompts: int) -> tuple[PromptRecord, ...]:
+    """Returns what an attribute may be preserved on: what its own edits would be fitted on."""
+    try:
+        return splits(attribute, prompts)["fit"]
+    except SpecError:
+        # It has too few contents to be measured on, so that all of them may be used.
+        return attribute.records
 
 
 def _count(delta: WeightDelta) -> int:
@@ -130,7 +146,7 @@ def nearest(bench: Bench, attribute: Attribute) -> list[str]:
     They are those of the sweep, and those that are bundled in the same file. The distance is the cosine between mean
     embeddings of the words of the attributes' score texts, as encoded for the denoiser.
     """
-    known = {item.key: item for item in (*bench.attributes, *siblings(attribute.key))}
+    known = _known(bench, attribute)
     others = [item for item in known.values() if item.kind == attribute.kind and item.key != attribute.key]
     if not others:
         return []
@@ -158,14 +174,14 @@ class _Seen:
 def evaluate(bench: Bench, unit: EvaluateUnit, attempt: int, row_by_row: bool) -> UnitReport:
     """Draws the probes of a unit without an edit and with each of its edits, and commits what changed."""
     began = time.monotonic()
-    before = _draw(bench, unit, None, row_by_row)
+    before, neighbours = _draw(bench, unit, None, row_by_row), nearest(bench, unit.attribute)
     rows: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = [
         _picture(unit, probe, seen, None) for probe, seen in zip(unit.probes, before, strict=True)
         if _kept(bench, unit, probe, None)
     ]  # fmt: skip
     for edit in unit.edits:
-        after = _draw(bench, unit, _fitted(bench, unit, edit), row_by_row)
+        after = _draw(bench, unit, _fitted(bench, unit, edit, neighbours), row_by_row)
         for probe, old, new in zip(unit.probes, before, after, strict=True):
             rows += _rows(bench, unit, edit, probe, (old, new), attempt)
             if _kept(bench, unit, probe, edit):

@@ -35,6 +35,8 @@ class EditSettings(BaseModel):
         tokens: which positions of a prompt are made to read as its donor: the last word of what the donor changes
             (as the paper does), all its words, or all positions, padding included.
         strength: LocoEdit's lambda, as a share of the mean squared norm of the keys; larger changes less.
+        preserve: how many of the nearest attributes of the same kind must read as before, in LocoEdit (the preservation
+            term of UCE, Gandikota et al., WACV 2024, eq. 7; the paper has none).
         neurons: share of the output coordinates that the neuron editor changes.
         fill: what the neuron editor puts in their place: zero, or their mean under the donor prompts.
     """
@@ -44,6 +46,7 @@ class EditSettings(BaseModel):
     editor: str = "loco_edit"
     tokens: TokenSet = "all"
     strength: Annotated[float, Field(gt=0)] = 0.1
+    preserve: Annotated[int, Field(ge=0)] = 0
     neurons: Annotated[float, Field(gt=0, le=1)] = 0.05
     fill: Literal["zero", "donor_mean"] = "zero"
 

@@ -1,9 +1,12 @@
 """LocoEdit: the closed-form edit of K and V at the localized sites (Basu et al., ICML 2024, section 5, eq. 7).
 
 ``W = argmin ||C W^T - D W0^T||^2 + lambda ||W - W0||^2`` with keys ``C`` (positions of prompts with the attribute) and
-``D`` (positions of their donors). Its solution is ``W = W0 + W0 (D - C)^T (C C^T + lambda I)^-1 C``: one system of the
-size of the number of keys for all projections. It is solved in float64: the usual form in float32, with an inverse of
-the size of the text's width, is wrong by 12 to 23 % of the edit at lambda 0.01.
+``D`` (positions of their donors). Its solution is ``W = W0 + W0 (D - C)^T (C C^T + lambda I)^-1 C``: one system for
+all projections, of the number of keys or of the text's width, whichever is smaller. It is solved in float64: the usual
+form in float32, with an inverse of the size of the text's width, is wrong by 12 to 23 % of the edit at lambda 0.01.
+
+Prompts that are to read as before stand among the keys as their own donors. Measured on the bundled planted model: with
+the styles beside it preserved, an edit of a style spoils none of them at strengths at which it spoils most without.
 """
 
 from __future__ import annotations
@@ -47,12 +50,16 @@ def solve(keys: torch.Tensor, donors: torch.Tensor, strength: float) -> torch.Te
     Raises:
         EditError: the system has no unique solution in float64.
     """
-    gram = keys @ keys.T
-    system = gram + strength * gram.diagonal().mean() * torch.eye(len(keys), dtype=keys.dtype)
+    scale = float(keys.square().sum(1).mean())
+    # Of (C C^T + a I)^-1 C = C (C^T C + a I)^-1 the smaller system: n keys, or the width of the text.
+    dual = len(keys) <= keys.shape[1]
+    gram = keys @ keys.T if dual else keys.T @ keys
+    system = gram + strength * scale * torch.eye(len(gram), dtype=keys.dtype)
     factor, info = torch.linalg.cholesky_ex(system)
     if int(info) == 0:
-        solved = torch.cholesky_solve(keys, factor)
-        residual = float((system @ solved - keys).norm() / keys.norm())
+        right = keys if dual else (donors - keys).T @ keys
+        solved = torch.cholesky_solve(right if dual else right.T, factor)
+        residual = float((system @ solved - (right if dual else right.T)).norm() / keys.norm())
         if residual < RESIDUAL:
-            return (donors - keys).T @ solved
+            return (donors - keys).T @ solved if dual else solved.T
     raise EditError(f"the system of {len(keys)} keys is singular at lambda {strength:g}; take a larger lambda")

@@ -24,6 +24,7 @@ class EditSpec(_Strict):
         neurons: shares of the output coordinates that the neuron editor changes.
         tokens: token sets; every one is tried with every strength.
         fill: what the neuron editor puts in place of a coordinate.
+        preserve: how many of the nearest attributes of the same kind LocoEdit is to leave alone; 0 as in the paper.
         max_neighbour_loss: share of neighbours' pictures that the chosen edit may spoil.
     """
 
@@ -32,6 +33,7 @@ class EditSpec(_Strict):
     neurons: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.02, 0.05, 0.1)
     tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject", "all")
     fill: Literal["zero", "donor_mean"] = "zero"
+    preserve: Annotated[int, Field(ge=0, le=16)] = 8
     max_neighbour_loss: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     @model_validator(mode="after")

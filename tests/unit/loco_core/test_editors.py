@@ -52,6 +52,15 @@ def test_the_solution_satisfies_the_normal_equations(n: int, width: int, strengt
     assert gradient.norm() <= 1e-8 * (before @ donors.T @ keys).norm()
 
 
+def test_more_keys_than_the_texts_width_give_the_same_edit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys, donors = (torch.randn(40, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    update = solve(keys, donors, 0.1)
+    # The normal equations of the paper, by hand: (W - W0) (C^T C + a I) = W0 (D - C)^T C.
+    system = keys.T @ keys + 0.1 * keys.square().sum(1).mean() * torch.eye(8, dtype=torch.float64)
+    assert torch.allclose(update @ system, (donors - keys).T @ keys, rtol=1e-10, atol=1e-10)
+
+
 def test_a_singular_system_is_one_clear_line() -> None:
     keys = torch.ones(8, 4, dtype=torch.float64)
     with pytest.raises(EditError, match="singular at lambda 1e-18; take a larger lambda"):
