@@ -12,8 +12,12 @@ import pytest
 from orchestrator.cli.main import main
 from orchestrator.resolve import resolve
 from orchestrator.spec import load_sweep
+from tests.sweeps import Command
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+EVALUATE = "evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false}\n"
 
 
 def snippets(language: str) -> list[str]:
@@ -25,16 +29,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the README's sweep files, where its commands have run."""
     folder = tmp_path_factory.mktemp("readme")
     for text in snippets("yaml"):
-        (folder / text.splitlines()[0].removeprefix("# ")).write_text(
-            # A smaller sweep of the same shape: the snippets are tested, not the findings.
-            text.replace("prompts: 8", "prompts: 2").replace("seeds: 6", "seeds: 2")
-            + "evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false}\n"
-        )
+        name = text.splitlines()[0].removeprefix("# ")
+        # A smaller sweep of the same shape: the snippets are tested, not the findings.
+        smaller = text.replace("prompts: 8", "prompts: 2").replace("seeds: 6", "seeds: 2") + EVALUATE
+        (folder / name).write_text(text if name == "cluster.yaml" else smaller)
     lines = [line for snippet in snippets("console") for line in snippet.splitlines()]
     # `bench-localizer` takes minutes and has tests of its own.
     commands = [line.removeprefix("$ loco-sweep ") for line in lines if "bench-localizer" not in line]
     commands = [command.replace("--prompts 8 --seeds 8", "--prompts 2 --seeds 1") for command in commands]
-    assert len(commands) == 7
+    assert len(commands) == 8
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     for command in commands:
@@ -49,6 +52,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sweep_files_are_valid(folder: Path) -> None:
     assert resolve(load_sweep(folder / "sweep.yaml")).models[0].n_sites == 16
     assert [model.id for model in load_sweep(folder / "sd.yaml").models] == ["sd15", "mine"]
+
+
+def test_the_cluster_file_and_its_commands_are_there(folder: Path, command: Command) -> None:
+    # The commands themselves run on a cluster in test_submit.py.
+    code, out, err = command("submit", folder / "cluster.yaml", "--dry-run")
+    assert (code, err) == (0, "")
+    assert "would run on http://HEAD:8265: python -m orchestrator.cli.main run sweep.yaml" in out
+    (snippet,) = snippets("sh")
+    for line in snippet.splitlines():
+        assert command(line.split()[1], "--help")[0] == 0, line
 
 
 @pytest.mark.parametrize("snippet", snippets("python"), ids=lambda text: text.splitlines()[0].removeprefix("# "))
