@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from loco_core.errors import LocoError, SpecError
+from loco_core.errors import LocoError, SpecError, StoreError
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend, Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.sweep import StoreJournal
-from orchestrator.store import Lease, LeaseLostError, Store, decode_document
-from orchestrator.store.layout import RESOLVED
+from orchestrator.store import Lease, LeaseLostError, Store, decode_document, encode_document
+from orchestrator.store.layout import PROGRESS, RESOLVED
 from orchestrator.worker import WorkerSettings
 
 # Which images `images: report` keeps: those of the sweep's first seeds.
 REPORT_SEEDS = 2
+PROGRESS_SECONDS = 10.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,15 +75,16 @@ def drive(
     Raises:
         LocoError: workers cannot be had, or the results cannot be read or written.
     """
-    backend = controls.make_backend(settings)
+    backend, record = controls.make_backend(settings), ProgressRecord(store, controls.on_progress)
     try:
         summary = run_units(
             backend, derivation.derive, StoreJournal(store, settings.sweep_id, settings.resolved),
-            controls.on_progress, controls.stop,
+            record.progress, controls.stop,
             heartbeat=lease.alive, max_failures=controls.max_failures, patience=Patience(),
         )  # fmt: skip
         if summary.outcome != "lease_lost":
             derivation.finish()
+            record.write()
     except LocoError:
         # What is committed is published whatever went wrong, unless the folder is another driver's now.
         if lease.alive():
@@ -150,6 +156,38 @@ def leased(store: Store) -> Iterator[Beating]:
     finally:
         beating.stop()
         lease.release()
+
+
+class ProgressRecord:
+    """Keeps in the results root how far a run is, so that anyone who can read it can tell."""
+
+    def __init__(self, store: Store, show: Callable[[Progress], None]) -> None:
+        """Takes what shows progress in this process.
+
+        Args:
+            store: the results.
+            show: is told all the same.
+        """
+        self._store, self._show, self._next = store, show, 0.0
+        self._latest = Progress()
+
+    def progress(self, progress: Progress) -> None:
+        """Shows progress; called a few times a second, writes every few seconds."""
+        self._show(progress)
+        self._latest = progress
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            self.write()
+
+    def write(self) -> None:
+        """Writes the latest progress."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        document = encode_document({**asdict(self._latest), "written_at": now})
+        try:
+            self._store.blobs.replace(PROGRESS, document)
+        except StoreError as error:
+            # Of what is done the units tell: no reason to stop.
+            logger.warning("progress is not recorded: %s", error)
 
 
 class Beating(threading.Thread):

@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
-from orchestrator.cli.options import JsonOption, Results
+import typer
+
+from orchestrator.cli.options import JsonOption, ResultsOrCluster, is_cluster_file
+
+if TYPE_CHECKING:
+    from orchestrator.spec import ClusterSpec
+    from orchestrator.stages.status import SweepStatus
 
 
-def status(results: Results, as_json: JsonOption = False) -> None:
-    """Show what is done, failed and left, and what was localized."""
-    from dataclasses import asdict
-
+def status(
+    results: ResultsOrCluster,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until all is done.")] = False,
+    every: Annotated[float, typer.Option("--every", min=1, help="Seconds between two looks.")] = 15.0,
+) -> None:
+    """Show what is done, failed and left, how fast, at what cost, and what was localized."""
     from orchestrator.stages.status import survey
     from orchestrator.store import open_store
 
-    found = survey(open_store(results, create=False))
+    cluster = None
+    if is_cluster_file(results):
+        from orchestrator.submit import load_cluster
+
+        cluster = load_cluster(results).spec
+    store = open_store(cluster.results if cluster else results, create=False)
+    while True:
+        found = survey(store)
+        _show(found, cluster, as_json=as_json)
+        if not watch or found.units_done == found.units:
+            return
+        time.sleep(every)
+
+
+def costs(found: SweepStatus, cluster: ClusterSpec | None) -> dict[str, float]:
+    """Returns GPU hours and cost, so far and at the end; empty without a cluster file that names a price."""
+    if cluster is None or not cluster.cost.per_gpu_hour:
+        return {}
+    gpus, price = max(1, cluster.workers.gpus), cluster.cost.per_gpu_hour
+    hours = {"so_far": found.worker_hours, "at_end": found.worker_hours_at_end or 0.0}
+    return {f"{what}_{when}": gpus * hour * (price if what == "cost" else 1)
+            for when, hour in hours.items() for what in ("gpu_hours", "cost")}  # fmt: skip
+
+
+def _show(found: SweepStatus, cluster: ClusterSpec | None, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
     if as_json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps({**asdict(found), **costs(found, cluster)}), flush=True)
         return
     from rich.console import Console
     from rich.table import Table
@@ -33,3 +70,22 @@ def status(results: Results, as_json: JsonOption = False) -> None:
             row.outcome or "-", sites,
         )  # fmt: skip
     Console().print(table)
+    if found.progress is not None:
+        print(_pace(found.progress))
+    if money := costs(found, cluster):
+        print(
+            f"{money['gpu_hours_so_far']:.2f} GPU hours in units so far, {money['gpu_hours_at_end']:.2f} at the end; "
+            f"cost {money['cost_so_far']:.2f}, {money['cost_at_end']:.2f} at the end"
+        )
+
+
+def _pace(progress: dict[str, Any]) -> str:
+    from orchestrator.cli.progress import duration
+
+    parts = [f"{progress['workers']} workers at work, {progress['pending']} starting"]
+    if progress["rate"]:
+        parts.append(f"{progress['rate']:.1f} images/s")
+    if progress["left"] and progress["eta_seconds"] is not None:
+        parts.append(f"about {duration(progress['eta_seconds'])} left")
+    parts.append(f"{progress['retries']} attempts failed, {progress['losses']} workers lost with their machine")
+    return f"the driver at {progress['written_at']}: {', '.join(parts)}"

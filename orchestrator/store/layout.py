@@ -17,6 +17,7 @@ RESOLVED = "_meta/resolved.json"
 IN_FLIGHT = "_meta/inflight.json"
 LEASE = "_meta/lease.json"
 MARKER = "_meta/marker"
+PROGRESS = "_meta/progress.json"
 
 DELTAS = "deltas"
 REPORT = "report.html"
