@@ -132,7 +132,7 @@ def rate(row: Mapping[str, Any], name: str) -> float | None:
 
 def print_tables(rows: list[dict[str, Any]]) -> None:
     """Prints, a model, kind and editor, median and worst of the chosen edits and of their baselines."""
-    columns = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept")
+    columns = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept", "ceiling")
     print("| model | kind | editor | edit | attributes |", " | ".join(columns).replace("_", " "), "|")
     print("|---|---|---|---|---|" + "---|" * len(columns))
     chosen = {(r["model"], r["attribute"], r["editor"]): r for r in rows if r["chosen"]}

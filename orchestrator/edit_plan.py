@@ -32,6 +32,8 @@ CANDIDATES: tuple[Scope, ...] = ("localized", "by_hand")
 """Scopes of edits that one is chosen of: where a localizer said, and where a person did. All others are baselines."""
 INVALID = "invalid"
 """What is named in a picture that is none: an edit that destroys pictures keeps nothing and finds nothing."""
+UNKNOWN = ("other", "unsure", INVALID)
+"""What a judge says where it names no class."""
 FIRST_SEED = {"select": 1_000_000, "report": 2_000_000}
 """Far from any seed of a sweep."""
 LEAST_TOGETHER = 4

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from loco_core.statistics import crossed_means, wilson_interval
-from orchestrator.edit_plan import INVALID
+from orchestrator.edit_plan import INVALID, UNKNOWN
 
 Picture = tuple[str, int]
 """What tells pictures of one role apart: prompt with the text that scores it, and seed."""
@@ -60,6 +60,8 @@ class EditSummary:
         neighbours_kept: neighbours' pictures that had their own attribute and have it still.
         unrelated_kept: pictures of unrelated prompts that showed what these say and show it still.
         content_kept: target pictures that keep all that they showed beside the attribute.
+        ceiling: pictures of the donor prompts themselves, without an edit, that show the donor's class: no edit can be
+            expected to flip more.
     """
 
     edit_id: str
@@ -75,6 +77,7 @@ class EditSummary:
     neighbours_kept: Share
     unrelated_kept: Share
     content_kept: Share
+    ceiling: Share
 
 
 def share(pictures: Mapping[Picture, bool], confidence: float = CONFIDENCE) -> Share:
@@ -147,6 +150,7 @@ def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSumm
         neighbours_kept=_kept(own, "neighbour"),
         unrelated_kept=_kept(beside, "unrelated"),
         content_kept=_kept([row for row in beside if row["judge"] is not None], "target"),
+        ceiling=_ceiling([row for row in own if row["judge"] is not None]),
     )
 
 
@@ -156,6 +160,20 @@ def _picture(row: Mapping[str, Any]) -> Picture:
 
 def _flipped(rows: Iterable[Mapping[str, Any]], role: str) -> Share:
     return share({_picture(r): r["flipped"] for r in rows if r["prompt_role"] == role and r["flipped"] is not None})
+
+
+def _ceiling(rows: Sequence[Mapping[str, Any]]) -> Share:
+    """Counts donor prompts' pictures that show the donor's class: what they name, or else any but the attribute's."""
+    attribute = {row["judge_said"] for row in rows if row["prompt_role"] == "target"}
+    return share(
+        {
+            _picture(row): row["judge_before"] == row["judge_said"]
+            if row["judge_said"] is not None
+            else row["judge_before"] not in {*attribute, *UNKNOWN}
+            for row in rows
+            if row["prompt_role"] == "unrelated"
+        }
+    )
 
 
 def _kept(rows: Iterable[Mapping[str, Any]], role: str) -> Share:

@@ -22,7 +22,17 @@ from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
 from loco_core.types import Attribute, Generation, PromptRecord, Row
-from orchestrator.edit_plan import CANDIDATES, FIRST_SEED, INVALID, EvaluateUnit, FitUnit, PlannedEdit, Probe, splits
+from orchestrator.edit_plan import (
+    CANDIDATES,
+    FIRST_SEED,
+    INVALID,
+    UNKNOWN,
+    EvaluateUnit,
+    FitUnit,
+    PlannedEdit,
+    Probe,
+    splits,
+)
 from orchestrator.resolve import ResolvedModel
 from orchestrator.scheduler.protocol import UnitReport
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
@@ -35,7 +45,6 @@ if TYPE_CHECKING:
 
 NEIGHBOURS_KEPT = 16
 """How many of the nearest attributes a fit writes down; an evaluation takes the first few."""
-UNKNOWN = ("other", "unsure", INVALID)
 PICTURES = 2
 """Seeds of the report split whose pictures are kept, before and after."""
 

@@ -249,9 +249,10 @@ def _sentence(row: Mapping[str, Any]) -> str:
 
 def _edit_sentence(edit: MeasuredEdit) -> str:
     item = edit.summary
+    ceiling = f"; the donor prompt itself shows it in {percent(item.ceiling)}" if item.ceiling.of else ""
     return (
         f"{edit.label}: of the pictures that had the attribute {percent(item.flipped)} show the donor's class instead"
-        f" (on reworded prompts {percent(item.paraphrased)}); neighbours keep theirs in"
+        f" (on reworded prompts {percent(item.paraphrased)}{ceiling}); neighbours keep theirs in"
         f" {percent(item.neighbours_kept)}, unrelated prompts in {percent(item.unrelated_kept)}, the same pictures keep"
         f" all that they show beside it in {percent(item.content_kept)}."
     )

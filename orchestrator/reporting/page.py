@@ -23,7 +23,7 @@ _LOCALIZED = (
     "model", "attribute", "outcome", "window_start", "window_size", "effect", "ci_low", "ci_high", "sufficiency",
     "damage", "n_prompts", "n_seeds", "localizer",
 )  # fmt: skip
-_SHARES = ("flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept")
+_SHARES = ("flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept", "ceiling")
 _TEMPLATES = "templates"
 
 

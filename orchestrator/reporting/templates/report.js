@@ -209,7 +209,7 @@
       return {columns, rows};
     }
     const plain = ["edit_id", "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda", "lambda_absolute", "neurons", "norm", "chosen", "localization"];
-    const shares = ["flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept"];
+    const shares = ["flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept", "ceiling"];
     const columns = [...plain, ...shares.flatMap((share) => [share, `${share}_low`, `${share}_high`, `${share}_of`])];
     return {columns, rows: data.edits.map((edit) => [...plain.map((key) => edit[key]), ...shares.flatMap((share) => edit[share])])};
   }

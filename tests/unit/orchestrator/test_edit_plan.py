@@ -290,6 +290,16 @@ def test_content_is_kept_by_pictures_that_keep_all_of_it() -> None:
     assert (found.content_kept.hits, found.content_kept.of) == (3, 4)
 
 
+def test_the_donor_prompt_itself_is_the_ceiling() -> None:
+    drawn = ["plain", "lumio", "unsure", "plain"]
+    rows = [{**row("a", "unrelated", None, seed=n), "judge_said": None, "judge_before": d} for n, d in enumerate(drawn)]
+    (found,) = summarize([listed("a")], [*rows, row("a", "target", True)], "select")
+    assert (found.ceiling.hits, found.ceiling.of) == (2, 4)
+    named = [{**r, "judge_said": "velor", "judge_before": b} for r, b in zip(rows, ["velor", *drawn[1:]], strict=True)]
+    (found,) = summarize([listed("a")], [*named, row("a", "target", True)], "select")
+    assert (found.ceiling.hits, found.ceiling.of) == (1, 4)
+
+
 def test_pictures_of_one_prompt_are_worth_less_than_independent_ones() -> None:
     alike = share({(f"p{prompt}", seed): prompt < 4 for prompt in range(8) for seed in range(13)})
     mixed = share({(f"p{prompt}", seed): (prompt + seed) % 2 == 0 for prompt in range(8) for seed in range(13)})

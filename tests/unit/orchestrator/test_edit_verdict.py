@@ -20,7 +20,7 @@ def summary(
     counted = [share(pictures(hits, of)) for hits in (flipped, kept)]
     return EditSummary(
         edit_id, "toy", "style/lumio", "loco_edit", scope, scope == "localized", (8, 9), place, counted[0], counted[0],
-        counted[1], counted[1], counted[1],
+        counted[1], counted[1], counted[1], share({}),
     )  # fmt: skip
 
 
