@@ -29,7 +29,7 @@ class BackendName(StrEnum):
 
 def is_cluster_file(results: str) -> bool:
     """Tells whether a cluster file stands in place of the results that it names."""
-    return results.endswith((".yaml", ".yml")) and Path(results).is_file()
+    return results.endswith((".yaml", ".yml")) and not Path(results).is_dir()
 
 
 def _results_root(results: str) -> str:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,13 +43,15 @@ def run(
     threads: ThreadsOption = None,
     address: AddressOption = None,
     max_failures: MaxFailuresOption = None,
+    again: Annotated[bool, typer.Option("--retry", help="Compute failed cells again, too.")] = False,
 ) -> None:
     """Run a sweep; the same command again resumes it."""
     from orchestrator.spec import load_sweep
 
     spec = load_sweep(sweep)
     with placed(sweep):
-        execute(spec, results_of(spec, results), backend, workers, threads, address, max_failures)
+        where = results_of(spec, results)
+        execute(spec, where, backend, workers, threads, address, max_failures, again=again)
 
 
 def retry(
@@ -61,12 +63,16 @@ def retry(
     max_failures: MaxFailuresOption = None,
 ) -> None:
     """Compute failed cells again."""
-    from loco_core.errors import StoreError
+    from loco_core.errors import SpecError, StoreError
     from orchestrator.store import open_store
 
     if is_cluster_file(results):
         from orchestrator.cli.submit import send
 
+        if backend is not BackendName.RAY or any(
+            item is not None for item in (workers, threads, address, max_failures)
+        ):
+            raise SpecError(f"{results}: with a cluster file, its own keys say how many workers there are and where")
         send(Path(results), wait=False, dry_run=False, again=True)
         return
     spec = open_store(results, create=False).sweep()

@@ -32,10 +32,13 @@ def status(
         cluster = load_cluster(results).spec
     store = open_store(cluster.results if cluster else results, create=False)
     while True:
-        found = survey(store)
-        _show(found, cluster, as_json=as_json)
-        if not watch or found.units_done == found.units:
-            return
+        # A job that was just submitted has written nothing yet.
+        if not watch or store.sweep() is not None:
+            found = survey(store)
+            _show(found, cluster, as_json=as_json)
+            left = found.progress["left"] if found.progress else 0
+            if not watch or (found.units_done == found.units and not left):
+                return
         time.sleep(every)
 
 

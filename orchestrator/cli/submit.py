@@ -39,7 +39,8 @@ def logs(
 
     loaded = load_cluster(cluster)
     if loaded.spec.cluster.rayjob is not None:
-        raise typer.Exit(rayjob.logs(loaded, follow=follow))
+        rayjob.logs(loaded, follow=follow)
+        return
     with connected(loaded) as jobs:
         job = jobs.latest()
         if follow:
@@ -64,8 +65,9 @@ def cancel(cluster: ClusterFile) -> None:
 
 def send(cluster: Path, *, wait: bool, dry_run: bool, again: bool) -> None:
     """Submits the sweep of a cluster file, or runs it here where the file says so."""
-    from orchestrator.submit import launcher, load_cluster, rayjob
+    from orchestrator.submit import authenticate, launcher, load_cluster, rayjob
 
+    authenticate()
     loaded = load_cluster(cluster)
     choice = loaded.spec.cluster
     if choice.launcher is not None:
@@ -75,8 +77,8 @@ def send(cluster: Path, *, wait: bool, dry_run: bool, again: bool) -> None:
             print(rayjob.manifest(loaded, again=again), end="")
             return
         print(f"created {rayjob.create(loaded, again=again)}; results: {loaded.spec.results}")
-        if wait:
-            raise typer.Exit(rayjob.logs(loaded, follow=True))
+        if wait and (state := rayjob.logs(loaded, follow=True)) != "SUCCEEDED":
+            raise ClusterError(f"the RayJob is {state.lower()}; `submit` resumes what is left")
         return
     if dry_run:
         _describe(loaded, again=again)
@@ -85,7 +87,11 @@ def send(cluster: Path, *, wait: bool, dry_run: bool, again: bool) -> None:
         _here(loaded, again=again)
         return
     if choice.launcher is not None:
-        launcher.up(cluster.parent / choice.launcher)
+        try:
+            with connected(loaded):
+                pass
+        except ClusterError:
+            launcher.up(cluster.parent / choice.launcher)
     with connected(loaded) as jobs:
         job = _submitted(jobs, loaded, again=again)
         print(f"submitted {job.job_id}; results: {loaded.spec.results}")
@@ -146,9 +152,10 @@ def _here(cluster: LoadedCluster, *, again: bool) -> None:
     from orchestrator.cli.options import BackendName
     from orchestrator.cli.run import execute
 
-    workers = cluster.spec.workers
+    given, workers = cluster.spec.workers.model_fields_set, cluster.spec.workers
     execute(
-        cluster.sweep, cluster.spec.results, BackendName.RAY, workers.max, workers.cpus, None, None, again=again
+        cluster.sweep, cluster.spec.results, BackendName.RAY, workers.max if "max" in given else None,
+        workers.cpus if "cpus" in given else None, None, None, again=again,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
@@ -9,6 +10,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 from orchestrator.spec.sweep import Name, SweepSpec, Text, _problem, _Strict
 
 MAX_WORKERS = 100_000
+CREDENTIAL = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|(ACCESS|API|PRIVATE)_?KEY)(_|$)")
 
 
 class WorkersSpec(_Strict):
@@ -17,7 +19,7 @@ class WorkersSpec(_Strict):
     Attributes:
         gpus: whole GPUs of one node a worker, for models that do not say.
         cpus: CPU cores a worker, and its CPU threads.
-        min: workers that the cluster's launcher keeps up.
+        min: workers that a RayJob keeps up; a launcher's file says it for its node types.
         max: workers at most; pending ones make the cluster grow.
         label_selector: node labels, passed to Ray as they are, for models that do not say.
     """
@@ -95,7 +97,7 @@ class RuntimeEnvSpec(_Strict):
     @model_validator(mode="after")
     def _check(self) -> RuntimeEnvSpec:
         for name in self.env_vars:
-            if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY")):
+            if CREDENTIAL.search(name.upper()):
                 message = "looks like a credential, which Ray would log; set it in the environment of the nodes instead"
                 raise _problem(("env_vars", name), message)
         return self
@@ -105,7 +107,7 @@ class RetriesSpec(_Strict):
     """What is tried again.
 
     Attributes:
-        driver: times that the job is submitted once more after its driver died.
+        driver: times that ``submit --wait`` submits the job once more after its driver died; a RayJob is not retried.
     """
 
     driver: Annotated[int, Field(ge=0, le=100)] = 3

@@ -3,6 +3,17 @@
 from orchestrator.submit import launcher, rayjob
 from orchestrator.submit.bundle import Bundle, bundle
 from orchestrator.submit.cluster_file import LoadedCluster, load_cluster
-from orchestrator.submit.jobs import Job, Jobs, connect
+from orchestrator.submit.jobs import Job, Jobs, authenticate, connect
 
-__all__ = ["Bundle", "Job", "Jobs", "LoadedCluster", "bundle", "connect", "launcher", "load_cluster", "rayjob"]
+__all__ = [
+    "Bundle",
+    "Job",
+    "Jobs",
+    "LoadedCluster",
+    "authenticate",
+    "bundle",
+    "connect",
+    "launcher",
+    "load_cluster",
+    "rayjob",
+]

@@ -15,7 +15,8 @@ from orchestrator.submit.cluster_file import LoadedCluster
 PACKAGES = ("loco_core", "orchestrator")
 LIMIT = 100 * 2**20
 """Ray's dashboard refuses larger uploads (HTTP 413), though its packaging allows 512 MiB."""
-SWEEP = "sweep.yaml"
+SWEEP = "submitted.yaml"
+"""Not the name that the user's own file is likely to have."""
 _LEFT_OUT = ("__pycache__", "*.pyc", ".git", PLANTED_TABLES.name)
 
 
@@ -38,7 +39,7 @@ def bundle(cluster: LoadedCluster, folder: Path, *, again: bool = False) -> Bund
     Args:
         cluster: the cluster file.
         folder: to be filled.
-        again: whether failed cells are computed again (``retry``).
+        again: whether failed cells are computed again.
 
     Raises:
         SpecError: it would be larger than Ray takes.
@@ -65,6 +66,6 @@ def command(cluster: LoadedCluster, sweep: str, *, again: bool) -> str:
         again: whether failed cells are computed again.
     """
     workers, results = cluster.spec.workers, cluster.spec.results
-    what = ["retry", results] if again else ["run", sweep, "--results", results]
+    what = ["run", sweep, "--results", results, *(["--retry"] if again else [])]
     options = ["--address", "auto", "--workers", str(workers.max), "--threads", str(workers.cpus)]
     return shlex.join(["python", "-m", "orchestrator.cli.main", *what, *options])

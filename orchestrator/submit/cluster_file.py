@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,16 @@ class LoadedCluster:
     spec: ClusterSpec
     sweep: SweepSpec
 
+    @property
+    def key(self) -> str:
+        """Tells its jobs from those of another sweep of the same name: a hash of the name and the results."""
+        return hashlib.sha256(f"{self.spec.name}\n{self.spec.results}".encode()).hexdigest()[:12]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a node must have for the largest of its workers."""
+        return max(model.worker.gpus or 0 for model in self.sweep.models)
+
 
 def load_cluster(path: str | Path) -> LoadedCluster:
     """Reads a cluster file and its sweep.
@@ -44,7 +55,7 @@ def load_cluster(path: str | Path) -> LoadedCluster:
         raise SpecError(f"{where}: results: {spec.results!r} here and {sweep.results!r} in the sweep; expected one")
     if spec.cluster.local is None:
         _check_reachable(file, spec, sweep, file.parent / str(spec.sweep) if named else file)
-    models = tuple(_with_needs(model, spec.workers) for model in sweep.models)
+    models = sweep.models if spec.cluster.local else tuple(_with_needs(m, spec.workers) for m in sweep.models)
     return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
 
 
@@ -56,9 +67,8 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
             "an absolute path that every node mounts"
         )
     for number, model in enumerate(sweep.models):
-        if model.path is not None and (model.path.startswith((".", "~")) or (sweep_file.parent / model.path).is_dir()):
-            if Path(model.path).is_absolute():
-                continue
+        path = model.path
+        if path is not None and not Path(path).is_absolute() and (path.startswith((".", "~")) or Path(path).is_dir()):
             keys = ("models", number, "path") if sweep_file != file else ("sweep", "models", number, "path")
             raise SpecError(
                 f"{place(sweep_file, keys)}: models.{number}.path: {model.path!r} is a folder of this machine; "

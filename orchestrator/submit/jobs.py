@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_fixed
+import aiohttp
+from tenacity import retry, retry_if_exception_message, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from loco_core.errors import ClusterError, did_you_mean
 from orchestrator.identity import safe_name
@@ -58,21 +59,25 @@ class Job:
     @property
     def died(self) -> bool:
         """Whether the driver ended without a last word, so that another attempt makes sense."""
-        return self.state == "FAILED" and self.exit_code not in FINAL_CODES
+        if self.state != "FAILED" or "runtime_env" in self.message.lower().replace(" ", "_"):
+            return False
+        return self.exit_code not in FINAL_CODES
 
 
 class Jobs:
     """The jobs of one sweep on one cluster."""
 
-    def __init__(self, client: JobSubmissionClient, name: str, address: str) -> None:
+    def __init__(self, client: JobSubmissionClient, cluster: LoadedCluster, address: str) -> None:
         """Takes a client that is connected.
 
         Args:
             client: Ray's.
-            name: of the sweep's jobs.
+            cluster: the cluster file.
             address: for messages.
         """
-        self._client, self._name, self._address = client, safe_name(name), address
+        self._client, self._address = client, address
+        # Sweeps of one name with different results are different ones.
+        self._name = f"{safe_name(cluster.spec.name)[:60]}-{cluster.key}"
 
     def listed(self) -> list[Job]:
         """Returns the jobs of this sweep, the oldest first."""
@@ -155,6 +160,13 @@ class Jobs:
             time.sleep(POLL_SECONDS)
         return job
 
+    @retry(
+        retry=retry_if_exception_type(ClusterError), wait=wait_fixed(POLL_SECONDS),
+        stop=stop_after_delay(START_SECONDS), reraise=True,
+    )  # fmt: skip
+    def _patiently(self, job_id: str) -> Job:
+        return self.one(job_id)
+
     def logs(self, job_id: str) -> str:
         """Returns what a job has printed so far."""
         with _clean(self._address):
@@ -173,11 +185,12 @@ class Jobs:
                     yield from _unseen(text, seen, printed)
                     seen += len(text)
                     printed = max(printed, seen)
-            except (StopAsyncIteration, RuntimeError, OSError):
+            except (StopAsyncIteration, RuntimeError, OSError, aiohttp.ClientError):
+                # The end, or the connection broke: whether the job is over tells.
                 pass
             finally:
                 loop.close()
-            if self.one(job_id).over:
+            if self._patiently(job_id).over:
                 yield from _unseen(self.logs(job_id), 0, printed)
                 return
             time.sleep(POLL_SECONDS)
@@ -187,6 +200,12 @@ def _unseen(text: str, seen: int, printed: int) -> Iterator[str]:
     new = text[max(0, printed - seen) :]
     if new:
         yield new
+
+
+def authenticate() -> None:
+    """Lets Ray use the token that the environment names; to be called before Ray is imported."""
+    if "RAY_AUTH_MODE" not in os.environ and {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def connect(cluster: LoadedCluster, address: str) -> Jobs:
@@ -202,15 +221,13 @@ def connect(cluster: LoadedCluster, address: str) -> Jobs:
     # Ray lets these win over the address that it is given.
     hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
     try:
-        if "RAY_AUTH_MODE" not in os.environ and {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-            # Read when Ray is imported.
-            os.environ["RAY_AUTH_MODE"] = "token"
+        authenticate()
         from ray.job_submission import JobSubmissionClient
 
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
         with _clean(address):
-            return Jobs(JobSubmissionClient(address), cluster.spec.name, address)
+            return Jobs(JobSubmissionClient(address), cluster, address)
     finally:
         os.environ.update(hidden)
 
@@ -260,8 +277,3 @@ def exit_code(job: Job) -> int:
     if job.state == "STOPPED":
         return 4
     return job.exit_code if job.exit_code in FINAL_CODES[1:] else 1
-
-
-def described(job: Job) -> dict[str, Any]:
-    """Returns a job as ``status --json`` prints it."""
-    return {"job_id": job.job_id, "state": job.state, "exit_code": job.exit_code}

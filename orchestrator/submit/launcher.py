@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,12 +66,12 @@ def _holds(resources: dict[str, Any], workers: WorkersSpec) -> bool:
 
 
 def up(path: Path) -> None:
-    """Starts the cluster, or brings the one that runs up to date.
+    """Starts the cluster; Ray on a head that is up already is left running, and so are its jobs.
 
     Raises:
         ClusterError: Ray's launcher fails; it has said why on the terminal.
     """
-    done = subprocess.run([*RAY, "up", "--yes", str(path)], check=False)
+    done = subprocess.run([*RAY, "up", "--yes", "--no-restart", str(path)], check=False)
     if done.returncode:
         raise ClusterError(f"`ray up {path}` failed (exit code {done.returncode}); see above")
 
@@ -84,13 +86,15 @@ def forwarded(path: Path) -> Iterator[str]:
     with socket.create_server((LOOPBACK, 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [*RAY, "dashboard", str(path), "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        [*RAY, "dashboard", str(path), "--port", str(port)], stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
     try:
         _await(process, port, path)
         yield f"http://{LOOPBACK}:{port}"
     finally:
-        process.terminate()
+        # With the ssh that it started.
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
@@ -99,7 +103,10 @@ def _await(process: subprocess.Popen[str], port: int, path: Path) -> None:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             said = (process.stdout.read() if process.stdout else "").strip().splitlines()
-            raise ClusterError(f"{path}: the cluster's dashboard cannot be reached: {said[-1] if said else 'no word'}")
+            raise ClusterError(
+                f"{path}: the cluster's dashboard cannot be reached: {said[-1] if said else 'no word'}; "
+                f"if its head runs without Ray, `ray up {path}` starts Ray anew"
+            )
         try:
             socket.create_connection((LOOPBACK, port), timeout=1).close()
         except OSError:

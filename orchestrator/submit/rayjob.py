@@ -6,29 +6,37 @@ import json
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from loco_core.errors import ClusterError
-from orchestrator.identity import safe_name
 from orchestrator.spec.cluster import RayJobSpec
 from orchestrator.submit.bundle import SWEEP, command
 from orchestrator.submit.cluster_file import LoadedCluster
 
 LABEL = "loco-sweep"
 FOLDER = "/etc/loco-sweep"
+OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+POLL_SECONDS = 5.0
 
 
 def label(cluster: LoadedCluster) -> str:
-    """Returns the label that all objects of a sweep carry: its name as Kubernetes allows it."""
-    return re.sub(r"[^a-z0-9-]+", "-", safe_name(cluster.spec.name).lower()).strip("-")[:50].strip("-") or "sweep"
+    """Returns the label that all objects of a sweep carry: of its name what Kubernetes allows, and a hash of it.
+
+    KubeRay refuses names of RayJobs that do not begin with a letter or are longer than 47 characters; Kubernetes adds
+    six to this one.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", cluster.spec.name.lower()).strip("-")[:24].strip("-")
+    return f"s-{slug}-{cluster.key}".replace("--", "-")
 
 
 def manifest(cluster: LoadedCluster, *, again: bool = False) -> str:
     """Returns a ConfigMap with the sweep and a RayJob that runs it, as YAML.
 
-    The image must hold the project (``cluster/Dockerfile``): a RayJob takes no files along.
+    The image must hold the project (``loco-sweep init kuberay`` writes a Dockerfile): a RayJob takes no files along.
 
     Args:
         cluster: of a file with ``cluster: {rayjob: ..}``.
@@ -47,8 +55,8 @@ def manifest(cluster: LoadedCluster, *, again: bool = False) -> str:
     volumes = {"volumes": [{"name": "sweep", "configMap": {"name": f"{name}-sweep"}}]}
     head = _pod(job, "ray-head", {"cpu": str(job.head_cpus), "memory": job.head_memory}, mounts, volumes)
     needs = {"cpu": str(spec.workers.cpus), "memory": job.worker_memory}
-    if spec.workers.gpus:
-        needs["nvidia.com/gpu"] = str(spec.workers.gpus)
+    if gpus := cluster.gpus:
+        needs["nvidia.com/gpu"] = str(gpus)
     selector = {"nodeSelector": job.node_selector} if job.node_selector else {}
     rayjob = {
         "apiVersion": "ray.io/v1", "kind": "RayJob",
@@ -56,7 +64,8 @@ def manifest(cluster: LoadedCluster, *, again: bool = False) -> str:
         "spec": {
             "entrypoint": command(cluster, f"{FOLDER}/{SWEEP}", again=again),
             "runtimeEnvYAML": yaml.safe_dump(_runtime_env(cluster), sort_keys=False),
-            "backoffLimit": spec.retries.driver,
+            # A driver that ends with failed cells counts as failed here, and would be run again for nothing.
+            "backoffLimit": 0,
             "shutdownAfterJobFinishes": True,
             "rayClusterSpec": {
                 "enableInTreeAutoscaling": True,
@@ -97,18 +106,30 @@ def create(cluster: LoadedCluster, *, again: bool = False) -> str:
     """Creates the RayJob; returns its name.
 
     Raises:
-        ClusterError: kubectl is missing, or refuses it.
+        ClusterError: kubectl is missing, or refuses it, or one of this sweep is at work.
     """
-    _kubectl(cluster, ["apply", "-f", "-"], manifest(cluster, again=again).split("---\n")[0])
-    said = _kubectl(cluster, ["create", "-o", "name", "-f", "-"], manifest(cluster, again=again).split("---\n")[1])
-    return said.strip()
+    running = [name for name, state in states(cluster) if state not in OVER]
+    if running:
+        raise ClusterError(
+            f"the RayJob {running[-1]} of {cluster.spec.name} is at work; `loco-sweep logs` follows it, "
+            "`loco-sweep cancel` deletes it"
+        )
+    config, job = manifest(cluster, again=again).split("---\n")
+    # Not by kubectl itself, which keeps a copy in an annotation that must be small.
+    _kubectl(cluster, ["apply", "--server-side", "--force-conflicts", "-f", "-"], config)
+    return _kubectl(cluster, ["create", "-o", "name", "-f", "-"], job).strip()
 
 
 def states(cluster: LoadedCluster) -> list[tuple[str, str]]:
     """Returns name and state of every RayJob of a sweep, the oldest first."""
     listed = json.loads(_kubectl(cluster, ["get", "rayjobs", "-l", f"{LABEL}={label(cluster)}", "-o", "json"]))["items"]
     listed.sort(key=lambda item: item["metadata"]["creationTimestamp"])
-    return [(item["metadata"]["name"], item.get("status", {}).get("jobStatus") or "PENDING") for item in listed]
+    return [(item["metadata"]["name"], _state(item.get("status", {}))) for item in listed]
+
+
+def _state(status: Mapping[str, str]) -> str:
+    # A RayJob whose cluster cannot be had fails without a job.
+    return "FAILED" if status.get("jobDeploymentStatus") == "Failed" else status.get("jobStatus") or "PENDING"
 
 
 def delete(cluster: LoadedCluster) -> None:
@@ -116,17 +137,24 @@ def delete(cluster: LoadedCluster) -> None:
     _kubectl(cluster, ["delete", "rayjobs", "-l", f"{LABEL}={label(cluster)}"])
 
 
-def logs(cluster: LoadedCluster, *, follow: bool) -> int:
-    """Lets kubectl print what the newest RayJob prints; returns its exit code.
+def logs(cluster: LoadedCluster, *, follow: bool) -> str:
+    """Lets kubectl print what the newest RayJob prints; with ``follow`` until it is over. Returns its state.
 
     Raises:
         ClusterError: there is no RayJob.
     """
-    found = states(cluster)
-    if not found:
-        raise ClusterError(f"no RayJob of {cluster.spec.name}; `loco-sweep submit` makes one")
-    words = ["logs", "--tail=-1", *(["-f"] if follow else []), "-l", f"job-name={found[-1][0]}"]
-    return subprocess.run(_words(cluster, words), check=False).returncode
+    while True:
+        found = states(cluster)
+        if not found:
+            raise ClusterError(f"no RayJob of {cluster.spec.name}; `loco-sweep submit` makes one")
+        name, state = found[-1]
+        # Before its cluster is up there is nothing to print.
+        if state != "PENDING":
+            words = ["logs", "--tail=-1", *(["-f"] if follow else []), "-l", f"job-name={name}"]
+            subprocess.run(_words(cluster, words), check=False)
+        if not follow or state in OVER:
+            return state
+        time.sleep(POLL_SECONDS)
 
 
 def _kubectl(cluster: LoadedCluster, words: list[str], text: str | None = None) -> str:

@@ -58,7 +58,7 @@ def test_the_cluster_file_and_its_commands_are_there(folder: Path, command: Comm
     # The commands themselves run on a cluster in test_submit.py.
     code, out, err = command("submit", folder / "cluster.yaml", "--dry-run")
     assert (code, err) == (0, "")
-    assert "would run on http://HEAD:8265: python -m orchestrator.cli.main run sweep.yaml" in out
+    assert "would run on http://HEAD:8265: python -m orchestrator.cli.main run submitted.yaml" in out
     (snippet,) = snippets("sh")
     for line in snippet.splitlines():
         assert command(line.split()[1], "--help")[0] == 0, line

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,9 @@ import yaml
 
 from loco_core.errors import SpecError
 from orchestrator.cli.init import Kind
-from orchestrator.submit import bundle, load_cluster
+from orchestrator.submit import bundle, load_cluster, rayjob
 from orchestrator.submit.launcher import check_launcher
-from orchestrator.submit.rayjob import manifest
+from orchestrator.submit.rayjob import label, manifest
 from tests.sweeps import Command
 
 SWEEP = """\
@@ -77,6 +80,18 @@ def test_a_mistake_is_named_with_its_place(folder: Path, before: str, after: str
         load_cluster(folder / "cluster.yaml")
 
 
+def test_only_credentials_pass_for_credentials(folder: Path) -> None:
+    for name, refused in {
+        "TOKENIZERS_PARALLELISM": False,
+        "WANDB_API_KEY": True,
+        "DB_PASSWD": True,
+        "HF_HOME": False,
+    }.items():
+        (folder / "cluster.yaml").write_text(f"{CLUSTER}runtime_env: {{env_vars: {{{name}: x}}}}\n")
+        with pytest.raises(SpecError, match="credential") if refused else nullcontext():
+            load_cluster(folder / "cluster.yaml")
+
+
 def test_a_model_folder_of_this_machine_is_refused_where_other_machines_work(folder: Path) -> None:
     (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: mine, path: ./mine}]"))
     with pytest.raises(SpecError, match=r"sweep.yaml:2:\d+: models.0.path: './mine' is a folder of this machine"):
@@ -91,13 +106,14 @@ def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -
     made = bundle(load_cluster(folder / "cluster.yaml"), job)
     words = shlex.split(made.entrypoint)
     assert words[3:] == [
-        "run", "sweep.yaml", "--results", "s3://bucket/first", "--address", "auto", "--workers", "8", "--threads", "4",
+        "run", "submitted.yaml", "--results", "s3://bucket/first", "--address", "auto", "--workers", "8",
+        "--threads", "4",
     ]  # fmt: skip
     assert not list(job.rglob("*.pyc"))
     # Isolated from this checkout: only the job's folder is looked at, and the installed dependencies.
     code = (
         "import sys; sys.path.insert(0, '.'); from orchestrator.spec import load_sweep; import orchestrator; "
-        "print(load_sweep('sweep.yaml').models[0].worker.gpus, orchestrator.__path__[0])"
+        "print(load_sweep('submitted.yaml').models[0].worker.gpus, orchestrator.__path__[0])"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=job, capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "2"
@@ -105,18 +121,21 @@ def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -
     again = tmp_path / "again"
     again.mkdir()
     entrypoint = bundle(load_cluster(folder / "cluster.yaml"), again, again=True).entrypoint
-    assert shlex.split(entrypoint)[3:5] == ["retry", "s3://bucket/first"]
+    assert shlex.split(entrypoint)[3:8] == ["run", "submitted.yaml", "--results", "s3://bucket/first", "--retry"]
 
 
 def test_a_rayjob_carries_sweep_workers_and_retries(folder: Path) -> None:
     chosen = "{rayjob: {image: me/loco, namespace: lab, secret: s3, node_selector: {gpu: l4}}}"
     (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', chosen))
     config, job = yaml.safe_load_all(manifest(load_cluster(folder / "cluster.yaml")))
-    assert json.loads(config["data"]["sweep.yaml"])["name"] == "small"
+    assert json.loads(config["data"]["submitted.yaml"])["name"] == "small"
     assert (job["apiVersion"], job["kind"], job["metadata"]["namespace"]) == ("ray.io/v1", "RayJob", "lab")
     spec = job["spec"]
-    assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (3, True)
-    assert "run /etc/loco-sweep/sweep.yaml --results s3://bucket/first --address auto --workers 8" in spec["entrypoint"]
+    assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (0, True)
+    assert (
+        "run /etc/loco-sweep/submitted.yaml --results s3://bucket/first --address auto --workers 8"
+        in spec["entrypoint"]
+    )
     head = spec["rayClusterSpec"]["headGroupSpec"]
     (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert (group["minReplicas"], group["maxReplicas"]) == (1, 8)
@@ -128,6 +147,59 @@ def test_a_rayjob_carries_sweep_workers_and_retries(folder: Path) -> None:
     (volume,) = head["template"]["spec"]["volumes"]
     assert (mount["name"], volume["configMap"]["name"]) == (volume["name"], config["metadata"]["name"])
     assert head["rayStartParams"]["num-gpus"] == "0"
+
+
+KUBECTL = """\
+#!{python}
+import json, pathlib, sys
+words, state = sys.argv[3:], pathlib.Path(__file__).with_name("jobs.json")
+jobs = json.loads(state.read_text()) if state.exists() else []
+with pathlib.Path(__file__).with_name("calls").open("a") as log:
+    print(words[0], file=log)
+if words[0] == "get":
+    print(json.dumps({{"items": jobs}}))
+    for job in jobs:
+        job["status"] = {{"PENDING": {{"jobStatus": "RUNNING"}}}}.get(
+            job["status"].get("jobStatus", "PENDING"), {{"jobStatus": "FAILED"}})
+elif words[0] == "create":
+    sys.stdin.read()
+    jobs.append({{"metadata": {{"name": "s-1", "creationTimestamp": "1"}}, "status": {{}}}})
+    print("rayjob.ray.io/s-1")
+elif words[0] == "delete":
+    jobs = []
+state.write_text(json.dumps(jobs))
+"""
+
+
+def test_a_rayjob_is_followed_to_its_end_and_is_not_created_twice(
+    folder: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "kubectl").write_text(KUBECTL.format(python=sys.executable))
+    (bin_ / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+    monkeypatch.setattr(rayjob, "POLL_SECONDS", 0.01)
+    (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', "{rayjob: {image: me}}"))
+    code, out, err = command("submit", folder / "cluster.yaml", "--wait")
+    # Pending, then running, then failed: neither too early nor as if all were well.
+    assert (code, "created rayjob.ray.io/s-1" in out, "the RayJob is failed" in err) == (1, True, True)
+    calls = (bin_ / "calls").read_text().split()
+    assert calls == ["get", "apply", "create", "get", "get", "logs", "get", "logs"]
+    (bin_ / "jobs.json").write_text((bin_ / "jobs.json").read_text().replace("FAILED", "RUNNING"))
+    code, _, err = command("submit", folder / "cluster.yaml")
+    assert (code, "is at work" in err) == (1, True)
+    code, out, _ = command("cancel", folder / "cluster.yaml")
+    assert (code, "deleted" in out) == (0, True)
+
+
+def test_objects_of_kubernetes_have_names_that_it_takes_and_that_differ(folder: Path) -> None:
+    labels = set()
+    for name in ("2026 Style!", "x" * 200 + "a", "x" * 200 + "b", "é"):
+        (folder / "cluster.yaml").write_text(CLUSTER.replace("first one", name))
+        labels.add(label(load_cluster(folder / "cluster.yaml")))
+    assert len(labels) == 4
+    assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,39}[a-z0-9])", item) for item in labels), labels
 
 
 @pytest.mark.parametrize("kind", list(Kind))
