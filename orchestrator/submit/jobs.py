@@ -28,7 +28,7 @@ FINAL_CODES = (0, 1, 2, 3)
 """Exit codes of a driver that said its last word; any other means that it died, or was stopped."""
 ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 KEY = "loco_sweep"
-CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 POLL_SECONDS = 1.0
 NOT_YET = "No available agent"
 """What the dashboard of a cluster says whose head is up for a few seconds only."""
@@ -59,9 +59,8 @@ class Job:
     @property
     def died(self) -> bool:
         """Whether the driver ended without a last word, so that another attempt makes sense."""
-        if self.state != "FAILED" or "runtime_env" in self.message.lower().replace(" ", "_"):
-            return False
-        return self.exit_code not in FINAL_CODES
+        environment = self.message.startswith("runtime_env setup failed")
+        return self.state == "FAILED" and self.exit_code not in FINAL_CODES and not environment
 
 
 class Jobs:

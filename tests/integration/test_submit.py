@@ -137,7 +137,7 @@ def test_a_sweep_outlives_its_driver_and_its_jobs(head: Head, folder: Path) -> N
     (driver,) = _drivers(folder)
     os.kill(driver, signal.SIGKILL)
     out, err = process.communicate(timeout=JOB_SECONDS)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, err) == (0, ""), out + err
     assert f"{_name(out)}.1: the driver died" in out
     assert f"{_name(out)}.2 is succeeded; results: {folder / 'results'}" in out
     scores = pd.read_parquet(folder / "results" / "scores")
