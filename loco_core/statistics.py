@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -259,5 +259,4 @@ def wilson(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, flo
     """Wilson bounds of a rate; ``(0, 1)`` without trials."""
     if not trials:
         return 0.0, 1.0
-    interval = stats.binomtest(hits, trials).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    return wilson_interval(hits / trials, trials, confidence)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from loco_core.attributes import siblings
+from loco_core.attributes import bundled, siblings
 from loco_core.editors import EditSettings
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord, Window
@@ -307,17 +307,22 @@ def planned_edit(
     texts = tuple(f"{record.prompt}\n{record.donor}" for record in records)
     if settings.preserve:
         # The nearest of other attributes are other ones.
-        texts += tuple(sorted(_others(spec, attribute)))
+        swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
+        texts += tuple(sorted(alike(swept, attribute)))
     kind = scope if scope in ("placebo", "random") else ""
     key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind)
     return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
 
 
-def _others(spec: SweepSpec, attribute: Attribute) -> set[str]:
-    """Returns the keys of attributes that may be neighbours of one: those of the sweep, and those bundled with it."""
-    keys = {item if isinstance(item, str) else item.label for item in spec.attributes}
-    keys |= {item.key for item in siblings(attribute.key)}
-    return {key for key in keys if key.startswith(f"{attribute.kind}/")} - {attribute.key}
+def alike(swept: Iterable[Attribute], attribute: Attribute) -> dict[str, Attribute]:
+    """Returns the attributes that may be neighbours of one, by key: of its kind, swept or bundled in the same file.
+
+    Args:
+        swept: the attributes of the sweep.
+        attribute: whose neighbours are asked for.
+    """
+    known = {item.key: item for item in (*swept, *siblings(attribute.key))}
+    return {key: item for key, item in known.items() if item.kind == attribute.kind and key != attribute.key}
 
 
 def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: Mapping[str, Any]) -> PlannedEdit | None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from loco_core.attributes import siblings
 from loco_core.deltas import WeightDelta, applied, norm, placebo, to_bytes
 from loco_core.editors import Concept, Target, fit_edit, key_scale
 from loco_core.editors.neurons import random_neurons
@@ -31,6 +30,7 @@ from orchestrator.edit_plan import (
     FitUnit,
     PlannedEdit,
     Probe,
+    alike,
     splits,
 )
 from orchestrator.resolve import ResolvedModel
@@ -119,7 +119,7 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
 
 
 def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
-    concept, known = Concept(unit.attribute.key, unit.records), _known(bench, unit.attribute)
+    concept, known = Concept(unit.attribute.key, unit.records), alike(bench.attributes, unit.attribute)
     kept = [known[name] for name in neighbours[: edit.settings.preserve]]
     preserve = tuple(record.prompt for item in kept for record in _fit_records(item, unit.prompts))
     target = Target(bench.info.id, bench.info.weights, edit.sites, (concept,), preserve, unit.localization)
@@ -130,10 +130,6 @@ def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit, neigh
     if edit.scope == "random":
         return random_neurons(bench.model, target, edit.settings, delta, seed)
     return delta
-
-
-def _known(bench: Bench, attribute: Attribute) -> dict[str, Attribute]:
-    return {item.key: item for item in (*bench.attributes, *siblings(attribute.key))}
 
 
 def _fit_records(attribute: Attribute, prompts: int) -> tuple[PromptRecord, ...]:
@@ -155,8 +151,7 @@ def nearest(bench: Bench, attribute: Attribute) -> list[str]:
     They are those of the sweep, and those that are bundled in the same file. The distance is the cosine between mean
     embeddings of the words of the attributes' score texts, as encoded for the denoiser.
     """
-    known = _known(bench, attribute)
-    others = [item for item in known.values() if item.kind == attribute.kind and item.key != attribute.key]
+    others = list(alike(bench.attributes, attribute).values())
     if not others:
         return []
     encoded = bench.model.family.encode(
@@ -183,7 +178,8 @@ class _Seen:
 def evaluate(bench: Bench, unit: EvaluateUnit, attempt: int, row_by_row: bool) -> UnitReport:
     """Draws the probes of a unit without an edit and with each of its edits, and commits what changed."""
     began = time.monotonic()
-    before, neighbours = _draw(bench, unit, None, row_by_row), nearest(bench, unit.attribute)
+    before = _draw(bench, unit, None, row_by_row)
+    neighbours = nearest(bench, unit.attribute) if any(edit.settings.preserve for edit in unit.edits) else []
     rows: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = [
         _picture(unit, probe, seen, None) for probe, seen in zip(unit.probes, before, strict=True)

@@ -53,13 +53,12 @@ def solve(keys: torch.Tensor, donors: torch.Tensor, strength: float) -> torch.Te
     scale = float(keys.square().sum(1).mean())
     # Of (C C^T + a I)^-1 C = C (C^T C + a I)^-1 the smaller system: n keys, or the width of the text.
     dual = len(keys) <= keys.shape[1]
-    gram = keys @ keys.T if dual else keys.T @ keys
+    gram, right = (keys @ keys.T, keys) if dual else (keys.T @ keys, keys.T @ (donors - keys))
     system = gram + strength * scale * torch.eye(len(gram), dtype=keys.dtype)
     factor, info = torch.linalg.cholesky_ex(system)
     if int(info) == 0:
-        right = keys if dual else (donors - keys).T @ keys
-        solved = torch.cholesky_solve(right if dual else right.T, factor)
-        residual = float((system @ solved - (right if dual else right.T)).norm() / keys.norm())
+        solved = torch.cholesky_solve(right, factor)
+        residual = float((system @ solved - right).norm() / keys.norm())
         if residual < RESIDUAL:
             return (donors - keys).T @ solved if dual else solved.T
     raise EditError(f"the system of {len(keys)} keys is singular at lambda {strength:g}; take a larger lambda")

@@ -47,9 +47,11 @@ def costs(found: SweepStatus, cluster: ClusterSpec | None) -> dict[str, float]:
     if cluster is None or not cluster.cost.per_gpu_hour:
         return {}
     gpus, price = max(1, cluster.workers.gpus), cluster.cost.per_gpu_hour
-    hours = {"so_far": found.worker_hours, "at_end": found.worker_hours_at_end or 0.0}
-    return {f"{what}_{when}": gpus * hour * (price if what == "cost" else 1)
-            for when, hour in hours.items() for what in ("gpu_hours", "cost")}  # fmt: skip
+    so_far, at_end = gpus * found.worker_hours, gpus * (found.worker_hours_at_end or 0.0)
+    return {
+        "gpu_hours_so_far": so_far, "cost_so_far": so_far * price,
+        "gpu_hours_at_end": at_end, "cost_at_end": at_end * price,
+    }  # fmt: skip
 
 
 def _show(found: SweepStatus, cluster: ClusterSpec | None, *, as_json: bool) -> None:

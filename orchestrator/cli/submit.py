@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,13 +86,14 @@ def send(cluster: Path, *, wait: bool, dry_run: bool, again: bool) -> None:
     if choice.local is not None:
         _here(loaded, again=again)
         return
-    if choice.launcher is not None:
+    with ExitStack() as stack:
         try:
-            with connected(loaded):
-                pass
+            jobs = stack.enter_context(connected(loaded))
         except ClusterError:
+            if choice.launcher is None:
+                raise
             launcher.up(cluster.parent / choice.launcher)
-    with connected(loaded) as jobs:
+            jobs = stack.enter_context(connected(loaded))
         job = _submitted(jobs, loaded, again=again)
         print(f"submitted {job.job_id}; results: {loaded.spec.results}")
         if wait:

@@ -148,10 +148,13 @@ def read_findings(store: Store) -> Findings:
     evaluated: dict[Block, set[str]] = {}
     for row in report:
         evaluated.setdefault((row["model"], row["attribute"]), set()).add(row["unit_id"])
+    alike: dict[Block, list[EditSummary]] = {}
+    for item in measured:
+        alike.setdefault((item.model, item.attribute), []).append(item)
     by_block: dict[Block, list[MeasuredEdit]] = {}
     for item in measured:
         row = rows[item.edit_id, item.scope, item.localization]
-        beside = verdicts(item, measured) if item.chosen else ()
+        beside = verdicts(item, alike[item.model, item.attribute]) if item.chosen else ()
         by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row, beside))
     localized = store.read("localizations").to_pylist()
     found = {(row["model"], row["attribute"]) for row in localized}

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from loco_core.errors import SpecError
 from loco_core.toyworld import PLANTED_TABLES
@@ -55,6 +56,12 @@ def bundle(cluster: LoadedCluster, folder: Path, *, again: bool = False) -> Bund
     if size > LIMIT:
         raise SpecError(f"the job's files weigh {size / 2**20:.0f} MiB; Ray takes at most {LIMIT // 2**20}")
     return Bundle(folder, command(cluster, SWEEP, again=again))
+
+
+def runtime_env(cluster: LoadedCluster) -> dict[str, Any]:
+    """Returns Ray's runtime environment of a job, without files."""
+    env = cluster.spec.runtime_env
+    return {"env_vars": {"PYTHONUNBUFFERED": "1", **env.env_vars}, **({"pip": list(env.pip)} if env.pip else {})}
 
 
 def command(cluster: LoadedCluster, sweep: str, *, again: bool) -> str:

@@ -16,7 +16,7 @@ from tenacity import retry, retry_if_exception_message, retry_if_exception_type,
 
 from loco_core.errors import ClusterError, did_you_mean
 from orchestrator.identity import safe_name
-from orchestrator.submit.bundle import Bundle
+from orchestrator.submit.bundle import Bundle, runtime_env
 from orchestrator.submit.cluster_file import LoadedCluster
 
 if TYPE_CHECKING:
@@ -112,15 +112,10 @@ class Jobs:
                 f"{running[0].job_id} is {running[0].state.lower()} on {self._address}; `loco-sweep logs` follows it, "
                 "`loco-sweep cancel` stops it"
             )
-        env = cluster.spec.runtime_env
         job = {
             "entrypoint": files.entrypoint,
             "submission_id": f"{self._name}.{_attempt(jobs[-1].job_id) + 1 if jobs else 1}",
-            "runtime_env": {
-                "working_dir": str(files.folder),
-                "env_vars": {"PYTHONUNBUFFERED": "1", **env.env_vars},
-                **({"pip": list(env.pip)} if env.pip else {}),
-            },
+            "runtime_env": {"working_dir": str(files.folder), **runtime_env(cluster)},
             "metadata": {KEY: self._name, "results": cluster.spec.results},
         }
         with _clean(self._address):

@@ -14,7 +14,7 @@ import yaml
 
 from loco_core.errors import ClusterError
 from orchestrator.spec.cluster import RayJobSpec
-from orchestrator.submit.bundle import SWEEP, command
+from orchestrator.submit.bundle import SWEEP, command, runtime_env
 from orchestrator.submit.cluster_file import LoadedCluster
 
 LABEL = "loco-sweep"
@@ -42,6 +42,10 @@ def manifest(cluster: LoadedCluster, *, again: bool = False) -> str:
         cluster: of a file with ``cluster: {rayjob: ..}``.
         again: whether failed cells are computed again.
     """
+    return yaml.safe_dump_all(_objects(cluster, again=again), sort_keys=False, width=1000)
+
+
+def _objects(cluster: LoadedCluster, *, again: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     spec, job = cluster.spec, cluster.spec.cluster.rayjob
     assert job is not None
     name = label(cluster)
@@ -63,7 +67,7 @@ def manifest(cluster: LoadedCluster, *, again: bool = False) -> str:
         "metadata": {"generateName": f"{name}-", "namespace": job.namespace, "labels": labels},
         "spec": {
             "entrypoint": command(cluster, f"{FOLDER}/{SWEEP}", again=again),
-            "runtimeEnvYAML": yaml.safe_dump(_runtime_env(cluster), sort_keys=False),
+            "runtimeEnvYAML": yaml.safe_dump(runtime_env(cluster), sort_keys=False),
             # A driver that ends with failed cells counts as failed here, and would be run again for nothing.
             "backoffLimit": 0,
             "shutdownAfterJobFinishes": True,
@@ -81,7 +85,7 @@ def manifest(cluster: LoadedCluster, *, again: bool = False) -> str:
             },
         },
     }  # fmt: skip
-    return yaml.safe_dump_all([config, rayjob], sort_keys=False, width=1000)
+    return config, rayjob
 
 
 def _pod(
@@ -97,11 +101,6 @@ def _pod(
     }
 
 
-def _runtime_env(cluster: LoadedCluster) -> dict[str, Any]:
-    env = cluster.spec.runtime_env
-    return {"env_vars": {"PYTHONUNBUFFERED": "1", **env.env_vars}, **({"pip": list(env.pip)} if env.pip else {})}
-
-
 def create(cluster: LoadedCluster, *, again: bool = False) -> str:
     """Creates the RayJob; returns its name.
 
@@ -114,7 +113,7 @@ def create(cluster: LoadedCluster, *, again: bool = False) -> str:
             f"the RayJob {running[-1]} of {cluster.spec.name} is at work; `loco-sweep logs` follows it, "
             "`loco-sweep cancel` deletes it"
         )
-    config, job = manifest(cluster, again=again).split("---\n")
+    config, job = (json.dumps(item) for item in _objects(cluster, again=again))
     # Not by kubectl itself, which keeps a copy in an annotation that must be small.
     _kubectl(cluster, ["apply", "--server-side", "--force-conflicts", "-f", "-"], config)
     return _kubectl(cluster, ["create", "-o", "name", "-f", "-"], job).strip()
