@@ -28,6 +28,7 @@ from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
+from orchestrator.backends.demand import Demand, refusal
 from orchestrator.scheduler.host import WorkerHost, one_line
 from orchestrator.scheduler.protocol import (
     BackendError,
@@ -48,6 +49,7 @@ from orchestrator.scheduler.protocol import (
 OBJECT_STORE_BYTES = 200_000_000
 """Of a Ray started here: units and reports are small, results never pass through Ray."""
 DRAIN_POLL_SECONDS = 2.0
+DEMAND_POLL_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
 LOG_TAIL_LINES = 8
 LOG_TAIL_BYTES = 32_768
@@ -135,6 +137,9 @@ class RayBackend:
         self._numbers = 0
         self._draining: set[str] = set()
         self._next_drain_poll = 0.0
+        self._asked: dict[str, tuple[Demand, float]] = {}
+        self._granted: set[Demand] = set()
+        self._next_demand_poll = 0.0
         self._folder: Path | None = None
         logging.getLogger("ray").setLevel(logging.ERROR)
         # Ray prints every death on the driver's terminal; ours are in the reports of the units.
@@ -164,10 +169,12 @@ class RayBackend:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if self._folder is not None:
             _check(needs, gpus)
+        demand = Demand(self._threads, min(gpus, 1) if needs.gpus is None else needs.gpus, needs.labels)
+        self._asked[worker] = demand, time.monotonic()
         actor = self._actor_class.options(
-            num_cpus=self._threads,
-            num_gpus=min(gpus, 1) if needs.gpus is None else needs.gpus,
-            label_selector=dict(needs.labels) or None,
+            num_cpus=demand.cpus,
+            num_gpus=demand.gpus,
+            label_selector=dict(demand.labels) or None,
             max_restarts=0,
             max_task_retries=0,
         ).remote(worker, self._make_worker, self._threads)
@@ -186,6 +193,7 @@ class RayBackend:
         """Kills an actor's process, or takes back the request for one."""
         actor = self._actors.pop(worker, None)
         self._places.pop(worker, None)
+        self._asked.pop(worker, None)
         self._calls = {ref: call for ref, call in self._calls.items() if call.worker != worker}
         if actor is not None:
             ray.kill(actor, no_restart=True)
@@ -194,13 +202,14 @@ class RayBackend:
         """Returns what calls have returned and which machines are about to go.
 
         Raises:
-            BackendError: Ray itself is gone.
+            BackendError: Ray itself is gone, or no node will ever hold a worker.
         """
         try:
             if self._calls:
                 ray.wait(list(self._calls), timeout=timeout)
             else:
                 time.sleep(timeout)
+            self._refuse_impossible()
             return [*self._drain_notices(), *self._returned()]
         except RayError as error:
             raise BackendError(f"Ray is gone: {one_line(error)}; the same command resumes") from error
@@ -264,6 +273,17 @@ class RayBackend:
         self._numbers += 1
         self._calls[ref] = _Call(self._numbers, worker, kind, unit, attempt)
 
+    def _refuse_impossible(self) -> None:
+        """Ends a wait for workers that cannot come; where one once came, another may."""
+        now = time.monotonic()
+        if now < self._next_demand_poll:
+            return
+        self._next_demand_poll = now + DEMAND_POLL_SECONDS
+        waiting = {demand: since for demand, since in reversed(self._asked.values()) if demand not in self._granted}
+        for demand, since in waiting.items():
+            if (why := refusal(demand, now - since)) is not None:
+                raise BackendError(f"{why}; ask for less, or add nodes: the same command resumes")
+
     def _drain_notices(self) -> Iterator[BackendEvent]:
         if time.monotonic() < self._next_drain_poll:
             return
@@ -296,6 +316,7 @@ class RayBackend:
             return self._uncallable(call, error)
         if call.kind == "place":
             self._places[call.worker] = value
+            self._granted.add(self._asked.pop(call.worker)[0])
             return WorkerReady(call.worker)
         if call.kind == "run":
             return UnitDone(call.worker, value)

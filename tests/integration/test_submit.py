@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from orchestrator.store import open_store
+from tests.clusters import COMMAND_SECONDS, Head, call, ray_head, start
 from tests.sweeps import tiny_sweep
 
-TOKEN = secrets.token_hex(32)
 CLUSTER = """\
 name: small
 sweep: sweep.yaml
@@ -30,64 +24,12 @@ workers: {{gpus: 0, cpus: 1, max: 1}}
 cluster: {{address: "{address}"}}
 retries: {{driver: 2}}
 """
-START_SECONDS, JOB_SECONDS = 90, 240
-
-
-@dataclass(frozen=True)
-class Head:
-    """A cluster of one node, reached like any other."""
-
-    address: str
-    home: Path
-
-
-def _ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    port, dashboard, agent = _ports(3)
-    home = tmp_path_factory.mktemp("home")
-    # Paths of sockets must stay short.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        words = [
-            "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
-            f"--dashboard-agent-listen-port={agent}", "--num-cpus=1", "--num-gpus=0", f"--temp-dir={folder}",
-            "--object-store-memory=150000000", "--disable-usage-stats",
-        ]  # fmt: skip
-        environment = _environment(home) | {"RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
-        with (home / "head.log").open("w") as log:
-            process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _await(dashboard, process, home / "head.log")
-            yield Head(f"http://127.0.0.1:{dashboard}", home)
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _environment(home: Path) -> dict[str, str]:
-    hidden = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE")
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    here = str(Path(sys.executable).parent)
-    return {**kept, "PATH": f"{here}:{kept['PATH']}", "HOME": str(home), "RAY_AUTH_TOKEN": TOKEN}
-
-
-def _await(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    raise AssertionError(log.read_text())
+    with ray_head(tmp_path_factory.mktemp("home")) as head:
+        yield head
 
 
 @pytest.fixture
@@ -96,21 +38,6 @@ def folder(head: Head, tiny_pipeline: Path, tmp_path: Path) -> Path:
     (tmp_path / "sweep.yaml").write_text(sweep.model_dump_json(exclude_unset=True))
     (tmp_path / "cluster.yaml").write_text(CLUSTER.format(results=tmp_path / "results", address=head.address))
     return tmp_path
-
-
-def start(head: Head, folder: Path, *words: str, **changes: str) -> subprocess.Popen[str]:
-    """Starts a command in a process of its own: how Ray authenticates is settled when it is imported."""
-    environment = {**_environment(head.home), **changes}
-    command = [sys.executable, "-m", "orchestrator.cli.main", *words]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def call(head: Head, folder: Path, *words: str, **changes: str) -> tuple[int, str, str]:
-    process = start(head, folder, *words, **changes)
-    out, err = process.communicate(timeout=JOB_SECONDS)
-    return process.returncode, out, err
 
 
 def _drivers(folder: Path) -> list[int]:
@@ -129,14 +56,14 @@ def _drivers(folder: Path) -> list[int]:
 def test_a_sweep_outlives_its_driver_and_its_jobs(head: Head, folder: Path) -> None:
     process = start(head, folder, "submit", "cluster.yaml", "--wait")
     units = folder / "results" / "_meta" / "units"
-    deadline = time.monotonic() + JOB_SECONDS
+    deadline = time.monotonic() + COMMAND_SECONDS
     while not (units.is_dir() and list(units.iterdir())):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     (driver,) = _drivers(folder)
     os.kill(driver, signal.SIGKILL)
-    out, err = process.communicate(timeout=JOB_SECONDS)
+    out, err = process.communicate(timeout=COMMAND_SECONDS)
     assert (process.returncode, err) == (0, ""), out + err
     assert f"{_name(out)}.1: the driver died" in out
     assert f"{_name(out)}.2 is succeeded; results: {folder / 'results'}" in out

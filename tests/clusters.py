@@ -1,0 +1,233 @@
+"""Real Ray clusters of several nodes on this machine, and a real S3 server, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import s3fs
+
+START_SECONDS, COMMAND_SECONDS = 90, 300
+FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+HEAD_NODE = "f" * 50 + "e00000"
+HEAD_TYPE = "ray.head.default"
+REGION, BUCKET = "us-east-1", "bucket"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a cluster.
+
+    Attributes:
+        address: of its dashboard.
+        gcs: HOST:PORT that nodes join.
+        folder: of Ray's own files; short, as paths of sockets must be.
+        environment: in which its processes run, and in which commands reach it.
+    """
+
+    address: str
+    gcs: str
+    folder: str
+    environment: Mapping[str, str] = field(repr=False)
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of loopback that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Returns the environment of a machine of its own: no Ray of the surroundings, and a token."""
+    hidden = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    path = f"{Path(sys.executable).parent}:{kept['PATH']}"
+    return {**kept, "PATH": path, "HOME": str(home), "RAY_AUTH_TOKEN": secrets.token_hex(32), **more}
+
+
+@contextmanager
+def started(words: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a process in a session of its own, and ends it."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(words, env=dict(env), stdout=file, stderr=file, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns once something listens; fails with the process's log if it ends, or after a while."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise AssertionError(log.read_text())
+
+
+@contextmanager
+def ray_head(
+    home: Path,
+    *,
+    cpus: int = 1,
+    node_types: Mapping[str, Mapping[str, Any]] | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Head]:
+    """Starts the head of a cluster, with token authentication.
+
+    Args:
+        home: scratch home folder of its processes.
+        cpus: logical CPUs of the head.
+        node_types: what an autoscaler may start, as ``available_node_types`` of Ray's cluster file; None has none.
+        variables: of the environment of its processes.
+    """
+    port, dashboard, agent = free_ports(3)
+    env = environment(home, RAY_AUTH_MODE="token", RAY_worker_niceness="0", **variables)
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        words = [
+            "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}", f"--num-cpus={cpus}", "--num-gpus=0", f"--temp-dir={folder}",
+            "--object-store-memory=150000000", "--disable-usage-stats",
+        ]  # fmt: skip
+        if node_types is not None:
+            config = home / "autoscaling.json"
+            config.write_text(json.dumps(_autoscaling(f"127.0.0.1:{port}", cpus, node_types)))
+            words += ["--node-ip-address=127.0.0.1", f"--autoscaling-config={config}"]
+            env |= {
+                "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "RAY_CLOUD_INSTANCE_ID": HEAD_NODE, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE,
+                "RAY_NODE_TYPE_NAME": HEAD_TYPE,
+            }  # fmt: skip
+        log = home / "head.log"
+        with started(words, env, log) as process:
+            wait_for_port(dashboard, process, log)
+            yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", folder, env)
+
+
+def _autoscaling(gcs: str, cpus: int, node_types: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns a cluster file whose machines are processes on this one.
+
+    Ray's own ``fake_multinode`` provider reads a file that its wheel lacks; as an external provider it needs none.
+    """
+    head = {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0}
+    return {
+        "cluster_name": "fake",
+        "max_workers": sum(kind["max_workers"] for kind in node_types.values()),
+        "idle_timeout_minutes": 0.1,
+        "provider": {
+            "type": "external", "module": FAKE_PROVIDER, "gcs_address": gcs, "launch_multiple": True,
+            "head_node_id": HEAD_NODE, "disable_node_updaters": True, "disable_launch_config_check": True,
+        },
+        "available_node_types": {HEAD_TYPE: head, **{name: dict(kind) for name, kind in node_types.items()}},
+        "head_node_type": HEAD_TYPE,
+        # An autoscaler that is started by hand fills in no defaults.
+        "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False, "upscaling_speed": 1.0,
+        "cluster_synced_files": [], "rsync_exclude": [], "rsync_filter": [], "initialization_commands": [],
+        "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }  # fmt: skip
+
+
+@contextmanager
+def ray_nodes(head: Head, count: int, *, cpus: int = 1) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Lets nodes of their own raylet join a cluster."""
+    with ExitStack() as stack:
+        words = [
+            "ray", "start", f"--address={head.gcs}", "--block", f"--num-cpus={cpus}", "--num-gpus=0",
+            "--object-store-memory=100000000", "--disable-usage-stats",
+        ]  # fmt: skip
+        nodes = []
+        for number in range(count):
+            log = Path(head.environment["HOME"]) / f"node-{number}.log"
+            own = f"--dashboard-agent-listen-port={free_ports(1)[0]}"
+            nodes.append(stack.enter_context(started([*words, own], head.environment, log)))
+        yield nodes
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[dict[str, str]]:
+    """Starts SeaweedFS on loopback, with a bucket; yields the environment in which clients find it."""
+    port, *others = free_ports(9)
+    names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port",
+             "volume.port.grpc", "admin.port")  # fmt: skip
+    key, secret = secrets.token_hex(8), secrets.token_hex(16)
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": key, "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    config, data, log = folder / "s3.json", folder / "data", folder / "weed.log"
+    config.write_text(json.dumps({"identities": [identity]}))
+    data.mkdir(exist_ok=True)
+    words = [
+        "weed", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
+        "-webdav=false", "-admin.ui=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.config={config}", f"-s3.port={port}",
+        # Else a service listens 10,000 ports above its own, which need not exist.
+        *(f"-{name}={number}" for name, number in zip(names, others, strict=True)),
+    ]  # fmt: skip
+    client = {
+        "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }  # fmt: skip
+    with started(words, environment(folder, TMPDIR=str(folder)), log) as process:
+        wait_for_port(port, process, log)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                file_system(client).call_s3("create_bucket", Bucket=BUCKET)
+                break
+            except OSError:
+                # The port answers before its master has been elected.
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+        yield client
+
+
+def file_system(client: Mapping[str, str]) -> s3fs.S3FileSystem:
+    """Connects to a server of :func:`s3_server`."""
+    return s3fs.S3FileSystem(
+        key=client["AWS_ACCESS_KEY_ID"], secret=client["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=client["AWS_ENDPOINT_URL"], client_kwargs={"region_name": REGION}, use_listings_cache=False,
+        skip_instance_cache=True,
+    )  # fmt: skip
+
+
+def start(head: Head, folder: Path, *words: str, **changes: str) -> subprocess.Popen[str]:
+    """Starts a command in a process of its own: how Ray authenticates is settled when it is imported."""
+    env = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_MODE"}
+    command = [sys.executable, "-m", "orchestrator.cli.main", *words]
+    return subprocess.Popen(
+        command, cwd=folder, env={**env, **changes}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def call(head: Head, folder: Path, *words: str, **changes: str) -> tuple[int, str, str]:
+    """Runs a command to its end."""
+    process = start(head, folder, *words, **changes)
+    out, err = process.communicate(timeout=COMMAND_SECONDS)
+    return process.returncode, out, err
