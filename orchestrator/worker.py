@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from orchestrator.worker_images import encode_image, is_valid
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
+
+logger = logging.getLogger(__name__)
 
 _CELL_COLUMNS = (
     "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id",
@@ -109,6 +112,13 @@ class PipelineWorker:
 
     def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
         """Does and commits a unit; see :class:`orchestrator.scheduler.protocol.Worker`."""
+        report = self._run(unit, attempt, row_by_row)
+        ids = {"sweep_id": self._settings.sweep_id, "unit_id": unit.unit_id, "attempt": attempt, "model": unit.model}
+        counts = {"rows": report.rows, "invalid": report.invalid, "failed_rows": report.failed_rows}
+        logger.info("unit is %s", report.outcome, extra={**ids, **counts, "seconds": report.seconds})
+        return report
+
+    def _run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
         match unit.payload:
             case FitUnit():
                 return edit_work.fit(self._bench(), unit.payload, attempt)
@@ -133,6 +143,7 @@ class PipelineWorker:
         scored = self._measured(images, pictures, failures, row_by_row)
         tables = self._tables(planned, scored, failures, attempt)
         outcome = self._store.commit_unit(planned.unit_id, tables, uuid.uuid4().hex)
+        self._log_cells(planned, tables)
         scores = tables["scores"]
         invalid = sum(status == "invalid" for status in scores["status"].to_pylist())
         return UnitReport(
@@ -140,6 +151,15 @@ class PipelineWorker:
             rows=len(scores) - invalid, invalid=invalid, failed_rows=len(tables["failures"]),
             seconds=time.monotonic() - began,
         )  # fmt: skip
+
+    def _log_cells(self, planned: PlannedUnit, tables: Mapping[str, pa.Table]) -> None:
+        """Names the cells that have no score in the log, each with what a search for it needs."""
+        known = {"sweep_id": self._settings.sweep_id, "unit_id": planned.unit_id}
+        for row in tables["scores"].select(["cell_id", "status"]).to_pylist():
+            if row["status"] == "invalid":
+                logger.info("the image is invalid", extra={**known, "cell_id": row["cell_id"]})
+        for row in tables["failures"].select(["cell_id", "error_type", "error"]).to_pylist():
+            logger.info("%s: %s", row["error_type"], row["error"], extra={**known, "cell_id": row["cell_id"]})
 
     def _generate(
         self,

@@ -32,12 +32,14 @@ class Head:
 
     Attributes:
         address: of its dashboard.
+        metrics: address of its Prometheus exporter.
         gcs: HOST:PORT that nodes join.
         folder: of Ray's own files; short, as paths of sockets must be.
         environment: in which its processes run, and in which commands reach it.
     """
 
     address: str
+    metrics: str
     gcs: str
     folder: str
     environment: Mapping[str, str] = field(repr=False)
@@ -105,12 +107,13 @@ def ray_head(
         node_types: what an autoscaler may start, as ``available_node_types`` of Ray's cluster file; None has none.
         variables: of the environment of its processes.
     """
-    port, dashboard, agent = free_ports(3)
+    port, dashboard, agent, metrics = free_ports(4)
     env = environment(home, RAY_AUTH_MODE="token", RAY_worker_niceness="0", **variables)
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         words = [
             "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
-            f"--dashboard-agent-listen-port={agent}", f"--num-cpus={cpus}", "--num-gpus=0", f"--temp-dir={folder}",
+            f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
+            f"--num-cpus={cpus}", "--num-gpus=0", f"--temp-dir={folder}",
             "--object-store-memory=150000000", "--disable-usage-stats",
         ]  # fmt: skip
         if node_types is not None:
@@ -125,7 +128,9 @@ def ray_head(
         log = home / "head.log"
         with started(words, env, log) as process:
             wait_for_port(dashboard, process, log)
-            yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", folder, env)
+            yield Head(
+                f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", f"127.0.0.1:{port}", folder, env
+            )
 
 
 def _autoscaling(gcs: str, cpus: int, node_types: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

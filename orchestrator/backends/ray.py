@@ -257,8 +257,12 @@ class RayBackend:
         if address != "auto":
             _knock(address)
         try:
-            with _own_signals():
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _own_signals(), _own_logging():
+                # One JSON object a line in the logs of the workers.
+                ray.init(
+                    address=address, log_to_driver=False, logging_level=logging.ERROR,
+                    logging_config=ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"]),
+                )  # fmt: skip
         except Exception as error:
             raise BackendError(f"cannot join the Ray cluster at {address}: {one_line(error)}") from error
 
@@ -401,6 +405,19 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Keeps this process's logging as it is, for people, whatever format ray.init sets for the job."""
+    loggers = [logging.getLogger(), logging.getLogger("ray")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, (level, handlers) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.handlers = handlers
 
 
 @contextmanager

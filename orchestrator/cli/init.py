@@ -23,13 +23,14 @@ def init(
     kind: Annotated[Kind, typer.Argument(help="What the sweep is to run on.")],
     folder: Annotated[Path, typer.Option("--folder", help="Where the files go.")] = Path(),
 ) -> None:
-    """Write cluster.yaml, a sweep, and what else a kind of cluster needs."""
+    """Write cluster.yaml, a sweep, a Grafana board, and what else a kind of cluster needs."""
     from importlib.resources import files
 
     from loco_core.errors import SpecError
 
     templates = files("cluster")
-    found = {item.name: item for item in (templates / "sweep.yaml", *(templates / kind.value).iterdir())}
+    shared = (templates / "sweep.yaml", templates / "grafana.json")
+    found = {item.name: item for item in (*shared, *(templates / kind.value).iterdir())}
     there = [name for name in sorted(found) if (folder / name).exists()]
     if there:
         raise SpecError(f"{folder / there[0]} exists already; name another folder with --folder")

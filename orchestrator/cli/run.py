@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,8 +28,9 @@ from orchestrator.cli.options import (
 
 if TYPE_CHECKING:
     from loco_core.localizers import Localization
+    from orchestrator.cli.progress import Reporter
     from orchestrator.edit_summary import EditSummary
-    from orchestrator.scheduler.loop import RunSummary, StopSwitch
+    from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
     from orchestrator.spec import SweepSpec
 
 FAILED_CELLS, STOPPED = 3, 4
@@ -101,7 +102,7 @@ def execute(
     make = backend_maker(backend, workers, threads, address)
     with reporter() as report, signals(stop):
         result = driver.run(
-            spec, results, make, on_progress=report.progress, on_localized=report.localized, stop=stop,
+            spec, results, make, on_progress=shown(report, spec, address), on_localized=report.localized, stop=stop,
             max_failures=max_failures, retry=again,
         )  # fmt: skip
     summary = result.summary
@@ -120,6 +121,21 @@ def execute(
         print("the same command tries failed edits again")
     if result.failed_cells or summary.failures:
         raise typer.Exit(FAILED_CELLS)
+
+
+def shown(report: Reporter, spec: SweepSpec, address: str | None) -> Callable[[Progress], None]:
+    """Returns what progress is told to: a person and, on a cluster, its metrics."""
+    if address is None:
+        return report.progress
+    from orchestrator.backends.metrics import Metrics
+
+    metrics = Metrics(spec.name)
+
+    def show(progress: Progress) -> None:
+        report.progress(progress)
+        metrics.show(progress)
+
+    return show
 
 
 def print_report(results: str) -> None:

@@ -51,7 +51,8 @@ class WorkerHost:
         try:
             report = self._worker.run(unit, attempt, row_by_row)
         except Exception as error:
-            logger.exception("unit %s, attempt %d", unit.unit_id, attempt)
+            ids = {"unit_id": unit.unit_id, "attempt": attempt, "model": unit.model}
+            logger.exception("unit %s, attempt %d", unit.unit_id, attempt, extra=ids)
             return UnitReport(
                 unit.unit_id,
                 attempt,

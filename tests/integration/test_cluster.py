@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -88,9 +92,11 @@ def test_nodes_come_for_the_work_and_go_when_it_is_done(growing: Head, tiny_pipe
     results = _files(tmp_path, growing, tiny_sweep(tiny_pipeline, attributes=["style/velor"], seeds=12))
     assert _workers(growing) == 0
     process, most, began = start(growing, tmp_path, "submit", "cluster.yaml", "--wait"), 0, time.monotonic()
+    metrics: set[str] = set()
     while process.poll() is None:
         assert time.monotonic() - began < COMMAND_SECONDS
         most = max(most, _workers(growing))
+        metrics |= set(re.findall(r'^(ray_loco_sweep_\w+)\{.*sweep="tiny"', _scraped(growing), re.MULTILINE))
         time.sleep(0.5)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, ""), out + err
@@ -100,6 +106,24 @@ def test_nodes_come_for_the_work_and_go_when_it_is_done(growing: Head, tiny_pipe
         assert time.monotonic() - over < IDLE_SECONDS, "nodes are held after the sweep"
         time.sleep(0.5)
     assert len(pd.read_parquet(results / "localizations")) == 1
+    board = files("cluster").joinpath("grafana.json").read_text()
+    assert set(re.findall(r"ray_loco_sweep_\w+", board)) == metrics
+    lines = [line for path in Path(growing.folder).glob("session_2*/logs/worker-*.err") for line in _json_lines(path)]
+    units = {line["unit_id"] for line in lines if line["message"] == "unit is committed"}
+    assert units == open_store(str(results)).committed()
+    assert {line["sweep_id"] for line in lines if line.get("unit_id") in units} == {open_store(str(results)).sweep_id()}
+
+
+def _scraped(head: Head) -> str:
+    try:
+        return requests.get(head.metrics, timeout=30).text
+    except requests.ConnectionError:
+        # The exporter comes up a while after the head.
+        return ""
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
 
 
 def test_what_no_node_type_holds_is_refused_within_a_minute(growing: Head, tiny_pipeline: Path, tmp_path: Path) -> None:
