@@ -9,15 +9,20 @@ labels under which a cell is counted (attribute, control).
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import rfc8785
 
 from loco_core.types import Generation, Intervention
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 IDENTITY_VERSION = 1
 """Raised when the rules of this file change; part of every identity, so that old and new results never mix."""
@@ -131,27 +136,27 @@ def image_id(key: ImageKey) -> str:
     donor. A donor equal to the prompt is *not* the clean image: it is the control that shows that a swap changes
     nothing by itself.
     """
-    return _hash("image", asdict(_effective(key)))
+    return _hash("image", _fields(_effective(key)))
 
 
 def cell_id(key: CellKey) -> str:
     """Returns the identity of a cell, 64 hex digits."""
-    return _hash("cell", asdict(key))
+    return _hash("cell", _fields(key))
 
 
 def unit_id(key: UnitKey) -> str:
     """Returns the identity of a unit, 64 hex digits."""
-    return _hash("unit", asdict(key))
+    return _hash("unit", _fields(key))
 
 
 def edit_id(key: EditKey) -> str:
     """Returns the identity of an edit, 64 hex digits."""
-    return _hash("edit", asdict(key))
+    return _hash("edit", _fields(key))
 
 
 def sweep_id(key: SweepKey) -> str:
     """Returns the identity of a sweep, 64 hex digits; the same before and after its axes grew."""
-    return _hash("sweep", asdict(key))
+    return _hash("sweep", _fields(key))
 
 
 def safe_name(text: str) -> str:
@@ -177,6 +182,33 @@ def _effective(key: ImageKey) -> ImageKey:
     return replace(key, intervention=replace(options, sites=sites, step_start=start, step_end=end))
 
 
-def _hash(what: str, content: dict[str, Any]) -> str:
-    document: dict[str, Any] = {"what": what, "version": IDENTITY_VERSION, "content": content}
-    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+def _hash(what: str, content: Mapping[str, Any]) -> str:
+    document = {"what": _part(what), "version": _part(IDENTITY_VERSION), "content": _object(content)}
+    return hashlib.sha256(_joined(document).encode()).hexdigest()
+
+
+def _object(content: Mapping[str, Any]) -> str:
+    return _joined({name: _part(value) for name, value in content.items()})
+
+
+def _joined(parts: Mapping[str, str]) -> str:
+    """Writes an object of parts that are canonical already; its names are ASCII, which sorts as RFC 8785 wants."""
+    return "{" + ",".join(f'"{name}":{parts[name]}' for name in sorted(parts)) + "}"
+
+
+def _part(value: Any) -> str:
+    """Writes a value canonically. A plan has millions of texts and few settings: both are written fast."""
+    if isinstance(value, str) and value.isascii():
+        return json.dumps(value)
+    if isinstance(value, Generation | Intervention):
+        return _settings(value)
+    return rfc8785.dumps(value).decode()
+
+
+@lru_cache(maxsize=4096)
+def _settings(value: Generation | Intervention) -> str:
+    return rfc8785.dumps(asdict(value)).decode()
+
+
+def _fields(key: DataclassInstance) -> dict[str, Any]:
+    return {field.name: getattr(key, field.name) for field in fields(key)}

@@ -23,11 +23,12 @@ from orchestrator.spec import SweepSpec
 UNIT_SECONDS = 30.0
 # How many other contents a clean image is compared with, to know what unrelated content scores.
 UNRELATED_TEXTS = 8
+READ_ROWS = 10_000
 CELL_KEY = ["model", "attribute", "control", "window_start", "window_size", "cell_id"]
 """Columns that make a row of the plan, of ``scores`` or of ``failures`` one of a kind."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedRow:
     """One cell of the plan, and where it is computed.
 
@@ -240,14 +241,14 @@ def _block(
 ) -> Iterator[PlannedRow]:
     generation, steps = spec.generation.settings, spec.generation.steps
     contents = dict.fromkeys(r.content_text for r in attribute.records if r.content_text != record.content_text)
-    unrelated = tuple(contents)[:UNRELATED_TEXTS]
+    unrelated, named = tuple(contents)[:UNRELATED_TEXTS], prompt_id(record)
     for draft in drafts:
         does = draft.intervention
         is_random = draft.control == "random"
         row = PlannedRow(
             unit_id="", unit_order=0, row=0, emit=True, expected_seconds=0.0, batch_size=0,
             cell_id="", image_id="", model=model.id, attribute=attribute.key, attribute_kind=attribute.kind,
-            mode=attribute.mode, prompt_id=prompt_id(record), template_id=record.template_id, prompt=record.prompt,
+            mode=attribute.mode, prompt_id=named, template_id=record.template_id, prompt=record.prompt,
             donor=record.donor, score_text=record.score_text, donor_text=record.donor_text,
             content_text=record.content_text, unrelated_texts=unrelated if draft.control == "clean" else (),
             control=draft.control, window_start=draft.window.start if draft.window and not is_random else None,
@@ -332,11 +333,19 @@ def to_table(units: Sequence[PlannedUnit]) -> pa.Table:
 def from_table(table: pa.Table) -> list[PlannedUnit]:
     """Returns the units of a plan file."""
     units: dict[str, list[PlannedRow]] = {}
-    for values in table.to_pylist():
-        values["unrelated_texts"] = tuple(values["unrelated_texts"])
-        values["site_indices"] = tuple(values["site_indices"])
-        units.setdefault(values["unit_id"], []).append(PlannedRow(**values))
+    # A million rows share a few thousand texts; without this each row holds copies of its own.
+    once: dict[Any, Any] = {}
+    for batch in table.to_batches(max_chunksize=READ_ROWS):
+        for values in batch.to_pylist():
+            row = PlannedRow(**{name: _shared(name, value, once) for name, value in values.items()})
+            units.setdefault(row.unit_id, []).append(row)
     return [
         PlannedUnit(name, rows[0].model, rows[0].attribute, rows[0].unit_order, rows[0].expected_seconds, tuple(rows))
         for name, rows in units.items()
     ]
+
+
+def _shared(name: str, value: Any, once: dict[Any, Any]) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    return value if name in ("cell_id", "image_id") else once.setdefault((name, value), value)

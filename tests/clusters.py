@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import requests
 import s3fs
 
 START_SECONDS, COMMAND_SECONDS = 90, 300
@@ -31,6 +32,7 @@ class Head:
     """The head of a cluster.
 
     Attributes:
+        pid: of its process, the leader of a group.
         address: of its dashboard.
         metrics: address of its Prometheus exporter.
         gcs: HOST:PORT that nodes join.
@@ -38,6 +40,7 @@ class Head:
         environment: in which its processes run, and in which commands reach it.
     """
 
+    pid: int
     address: str
     metrics: str
     gcs: str
@@ -129,7 +132,12 @@ def ray_head(
         with started(words, env, log) as process:
             wait_for_port(dashboard, process, log)
             yield Head(
-                f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", f"127.0.0.1:{port}", folder, env
+                process.pid,
+                f"http://127.0.0.1:{dashboard}",
+                f"http://127.0.0.1:{metrics}/metrics",
+                f"127.0.0.1:{port}",
+                folder,
+                env,
             )
 
 
@@ -158,63 +166,91 @@ def _autoscaling(gcs: str, cpus: int, node_types: Mapping[str, Mapping[str, Any]
 
 
 @contextmanager
-def ray_nodes(head: Head, count: int, *, cpus: int = 1) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Lets nodes of their own raylet join a cluster."""
-    with ExitStack() as stack:
-        words = [
-            "ray", "start", f"--address={head.gcs}", "--block", f"--num-cpus={cpus}", "--num-gpus=0",
-            "--object-store-memory=100000000", "--disable-usage-stats",
-        ]  # fmt: skip
-        nodes = []
-        for number in range(count):
-            log = Path(head.environment["HOME"]) / f"node-{number}.log"
-            own = f"--dashboard-agent-listen-port={free_ports(1)[0]}"
-            nodes.append(stack.enter_context(started([*words, own], head.environment, log)))
-        yield nodes
-
-
-@contextmanager
-def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Starts SeaweedFS on loopback, with a bucket; yields the environment in which clients find it."""
-    port, *others = free_ports(9)
-    names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port",
-             "volume.port.grpc", "admin.port")  # fmt: skip
-    key, secret = secrets.token_hex(8), secrets.token_hex(16)
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": key, "secretKey": secret}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    config, data, log = folder / "s3.json", folder / "data", folder / "weed.log"
-    config.write_text(json.dumps({"identities": [identity]}))
-    data.mkdir(exist_ok=True)
+def ray_node(head: Head, name: str, *, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    """Lets a node of its own raylet, labelled with a name, join a cluster."""
     words = [
-        "weed", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-        "-webdav=false", "-admin.ui=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        f"-s3.config={config}", f"-s3.port={port}",
-        # Else a service listens 10,000 ports above its own, which need not exist.
-        *(f"-{name}={number}" for name, number in zip(names, others, strict=True)),
+        "ray", "start", f"--address={head.gcs}", "--block", f"--num-cpus={cpus}", "--num-gpus=0",
+        "--object-store-memory=100000000", "--disable-usage-stats", f"--labels=name={name}",
+        f"--dashboard-agent-listen-port={free_ports(1)[0]}",
     ]  # fmt: skip
-    client = {
-        "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-    }  # fmt: skip
-    with started(words, environment(folder, TMPDIR=str(folder)), log) as process:
-        wait_for_port(port, process, log)
+    with started(words, head.environment, Path(head.environment["HOME"]) / f"{name}.log") as process:
+        yield process
+
+
+def nodes_alive(head: Head) -> list[dict[str, Any]]:
+    """Returns what the dashboard says of the nodes that are alive, the head left out."""
+    token = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
+    answer = requests.get(f"{head.address}/api/v0/nodes", headers=token, timeout=30)
+    rows = answer.json()["data"]["result"]["result"]
+    return [row for row in rows if row["state"] == "ALIVE" and not row["is_head_node"]]
+
+
+class S3Server:
+    """SeaweedFS on loopback, with a bucket; it can be killed and started again.
+
+    Args:
+        folder: receives its data, configuration and log.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        port, *others = free_ports(9)
+        names = ("s3.port.grpc", "master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port",
+                 "volume.port.grpc", "admin.port")  # fmt: skip
+        key, secret = secrets.token_hex(8), secrets.token_hex(16)
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": key, "secretKey": secret}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        config, data = folder / "s3.json", folder / "data"
+        config.write_text(json.dumps({"identities": [identity]}))
+        data.mkdir(exist_ok=True)
+        self._words = [
+            "weed", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
+            "-webdav=false", "-admin.ui=false", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            f"-s3.config={config}", f"-s3.port={port}",
+            # Else a service listens 10,000 ports above its own, which need not exist.
+            *(f"-{name}={number}" for name, number in zip(names, others, strict=True)),
+        ]  # fmt: skip
+        self._port, self._log, self._stack = port, folder / "weed.log", ExitStack()
+        self._environment = environment(folder, TMPDIR=str(folder))
+        self.client = {
+            "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        }  # fmt: skip
+        """The environment in which clients find it."""
+
+    def start(self) -> None:
+        """Starts it; the data of its predecessor is there."""
+        self._process = self._stack.enter_context(started(self._words, self._environment, self._log))
+        wait_for_port(self._port, self._process, self._log)
+
+    def kill(self) -> None:
+        """Kills it where it stands."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> S3Server:
+        """Starts it and makes the bucket."""
+        self.start()
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                file_system(client).call_s3("create_bucket", Bucket=BUCKET)
-                break
+                file_system(self.client).call_s3("create_bucket", Bucket=BUCKET)
             except OSError:
                 # The port answers before its master has been elected.
-                assert time.monotonic() < deadline, log.read_text()
+                assert time.monotonic() < deadline, self._log.read_text()
                 time.sleep(0.5)
-        yield client
+            else:
+                return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it."""
+        self._stack.close()
 
 
 def file_system(client: Mapping[str, str]) -> s3fs.S3FileSystem:
-    """Connects to a server of :func:`s3_server`."""
+    """Connects to an :class:`S3Server`."""
     return s3fs.S3FileSystem(
         key=client["AWS_ACCESS_KEY_ID"], secret=client["AWS_SECRET_ACCESS_KEY"],
         endpoint_url=client["AWS_ENDPOINT_URL"], client_kwargs={"region_name": REGION}, use_listings_cache=False,

@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from loco_core.attributes import attribute
 from orchestrator.plan import PlannedRow, PlannedUnit
+from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.scheduler.protocol import Unit, UnitReport
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import SweepSpec, WorkerNeeds
 from orchestrator.store import SCHEMA_VERSION, Store, make_table
 from orchestrator.store.local import LocalBlobs
 from orchestrator.worker import WorkerSettings, cell_columns
@@ -83,6 +85,20 @@ def score_of(row: PlannedRow) -> float:
     noise = (int.from_bytes(digest[:4], "little") / 2**32 - 0.5) * 0.01
     gone = row.control == "donor" or {4, 5} <= set(row.site_indices)
     return (0.0 if gone and row.control != "identity" else 0.3) + noise
+
+
+def fake_resolved(spec: SweepSpec) -> Resolved:
+    """Returns names looked up for a model that nobody loads."""
+    model = ResolvedModel(
+        id="tiny", family="stable_diffusion", path="/nowhere", revision=None, weights="w", dtype="float32",
+        site_names=tuple(f"site{i}" for i in range(16)), native_side=64,
+        seconds_per_image=0.01, worker=WorkerNeeds(),
+    )  # fmt: skip
+    return Resolved(
+        models=(model,),
+        attributes=tuple(attribute(str(item)) for item in spec.attributes),
+        scorer=ResolvedScorer(name="toy-clip", source="toy-clip", revision=None, weights="c"),
+    )
 
 
 class FakeWorker:

@@ -16,7 +16,7 @@ import requests
 
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store, verify
-from tests.clusters import COMMAND_SECONDS, Head, call, file_system, ray_head, ray_nodes, s3_server, start
+from tests.clusters import COMMAND_SECONDS, Head, S3Server, call, file_system, nodes_alive, ray_head, ray_node, start
 from tests.integration.test_edits import LOCALIZER, run, tables
 from tests.sweeps import tiny_sweep
 
@@ -35,8 +35,8 @@ REFUSAL_SECONDS = 90
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as client:
-        yield client
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server.client
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_two_nodes_and_a_bucket_give_the_tables_of_a_run_in_this_process(
         evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "judge": "toy-judge", "windows": False},
     )  # fmt: skip
     root = "s3://bucket/run"
-    with ray_head(tmp_path, cpus=0, variables=bucket) as head, ray_nodes(head, 2):
+    with ray_head(tmp_path, cpus=0, variables=bucket) as head, ray_node(head, "first"), ray_node(head, "second"):
         _files(tmp_path, head, spec, results=root, gpus=0, most=2)
         code, out, err = call(head, tmp_path, "submit", "cluster.yaml", "--wait")
         assert (code, err) == (0, ""), out + err
@@ -90,19 +90,19 @@ def _download(bucket: dict[str, str], to: Path) -> None:
 
 def test_nodes_come_for_the_work_and_go_when_it_is_done(growing: Head, tiny_pipeline: Path, tmp_path: Path) -> None:
     results = _files(tmp_path, growing, tiny_sweep(tiny_pipeline, attributes=["style/velor"], seeds=12))
-    assert _workers(growing) == 0
+    assert len(nodes_alive(growing)) == 0
     process, most, began = start(growing, tmp_path, "submit", "cluster.yaml", "--wait"), 0, time.monotonic()
     metrics: set[str] = set()
     while process.poll() is None:
         assert time.monotonic() - began < COMMAND_SECONDS
-        most = max(most, _workers(growing))
+        most = max(most, len(nodes_alive(growing)))
         metrics |= set(re.findall(r'^(ray_loco_sweep_\w+)\{.*sweep="tiny"', _scraped(growing), re.MULTILINE))
         time.sleep(0.5)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, ""), out + err
     assert most == 2
     over = time.monotonic()
-    while _workers(growing):
+    while len(nodes_alive(growing)):
         assert time.monotonic() - over < IDLE_SECONDS, "nodes are held after the sweep"
         time.sleep(0.5)
     assert len(pd.read_parquet(results / "localizations")) == 1
@@ -134,11 +134,3 @@ def test_what_no_node_type_holds_is_refused_within_a_minute(growing: Head, tiny_
     assert "no node type of the cluster has 1 CPUs and 2 GPUs for a worker" in out + err
     assert time.monotonic() - began < REFUSAL_SECONDS
     assert not (results / "_meta" / "units").exists()
-
-
-def _workers(head: Head) -> int:
-    """Returns how many nodes besides the head are alive."""
-    token = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
-    answer = requests.get(f"{head.address}/api/v0/nodes", headers=token, timeout=30)
-    rows = answer.json()["data"]["result"]["result"]
-    return sum(row["state"] == "ALIVE" and not row["is_head_node"] for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +13,13 @@ from loco_core.errors import LocoError, SpecError, StoreError
 from loco_core.localizers import Localization
 from orchestrator import driver, session
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend, UnitReport
-from orchestrator.spec import SweepSpec, WorkerNeeds
+from orchestrator.spec import SweepSpec
 from orchestrator.store import Store
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
 from orchestrator.worker import WorkerSettings
-from tests.sweeps import FakeWorker, assert_each_once, payload, tiny_sweep
+from tests.sweeps import FakeWorker, assert_each_once, fake_resolved, payload, tiny_sweep
 
 SMALL: dict[str, Any] = {
     "attributes": ["style/velor"],
@@ -32,22 +32,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _resolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loco_core.attributes import attribute
-
-    def resolve(spec: SweepSpec) -> Resolved:
-        model = ResolvedModel(
-            id="tiny", family="stable_diffusion", path="/nowhere", revision=None, weights="w", dtype="float32",
-            site_names=tuple(f"site{i}" for i in range(16)), native_side=64,
-            seconds_per_image=0.01, worker=WorkerNeeds(),
-        )  # fmt: skip
-        attributes = tuple(attribute(str(a)) for a in spec.attributes)
-        return Resolved(
-            models=(model,),
-            attributes=attributes,
-            scorer=ResolvedScorer(name="toy-clip", source="toy-clip", revision=None, weights="c"),
-        )
-
-    monkeypatch.setattr(driver, "resolve", resolve)
+    monkeypatch.setattr(driver, "resolve", fake_resolved)
 
 
 def run(
@@ -249,7 +234,7 @@ def test_complements_are_run_when_the_localizer_asks(monkeypatch: pytest.MonkeyP
     def either(row: Any) -> float:
         free = set(range(16)) - set(row.site_indices) if row.control != "donor" else set()
         has = row.control in ("clean", "identity") or bool({0, 8} & free)
-        return (0.3 if has else 0.0) + (sweeps.hashlib.sha256(row.cell_id.encode()).digest()[0] / 255 - 0.5) * 0.01
+        return (0.3 if has else 0.0) + (hashlib.sha256(row.cell_id.encode()).digest()[0] / 255 - 0.5) * 0.01
 
     monkeypatch.setattr(sweeps, "score_of", either)
     store = Store(MemoryBlobs())

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loco_core.types import Generation, Intervention
 from orchestrator.identity import (
+    IDENTITY_VERSION,
     CellKey,
     ImageKey,
     SweepKey,
@@ -125,3 +128,13 @@ def test_texts_that_are_no_names_get_a_hash(text: str) -> None:
 
 def test_a_plain_name_stays() -> None:
     assert safe_name("toy-planted-a") == "toy-planted-a"
+
+
+@given(st.text(), st.text(), st.integers(0, 2**53 - 1), st.floats(0, 100), st.booleans())
+def test_an_identity_is_the_hash_of_a_canonical_text(
+    prompt: str, donor: str, seed: int, guidance: float, swapped: bool
+) -> None:
+    intervention = Intervention((3, 4), step_end=20) if swapped else Intervention(step_end=20)
+    key = ImageKey("w", "float16", prompt, donor if swapped else "", seed, intervention, Generation(20, guidance))
+    document = {"what": "image", "version": IDENTITY_VERSION, "content": dataclasses.asdict(key)}
+    assert image_id(key) == hashlib.sha256(rfc8785.dumps(document)).hexdigest()

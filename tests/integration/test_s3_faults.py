@@ -1,0 +1,124 @@
+"""A whole run against a real S3 server that fails as servers and networks do."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loco_core.errors import StoreError
+from orchestrator import driver
+from orchestrator.backends.inline import InlineBackend
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.store import Store, open_store, verify
+from orchestrator.store.lease import Lease
+from tests.clusters import S3Server, file_system
+from tests.proxy import FAULTS, Fault, Proxy, at_random, proxy
+from tests.sweeps import FakeWorker, assert_each_once, fake_resolved, payload, tiny_sweep
+
+SPEC = tiny_sweep("x", attributes=["style/velor"], seeds=4)
+# Ways to fail that a run gets over by itself.
+PASSING: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault != "expired")
+SEED = 20261125
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def between(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    monkeypatch.setattr(driver, "resolve", fake_resolved)
+    with proxy(server.client["AWS_ENDPOINT_URL"]) as (between, address):
+        for name, value in {**server.client, "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        yield between
+
+
+@pytest.fixture
+def root(between: Proxy) -> str:
+    return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, between: Proxy) -> Store:
+    assert run(str(tmp_path / "here")).summary.outcome == "done"
+    return open_store(str(tmp_path / "here"))
+
+
+def run(root: str) -> driver.RunResult:
+    return driver.run(
+        SPEC, root,
+        lambda settings: InlineBackend(lambda model: FakeWorker(settings, model, lambda: open_store(root)), threads=1),
+        on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(),
+    )  # fmt: skip
+
+
+def assert_same(root: str, undisturbed: Store) -> None:
+    store = open_store(root)
+    scores = store.read("scores")
+    assert_each_once(scores)
+    assert payload(scores) == payload(undisturbed.read("scores"))
+    assert verify(store) == []
+
+
+def test_requests_that_fail_in_every_way_cost_no_row(between: Proxy, root: str, undisturbed: Store) -> None:
+    between.choose = at_random(SEED, 0.25, PASSING)
+    assert run(root).summary.outcome == "done"
+    between.choose = lambda method, number: None
+    assert set(between.faults) == set(PASSING), f"seed {SEED}"
+    assert between.lost_puts > 3
+    # A request costs at most the tries that a share of faults asks for: none is repeated without need.
+    assert between.requests.total() < 3 * (between.requests.total() - between.faults.total())
+    assert_same(root, undisturbed)
+
+
+def test_a_server_killed_and_started_again_is_waited_for(
+    server: S3Server, between: Proxy, root: str, undisturbed: Store
+) -> None:
+    killed = threading.Event()
+
+    def kill(method: str, number: int) -> None:
+        if number == 60:
+            server.kill()
+            threading.Timer(2, server.start).start()
+            killed.set()
+
+    between.choose = kill
+    assert run(root).summary.outcome == "done"
+    assert killed.is_set()
+    assert_same(root, undisturbed)
+
+
+def test_credentials_that_expire_end_the_run_in_one_line_and_new_ones_resume_it(
+    between: Proxy, root: str, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A run whose credentials are refused cannot give its lease back: the next one waits for it to stand still.
+    monkeypatch.setattr(Lease.__init__, "__kwdefaults__", {**(Lease.__init__.__kwdefaults__ or {}), "dead_after": 2.0})
+    between.choose = lambda method, number: "expired" if number > 80 else None
+    with pytest.raises(StoreError) as error:
+        run(root)
+    assert "S3 refuses (ExpiredToken); check credentials" in str(error.value)
+    assert "\n" not in str(error.value)
+    between.choose = lambda method, number: None
+    committed = len(open_store(root).committed())
+    assert committed
+    result = run(root)
+    assert result.summary.outcome == "done"
+    assert result.summary.committed == len(undisturbed.committed()) - committed
+    assert_same(root, undisturbed)
+
+
+def test_nothing_of_the_credentials_is_written_anywhere(server: S3Server, between: Proxy, root: str) -> None:
+    run(root)
+    fs = file_system(os.environ)
+    secrets = [os.environ[name].encode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    for path in fs.find(root):
+        content = fs.cat(path)
+        assert not any(secret in content for secret in secrets), path
