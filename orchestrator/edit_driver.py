@@ -14,7 +14,7 @@ from orchestrator.edit_plan import check_editable
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import sweep_id
 from orchestrator.resolve import Resolved, ResolvedModel, resolve
-from orchestrator.scheduler.loop import RunSummary
+from orchestrator.scheduler.loop import Requests, RunSummary
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.session import Beating, Controls, absolute, drive, leased, pinned_names, worker_settings
 from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
@@ -22,6 +22,7 @@ from orchestrator.stages.chain import Publishing
 from orchestrator.stages.edit import EditStage, Place, localized_place, place_by_hand
 from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
+from orchestrator.stages.tune import Trial, TuneStage
 from orchestrator.store import Store, open_store, preflight
 
 Say = Callable[[str], None]
@@ -60,6 +61,23 @@ class EditResult:
 
 
 @dataclass(frozen=True)
+class TuneResult:
+    """How a search ended.
+
+    Attributes:
+        edits: what the best edit did on the ``report`` split, beside others of the attribute.
+        trials: how far every trial came.
+        best: the best of those that were measured on all seeds.
+        seeds: how many that is.
+    """
+
+    edits: EditResult
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    seeds: int
+
+
+@dataclass(frozen=True)
 class _Results:
     """A results folder that is this process's for now."""
 
@@ -92,7 +110,7 @@ def edit(
         given: dict[str, Any] = {name: getattr(blocks, name) for name in names}
         recorded = recorded.model_copy(update=given)
     spec = recorded.model_copy(update={"edit": recorded.edit or EditSpec()})
-    meant = _checked(meant, spec, named=window is not None)
+    meant = _checked(meant, spec, named="--window is about" if window else None)
     with _held(store, spec, meant) as held:
         places = _named(held, meant, window) if window else _localized(held, meant, say)
         if blocks is not None:
@@ -147,6 +165,49 @@ def evaluate(
         return _driven(held, publishing, controls, meant)
 
 
+def tune(
+    meant: Meant,
+    controls: Controls,
+    *,
+    window: Window | None,
+    editors: tuple[str, ...],
+    trials: int,
+    seed: int,
+    concurrent: int,
+) -> TuneResult:
+    """Searches the settings of an edit, and measures the best like any other edit.
+
+    Args:
+        meant: one attribute of one model.
+        controls: where it runs, who is told, and what stops it.
+        window: where the edit is made; None searches that too.
+        editors: keys of editors.
+        trials: how many settings are tried.
+        seed: of the search.
+        concurrent: how many trials wait for measurements at once.
+
+    Raises:
+        LocoError: a name is unknown, the search breaks off, or the results cannot be read or written.
+    """
+    from orchestrator.tune_search import RayTuneSearch, Space
+
+    store, recorded = _opened(meant.root)
+    wanted = recorded.edit or EditSpec()
+    spec = recorded.model_copy(update={"edit": wanted})
+    meant = _checked(meant, spec, named="tune is about")
+    with _held(store, spec, meant) as held:
+        (model,), (name,) = held.resolved.models, meant.attributes
+        if window is not None:
+            _check_window(model, window)
+        check_editable(held.resolved.attribute(name), spec.prompts)
+        largest = spec.localize.largest(model.n_sites)
+        space = Space(editors, window, model.n_sites, largest, wanted.preserve, wanted.fill)
+        search = RayTuneSearch(space, trials=trials, concurrent=concurrent, seeds=spec.evaluate.seeds, seed=seed)
+        stage = TuneStage(store, spec, held.resolved, name, search, seed)
+        result = _driven(held, Publishing(store, stage.step), controls, meant, stage.requests)
+        return TuneResult(result, stage.trials, stage.best, spec.evaluate.seeds)
+
+
 def _opened(root: str) -> tuple[Store, SweepSpec]:
     store = open_store(absolute(root), create=False)
     spec = store.sweep()
@@ -155,8 +216,13 @@ def _opened(root: str) -> tuple[Store, SweepSpec]:
     return store, spec
 
 
-def _checked(meant: Meant, spec: SweepSpec, *, named: bool = False) -> Meant:
+def _checked(meant: Meant, spec: SweepSpec, *, named: str | None = None) -> Meant:
     """Checks names; where a model and its attributes must be named, completes those that are clear.
+
+    Args:
+        meant: what was named.
+        spec: the sweep.
+        named: begins the sentence that says what must be named; None where nothing must.
 
     Raises:
         SpecError: a name is unknown, or it is not clear what is meant.
@@ -167,11 +233,11 @@ def _checked(meant: Meant, spec: SweepSpec, *, named: bool = False) -> Meant:
     for what, value, known in given:
         if value is not None and value not in known:
             raise SpecError(f'{meant.root} has no {what} "{value}"{did_you_mean(value, known)}')
-    if not named:
+    if named is None:
         return meant
     if (meant.model is None and len(models) > 1) or (not meant.attributes and len(attributes) > 1):
         raise SpecError(
-            "--window is about attributes of one model: name them with --model and --attribute; there are the "
+            f"{named} attributes of one model: name them with --model and --attribute; there are the "
             f"models {', '.join(models)} and the attributes {', '.join(attributes)}"
         )
     return replace(meant, model=meant.model or models[0], attributes=meant.attributes or (attributes[0],))
@@ -188,10 +254,12 @@ def _held(store: Store, spec: SweepSpec, meant: Meant) -> Iterator[_Results]:
         yield _Results(absolute(meant.root), store, spec, resolved, lease)
 
 
-def _driven(held: _Results, publishing: Publishing, controls: Controls, meant: Meant) -> EditResult:
+def _driven(
+    held: _Results, publishing: Publishing, controls: Controls, meant: Meant, requests: Requests | None = None
+) -> EditResult:
     marker = preflight(held.store.blobs, 0)
     settings = worker_settings(held.root, sweep_id(held.spec), held.spec, held.resolved, marker)
-    summary = drive(held.store, publishing, settings, held.lease, controls)
+    summary = drive(held.store, publishing, settings, held.lease, controls, requests)
     return EditResult(summary, _summaries(held.store, meant))
 
 

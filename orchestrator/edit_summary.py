@@ -132,6 +132,11 @@ def summarize(
     return found
 
 
+def neighbour_loss(item: EditSummary) -> float:
+    """Returns the share of the neighbours' pictures that an edit spoiled; 0 where none is watched."""
+    return 1 - item.neighbours_kept.value if item.neighbours_kept.of else 0.0
+
+
 def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSummary:
     own = [row for row in rows if row["judge_kind"] == edit["attribute_kind"]]
     # Without a judge an unrelated prompt is judged as its content against the attribute.

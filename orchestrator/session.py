@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from loco_core.errors import LocoError, SpecError, StoreError
 from orchestrator.resolve import Resolved
-from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
+from orchestrator.scheduler.loop import Patience, Progress, Requests, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend, Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.sweep import StoreJournal
@@ -61,7 +61,12 @@ def absolute(root: str) -> str:
 
 
 def drive(
-    store: Store, derivation: Derivation, settings: WorkerSettings, lease: Beating, controls: Controls
+    store: Store,
+    derivation: Derivation,
+    settings: WorkerSettings,
+    lease: Beating,
+    controls: Controls,
+    requests: Requests | None = None,
 ) -> RunSummary:
     """Runs units until none follows, and publishes what they gave.
 
@@ -71,6 +76,7 @@ def drive(
         settings: of the workers.
         lease: held on the results.
         controls: of the command.
+        requests: see :func:`orchestrator.scheduler.loop.run_units`.
 
     Raises:
         LocoError: workers cannot be had, or the results cannot be read or written.
@@ -80,7 +86,7 @@ def drive(
         summary = run_units(
             backend, derivation.derive, StoreJournal(store, settings.sweep_id, settings.resolved),
             record.progress, controls.stop,
-            heartbeat=lease.alive, max_failures=controls.max_failures, patience=Patience(),
+            heartbeat=lease.alive, max_failures=controls.max_failures, patience=Patience(), requests=requests,
         )  # fmt: skip
         if summary.outcome != "lease_lost":
             derivation.finish()

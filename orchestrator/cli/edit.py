@@ -72,6 +72,7 @@ def work(
     make_backend: Callable[[WorkerSettings], Backend],
     max_failures: int | None,
     command: Callable[[Controls, Callable[[str], None]], EditResult],
+    on_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs a command on edits, reports, and exits with the code that says how it went."""
     from orchestrator.cli.progress import duration, reporter
@@ -83,6 +84,7 @@ def work(
     with reporter() as report, signals(stop):
         result = command(Controls(make_backend, report.progress, stop, max_failures), report.say)
     summary = result.summary
+    on_end()
     print_edits(result.edits)
     if summary is None or summary.outcome != "lease_lost":
         print_report(results)

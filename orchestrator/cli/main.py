@@ -22,6 +22,7 @@ from orchestrator.cli import (
     run,
     status,
     submit,
+    tune,
     verify,
     view,
 )
@@ -48,6 +49,7 @@ app.command("localize")(localize.localize)
 app.command("report")(report.report)
 app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
+app.command("tune")(tune.tune)
 app.command("export")(export.export)
 app.command("view")(view.view)
 app.command("bench-localizer")(bench_localizer.bench_localizer)

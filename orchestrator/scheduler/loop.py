@@ -32,6 +32,7 @@ ROW_BY_ROW_FACTOR = 16.0
 
 Outcome = Literal["done", "stopped", "too_many_failures", "lease_lost"]
 Derive = Callable[[Sequence[Settled]], Sequence[Unit]]
+Requests = Callable[[], Sequence[Unit] | None]
 
 
 class StopSwitch:
@@ -154,6 +155,7 @@ def run_units(
     heartbeat: Callable[[], bool] = lambda: True,
     max_failures: int | None = None,
     patience: Patience | None = None,
+    requests: Requests | None = None,
 ) -> RunSummary:
     """Runs units until none is left, or it has to stop.
 
@@ -170,6 +172,8 @@ def run_units(
             folder belongs to another driver now, whereupon everything stops and nothing more is written.
         max_failures: units that may be given up before the run stops; 0 stops at the first, None never.
         patience: after how long a worker is stuck.
+        requests: called with every turn of the loop for units that others ask for meanwhile; until it returns None,
+            workers are kept however little there is to do.
 
     Returns:
         How it ended.
@@ -177,7 +181,7 @@ def run_units(
     Raises:
         BackendError: workers cannot be had.
     """
-    run = _Run(backend, derive, journal, max_failures, patience or Patience())
+    run = _Run(backend, derive, journal, max_failures, patience or Patience(), requests)
     outcome: Outcome | None = None
     try:
         run.begin()
@@ -222,7 +226,13 @@ class _Run:
     """One run from begin to end; kept apart from run_units for its state."""
 
     def __init__(
-        self, backend: Backend, derive: Derive, journal: Journal, max_failures: int | None, patience: Patience
+        self,
+        backend: Backend,
+        derive: Derive,
+        journal: Journal,
+        max_failures: int | None,
+        patience: Patience,
+        requests: Requests | None,
     ) -> None:
         charged = journal.previous()
         if backend.isolated:
@@ -232,6 +242,7 @@ class _Run:
         self._derive = derive
         self._journal = journal
         self._patience = patience
+        self._requests = requests
         self._scheduler = Scheduler(backend.workers, charged, max_failures)
         self._recorded: dict[str, int] | None = None
         self._tally = _Tally()
@@ -248,7 +259,7 @@ class _Run:
     def turn(self, stop: StopSwitch) -> Outcome | None:
         if stop.now:
             return "stopped"
-        if not self._scheduler.over:
+        if not self._over:
             for event in self._backend.poll(POLL_SECONDS):
                 if isinstance(event, UnitDone):
                     self._tally.unit_seconds += event.report.seconds
@@ -258,14 +269,29 @@ class _Run:
             self._scheduler.apply(StopRequested())
         self._watch()
         self._settle()
+        self._ask()
         self._act()
         if self._scheduler.broken is not None:
             raise BackendError(f"workers do not start: {self._scheduler.broken}")
-        if not self._scheduler.over:
+        if not self._over:
             return None
         if self._scheduler.too_many_failures:
             return "too_many_failures"
         return "stopped" if self._scheduler.left else "done"
+
+    @property
+    def _over(self) -> bool:
+        return self._scheduler.over and (self._requests is None or self._stopping)
+
+    def _ask(self) -> None:
+        """Takes in what others ask for; when nobody will ask any more, idle workers may go."""
+        if self._requests is None:
+            return
+        wanted = self._requests()
+        if wanted is None:
+            self._requests = None
+        self._scheduler.keep_workers = self._requests is not None
+        self._scheduler.apply(UnitsAdded(tuple(wanted or ())))
 
     def end(self, outcome: Outcome | None) -> None:
         for action in self._scheduler.close():

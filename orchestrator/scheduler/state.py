@@ -119,6 +119,8 @@ class Scheduler:
         self._seconds_left = 0.0
         self._stopping = False
         self._broken: str | None = None
+        self.keep_workers = False
+        """Whether workers stay when there is nothing for them to do: more is about to be asked for."""
 
     @property
     def over(self) -> bool:
@@ -359,6 +361,9 @@ class Scheduler:
             elif (group := self._next_model(worker.needs)) is not None:
                 worker.phase, worker.model = "loading", group[1]
                 yield Bind(worker.name, worker.model)
+            elif self.keep_workers:
+                # What is about to be asked for is worth more than a second copy of what runs.
+                continue
             elif (task := self._raceable(worker)) is not None:
                 task.raced = True
                 yield self._send(worker, task)

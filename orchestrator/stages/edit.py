@@ -34,7 +34,7 @@ from orchestrator.edit_plan import (
     probes,
     watched,
 )
-from orchestrator.edit_summary import EditSummary, summarize
+from orchestrator.edit_summary import EditSummary, neighbour_loss, summarize
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import SweepSpec
@@ -283,13 +283,9 @@ def choose(edits: Sequence[PlannedEdit], measured: Sequence[EditSummary], max_ne
     by_id, chosen = {item.edit_id: item for item in measured}, set()
     for editor in dict.fromkeys(edit.settings.editor for edit in edits):
         mine = [by_id[edit.edit_id] for edit in edits if edit.settings.editor == editor and edit.edit_id in by_id]
-        sparing = [item for item in mine if _loss(item) <= max_neighbour_loss]
+        sparing = [item for item in mine if neighbour_loss(item) <= max_neighbour_loss]
         if sparing:
-            chosen.add(max(sparing, key=lambda item: (item.flipped.value, -_loss(item))).edit_id)
+            chosen.add(max(sparing, key=lambda item: (item.flipped.value, -neighbour_loss(item))).edit_id)
         elif mine:
-            chosen.add(min(mine, key=_loss).edit_id)
+            chosen.add(min(mine, key=neighbour_loss).edit_id)
     return chosen
-
-
-def _loss(item: EditSummary) -> float:
-    return 1 - item.neighbours_kept.value if item.neighbours_kept.of else 0.0

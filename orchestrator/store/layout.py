@@ -24,7 +24,7 @@ REPORT = "report.html"
 
 PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits")
 """Tables that grow by parts, published from units."""
-DERIVED = ("effects", "localizations", "edits")
+DERIVED = ("effects", "localizations", "edits", "trials")
 """Tables of one file each, replaced whole."""
 
 _UNIT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")

@@ -250,6 +250,33 @@ EVALUATIONS = _schema(
 )
 """One row a picture drawn with and without an edit, and kind that the judge names."""
 
+TRIALS = _schema(
+    ("sweep_id", _TEXT),
+    ("model", _TEXT),
+    ("attribute", _TEXT),
+    ("trial", _TEXT),
+    ("edit_id", _TEXT),
+    ("editor", _TEXT),
+    ("window_start", _INT),
+    ("window_size", _INT),
+    ("tokens", _TEXT),
+    ("lambda", _REAL),
+    # Share of the output coordinates.
+    ("neurons", _REAL),
+    # Of the select split, that it was measured on before it was stopped or was through.
+    ("seeds", _INT),
+    ("pictures", _INT),
+    ("flipped", _REAL),
+    ("neighbour_loss", _REAL),
+    ("objective", _REAL),
+    ("stopped", _FLAG),
+    ("best", _FLAG),
+    ("search_seed", _LONG),
+    ("settings", _TEXT),
+    ("schema_version", _INT),
+)
+"""One row a trial of ``tune``."""
+
 TABLES: Mapping[str, pa.Schema] = MappingProxyType(
     {
         "scores": SCORES,
@@ -261,6 +288,7 @@ TABLES: Mapping[str, pa.Schema] = MappingProxyType(
         "fits": EDITS,
         "edits": EDITS,
         "evaluations": EVALUATIONS,
+        "trials": TRIALS,
     }
 )
 """Schema of every table that people read, by the name of its folder."""

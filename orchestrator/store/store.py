@@ -165,7 +165,7 @@ class Store:
         return pa.concat_tables([empty, *parts], promote_options="default")
 
     def write_derived(self, table: str, rows: pa.Table) -> None:
-        """Replaces a derived table (``effects``, ``localizations``, ``edits``) as a whole.
+        """Replaces a derived table (``effects``, ``localizations``, ``edits``, ``trials``) as a whole.
 
         Args:
             table: which.

@@ -1,0 +1,304 @@
+"""A search for the strength of an edit: what its trials ask for, measured by the sweep's own workers.
+
+Trials are measured on the ``select`` split, seed by seed. The best of those that went the whole way is then an edit
+like any other at a window that was named by hand: fitted, held against baselines and measured on ``report``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from loco_core.editors import EditSettings
+from loco_core.types import Attribute, Window
+from orchestrator.edit_plan import (
+    FIRST_SEED,
+    PlannedEdit,
+    Probe,
+    evaluate_units,
+    fit_unit,
+    planned_edit,
+    probes,
+    watched,
+)
+from orchestrator.edit_summary import neighbour_loss, summarize
+from orchestrator.resolve import Resolved, ResolvedModel
+from orchestrator.scheduler.protocol import Settled, Unit
+from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.stages.edit import EditStage, known_attributes, place_by_hand
+from orchestrator.stages.measured import Measured
+from orchestrator.store import SCHEMA_VERSION, Store, make_table
+from orchestrator.worker import to_unit
+
+LOCALIZATION = "tune"
+FAILED = -2.0
+"""Objective of an edit that could not be measured: worse than any that could."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a trial asks for next.
+
+    Attributes:
+        trial: its name.
+        settings: of the edit.
+        window: where it is made.
+        seeds: on how many seeds of ``select`` it is to be measured, those it was measured on already included.
+    """
+
+    trial: str
+    settings: EditSettings
+    window: Window
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How far a trial came.
+
+    Attributes:
+        request: the last that was answered.
+        edit_id: of its edit.
+        pictures: that were drawn with the edit.
+        flipped: share of the target pictures that show the donor's class now.
+        neighbour_loss: share of the neighbours' pictures that it spoiled.
+        objective: see `objective`.
+    """
+
+    request: Request
+    edit_id: str
+    pictures: int
+    flipped: float
+    neighbour_loss: float
+    objective: float
+
+
+class Search(Protocol):
+    """Proposes settings, and stops those that fall behind."""
+
+    def start(self) -> None:
+        """Begins to propose."""
+
+    def take(self) -> list[Request]:
+        """Returns what trials ask for since the last call."""
+
+    def answer(self, trial: str, objective: float) -> None:
+        """Tells a trial how it did."""
+
+    def over(self) -> bool:
+        """Tells whether no trial will ask any more; raises what ended the search early."""
+
+
+def objective(flipped: float, neighbour_loss: float, most_loss: float) -> float:
+    """Returns what a search maximizes: efficacy under a bound on the neighbours' loss.
+
+    An edit that spoils more is worse than any that does not, the worse the more it spoils: as edits are chosen.
+
+    Args:
+        flipped: share of the target pictures that show the donor's class now.
+        neighbour_loss: share of the neighbours' pictures that were spoiled.
+        most_loss: how much of that is allowed.
+    """
+    return flipped if neighbour_loss <= most_loss else -neighbour_loss
+
+
+class TuneStage:
+    """Derives the units that trials ask for, and at the end those of the best edit."""
+
+    def __init__(
+        self, store: Store, spec: SweepSpec, resolved: Resolved, attribute: str, search: Search, search_seed: int
+    ) -> None:
+        """Starts from what the store holds.
+
+        Args:
+            store: the results.
+            spec: the sweep, whose ``edit`` block bounds the neighbours' loss.
+            resolved: the sweep with its names looked up, of one model.
+            attribute: key of the attribute that is edited.
+            search: proposes settings.
+            search_seed: of the search, for the table.
+        """
+        (self._model,) = resolved.models
+        self._store, self._spec, self._resolved, self._search = store, spec, resolved, search
+        self._attribute: Attribute = resolved.attribute(attribute)
+        self._search_seed, self._order, self._committed = search_seed, 0, set(store.committed())
+        self._beside: list[Attribute] | None = None
+        self._asked: dict[str, Request] = {}
+        self._waits: dict[str, set[str]] = {}
+        self._failed: set[str] = set()
+        self._trials: dict[str, Trial] = {}
+        self._edits: EditStage | None = None
+        self._measured = Measured(store)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """How far every trial came."""
+        return tuple(self._trials.values())
+
+    @property
+    def best(self) -> Trial | None:
+        """The best of the trials that were measured on all seeds."""
+        through = [trial for trial in self.trials if trial.request.seeds == self._spec.evaluate.seeds]
+        return max(through, key=lambda trial: trial.objective, default=None)
+
+    def step(self, settled: Sequence[Settled]) -> list[Unit]:
+        """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
+        if not settled:
+            return self._begin()
+        if self._edits is not None:
+            return self._edits.settled(settled)
+        for item in settled:
+            self._note(item)
+        if self._beside is None and all(item.report.outcome != "failed" for item in settled):
+            self._learn_neighbours()
+        return self._answer()
+
+    def requests(self) -> list[Unit] | None:
+        """Returns the units that trials ask for; None when the search is over and the best edit is under way."""
+        if self._edits is not None or (self._beside is None and not self._first_left()):
+            return None
+        if self._beside is None:
+            return []
+        wanted = self._search.take()
+        units = self._units(wanted) if wanted else []
+        if wanted or self._asked or not self._search.over():
+            return units
+        return self._crown()
+
+    def _first(self) -> Any:
+        """The unit that says which attributes are nearest: a fit of the paper's own setting."""
+        settings = EditSettings(editor="loco_edit", tokens="last_subject", strength=0.01)
+        window = Window(0, 1)
+        edit = self._edit(settings, window)
+        return fit_unit(self._spec, self._model, self._attribute, [edit], LOCALIZATION, self._order)
+
+    def _first_left(self) -> bool:
+        return self._first().unit_id not in self._failed
+
+    def _begin(self) -> list[Unit]:
+        first = self._first()
+        if first.unit_id in self._committed:
+            self._learn_neighbours()
+            return []
+        self._order += 1
+        return [to_unit(first, self._resolved)]
+
+    def _learn_neighbours(self) -> None:
+        nearest = self._store.read_units([self._first_id], "fits")["neighbours"][0].as_py() or []
+        self._beside = watched(self._spec, known_attributes(self._resolved), nearest)
+        self._search.start()
+
+    @property
+    def _first_id(self) -> str:
+        return str(self._first().unit_id)
+
+    def _edit(self, settings: EditSettings, window: Window) -> PlannedEdit:
+        return planned_edit(self._spec, self._model, self._attribute, settings, "by_hand", window.sites)
+
+    def _probes(self, seeds: int) -> list[Probe]:
+        last = FIRST_SEED["select"] + seeds
+        return [p for p in probes(self._spec, self._attribute, self._beside or [], "select") if p.seed < last]
+
+    def _units(self, wanted: Iterable[Request]) -> list[Unit]:
+        """Cuts what trials ask for into units, those that ask for the same seeds together: they share a clean image."""
+        rungs: dict[int, list[Request]] = {}
+        for request in wanted:
+            self._asked[request.trial] = request
+            rungs.setdefault(request.seeds, []).append(request)
+        found: list[Unit] = []
+        for seeds, requests in rungs.items():
+            by_edit = {self._edit(request.settings, request.window): request.trial for request in requests}
+            drawn = self._probes(seeds)
+            pairs = self._measured.pairs(self._model.id, self._attribute.key, by_edit, drawn)
+            units = evaluate_units(
+                self._spec, self._model, self._attribute, list(by_edit), LOCALIZATION, drawn, "select", self._order,
+                pairs,
+            )  # fmt: skip
+            self._order += len(units)
+            for request in requests:
+                mine = self._edit(request.settings, request.window).edit_id
+                self._waits[request.trial] = {
+                    unit.unit_id for unit in units if any(edit.edit_id == mine for edit in unit.edits)
+                }
+            found += [to_unit(unit, self._resolved) for unit in units]
+        # What is measured already needs no unit.
+        self._answer()
+        return found
+
+    def _note(self, item: Settled) -> None:
+        unit_id = item.unit.unit_id
+        if item.report.outcome == "failed":
+            self._failed.add(unit_id)
+        elif item.unit.kind == "evaluate":
+            self._measured.add([unit_id])
+        for waits in self._waits.values():
+            waits.discard(unit_id)
+
+    def _answer(self) -> list[Unit]:
+        for name in [name for name in self._asked if not self._waits[name]]:
+            trial = self._judged(self._asked.pop(name))
+            self._trials[name] = trial
+            self._search.answer(name, trial.objective)
+        return []
+
+    def _judged(self, request: Request) -> Trial:
+        edit = self._edit(request.settings, request.window)
+        rows = self._measured.rows(self._model.id, self._attribute.key, [edit], self._probes(request.seeds))
+        found = summarize([self._row(edit)], rows, "select")
+        pictures = len({(row["prompt_role"], row["prompt"], row["clip_text"], row["seed"]) for row in rows})
+        if not found:
+            return Trial(request, edit.edit_id, pictures, 0.0, 0.0, FAILED)
+        flipped, loss = found[0].flipped.value, neighbour_loss(found[0])
+        most = self._spec.edit.max_neighbour_loss if self._spec.edit else 0.0
+        return Trial(request, edit.edit_id, pictures, flipped, loss, objective(flipped, loss, most))
+
+    def _row(self, edit: PlannedEdit) -> Mapping[str, Any]:
+        return {
+            "edit_id": edit.edit_id, "model": self._model.id, "attribute": self._attribute.key,
+            "attribute_kind": self._attribute.kind, "editor": edit.settings.editor, "scope": edit.scope,
+            "chosen": False, "site_indices": edit.sites, "localization": LOCALIZATION,
+        }  # fmt: skip
+
+    def _crown(self) -> list[Unit] | None:
+        """Writes the trials down, and turns the best into an edit that is measured like any other."""
+        self._write()
+        best = self.best
+        if best is None:
+            return None
+        settings, window = best.request.settings, best.request.window
+        edit = EditSpec(
+            editors=(settings.editor,), lambdas=(settings.strength,), neurons=(settings.neurons,),
+            tokens=(settings.tokens,), fill=settings.fill, preserve=settings.preserve,
+            max_neighbour_loss=self._spec.edit.max_neighbour_loss if self._spec.edit else 0.0,
+        )  # fmt: skip
+        spec = self._spec.model_copy(update={"edit": edit})
+        self._edits = EditStage(self._store, spec, self._resolved, self._order)
+        place = place_by_hand(self._model.id, self._attribute.key, window)
+        return self._edits.at(replace(place, localization=f"{place.localization}, tuned"))
+
+    def _write(self) -> None:
+        before = self._store.read("trials")
+        others = [
+            row for row in before.to_pylist()
+            if (row["model"], row["attribute"]) != (self._model.id, self._attribute.key)
+        ]  # fmt: skip
+        rows = [self._trial_row(trial, self._model) for trial in self.trials]
+        self._store.write_derived("trials", make_table("trials", [*others, *rows]))
+
+    def _trial_row(self, trial: Trial, model: ResolvedModel) -> dict[str, Any]:
+        settings, window = trial.request.settings, trial.request.window
+        neurons = settings.editor == "neurons"
+        best = self.best
+        return {
+            "sweep_id": self._store.sweep_id(), "model": model.id, "attribute": self._attribute.key,
+            "trial": trial.request.trial, "edit_id": trial.edit_id, "editor": settings.editor,
+            "window_start": window.start, "window_size": window.size, "tokens": settings.tokens,
+            "lambda": None if neurons else settings.strength, "neurons": settings.neurons if neurons else None,
+            "seeds": trial.request.seeds, "pictures": trial.pictures, "flipped": trial.flipped,
+            "neighbour_loss": trial.neighbour_loss, "objective": trial.objective,
+            "stopped": trial.request.seeds < self._spec.evaluate.seeds,
+            "best": best is not None and best.request.trial == trial.request.trial,
+            "search_seed": self._search_seed, "settings": settings.model_dump_json(),
+            "schema_version": SCHEMA_VERSION,
+        }  # fmt: skip
