@@ -106,8 +106,8 @@ class NoOpWorker:
 @contextmanager
 def memory() -> Iterator[list[float]]:
     """Yields samples of this process's resident memory in MB, one a second."""
-    samples: list[float] = []
     over, process = threading.Event(), psutil.Process()
+    samples = [process.memory_info().rss / 1e6]
 
     def sample() -> None:
         while not over.wait(1.0):
@@ -136,7 +136,7 @@ def measured(spec: SweepSpec, root: str) -> dict[str, Any]:
     with memory() as samples:
         result = run(spec, root)
     seconds = time.perf_counter() - began
-    quarter = len(samples) // 4 or 1
+    at = [samples[(len(samples) - 1) * part // 4] for part in (1, 2, 4)]
     began = time.perf_counter()
     again = run(spec, root)
     resume = time.perf_counter() - began
@@ -148,7 +148,7 @@ def measured(spec: SweepSpec, root: str) -> dict[str, Any]:
         "cells": result.summary.rows, "units": result.summary.committed, "seconds": seconds,
         "plan_seconds": seconds - result.summary.seconds, "run_seconds": result.summary.seconds,
         "cells_a_second": result.summary.rows / seconds,
-        "memory_mb_at_a_quarter_half_end": [samples[quarter], samples[2 * quarter], samples[-1]],
+        "memory_mb_at_a_quarter_half_end": at,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "resume_seconds": resume, "resumed_units": again.summary.committed, "status_seconds": looked,
         "status_units": [status.units_done, status.units], "localized": [f.outcome for f in result.localizations],

@@ -1,4 +1,4 @@
-"""Cells a second of two Ray workers on two nodes against one process; ``python benchmarks/two_nodes.py``.
+"""Cells a second of two Ray workers on two nodes against one process; ``python -m benchmarks.two_nodes``.
 
 Both run the same sweep of the bundled model with one thread a worker, one after the other in each of several rounds, so
 that a machine that slows down slows both. Two workers on two cores can at best be twice as fast.
@@ -37,15 +37,15 @@ def sweep(seeds: int) -> SweepSpec:
 
 
 class Clock:
-    """Notes when a run had its first and its last row, and how many workers there were."""
+    """Notes when a worker of a run had its model."""
 
     def __init__(self) -> None:
         self.first: float | None = None
-        self.seen: list[tuple[float, int, int]] = []
 
     def __call__(self, progress: Progress) -> None:
         """Takes note."""
-        self.seen.append((time.perf_counter(), progress.rows, progress.workers))
+        if progress.workers and self.first is None:
+            self.first = time.perf_counter()
 
 
 def timed(spec: SweepSpec, root: str, make: Any) -> dict[str, float]:
@@ -55,7 +55,7 @@ def timed(spec: SweepSpec, root: str, make: Any) -> dict[str, float]:
     seconds = time.perf_counter() - began
     summary = result.summary
     assert summary.outcome == "done", summary
-    working = next(at for at, _, workers in clock.seen if workers) - began
+    working = (clock.first or began) - began
     return {
         "cells": summary.rows, "seconds": seconds, "cells_a_second": summary.rows / seconds,
         "seconds_until_a_worker_has_its_model": working, "unit_seconds": summary.unit_seconds,
@@ -90,7 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with ray_head(folder, cpus=0) as head, ray_node(head, "first"), ray_node(head, "second"):
-            # How Ray authenticates is settled when it is imported; its module is, its connection is not yet made.
+            # Ray reads them when it connects.
             os.environ.update({k: v for k, v in head.environment.items() if k.startswith("RAY_")})
             found = measured(head, arguments.rounds, arguments.seeds, folder)
     for key in ("cells_a_second", "cells_a_second_after_that"):

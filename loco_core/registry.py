@@ -17,6 +17,8 @@ from typing import Any
 
 from loco_core.errors import SpecError, did_you_mean
 
+_loaded: dict[Path, ModuleType] = {}
+
 
 def keys(drawer: str) -> tuple[str, ...]:
     """Returns the keys of a drawer (``models``, ``scorers``, ``localizers``) without importing its files."""
@@ -63,6 +65,9 @@ def function(drawer: str, key: str, name: str) -> Callable[..., Any]:
 
 
 def _from_file(path: Path) -> ModuleType:
+    if not path.is_file() and path in _loaded:
+        # Of a job, whose folder Ray may unpack anew under its feet where several nodes run on one machine.
+        return _loaded[path]
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise SpecError(f"no file {path}")
@@ -73,4 +78,5 @@ def _from_file(path: Path) -> ModuleType:
         raise SpecError(f"{path}:{error.lineno}:{error.offset}: {error.msg}; expected Python") from error
     except Exception as error:  # whatever a stranger's file raises while it is imported
         raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    _loaded[path] = module
     return module

@@ -204,7 +204,9 @@ def tune(
         space = Space(editors, window, model.n_sites, largest, wanted.preserve, wanted.fill)
         search = RayTuneSearch(space, trials=trials, concurrent=concurrent, seeds=spec.evaluate.seeds, seed=seed)
         stage = TuneStage(store, spec, held.resolved, name, search, seed)
-        result = _driven(held, Publishing(store, stage.step), controls, meant, stage.requests)
+        result = _driven(
+            held, Publishing(store, stage.step), controls, meant, requests=stage.requests, before_shutdown=search.stop
+        )
         return TuneResult(result, stage.trials, stage.best, spec.evaluate.seeds)
 
 
@@ -255,11 +257,16 @@ def _held(store: Store, spec: SweepSpec, meant: Meant) -> Iterator[_Results]:
 
 
 def _driven(
-    held: _Results, publishing: Publishing, controls: Controls, meant: Meant, requests: Requests | None = None
+    held: _Results,
+    publishing: Publishing,
+    controls: Controls,
+    meant: Meant,
+    requests: Requests | None = None,
+    before_shutdown: Callable[[], None] = lambda: None,
 ) -> EditResult:
     marker = preflight(held.store.blobs, 0)
     settings = worker_settings(held.root, sweep_id(held.spec), held.spec, held.resolved, marker)
-    summary = drive(held.store, publishing, settings, held.lease, controls, requests)
+    summary = drive(held.store, publishing, settings, held.lease, controls, requests, before_shutdown)
     return EditResult(summary, _summaries(held.store, meant))
 
 

@@ -198,7 +198,8 @@ def _joined(parts: Mapping[str, str]) -> str:
 
 def _part(value: Any) -> str:
     """Writes a value canonically. A plan has millions of texts and few settings: both are written fast."""
-    if isinstance(value, str) and value.isascii():
+    # Of ASCII the two write DEL alone in two ways.
+    if isinstance(value, str) and value.isascii() and "\x7f" not in value:
         return json.dumps(value)
     if isinstance(value, Generation | Intervention):
         return _settings(value)

@@ -101,7 +101,7 @@ def resolve(spec: SweepSpec) -> Resolved:
         SpecError: a name is unknown, or a window is larger than a model.
         ModelError: a folder is not a pipeline, or holds pickles where safetensors belong.
     """
-    models, attributes = [], []
+    models = []
     for i, item in enumerate(spec.models):
         with _at("models", i):
             models.append(resolve_model(item))
@@ -113,11 +113,26 @@ def resolve(spec: SweepSpec) -> Resolved:
                     f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention "
                     "sites"
                 )
+    attributes = check_names(spec)
+    with _at("scorer"):
+        scorer = _scorer(spec)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
+    """Looks up the names of a sweep that a machine without any weights knows; returns its attributes.
+
+    Raises:
+        SpecError: a name is unknown; ``loc`` says where in the sweep.
+    """
+    attributes = []
+    for i, item in enumerate(spec.models):
+        if item.path is None:
+            with _at("models", i):
+                find_model(item.id)
     for i, name in enumerate(spec.attributes):
         with _at("attributes", i):
             attributes.append(_attribute(name, spec.prompts))
-    with _at("scorer"):
-        scorer = _scorer(spec)
     with _at("localize", "localizer"):
         registry.function("localizers", spec.localize.localizer, "localize")
     for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
@@ -126,7 +141,7 @@ def resolve(spec: SweepSpec) -> Resolved:
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
             _check_scheduler(spec.generation.scheduler)
-    return Resolved(models=tuple(models), attributes=tuple(attributes), scorer=scorer)
+    return tuple(attributes)
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def drive(
     lease: Beating,
     controls: Controls,
     requests: Requests | None = None,
+    before_shutdown: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """Runs units until none follows, and publishes what they gave.
 
@@ -77,6 +78,7 @@ def drive(
         lease: held on the results.
         controls: of the command.
         requests: see :func:`orchestrator.scheduler.loop.run_units`.
+        before_shutdown: called before the backend is, however the run ended.
 
     Raises:
         LocoError: workers cannot be had, or the results cannot be read or written.
@@ -97,6 +99,7 @@ def drive(
             derivation.finish()
         raise
     finally:
+        before_shutdown()
         backend.shutdown()
     return summary
 

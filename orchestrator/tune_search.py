@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -17,20 +18,25 @@ from typing import Any, get_args
 import optuna
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.stopper import Stopper
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from loco_core.editors import EditSettings, TokenSet
 from loco_core.errors import LocoError
 from loco_core.types import Window
 from orchestrator.scheduler.host import one_line
+from orchestrator.scheduler.protocol import BackendError
 from orchestrator.stages.tune import Request
 
 METRIC, TIME = "objective", "seeds"
 REDUCTION = 2
 """Of the trials that reach a rung, one in so many goes on."""
 LAMBDAS, NEURONS = (1e-4, 10.0), (0.01, 0.3)
+STOP_SECONDS = 30.0
 TRIAL_MEMORY = 1 << 20
 """What a trial takes of its node, in bytes: Ray Tune knows no trial that takes nothing."""
 
@@ -69,9 +75,9 @@ class Space:
 
     def request(self, trial: str, config: dict[str, Any], seeds: int) -> Request:
         """Turns a trial's parameters into what it asks for."""
-        settings: dict[str, Any] = {"editor": config["editor"], "tokens": config["tokens"], "fill": self.fill}
+        settings: dict[str, Any] = {"editor": config["editor"], "tokens": config["tokens"]}
         if config["editor"] == "neurons":
-            settings["neurons"] = config["neurons"]
+            settings |= {"neurons": config["neurons"], "fill": self.fill}
         else:
             settings |= {"strength": config["lambda"], "preserve": self.preserve}
         window = self.window
@@ -100,6 +106,24 @@ class _Broker:
 
     async def answer(self, trial: str, objective: float) -> None:
         self._answers.pop(trial).set_result(objective)
+
+    async def release(self) -> None:
+        for answer in self._answers.values():
+            answer.cancel()
+        self._answers.clear()
+
+
+class _WhenTold(Stopper):  # type: ignore[misc]
+    """Stops all trials once a file is there; Ray Tune pickles it."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.stop_all()
+
+    def stop_all(self) -> bool:
+        return os.path.exists(self._file)
 
 
 def rungs(seeds: int) -> list[int]:
@@ -135,19 +159,38 @@ class RayTuneSearch:
         self._broker: Any = None
         self._thread = threading.Thread(target=self._search, daemon=True, name="tune")
         self._error: Exception | None = None
+        self._folder = tempfile.mkdtemp(prefix="loco-tune-")
+        self._told = os.path.join(self._folder, "stop")
 
     def start(self) -> None:
         """Begins to propose."""
-        self._broker = ray.remote(_Broker).options(num_cpus=0, max_concurrency=self._trials + 2).remote()
+        # Beside the driver: another node may go.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_concurrency": self._trials + 3, "scheduling_strategy": here}
+        self._broker = ray.remote(_Broker).options(**options).remote()
         self._thread.start()
 
     def take(self) -> list[Request]:
-        """Returns what trials ask for since the last call."""
-        return list(ray.get(self._broker.take.remote()))
+        """Returns what trials ask for since the last call.
+
+        Raises:
+            BackendError: Ray is gone.
+        """
+        return list(self._call(self._broker.take))
 
     def answer(self, trial: str, objective: float) -> None:
-        """Tells a trial how it did."""
-        ray.get(self._broker.answer.remote(trial, objective))
+        """Tells a trial how it did.
+
+        Raises:
+            BackendError: Ray is gone.
+        """
+        self._call(self._broker.answer, trial, objective)
+
+    def _call(self, method: Any, *values: Any) -> Any:
+        try:
+            return ray.get(method.remote(*values))
+        except RayError as error:
+            raise BackendError(f"Ray is gone: {one_line(error)}; the same command tries again") from error
 
     def over(self) -> bool:
         """Tells whether no trial will ask any more.
@@ -161,6 +204,15 @@ class RayTuneSearch:
             raise LocoError(f"the search broke off: {one_line(self._error)}") from self._error
         return True
 
+    def stop(self) -> None:
+        """Ends the search, however far it is; Ray must not be shut down under its thread, which would start another."""
+        with open(self._told, "w", encoding="utf-8"):
+            pass
+        if self._thread.is_alive():
+            self._broker.release.remote()
+            self._thread.join(STOP_SECONDS)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def _search(self) -> None:
         # Nothing but the table of trials is kept of a search.
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -170,17 +222,17 @@ class RayTuneSearch:
             time_attr=TIME, metric=METRIC, mode="max", max_t=self._seeds, grace_period=1, reduction_factor=REDUCTION
         )
         function = partial(_trial, space=self._space, seeds=self._seeds, broker=self._broker)
-        with tempfile.TemporaryDirectory(prefix="loco-tune-") as folder:
-            tuner = tune.Tuner(
-                tune.with_resources(function, {"cpu": 0, "memory": TRIAL_MEMORY}),
-                tune_config=tune.TuneConfig(
-                    num_samples=self._trials, search_alg=ConcurrencyLimiter(algorithm, self._concurrent),
-                    scheduler=scheduler, reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(storage_path=folder, verbose=0),
-            )  # fmt: skip
-            try:
-                errors = tuner.fit().errors
-                self._error = errors[0] if errors else None
-            except Exception as error:  # whatever it is, the driver's thread raises it
-                self._error = error
+        tuner = tune.Tuner(
+            tune.with_resources(function, {"cpu": 0, "memory": TRIAL_MEMORY}),
+            tune_config=tune.TuneConfig(
+                num_samples=self._trials, search_alg=ConcurrencyLimiter(algorithm, self._concurrent),
+                scheduler=scheduler, reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(storage_path=self._folder, verbose=0, stop=_WhenTold(self._told)),
+        )  # fmt: skip
+        try:
+            found = tuner.fit()
+            # Of a trial that was lost with its node the others know nothing.
+            self._error = found.errors[0] if len(found.errors) == len(found) else None
+        except Exception as error:  # whatever it is, the driver's thread raises it
+            self._error = error

@@ -143,7 +143,7 @@ class PipelineWorker:
         scored = self._measured(images, pictures, failures, row_by_row)
         tables = self._tables(planned, scored, failures, attempt)
         outcome = self._store.commit_unit(planned.unit_id, tables, uuid.uuid4().hex)
-        self._log_cells(planned, tables)
+        self._log_cells(planned, tables, attempt)
         scores = tables["scores"]
         invalid = sum(status == "invalid" for status in scores["status"].to_pylist())
         return UnitReport(
@@ -152,9 +152,9 @@ class PipelineWorker:
             seconds=time.monotonic() - began,
         )  # fmt: skip
 
-    def _log_cells(self, planned: PlannedUnit, tables: Mapping[str, pa.Table]) -> None:
+    def _log_cells(self, planned: PlannedUnit, tables: Mapping[str, pa.Table], attempt: int) -> None:
         """Names the cells that have no score in the log, each with what a search for it needs."""
-        known = {"sweep_id": self._settings.sweep_id, "unit_id": planned.unit_id}
+        known = {"sweep_id": self._settings.sweep_id, "unit_id": planned.unit_id, "attempt": attempt}
         for row in tables["scores"].select(["cell_id", "status"]).to_pylist():
             if row["status"] == "invalid":
                 logger.info("the image is invalid", extra={**known, "cell_id": row["cell_id"]})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -79,6 +80,9 @@ def started(words: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with suppress(ProcessLookupError):
+            # What it started and has left behind.
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -112,6 +116,8 @@ def ray_head(
     """
     port, dashboard, agent, metrics = free_ports(4)
     env = environment(home, RAY_AUTH_MODE="token", RAY_worker_niceness="0", **variables)
+    # Nobody waits for the work of a node that a test is through with.
+    env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "1"
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         words = [
             "ray", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
@@ -173,7 +179,14 @@ def ray_node(head: Head, name: str, *, cpus: int = 1) -> Iterator[subprocess.Pop
         "--object-store-memory=100000000", "--disable-usage-stats", f"--labels=name={name}",
         f"--dashboard-agent-listen-port={free_ports(1)[0]}",
     ]  # fmt: skip
-    with started(words, head.environment, Path(head.environment["HOME"]) / f"{name}.log") as process:
+    log = Path(head.environment["HOME"]) / f"{name}.log"
+    with started(words, head.environment, log) as process:
+        deadline = time.monotonic() + START_SECONDS
+        # One after the other: of two that start at once on a busy machine one may time out.
+        while not any(node["labels"].get("name") == name for node in nodes_alive(head)):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
         yield process
 
 
@@ -232,7 +245,15 @@ class S3Server:
 
     def __enter__(self) -> S3Server:
         """Starts it and makes the bucket."""
-        self.start()
+        try:
+            self.start()
+            self._make_bucket()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _make_bucket(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -242,7 +263,7 @@ class S3Server:
                 assert time.monotonic() < deadline, self._log.read_text()
                 time.sleep(0.5)
             else:
-                return self
+                return
 
     def __exit__(self, *_: object) -> None:
         """Ends it."""

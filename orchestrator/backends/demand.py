@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply
+from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply, ResourceRequest
+from ray.exceptions import RpcError
+from ray.experimental.internal_kv import _internal_kv_get
 
-JOIN_SECONDS = 45.0
-"""How long nodes of a cluster that does not grow by itself may take to join it."""
-JUDGE_SECONDS = 10.0
-"""How long an autoscaler may take to see a request; measured, it answers within two of its rounds of 5 s."""
+PATIENCE_SECONDS = 40.0
+"""How long nodes may take to join, or to be asked for, before a request is judged."""
 RPC_SECONDS = 10
 OPERATORS = ("!", "in(", "!in(")
 
@@ -45,18 +46,33 @@ def refusal(demand: Demand, waited: float) -> str | None:
         waited: seconds since it was asked for.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if waited < JUDGE_SECONDS or any(_holds(node["Resources"], node.get("Labels") or {}, demand) for node in nodes):
+    if waited < PATIENCE_SECONDS or any(_holds(node["Resources"], node.get("Labels") or {}, demand) for node in nodes):
         return None
-    state = _autoscaling()
+    try:
+        state = _autoscaling()
+    except RpcError:
+        # A head that is busy is no reason.
+        return None
+    there = f"there are at most {_largest(nodes)} on a node"
     if state is None:
-        if waited < JOIN_SECONDS:
+        if _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
+            # The autoscaler before the present one does not say what it cannot give.
             return None
-        return f"no node of the cluster has {demand} for a worker ({_largest(nodes)}), and no autoscaler adds any"
-    for request in state.infeasible_resource_requests:
-        asked = dict(request.resources_bundle)
-        if asked.get("CPU", 0) == demand.cpus and asked.get("GPU", 0) == demand.gpus:
-            return f"no node type of the cluster has {demand} for a worker ({_largest(nodes)} now)"
+        return f"no node of the cluster has {demand} for a worker ({there}), and no autoscaler adds any"
+    # While nodes are on their way all that exceeds the cluster's limit is listed as well.
+    if state.pending_instances or state.pending_instance_requests:
+        return None
+    if any(_is(request, demand) for request in state.infeasible_resource_requests):
+        return f"no node type of the cluster has {demand} for a worker ({there} now)"
     return None
+
+
+def _is(request: ResourceRequest, demand: Demand) -> bool:
+    """Tells whether a request is that of a worker, not another job's."""
+    asked = {name: amount for name, amount in request.resources_bundle.items() if amount}
+    wanted = {name: float(amount) for name, amount in (("CPU", demand.cpus), ("GPU", demand.gpus)) if amount}
+    labels = {item.label_key for selector in request.label_selectors for item in selector.label_constraints}
+    return asked == wanted and labels == {name for name, _ in demand.labels}
 
 
 def _holds(resources: Mapping[str, float], labels: Mapping[str, str], demand: Demand) -> bool:
@@ -71,7 +87,7 @@ def _holds(resources: Mapping[str, float], labels: Mapping[str, str], demand: De
 
 def _largest(nodes: list[dict[str, Mapping[str, float]]]) -> str:
     cpus, gpus = (max((node["Resources"].get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU"))
-    return f"at most {cpus:.0f} CPUs and {gpus:.0f} GPUs"
+    return f"{cpus:.0f} CPUs and {gpus:.0f} GPUs"
 
 
 def _autoscaling() -> AutoscalingState | None:

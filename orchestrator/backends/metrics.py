@@ -10,7 +10,7 @@ PREFIX = "loco_sweep"
 HELP = {
     "units": "Units of the run, by state",
     "workers": "Workers, by state",
-    "images": "Images scored by this driver",
+    "images": "Pictures made under this driver, invalid ones included",
     "images_per_second": "Pace since the first unit went out",
     "seconds_left": "Until what is known is done, at the pace so far",
     "failed_attempts": "Attempts at units that failed under this driver",
@@ -24,16 +24,17 @@ class Metrics:
     All are gauges: they tell of one driver, and begin anew with the next.
 
     Args:
-        sweep: value of the tag ``sweep``.
+        results: of the run, the value of the tag ``results``.
     """
 
-    def __init__(self, sweep: str) -> None:
-        self._sweep = sweep
+    def __init__(self, results: str) -> None:
+        self._results = results
         self._gauges: dict[str, Gauge] = {}
 
     def show(self, progress: Progress) -> None:
         """Publishes; Ray must be running."""
-        states = {"done": progress.done, "failed": progress.failed, "left": progress.left, "running": progress.running}
+        waiting = progress.left - progress.running
+        states = {"done": progress.done, "failed": progress.failed, "waiting": waiting, "running": progress.running}
         for state, count in states.items():
             self._set("units", count, state)
         for state, count in (("working", progress.workers), ("starting", progress.pending)):
@@ -46,7 +47,7 @@ class Metrics:
             self._set("seconds_left", progress.eta_seconds)
 
     def _set(self, name: str, value: float, state: str | None = None) -> None:
-        tags = {"sweep": self._sweep} | ({} if state is None else {"state": state})
+        tags = {"results": self._results} | ({} if state is None else {"state": state})
         gauge = self._gauges.get(name)
         if gauge is None:
             gauge = self._gauges[name] = Gauge(f"{PREFIX}_{name}", HELP[name], tuple(tags))

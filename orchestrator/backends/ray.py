@@ -6,18 +6,15 @@ makes a cluster's autoscaler grow. Ray restarts and retries nothing: the schedul
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import logging
 import os
 import secrets
 import shutil
-import signal
-import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +25,7 @@ from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
+from orchestrator.backends.connection import Head, knock, leave_at_once, loopback, own_logging, own_signals
 from orchestrator.backends.demand import Demand, refusal
 from orchestrator.scheduler.host import WorkerHost, one_line
 from orchestrator.scheduler.protocol import (
@@ -50,11 +48,9 @@ OBJECT_STORE_BYTES = 200_000_000
 """Of a Ray started here: units and reports are small, results never pass through Ray."""
 DRAIN_POLL_SECONDS = 2.0
 DEMAND_POLL_SECONDS = 5.0
-CONNECT_SECONDS = 10.0
 LOG_TAIL_LINES = 8
 LOG_TAIL_BYTES = 32_768
 AUTH_TOKEN = "RAY_AUTH_TOKEN"
-LOOPBACK_ONLY = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
 
 @dataclass(frozen=True)
@@ -140,6 +136,7 @@ class RayBackend:
         self._asked: dict[str, tuple[Demand, float]] = {}
         self._granted: set[Demand] = set()
         self._next_demand_poll = 0.0
+        self._head: Head | None = None
         self._folder: Path | None = None
         logging.getLogger("ray").setLevel(logging.ERROR)
         # Ray prints every death on the driver's terminal; ours are in the reports of the units.
@@ -166,6 +163,8 @@ class RayBackend:
         Raises:
             BackendError: the Ray on this machine can never give it.
         """
+        if self._head is not None:
+            self._head.wait()
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if self._folder is not None:
             _check(needs, gpus)
@@ -209,13 +208,19 @@ class RayBackend:
                 ray.wait(list(self._calls), timeout=timeout)
             else:
                 time.sleep(timeout)
-            self._refuse_impossible()
-            return [*self._drain_notices(), *self._returned()]
+            if self._head is None or self._head.answers():
+                self._refuse_impossible()
+                return [*self._drain_notices(), *self._returned()]
+            return [*self._returned()]
         except RayError as error:
             raise BackendError(f"Ray is gone: {one_line(error)}; the same command resumes") from error
 
     def shutdown(self) -> None:
         """Kills all actors and leaves Ray; one that was started here ends, and its folder goes."""
+        if self._head is not None and self._head.gone:
+            # Whatever is asked of Ray now waits until Ray ends this process, its own shutdown at exit included.
+            atexit.register(leave_at_once)
+            return
         if ray.is_initialized():
             for worker in list(self._actors):
                 self.kill(worker)
@@ -232,7 +237,7 @@ class RayBackend:
         short = "/tmp" if os.path.isdir("/tmp") else None
         self._folder = Path(tempfile.mkdtemp(prefix="loco-ray-", dir=short))
         try:
-            with _own_signals(), _loopback():
+            with own_signals(), loopback():
                 ray.init(
                     address="local",
                     num_cpus=self._workers * self._threads,
@@ -255,9 +260,9 @@ class RayBackend:
         if address == "auto" and (given := os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE)):
             address = given
         if address != "auto":
-            _knock(address)
+            knock(address)
         try:
-            with _own_signals(), _own_logging():
+            with own_signals(), own_logging():
                 # One JSON object a line in the logs of the workers.
                 ray.init(
                     address=address, log_to_driver=False, logging_level=logging.ERROR,
@@ -265,6 +270,7 @@ class RayBackend:
                 )  # fmt: skip
         except Exception as error:
             raise BackendError(f"cannot join the Ray cluster at {address}: {one_line(error)}") from error
+        self._head = Head(ray.get_runtime_context().gcs_address)
 
     def _call(
         self,
@@ -348,7 +354,8 @@ class RayBackend:
             line.strip()
             for path in self.logs.glob(f"worker-{place.worker_id}-*.err")
             for line in _tail(path).splitlines()
-            if line.strip() and not line.startswith(":")
+            # Ray's own marks, and the log of what went well.
+            if line.strip() and not line.startswith((":", "{"))
         ]
         return f"{text} | log: {one_line(' / '.join(tail[-LOG_TAIL_LINES:]))}" if tail else text
 
@@ -370,19 +377,6 @@ def _reason(error: RayActorError) -> LossReason:
     return "died"
 
 
-def _knock(address: str) -> None:
-    """Checks that something listens: where nothing does, Ray waits for minutes and then ends this process."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
-        raise BackendError(
-            f'"{address}" is no address of a Ray cluster; expected HOST:PORT of its head (10.0.0.1:6379), or auto'
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise BackendError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
-
-
 def _check(needs: WorkerNeeds, gpus: int) -> None:
     """Refuses what the Ray on this machine can never give."""
     if (needs.gpus or 0) > gpus:
@@ -392,43 +386,3 @@ def _check(needs: WorkerNeeds, gpus: int) -> None:
         raise BackendError(
             f"a worker needs a machine labelled {labels}, which only a cluster has; join one with --address"
         )
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keeps this process's SIGTERM handler, which ray.init replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _own_logging() -> Iterator[None]:
-    """Keeps this process's logging as it is, for people, whatever format ray.init sets for the job."""
-    loggers = [logging.getLogger(), logging.getLogger("ray")]
-    before = [(logger.level, list(logger.handlers)) for logger in loggers]
-    try:
-        yield
-    finally:
-        for logger, (level, handlers) in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-            logger.handlers = handlers
-
-
-@contextmanager
-def _loopback() -> Iterator[None]:
-    """Makes a Ray that is started here listen on loopback only; Ray itself does so on systems without clusters."""
-    before = os.environ.get(LOOPBACK_ONLY), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[LOOPBACK_ONLY], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        del os.environ[LOOPBACK_ONLY]
-        if before[0] is not None:
-            os.environ[LOOPBACK_ONLY] = before[0]
-        ray_constants.ENABLE_RAY_CLUSTER = before[1]

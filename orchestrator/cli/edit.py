@@ -63,7 +63,7 @@ def edit(
             results, make, max_failures,
             lambda controls, say: edit_driver.edit(
                 edit_driver.Meant(results, model, tuple(attribute or ())), controls, say, window=named, blocks=blocks
-            ),
+            ), address=address,
         )  # fmt: skip
 
 
@@ -73,16 +73,18 @@ def work(
     max_failures: int | None,
     command: Callable[[Controls, Callable[[str], None]], EditResult],
     on_end: Callable[[], None] = lambda: None,
+    address: str | None = None,
 ) -> None:
     """Runs a command on edits, reports, and exits with the code that says how it went."""
     from orchestrator.cli.progress import duration, reporter
-    from orchestrator.cli.run import FAILED_CELLS, explain, print_edits, print_report, signals
+    from orchestrator.cli.run import FAILED_CELLS, explain, print_edits, print_report, shown, signals
     from orchestrator.scheduler.loop import StopSwitch
     from orchestrator.session import Controls
 
     stop = StopSwitch()
     with reporter() as report, signals(stop):
-        result = command(Controls(make_backend, report.progress, stop, max_failures), report.say)
+        show = shown(report, results, address)
+        result = command(Controls(make_backend, show, stop, max_failures), report.say)
     summary = result.summary
     on_end()
     print_edits(result.edits)

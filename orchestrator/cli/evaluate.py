@@ -54,5 +54,5 @@ def evaluate(
         results, backend_maker(backend, workers, threads, address), max_failures,
         lambda controls, say: edit_driver.evaluate(
             edit_driver.Meant(results, model, tuple(attribute or ())), controls, say, changes, only_chosen=chosen
-        ),
+        ), address=address,
     )  # fmt: skip

@@ -134,11 +134,16 @@ def backend_maker(
 
         # Workers of one thread: on two cores 1.3 times as fast as one worker of two threads (bundled model, batches of
         # 62). What cores another machine has is not known here.
-        count = workers or local_gpus() or cores
+        count = worker_count(workers)
         each = 1 if address else max(1, cores // count)
         return RayBackend(settings, workers=count, threads=threads or each, address=address)
 
     return ray
+
+
+def worker_count(workers: int | None) -> int:
+    """Returns how many workers a run on Ray has: as many as were asked for, or one a GPU, or one a core."""
+    return workers or local_gpus() or len(os.sched_getaffinity(0))
 
 
 def local_gpus() -> int:

@@ -102,7 +102,7 @@ def execute(
     make = backend_maker(backend, workers, threads, address)
     with reporter() as report, signals(stop):
         result = driver.run(
-            spec, results, make, on_progress=shown(report, spec, address), on_localized=report.localized, stop=stop,
+            spec, results, make, on_progress=shown(report, results, address), on_localized=report.localized, stop=stop,
             max_failures=max_failures, retry=again,
         )  # fmt: skip
     summary = result.summary
@@ -123,13 +123,13 @@ def execute(
         raise typer.Exit(FAILED_CELLS)
 
 
-def shown(report: Reporter, spec: SweepSpec, address: str | None) -> Callable[[Progress], None]:
+def shown(report: Reporter, results: str, address: str | None) -> Callable[[Progress], None]:
     """Returns what progress is told to: a person and, on a cluster, its metrics."""
     if address is None:
         return report.progress
     from orchestrator.backends.metrics import Metrics
 
-    metrics = Metrics(spec.name)
+    metrics = Metrics(results)
 
     def show(progress: Progress) -> None:
         report.progress(progress)

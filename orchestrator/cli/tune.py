@@ -17,6 +17,7 @@ from orchestrator.cli.options import (
     WorkersOption,
     backend_maker,
     parse_window,
+    worker_count,
 )
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ def tune(
         result = edit_driver.tune(
             edit_driver.Meant(results, model, () if attribute is None else (attribute,)), controls, window=named,
             editors=tuple(str(item) for item in editor or [EditorName.LOCO_EDIT]), trials=trials, seed=seed,
-            concurrent=2 * (workers or 2),
+            concurrent=2 * worker_count(workers),
         )  # fmt: skip
         found.append(result)
         return result.edits
 
-    work(results, make, max_failures, search, on_end=lambda: _show(found[0]))
+    work(results, make, max_failures, search, on_end=lambda: _show(found[0]), address=address)
 
 
 def _show(result: TuneResult) -> None:

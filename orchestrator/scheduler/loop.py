@@ -277,11 +277,12 @@ class _Run:
             return None
         if self._scheduler.too_many_failures:
             return "too_many_failures"
-        return "stopped" if self._scheduler.left else "done"
+        return "stopped" if self._scheduler.left or self._requests is not None else "done"
 
     @property
     def _over(self) -> bool:
-        return self._scheduler.over and (self._requests is None or self._stopping)
+        stopping = self._stopping or self._scheduler.too_many_failures
+        return self._scheduler.over and (self._requests is None or stopping)
 
     def _ask(self) -> None:
         """Takes in what others ask for; when nobody will ask any more, idle workers may go."""

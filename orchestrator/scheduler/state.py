@@ -338,7 +338,8 @@ class Scheduler:
                 self._kill(worker)
         if not self._stopping:
             actions += [*self._feed(), *self._prefetch(), *self._start()]
-            self._release_pending()
+            if not self.keep_workers:
+                self._release_pending()
         return [*actions, *self._take_kills()]
 
     def close(self) -> list[KillWorker]:

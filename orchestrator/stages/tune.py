@@ -6,7 +6,7 @@ like any other at a window that was named by hand: fitted, held against baseline
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from orchestrator.edit_plan import (
     watched,
 )
 from orchestrator.edit_summary import neighbour_loss, summarize
-from orchestrator.resolve import Resolved, ResolvedModel
+from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.stages.edit import EditStage, known_attributes, place_by_hand
@@ -89,6 +89,9 @@ class Search(Protocol):
     def over(self) -> bool:
         """Tells whether no trial will ask any more; raises what ended the search early."""
 
+    def stop(self) -> None:
+        """Ends the search, however far it is."""
+
 
 def objective(flipped: float, neighbour_loss: float, most_loss: float) -> float:
     """Returns what a search maximizes: efficacy under a bound on the neighbours' loss.
@@ -122,7 +125,11 @@ class TuneStage:
         (self._model,) = resolved.models
         self._store, self._spec, self._resolved, self._search = store, spec, resolved, search
         self._attribute: Attribute = resolved.attribute(attribute)
-        self._search_seed, self._order, self._committed = search_seed, 0, set(store.committed())
+        self._search_seed, self._committed = search_seed, store.committed()
+        # Any fit says which attributes are nearest; this one is the paper's own setting at the first site.
+        first = self._edit(EditSettings(editor="loco_edit", tokens="last_subject", strength=0.01), Window(0, 1))
+        self._first = fit_unit(spec, self._model, self._attribute, [first], LOCALIZATION, 0)
+        self._order = 1
         self._beside: list[Attribute] | None = None
         self._asked: dict[str, Request] = {}
         self._waits: dict[str, set[str]] = {}
@@ -138,60 +145,38 @@ class TuneStage:
 
     @property
     def best(self) -> Trial | None:
-        """The best of the trials that were measured on all seeds."""
-        through = [trial for trial in self.trials if trial.request.seeds == self._spec.evaluate.seeds]
-        return max(through, key=lambda trial: trial.objective, default=None)
+        """The best of the trials that were measured on all seeds; of equals the one that spares the most."""
+        through = [
+            trial for trial in self.trials
+            if trial.request.seeds == self._spec.evaluate.seeds and trial.objective > FAILED
+        ]  # fmt: skip
+        return max(through, key=lambda trial: (trial.objective, -trial.neighbour_loss), default=None)
 
     def step(self, settled: Sequence[Settled]) -> list[Unit]:
         """Returns the units that follow; see :func:`orchestrator.scheduler.loop.run_units`."""
-        if not settled:
-            return self._begin()
+        if not settled and self._first.unit_id not in self._committed:
+            return [to_unit(self._first, self._resolved)]
         if self._edits is not None:
             return self._edits.settled(settled)
         for item in settled:
             self._note(item)
-        if self._beside is None and all(item.report.outcome != "failed" for item in settled):
-            self._learn_neighbours()
-        return self._answer()
+        if self._beside is None and self._first.unit_id not in self._failed:
+            nearest = self._store.read_units([self._first.unit_id], "fits")["neighbours"][0].as_py() or []
+            self._beside = watched(self._spec, known_attributes(self._resolved), nearest)
+            self._search.start()
+        self._answer()
+        return []
 
     def requests(self) -> list[Unit] | None:
         """Returns the units that trials ask for; None when the search is over and the best edit is under way."""
-        if self._edits is not None or (self._beside is None and not self._first_left()):
+        if self._edits is not None or self._first.unit_id in self._failed:
             return None
         if self._beside is None:
             return []
         wanted = self._search.take()
-        units = self._units(wanted) if wanted else []
         if wanted or self._asked or not self._search.over():
-            return units
+            return self._units(wanted)
         return self._crown()
-
-    def _first(self) -> Any:
-        """The unit that says which attributes are nearest: a fit of the paper's own setting."""
-        settings = EditSettings(editor="loco_edit", tokens="last_subject", strength=0.01)
-        window = Window(0, 1)
-        edit = self._edit(settings, window)
-        return fit_unit(self._spec, self._model, self._attribute, [edit], LOCALIZATION, self._order)
-
-    def _first_left(self) -> bool:
-        return self._first().unit_id not in self._failed
-
-    def _begin(self) -> list[Unit]:
-        first = self._first()
-        if first.unit_id in self._committed:
-            self._learn_neighbours()
-            return []
-        self._order += 1
-        return [to_unit(first, self._resolved)]
-
-    def _learn_neighbours(self) -> None:
-        nearest = self._store.read_units([self._first_id], "fits")["neighbours"][0].as_py() or []
-        self._beside = watched(self._spec, known_attributes(self._resolved), nearest)
-        self._search.start()
-
-    @property
-    def _first_id(self) -> str:
-        return str(self._first().unit_id)
 
     def _edit(self, settings: EditSettings, window: Window) -> PlannedEdit:
         return planned_edit(self._spec, self._model, self._attribute, settings, "by_hand", window.sites)
@@ -208,19 +193,21 @@ class TuneStage:
             rungs.setdefault(request.seeds, []).append(request)
         found: list[Unit] = []
         for seeds, requests in rungs.items():
-            by_edit = {self._edit(request.settings, request.window): request.trial for request in requests}
-            drawn = self._probes(seeds)
-            pairs = self._measured.pairs(self._model.id, self._attribute.key, by_edit, drawn)
-            units = evaluate_units(
-                self._spec, self._model, self._attribute, list(by_edit), LOCALIZATION, drawn, "select", self._order,
-                pairs,
-            )  # fmt: skip
+            edits = {request.trial: self._edit(request.settings, request.window) for request in requests}
+            distinct, drawn = list({edit.edit_id: edit for edit in edits.values()}.values()), self._probes(seeds)
+            pairs = self._measured.pairs(self._model.id, self._attribute.key, distinct, drawn)
+            units = [
+                unit
+                for unit in evaluate_units(
+                    self._spec, self._model, self._attribute, distinct, LOCALIZATION, drawn, "select", self._order,
+                    pairs,
+                )
+                # One that failed is not run again in this run.
+                if unit.unit_id not in self._failed
+            ]  # fmt: skip
             self._order += len(units)
-            for request in requests:
-                mine = self._edit(request.settings, request.window).edit_id
-                self._waits[request.trial] = {
-                    unit.unit_id for unit in units if any(edit.edit_id == mine for edit in unit.edits)
-                }
+            for trial, edit in edits.items():
+                self._waits[trial] = {unit.unit_id for unit in units if edit in unit.edits}
             found += [to_unit(unit, self._resolved) for unit in units]
         # What is measured already needs no unit.
         self._answer()
@@ -235,34 +222,37 @@ class TuneStage:
         for waits in self._waits.values():
             waits.discard(unit_id)
 
-    def _answer(self) -> list[Unit]:
-        for name in [name for name in self._asked if not self._waits[name]]:
+    def _answer(self) -> None:
+        """Tells trials whose units are done how they did, and writes that down."""
+        ready = [name for name in self._asked if not self._waits[name]]
+        for name in ready:
             trial = self._judged(self._asked.pop(name))
             self._trials[name] = trial
             self._search.answer(name, trial.objective)
-        return []
+        if ready:
+            self._write()
 
     def _judged(self, request: Request) -> Trial:
         edit = self._edit(request.settings, request.window)
         rows = self._measured.rows(self._model.id, self._attribute.key, [edit], self._probes(request.seeds))
-        found = summarize([self._row(edit)], rows, "select")
-        pictures = len({(row["prompt_role"], row["prompt"], row["clip_text"], row["seed"]) for row in rows})
-        if not found:
-            return Trial(request, edit.edit_id, pictures, 0.0, 0.0, FAILED)
-        flipped, loss = found[0].flipped.value, neighbour_loss(found[0])
-        most = self._spec.edit.max_neighbour_loss if self._spec.edit else 0.0
-        return Trial(request, edit.edit_id, pictures, flipped, loss, objective(flipped, loss, most))
-
-    def _row(self, edit: PlannedEdit) -> Mapping[str, Any]:
-        return {
+        row = {
             "edit_id": edit.edit_id, "model": self._model.id, "attribute": self._attribute.key,
             "attribute_kind": self._attribute.kind, "editor": edit.settings.editor, "scope": edit.scope,
             "chosen": False, "site_indices": edit.sites, "localization": LOCALIZATION,
         }  # fmt: skip
+        found = summarize([row], rows, "select")
+        pictures = len({(row["prompt_role"], row["prompt"], row["clip_text"], row["seed"]) for row in rows})
+        if not found:
+            return Trial(request, edit.edit_id, pictures, 0.0, 0.0, FAILED)
+        flipped, loss = found[0].flipped.value, neighbour_loss(found[0])
+        return Trial(request, edit.edit_id, pictures, flipped, loss, objective(flipped, loss, self._most_loss))
+
+    @property
+    def _most_loss(self) -> float:
+        return (self._spec.edit or EditSpec()).max_neighbour_loss
 
     def _crown(self) -> list[Unit] | None:
-        """Writes the trials down, and turns the best into an edit that is measured like any other."""
-        self._write()
+        """Turns the best trial into an edit that is measured like any other."""
         best = self.best
         if best is None:
             return None
@@ -270,35 +260,31 @@ class TuneStage:
         edit = EditSpec(
             editors=(settings.editor,), lambdas=(settings.strength,), neurons=(settings.neurons,),
             tokens=(settings.tokens,), fill=settings.fill, preserve=settings.preserve,
-            max_neighbour_loss=self._spec.edit.max_neighbour_loss if self._spec.edit else 0.0,
+            max_neighbour_loss=self._most_loss,
         )  # fmt: skip
         spec = self._spec.model_copy(update={"edit": edit})
         self._edits = EditStage(self._store, spec, self._resolved, self._order)
         place = place_by_hand(self._model.id, self._attribute.key, window)
-        return self._edits.at(replace(place, localization=f"{place.localization}, tuned"))
+        return self._edits.at(replace(place, localization=f"{place.localization}, {settings.editor} tuned"))
 
     def _write(self) -> None:
-        before = self._store.read("trials")
-        others = [
-            row for row in before.to_pylist()
-            if (row["model"], row["attribute"]) != (self._model.id, self._attribute.key)
-        ]  # fmt: skip
-        rows = [self._trial_row(trial, self._model) for trial in self.trials]
+        """Replaces what ``trials`` says of this attribute of this model: an earlier search of it goes."""
+        mine, best = (self._model.id, self._attribute.key), self.best
+        others = [row for row in self._store.read("trials").to_pylist() if (row["model"], row["attribute"]) != mine]
+        rows = [self._row(trial, best=trial is best) for trial in self.trials]
         self._store.write_derived("trials", make_table("trials", [*others, *rows]))
 
-    def _trial_row(self, trial: Trial, model: ResolvedModel) -> dict[str, Any]:
+    def _row(self, trial: Trial, *, best: bool) -> dict[str, Any]:
         settings, window = trial.request.settings, trial.request.window
         neurons = settings.editor == "neurons"
-        best = self.best
         return {
-            "sweep_id": self._store.sweep_id(), "model": model.id, "attribute": self._attribute.key,
+            "sweep_id": self._store.sweep_id(), "model": self._model.id, "attribute": self._attribute.key,
             "trial": trial.request.trial, "edit_id": trial.edit_id, "editor": settings.editor,
             "window_start": window.start, "window_size": window.size, "tokens": settings.tokens,
             "lambda": None if neurons else settings.strength, "neurons": settings.neurons if neurons else None,
             "seeds": trial.request.seeds, "pictures": trial.pictures, "flipped": trial.flipped,
             "neighbour_loss": trial.neighbour_loss, "objective": trial.objective,
-            "stopped": trial.request.seeds < self._spec.evaluate.seeds,
-            "best": best is not None and best.request.trial == trial.request.trial,
+            "stopped": trial.request.seeds < self._spec.evaluate.seeds, "best": best,
             "search_seed": self._search_seed, "settings": settings.model_dump_json(),
             "schema_version": SCHEMA_VERSION,
         }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 from loco_core.errors import SpecError
 from loco_core.toyworld import PLANTED_TABLES
+from orchestrator.spec import SweepSpec
 from orchestrator.submit.cluster_file import LoadedCluster
 
 PACKAGES = ("loco_core", "orchestrator")
@@ -51,11 +52,30 @@ def bundle(cluster: LoadedCluster, folder: Path, *, again: bool = False) -> Bund
         source = next(iter(found.submodule_search_locations or ()))
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(*_LEFT_OUT))
     # JSON is YAML, and writes every number so that it reads back exactly.
-    (folder / SWEEP).write_text(cluster.sweep.model_dump_json(exclude_unset=True), encoding="utf-8")
+    (folder / SWEEP).write_text(traveling(cluster, ".").model_dump_json(exclude_unset=True), encoding="utf-8")
+    for path in cluster.code.values():
+        shutil.copyfile(path, folder / path.name)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > LIMIT:
         raise SpecError(f"the job's files weigh {size / 2**20:.0f} MiB; Ray takes at most {LIMIT // 2**20}")
     return Bundle(folder, command(cluster, SWEEP, again=again))
+
+
+def traveling(cluster: LoadedCluster, where: str) -> SweepSpec:
+    """Returns the sweep as the job finds it: the user's own Python files lie in a folder of the cluster.
+
+    Args:
+        cluster: the cluster file.
+        where: that folder.
+    """
+    sweep, there = cluster.sweep, {name: f"{where}/{path.name}" for name, path in cluster.code.items()}
+    changes: dict[str, Any] = {}
+    if sweep.localize.localizer in there:
+        changes["localize"] = sweep.localize.model_copy(update={"localizer": there[sweep.localize.localizer]})
+    if sweep.edit is not None and set(sweep.edit.editors) & set(there):
+        editors = tuple(there.get(name, name) for name in sweep.edit.editors)
+        changes["edit"] = sweep.edit.model_copy(update={"editors": editors})
+    return sweep.model_copy(update=changes)
 
 
 def runtime_env(cluster: LoadedCluster) -> dict[str, Any]:

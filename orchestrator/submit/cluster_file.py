@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loco_core.errors import SpecError
+from orchestrator.resolve import check_names
 from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
 from orchestrator.spec.cluster import ClusterSpec, WorkersSpec
 from orchestrator.spec.yaml_file import load_yaml
@@ -32,6 +33,11 @@ class LoadedCluster:
         return hashlib.sha256(f"{self.spec.name}\n{self.spec.results}".encode()).hexdigest()[:12]
 
     @property
+    def code(self) -> dict[str, Path]:
+        """The user's own Python files that the sweep names, by what it calls them; they travel with the job."""
+        return _code(self.sweep)
+
+    @property
     def gpus(self) -> int:
         """GPUs that a node must have for the largest of its workers."""
         return max(model.worker.gpus or 0 for model in self.sweep.models)
@@ -54,7 +60,15 @@ def load_cluster(path: str | Path) -> LoadedCluster:
         where = place(file, ("results",))
         raise SpecError(f"{where}: results: {spec.results!r} here and {sweep.results!r} in the sweep; expected one")
     if spec.cluster.local is None:
-        _check_reachable(file, spec, sweep, file.parent / str(spec.sweep) if named else file)
+        sweep_file = file.parent / str(spec.sweep) if named else file
+        _check_reachable(file, spec, sweep, sweep_file)
+        # A misspelled name is to show here, not when a node of the cluster has come up.
+        try:
+            check_names(sweep)
+        except SpecError as error:
+            keys = error.loc if named else ("sweep", *error.loc)
+            raise SpecError(f"{place(sweep_file, keys)}: {error}") from error
+        _check_code(sweep_file, _code(sweep))
     models = sweep.models if spec.cluster.local else tuple(_with_needs(m, spec.workers) for m in sweep.models)
     return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
 
@@ -85,3 +99,18 @@ def _with_needs(model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
         }
     )
     return model.model_copy(update={"worker": filled})
+
+
+def _code(sweep: SweepSpec) -> dict[str, Path]:
+    editors = sweep.edit.editors if sweep.edit else ()
+    return {name: Path(name) for name in (sweep.localize.localizer, *editors) if name.endswith(".py")}
+
+
+def _check_code(sweep_file: Path, code: dict[str, Path]) -> None:
+    """Refuses files that would overwrite each other where the job finds them."""
+    names = [path.name for path in code.values()]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(
+                f"{sweep_file}: two files are named {name}, and the job finds both in one folder; rename one"
+            )

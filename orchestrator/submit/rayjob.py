@@ -14,7 +14,7 @@ import yaml
 
 from loco_core.errors import ClusterError
 from orchestrator.spec.cluster import RayJobSpec
-from orchestrator.submit.bundle import SWEEP, command, runtime_env
+from orchestrator.submit.bundle import SWEEP, command, runtime_env, traveling
 from orchestrator.submit.cluster_file import LoadedCluster
 
 LABEL = "loco-sweep"
@@ -50,9 +50,10 @@ def _objects(cluster: LoadedCluster, *, again: bool) -> tuple[dict[str, Any], di
     assert job is not None
     name = label(cluster)
     labels = {LABEL: name}
-    sweep = cluster.sweep.model_dump_json(exclude_unset=True)
+    sweep = traveling(cluster, FOLDER).model_dump_json(exclude_unset=True)
+    code = {path.name: path.read_text(encoding="utf-8") for path in cluster.code.values()}
     config = {
-        "apiVersion": "v1", "kind": "ConfigMap", "data": {SWEEP: sweep},
+        "apiVersion": "v1", "kind": "ConfigMap", "data": {SWEEP: sweep, **code},
         "metadata": {"name": f"{name}-sweep", "namespace": job.namespace, "labels": labels},
     }  # fmt: skip
     mounts = {"volumeMounts": [{"name": "sweep", "mountPath": FOLDER, "readOnly": True}]}
@@ -79,7 +80,7 @@ def _objects(cluster: LoadedCluster, *, again: bool) -> tuple[dict[str, Any], di
                     {
                         "groupName": "workers", "replicas": spec.workers.min, "minReplicas": spec.workers.min,
                         "maxReplicas": spec.workers.max, "rayStartParams": {},
-                        "template": _pod(job, "ray-worker", needs, {}, selector),
+                        "template": _pod(job, "ray-worker", needs, mounts, {**volumes, **selector}),
                     }
                 ],
             },

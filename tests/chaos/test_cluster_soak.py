@@ -78,6 +78,9 @@ class Soak:
         if self._driver is not None and self._driver.returncode == 0:
             self._driver = None
             return True
+        if self._driver is not None and self._driver.returncode > 0:
+            _, error = self._driver.communicate()
+            assert "Traceback" not in error, error
         self.starts += 1
         grown = self.spec.model_copy(update={"seeds": tuple(range(self.seeds))})
         (self._folder / "sweep.yaml").write_text(grown.model_dump_json(exclude_unset=True))
@@ -95,9 +98,12 @@ class Soak:
                 self._rng.choice(workers).kill()
             case "raylet":
                 node = self._nodes.pop(self._rng.randrange(len(self._nodes)))
-                if node.poll() is None:
+                there = node.poll() is None
+                if there:
                     kill_raylet(node)
                 self._join()
+                if not there:
+                    return
             case "driver":
                 if self._driver is None or self._driver.poll() is not None:
                     return

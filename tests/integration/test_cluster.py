@@ -96,7 +96,7 @@ def test_nodes_come_for_the_work_and_go_when_it_is_done(growing: Head, tiny_pipe
     while process.poll() is None:
         assert time.monotonic() - began < COMMAND_SECONDS
         most = max(most, len(nodes_alive(growing)))
-        metrics |= set(re.findall(r'^(ray_loco_sweep_\w+)\{.*sweep="tiny"', _scraped(growing), re.MULTILINE))
+        metrics |= set(re.findall(r'^(ray_loco_sweep_\w+)\{.*results="[^"]+/results"', _scraped(growing), re.MULTILINE))
         time.sleep(0.5)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, ""), out + err

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from loco_core.errors import StoreError
@@ -69,13 +71,15 @@ def assert_same(root: str, undisturbed: Store) -> None:
 
 
 def test_requests_that_fail_in_every_way_cost_no_row(between: Proxy, root: str, undisturbed: Store) -> None:
+    assert run(f"{root}-clean").summary.outcome == "done"
+    needed = between.requests.total()
     between.choose = at_random(SEED, 0.25, PASSING)
     assert run(root).summary.outcome == "done"
     between.choose = lambda method, number: None
     assert set(between.faults) == set(PASSING), f"seed {SEED}"
-    assert between.lost_puts > 3
-    # A request costs at most the tries that a share of faults asks for: none is repeated without need.
-    assert between.requests.total() < 3 * (between.requests.total() - between.faults.total())
+    assert between.lost_puts > 0
+    # A third more for what failed; the lease is renewed more often as all takes longer.
+    assert between.requests.total() - needed < 2 * needed
     assert_same(root, undisturbed)
 
 
@@ -116,9 +120,13 @@ def test_credentials_that_expire_end_the_run_in_one_line_and_new_ones_resume_it(
 
 
 def test_nothing_of_the_credentials_is_written_anywhere(server: S3Server, between: Proxy, root: str) -> None:
-    run(root)
+    assert run(root).summary.outcome == "done"
     fs = file_system(os.environ)
-    secrets = [os.environ[name].encode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
-    for path in fs.find(root):
+    secrets = [os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    paths = fs.find(root)
+    assert len(paths) > 10
+    for path in paths:
         content = fs.cat(path)
-        assert not any(secret in content for secret in secrets), path
+        table = pq.read_table(io.BytesIO(content)).to_pylist() if path.endswith(".parquet") else ""
+        text = content.decode(errors="replace") + str(table)
+        assert not any(secret in text for secret in secrets), path

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loco_core.types import Generation, Intervention
@@ -131,6 +131,7 @@ def test_a_plain_name_stays() -> None:
 
 
 @given(st.text(), st.text(), st.integers(0, 2**53 - 1), st.floats(0, 100), st.booleans())
+@example("a\x7fb", "\x00\x1f\u20ac", 0, 7.5, True)
 def test_an_identity_is_the_hash_of_a_canonical_text(
     prompt: str, donor: str, seed: int, guidance: float, swapped: bool
 ) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -196,3 +198,50 @@ def test_many_units_cost_little_each() -> None:
     began = time.process_time()
     run(ScriptedBackend(Diary(), workers=8), [unit(n) for n in range(5000)])
     assert (time.process_time() - began) / 5000 < 0.002
+
+
+class Asking:
+    """Others that ask for one unit after another, with turns between in which they ask for nothing."""
+
+    def __init__(self, units: Sequence[Unit], *, endless: bool = False) -> None:
+        self.left, self.turns, self.endless = list(units), 0, endless
+
+    def __call__(self) -> list[Unit] | None:
+        self.turns += 1
+        if not self.left and not self.endless:
+            return None
+        return [self.left.pop(0)] if self.left and self.turns % 5 == 0 else []
+
+
+def asked(backend: ScriptedBackend, asking: Asking, **options: Any) -> RunSummary:
+    return run_units(
+        backend, lambda settled: (), backend.diary, lambda progress: None, options.pop("stop", StopSwitch()),
+        requests=asking, **options,
+    )  # fmt: skip
+
+
+def test_units_that_others_ask_for_are_done_by_a_worker_that_waits_for_them() -> None:
+    backend = ScriptedBackend(Diary())
+    summary = asked(backend, Asking([unit(0), unit(1), unit(2)]))
+    assert (summary.outcome, summary.committed, summary.left) == ("done", 3, 0)
+    # The one worker was never let go in between.
+    assert backend.killed == ["worker-001"]
+
+
+def test_stopped_while_others_may_ask_for_more_it_is_not_done() -> None:
+    stop, asking = StopSwitch(), Asking([unit(0)], endless=True)
+    backend = ScriptedBackend(Diary())
+    summary = asked(
+        backend, asking, stop=stop, heartbeat=lambda: not (asking.turns > 20 and not stop.pressed and stop.press())
+    )
+    assert (summary.outcome, summary.committed) == ("stopped", 1)
+
+
+def test_too_many_failures_end_a_run_that_others_ask_for_units() -> None:
+    backend = ScriptedBackend(Diary())
+    report = UnitReport("u0", 1, "failed", error="no")
+    backend.dispatch = lambda worker, unit, attempt, row_by_row: backend.events.append(  # type: ignore[method-assign]
+        UnitDone(worker, replace(report, attempt=attempt))
+    )
+    summary = asked(backend, Asking([unit(0)], endless=True), max_failures=0)
+    assert summary.outcome == "too_many_failures"
