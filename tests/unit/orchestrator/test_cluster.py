@@ -100,6 +100,54 @@ def test_a_model_folder_of_this_machine_is_refused_where_other_machines_work(fol
     assert load_cluster(folder / "cluster.yaml").sweep.models[0].path == "./mine"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("style/lumio", "style/lumoi", 'sweep.yaml:3:14: no attribute "style/lumoi"; did you mean "style/lumio"'),
+        ("[toy]", "[tyo]", 'sweep.yaml:2:10: no model "tyo"; did you mean "toy"'),
+        ("scorer:", "localize: {localizer: windoww}\nscorer:", 'sweep.yaml:4:23: no localizer "windoww"'),
+        ("scorer:", "edit: {editors: [loco_edti]}\nscorer:", 'sweep.yaml:4:18: no editor "loco_edti"'),
+    ],
+)
+def test_a_misspelled_name_shows_before_anything_is_submitted(
+    folder: Path, before: str, after: str, message: str
+) -> None:
+    (folder / "sweep.yaml").write_text(SWEEP.replace(before, after))
+    with pytest.raises(SpecError, match=message):
+        load_cluster(folder / "cluster.yaml")
+    inline = "sweep:\n" + "".join(f"  {line}\n" for line in SWEEP.replace(before, after).splitlines())
+    (folder / "cluster.yaml").write_text(CLUSTER.replace("sweep: sweep.yaml\n", inline))
+    with pytest.raises(SpecError, match=r"cluster.yaml:\d+:\d+: " + message.partition(": ")[2]):
+        load_cluster(folder / "cluster.yaml")
+
+
+@pytest.mark.parametrize("choice", ['{address: "http://head:8265"}', "{rayjob: {image: i}}"])
+def test_files_of_the_users_own_travel_with_the_job(
+    folder: Path, choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "mine.py").write_text("def localize(scores, settings, site_names=()): ...")
+    (folder / "sweep.yaml").write_text(f"{SWEEP}localize: {{localizer: ./mine.py}}\n")
+    (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', choice))
+    loaded, job = load_cluster(folder / "cluster.yaml"), tmp_path / "job"
+    if loaded.spec.cluster.rayjob:
+        config = next(yaml.safe_load_all(manifest(loaded, again=False)))
+        assert config["data"]["mine.py"] == (folder / "mine.py").read_text()
+        assert json.loads(config["data"]["submitted.yaml"])["localize"]["localizer"].startswith("/")
+        return
+    job.mkdir()
+    bundle(loaded, job)
+    assert (job / "mine.py").read_text() == (folder / "mine.py").read_text()
+    assert json.loads((job / "submitted.yaml").read_text())["localize"]["localizer"] == "./mine.py"
+    (folder / "other").mkdir()
+    (folder / "other" / "mine.py").write_text("def edit(model, target, settings): ...")
+    (folder / "sweep.yaml").write_text(
+        f"{SWEEP}localize: {{localizer: ./mine.py}}\nedit: {{editors: [./other/mine.py]}}\n"
+    )
+    with pytest.raises(SpecError, match=r"two files are named mine\.py"):
+        load_cluster(folder / "cluster.yaml")
+
+
 def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -> None:
     job = tmp_path / "job"
     job.mkdir()
