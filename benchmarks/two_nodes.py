@@ -16,7 +16,6 @@ from typing import Any
 
 from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.backends.ray import RayBackend
 from orchestrator.scheduler.loop import Progress, StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
@@ -70,6 +69,9 @@ def measured(head: Head, rounds: int, seeds: int, folder: Path) -> list[dict[str
         return InlineBackend(settings, threads=1)
 
     def two(settings: WorkerSettings) -> Backend:
+        # How Ray authenticates is settled when it is imported.
+        from orchestrator.backends.ray import RayBackend
+
         return RayBackend(settings, workers=2, threads=1, address=head.gcs)
 
     return [
@@ -90,7 +92,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with ray_head(folder, cpus=0) as head, ray_node(head, "first"), ray_node(head, "second"):
-            # Ray reads them when it connects.
             os.environ.update({k: v for k, v in head.environment.items() if k.startswith("RAY_")})
             found = measured(head, arguments.rounds, arguments.seeds, folder)
     for key in ("cells_a_second", "cells_a_second_after_that"):
