@@ -83,7 +83,7 @@ def test_sites_that_hold_nothing_read_words_that_say_nothing(model: PlantedModel
         read = np.array([_style(captions.texts[number]) for number in rows[site]])
         agree = float((read == labels.style)[labels.style != PLAIN].mean())
         if site in plant.sites:
-            assert agree > 0.3
+            assert agree > 0.4
         else:
             assert agree == pytest.approx(1 / len(STYLE_NAMES), abs=0.04)
 
