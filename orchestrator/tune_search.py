@@ -13,6 +13,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import optuna
@@ -159,11 +160,12 @@ class RayTuneSearch:
         self._broker: Any = None
         self._thread = threading.Thread(target=self._search, daemon=True, name="tune")
         self._error: Exception | None = None
-        self._folder = tempfile.mkdtemp(prefix="loco-tune-")
-        self._told = os.path.join(self._folder, "stop")
+        self._folder = self._told = ""
 
     def start(self) -> None:
         """Begins to propose."""
+        self._folder = tempfile.mkdtemp(prefix="loco-tune-")
+        self._told = os.path.join(self._folder, "stop")
         # Beside the driver: another node may go.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_concurrency": self._trials + 3, "scheduling_strategy": here}
@@ -206,8 +208,9 @@ class RayTuneSearch:
 
     def stop(self) -> None:
         """Ends the search, however far it is; Ray must not be shut down under its thread, which would start another."""
-        with open(self._told, "w", encoding="utf-8"):
-            pass
+        if not self._folder:
+            return
+        Path(self._told).touch()
         if self._thread.is_alive():
             self._broker.release.remote()
             self._thread.join(STOP_SECONDS)

@@ -46,9 +46,8 @@ class Head:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + HEAD_POLL_SECONDS
-            host, _, port = self._address.rpartition(":")
             try:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+                _reach(self._address, 1.0)
                 self._silent_since = 0.0
             except OSError:
                 self._silent_since = self._silent_since or now
@@ -75,9 +74,14 @@ def knock(address: str) -> None:
             f'"{address}" is no address of a Ray cluster; expected HOST:PORT of its head (10.0.0.1:6379), or auto'
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        _reach(address, CONNECT_SECONDS)
     except (OSError, OverflowError) as error:
         raise BackendError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
+
+
+def _reach(address: str, timeout: float) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
 
 
 @contextmanager

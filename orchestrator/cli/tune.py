@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from orchestrator.edit_driver import EditResult, TuneResult
     from orchestrator.session import Controls
-    from orchestrator.stages.tune import Trial
 
 SHOWN = 5
 
@@ -90,8 +89,7 @@ def _show(result: TuneResult) -> None:
                   box=SIMPLE, pad_edge=False)  # fmt: skip
     for name in ("edit", "tokens", "seeds", "flipped", "neighbours lost"):
         table.add_column(name)
-    order: Callable[[Trial], tuple[int, float]] = lambda trial: (trial.request.seeds, trial.objective)  # noqa: E731
-    for trial in sorted(result.trials, key=order, reverse=True)[:SHOWN]:
+    for trial in sorted(result.trials, key=lambda trial: (trial.request.seeds, trial.objective), reverse=True)[:SHOWN]:
         settings, window = trial.request.settings, trial.request.window
         neurons = settings.editor == "neurons"
         strength = f"{settings.neurons:.0%} of neurons" if neurons else f"lambda {settings.strength:.2g}"
