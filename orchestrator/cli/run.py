@@ -191,19 +191,24 @@ def print_edits(found: Iterable[EditSummary]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rows = [item for item in found if item.chosen]
+    rows = sorted((item for item in found if item.chosen), key=lambda item: item.model)
     if not rows:
         return
     table = Table(title="Chosen edits, on prompts and seeds they never saw, in percent", box=SIMPLE, pad_edge=False)
-    for name in ("model", "attribute", "edit"):
+    for name in ("model, attribute", "edit"):
         table.add_column(name, overflow="fold")
     for name in ("flipped", "neighbours", "content"):
         table.add_column(name, no_wrap=True)
+    model = None
     for row in rows:
+        if row.model != model:
+            # On a line of its own: in a column of its own a long name breaks all others at 80 columns.
+            model = row.model
+            table.add_row(model)
         shares = (row.flipped, row.neighbours_kept, row.content_kept)
         cells = (f"{100 * s.value:.0f} ({100 * s.low:.0f}-{100 * s.high:.0f})" if s.of else "-" for s in shares)
         sites = span(row.sites[0], len(row.sites)) + ("*" if row.scope == "by_hand" else "")
-        table.add_row(row.model, row.attribute, f"{row.editor} {sites}", *cells)
+        table.add_row(f"  {row.attribute}", f"{row.editor} {sites}", *cells)
     Console().print(table)
     print("flipped: show the donor's class now; neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):
