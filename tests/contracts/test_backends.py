@@ -24,6 +24,8 @@ from orchestrator.scheduler.protocol import (
     WorkerReady,
 )
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @dataclass(frozen=True)
 class Orders:

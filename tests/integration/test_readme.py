@@ -14,10 +14,19 @@ from orchestrator.resolve import resolve
 from orchestrator.spec import load_sweep
 from tests.sweeps import Command
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-EVALUATE = "evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false}\n"
+SMALLER = {
+    "prompts: 8": "prompts: 2", "seeds: 6": "seeds: 2", "sizes: [1, 2, 3]": "sizes: [1, 2]", "steps: 8": "steps: 4",
+    "style/velor, ": "",
+}  # fmt: skip
+EDITS = """\
+edit: {lambdas: [0.1], neurons: [0.05], tokens: [subject], preserve: 1}
+evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false}
+"""
 
 
 def snippets(language: str) -> list[str]:
@@ -31,7 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for text in snippets("yaml"):
         name = text.splitlines()[0].removeprefix("# ")
         # A smaller sweep of the same shape: the snippets are tested, not the findings.
-        smaller = text.replace("prompts: 8", "prompts: 2").replace("seeds: 6", "seeds: 2") + EVALUATE
+        smaller = text + EDITS
+        for long, short in SMALLER.items():
+            smaller = smaller.replace(long, short)
         (folder / name).write_text(text if name == "cluster.yaml" else smaller)
     lines = [line for snippet in snippets("console") for line in snippet.splitlines()]
     # `bench-localizer` takes minutes and has tests of its own.
