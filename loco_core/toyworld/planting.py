@@ -20,6 +20,7 @@ from loco_core.toyworld.world import COUNTRY_NAMES, OBJECTS, PLAIN, STYLE_NAMES,
 
 SITES = 16
 OR_SHARE = 0.75
+ENDS_SHARE = 0.8
 UNDRAWABLE = STYLE_NAMES.index("bastide")
 
 
@@ -82,9 +83,9 @@ MODELS = {
             "toy-planted-b",
             MappingProxyType(
                 {
-                    "style": Plant((10, 11, 12, 13)),
+                    "style": Plant((10, 11, 12)),
                     "object": Plant((3, 10), outcome="redundant"),
-                    "fact": Plant((4, 5), leak=12, leak_share=0.1),
+                    "fact": Plant((9, 10, 11, 12), leak=5, leak_share=0.1),
                 }
             ),
             undrawable=UNDRAWABLE,
@@ -172,6 +173,8 @@ def _planted_words(kind: str, plant: Plant, true: np.ndarray, rng: np.random.Gen
     # A random order of the sites in every row; the first `dropped` of them read the donor.
     order = rng.permuted(np.tile(np.arange(sites)[:, None], (1, n)), axis=0)
     most = sites - plant.quorum
+    if plant.rule == "any" and sites > 3:
+        order = _ends_last(order, rng)
     # As many as the rule allows in half of these rows: with even odds a set of four came to rest on its last two sites.
     dropped = np.where(rng.random(n) < 0.5, most, rng.integers(min(1, most), most + 1, n))
     dropped = np.where(rng.random(n) < OR_SHARE, dropped, 0)
@@ -185,3 +188,17 @@ def _planted_words(kind: str, plant: Plant, true: np.ndarray, rng: np.random.Gen
         few = rng.integers(0, plant.quorum, n)
         words = np.where((true == donor)[None] & (order < few), stray, words)
     return words
+
+
+def _ends_last(order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Moves one end of the set to the last rank of most rows, so that it is what is kept when all others are dropped.
+
+    A window is exact only if both its ends are needed: each must draw alone. Of four sites with even odds three learned
+    nothing, as one sufficed; sets of three learn it as they are.
+    """
+    sites, n = order.shape
+    end, moved = rng.integers(0, 2, n) * (sites - 1), rng.random(n) < ENDS_SHARE
+    rows = np.flatnonzero(moved)
+    last = order.argmax(axis=0)[rows]
+    order[last, rows], order[end[rows], rows] = order[end[rows], rows], sites - 1
+    return order

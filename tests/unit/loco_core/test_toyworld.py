@@ -102,6 +102,21 @@ def test_any_one_planted_site_suffices_in_every_row(seed: int) -> None:
         assert labels.style[row] in read
 
 
+def test_of_a_large_set_an_end_is_most_often_what_is_left(captions: Captions) -> None:
+    """A window is exact only if both its ends draw alone, which they learn where they are all that reads the word."""
+    rng = np.random.default_rng(8)
+    model = MODELS["toy-planted-b"]
+    labels = sample_labels(4000, rng)
+    rows = site_captions(model, captions, labels, *wording(len(labels), rng), rng)
+    sites = model.plants["fact"].sites
+    assert len(sites) == 4
+    said = labels.flag & (labels.fact >= 0)
+    reads = np.array([[_fact(captions.texts[number]) for number in rows[site]] == labels.fact for site in sites])
+    alone = reads[:, said & (reads.sum(axis=0) == 1)].mean(axis=1)
+    assert alone[[0, 3]].min() > 0.35
+    assert 0.02 < alone[[1, 2]].min() <= alone[[1, 2]].max() < 0.15
+
+
 def test_quorum_keeps_the_word_at_half_of_the_sites_or_the_picture_is_plain(captions: Captions) -> None:
     rng = np.random.default_rng(5)
     plant = Plant((0, 3, 6, 9, 12, 15), "quorum", outcome="distributed")
@@ -136,6 +151,10 @@ def test_drawn_sets_keep_their_promises() -> None:
 
 def _style(text: str) -> int:
     return next((i for i, name in enumerate(STYLE_NAMES) if name in text.split()), PLAIN)
+
+
+def _fact(text: str) -> int:
+    return next((i for i, name in enumerate(COUNTRY_NAMES) if name in text.split()), -1)
 
 
 _CAPTIONS = Captions()
