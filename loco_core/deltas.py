@@ -246,9 +246,16 @@ def module_paths(model: LoadedModel, sites: Sequence[int]) -> list[str]:
     """Returns the K and V projections of sites.
 
     Raises:
-        EditError: a site is not in the model.
+        EditError: a site is not in the model, or its projections serve the image too.
     """
     beyond = [site for site in sites if not 0 <= site < len(model.sites)]
     if beyond:
         raise EditError(f"site {beyond[0]} is not in the model, which has sites 0 to {len(model.sites) - 1}")
-    return [path for site in sites for path in (model.sites[site].key_path, model.sites[site].value_path)]
+    found = [model.sites[site] for site in sites]
+    shared = [site for site in found if not site.text_only]
+    if shared:
+        raise EditError(
+            f"site {shared[0].index} ({shared[0].name}) has one K and V for text and image, so that no edit of the "
+            f"text alone exists there; those that admit one: 0 to {sum(site.text_only for site in model.sites) - 1}"
+        )
+    return [path for site in found for path in (site.key_path, site.value_path)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from loco_core.errors import ModelError, did_you_mean
 from loco_core.models import LoadedModel
-from loco_core.routing import Router, prompt_keys
+from loco_core.routing import PromptKey, Router, draws, prompt_keys, source_of
 from loco_core.types import Generation, Row
 
 
@@ -54,41 +55,91 @@ def generate(model: LoadedModel, rows: Sequence[Row], settings: Generation, batc
         pipeline.scheduler = _scheduler(settings.scheduler, pipeline.scheduler)
     if any(_in_part_of_the_steps(row, settings.steps) for row in rows):
         _check_steps(pipeline.scheduler, settings.steps)
-    for start in range(0, len(rows), batch_size):
-        batch = list(rows[start : start + batch_size])
-        filled = batch + [batch[-1]] * (batch_size - len(batch))
+    if not model.facts.pooled and any(row.intervention.pooled == "donor" for row in rows):
+        raise ModelError("nothing in this model reads a pooled text; expected pooled: prompt")
+    for batch, sources in _batches(rows, batch_size, beside=model.facts.stream == "evolving"):
+        drawn = batch + sources
+        filled = drawn + [drawn[-1]] * (batch_size - len(drawn))
         pictures = _run(model, filled, settings)
         yield Pictures(pictures.images[: len(batch)], pictures.latents[: len(batch)])
 
 
+def _batches(rows: Sequence[Row], batch_size: int, *, beside: bool) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Cuts rows into batches.
+
+    Args:
+        rows: what to generate.
+        batch_size: rows a batch at most, sources among them.
+        beside: whether the donor of a row must be drawn in the same batch.
+
+    Yields:
+        rows of a batch, and the sources that they read and that are not among them.
+    """
+    if beside and batch_size < 2:
+        raise ModelError("batch_size: 1 is too small, as every row of this model reads from one that draws its donor")
+    batch: list[Row] = []
+    for row in rows:
+        if len(batch) + 1 + (len(_sources([*batch, row])) if beside else 0) > batch_size:
+            yield batch, _sources(batch) if beside else []
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch, _sources(batch) if beside else []
+
+
+def _sources(batch: Sequence[Row]) -> list[Row]:
+    there = {draws(row) for row in batch}
+    wanted = dict.fromkeys(source_of(row) for row in batch if row.intervention.sites)
+    return [row for row in wanted if draws(row) not in there]
+
+
 @torch.no_grad()
 def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
-    pipeline, guided = model.pipeline, settings.guidance_scale > 1
+    pipeline, family = model.pipeline, model.family
+    guided = model.facts.guided and settings.guidance_scale > 1
     keys = prompt_keys(rows)
-    prompts = model.family.encode(pipeline, [text for _, text in keys])
-    router = Router(model.family.denoiser(pipeline), model.sites)
+    prompts = family.encode(pipeline, [text for _, text in keys])
+    router = Router(model)
     number = {key: index for index, key in enumerate(keys)}
-    embeds = prompts.embeds[[number[("prompt", row.prompt)] for row in rows]]
+    base = [number["prompt", row.prompt] for row in rows]
+    halves = {half: [_pooled(number, row, half) for row in rows] for half in ("conditional", "unconditional")}
+    texts, pooled = prompts.take(base), prompts.take(halves["conditional"])
+    negative = (prompts.take([0] * len(rows)), prompts.take(halves["unconditional"])) if guided else None
     last: list[torch.Tensor] = []
-
-    def count_step(_: Any, step: int, __: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        router.step = step + 1
-        last[:] = [tensors["latents"]]
-        return tensors
-
     with router.route(keys, prompts, rows, settings.steps, guided):
         images = pipeline(
-            prompt_embeds=embeds,
-            negative_prompt_embeds=prompts.embeds[:1].expand_as(embeds) if guided else None,
+            **family.arguments(pipeline, texts, pooled, negative),
+            **_callback(pipeline, last),
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             height=settings.height,
             width=settings.width,
             generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
             output_type="pt",
-            callback_on_step_end=count_step,
         ).images
-    return Pictures(images.float().cpu(), last[0].float().cpu())
+    return Pictures(family.images(images).float().cpu(), last[0].float().cpu())
+
+
+def _pooled(number: Mapping[PromptKey, int], row: Row, half: str) -> int:
+    does = row.intervention
+    if does.pooled == "donor" and does.guidance_half in (half, "both"):
+        return number["donor", row.donor]
+    return number["prompt", row.prompt] if half == "conditional" else 0
+
+
+def _callback(pipeline: Any, last: list[torch.Tensor]) -> dict[str, Any]:
+    """Returns the arguments with which a pipeline hands out its latents after every step."""
+
+    def keep(_: Any, __: int, ___: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        last[:] = [tensors["latents"]]
+        return tensors
+
+    def keep_latents(_: int, __: Any, latents: torch.Tensor) -> None:
+        last[:] = [latents]
+
+    if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:
+        return {"callback_on_step_end": keep}
+    return {"callback": keep_latents, "callback_steps": 1}
 
 
 def _in_part_of_the_steps(row: Row, steps: int) -> bool:
@@ -98,7 +149,8 @@ def _in_part_of_the_steps(row: Row, steps: int) -> bool:
 
 def _check_steps(scheduler: Any, steps: int) -> None:
     """Refuses step windows where a scheduler's calls of the denoiser are not the steps that were asked for."""
-    scheduler.set_timesteps(steps)
+    shifts = scheduler.config.get("use_dynamic_shifting", False)
+    scheduler.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
     calls = len(scheduler.timesteps)
     if calls != steps:
         name = type(scheduler).__name__

@@ -8,6 +8,7 @@ from typing import Literal
 Part = Literal["kv", "k", "v"]
 Tokens = Literal["all", "words", "padding"]
 GuidanceHalf = Literal["conditional", "unconditional", "both"]
+Pooled = Literal["prompt", "donor"]
 Control = Literal["window", "clean", "identity", "all_sites", "donor", "complement", "random"]
 Mode = Literal["remove", "replace"]
 Status = Literal["ok", "invalid"]
@@ -23,6 +24,8 @@ class Site:
         key_path: module path of the K projection inside the denoiser.
         value_path: module path of the V projection.
         width: width of K and V.
+        text_only: whether the projections serve the text alone; those of FLUX's single blocks serve the image too, and
+            admit no edit.
     """
 
     index: int
@@ -30,6 +33,7 @@ class Site:
     key_path: str
     value_path: str
     width: int
+    text_only: bool = True
 
 
 @dataclass(frozen=True, order=True)
@@ -84,6 +88,8 @@ class Intervention:
         tokens: which token positions come from the donor: ``all``, ``words`` (from the first position up to the last
             word of either sentence) or ``padding`` (all after that).
         guidance_half: which half of classifier-free guidance reads the donor.
+        pooled: which sentence the pooled text comes from, at all steps: the vector that some families feed into the
+            denoiser beside cross-attention.
     """
 
     sites: tuple[int, ...] = ()
@@ -92,6 +98,7 @@ class Intervention:
     step_end: int | None = None
     tokens: Tokens = "all"
     guidance_half: GuidanceHalf = "conditional"
+    pooled: Pooled = "prompt"
 
 
 @dataclass(frozen=True)

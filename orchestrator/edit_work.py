@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from loco_core.deltas import WeightDelta, applied, norm, placebo, to_bytes
-from loco_core.editors import Concept, Target, fit_edit, key_scale
+from loco_core.editors import Concept, Target, fit_edit
 from loco_core.editors.neurons import random_neurons
 from loco_core.errors import SpecError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
+from loco_core.token_pairs import key_scale
 from loco_core.types import Attribute, Generation, PromptRecord, Row
 from orchestrator.edit_plan import (
     CANDIDATES,
@@ -104,7 +105,8 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
                 "window_size": None if edit.scope == "all_sites" else len(edit.sites),
                 "site_indices": list(edit.sites), "tokens": edit.settings.tokens,
                 "lambda": strength,
-                "lambda_absolute": strength and strength * key_scale(bench.model, concept, edit.settings.tokens),
+                "lambda_absolute": strength
+                and strength * key_scale(bench.model, concept, edit.settings.tokens, edit.sites),
                 "neurons": _count(delta) if edit.settings.editor == "neurons" else None,
                 "norm": norm(bench.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
                 "base": edit.base or None,
@@ -157,8 +159,9 @@ def nearest(bench: Bench, attribute: Attribute) -> list[str]:
     encoded = bench.model.family.encode(
         bench.model.pipeline, [item.records[0].score_text for item in (attribute, *others)]
     )
-    ends = encoded.words_end.tolist()
-    means = np.stack([encoded.embeds[i, :end].double().mean(0).cpu().numpy() for i, end in enumerate(ends)])
+    means = np.stack(
+        [row[words].double().mean(0).cpu().numpy() for row, words in zip(encoded.embeds, encoded.words, strict=True)]
+    )
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     order = np.argsort(-(means[1:] @ means[0]), kind="stable")
     return [others[i].key for i in order[:NEIGHBOURS_KEPT]]

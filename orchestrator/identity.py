@@ -24,7 +24,7 @@ from loco_core.types import Generation, Intervention
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 """Raised when the rules of this file change; part of every identity, so that old and new results never mix."""
 
 

@@ -73,6 +73,7 @@ class PlannedRow:
     step_end: int
     tokens: str
     guidance_half: str
+    pooled: str
     seed: int
 
     @property
@@ -90,6 +91,7 @@ class PlannedRow:
             self.step_end,
             self.tokens,  # type: ignore[arg-type]
             self.guidance_half,  # type: ignore[arg-type]
+            self.pooled,  # type: ignore[arg-type]
         )
 
     @property
@@ -133,6 +135,7 @@ PLAN_SCHEMA = pa.schema(
         ("unrelated_texts", pa.list_(pa.string())), ("control", pa.string()), ("window_start", pa.int32()),
         ("window_size", pa.int32()), ("site_indices", pa.list_(pa.int32())), ("part", pa.string()),
         ("step_start", pa.int32()), ("step_end", pa.int32()), ("tokens", pa.string()), ("guidance_half", pa.string()),
+        ("pooled", pa.string()),
         ("seed", pa.int64()),
     ]
 )  # fmt: skip
@@ -254,7 +257,7 @@ def _block(
             control=draft.control, window_start=draft.window.start if draft.window and not is_random else None,
             window_size=draft.window.size if draft.window else None, site_indices=does.sites, part=does.part,
             step_start=does.step_start, step_end=steps if does.step_end is None else does.step_end, tokens=does.tokens,
-            guidance_half=does.guidance_half, seed=seed,
+            guidance_half=does.guidance_half, pooled=does.pooled, seed=seed,
         )  # fmt: skip
         yield _identified(row, model, resolved, generation)
 

@@ -113,10 +113,32 @@ def resolve(spec: SweepSpec) -> Resolved:
                     f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention "
                     "sites"
                 )
+        _check_options(spec, model)
     attributes = check_names(spec)
     with _at("scorer"):
         scorer = _scorer(spec)
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
+    """Refuses options that mean nothing in a model's family."""
+    facts = families()[model.family]
+    for i, option in enumerate(spec.interventions):
+        if option.pooled == "donor" and not facts.pooled:
+            with _at("interventions", i, "pooled"):
+                raise SpecError(f"nothing in {model.id} ({model.family}) reads a pooled text; expected pooled: prompt")
+        if option.guidance_half != "conditional" and not facts.guided:
+            with _at("interventions", i, "guidance_half"):
+                raise SpecError(
+                    f"{model.id} ({model.family}) has distilled guidance, without an unconditional half; expected "
+                    "guidance_half: conditional"
+                )
+    if facts.stream == "evolving" and spec.generation.batch_size < 2:
+        with _at("generation", "batch_size"):
+            raise SpecError(
+                f"every image of {model.id} reads from one that draws its donor beside it; expected a batch_size of 2 "
+                "or more"
+            )
 
 
 def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _CELL_COLUMNS = (
     "cell_id", "image_id", "unit_id", "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id",
     "prompt", "donor", "control", "window_start", "window_size",
-    "part", "step_start", "step_end", "tokens", "guidance_half",
+    "part", "step_start", "step_end", "tokens", "guidance_half", "pooled",
     "seed",
 )  # fmt: skip
 _IMAGE_COLUMNS = (

@@ -7,21 +7,16 @@ model as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from loco_core import registry
-from loco_core.errors import EditError
-from loco_core.models import LoadedModel, PromptEmbeds
+from loco_core.models import LoadedModel
 from loco_core.types import PromptRecord
 
 if TYPE_CHECKING:
-    import torch
-
     from loco_core.deltas import Change, WeightDelta
 
 TokenSet = Literal["last_subject", "subject", "all"]
@@ -113,84 +108,3 @@ def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> Weig
         localization=target.localization,
     )
     return WeightDelta(made, changes)
-
-
-@dataclass(frozen=True)
-class TokenPairs:
-    """Positions of prompts, and those of their donors that they are to read as.
-
-    Attributes:
-        keys: ``(n, text width)`` float64 embeddings at the prompts' positions.
-        donors: ``(n, text width)`` float64 embeddings at the donors' positions.
-    """
-
-    keys: torch.Tensor
-    donors: torch.Tensor
-
-
-def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet) -> TokenPairs:
-    """Encodes a concept's prompts and donors and pairs their positions.
-
-    Words that both sentences share are paired with each other; a word that the donor replaces with the last word of the
-    replacement; one that it leaves out with the word before it; end and padding by their distance from the last word.
-    Where a donor only adds words, the word after them is what changes, as it has read them in the donor ("a doctor",
-    "a female doctor").
-
-    Raises:
-        EditError: a prompt equals its donor.
-    """
-    import torch
-
-    records = concept.records
-    prompts = model.family.encode(model.pipeline, [record.prompt for record in records])
-    donors = model.family.encode(model.pipeline, [record.donor for record in records])
-    keys, values = [], []
-    for row, record in enumerate(records):
-        places = paired_positions(prompts, donors, row)
-        changed = [at for at, (_, same) in enumerate(places) if not same]
-        if not changed:
-            raise EditError(f'{concept.attribute}: the prompt "{record.prompt}" equals its donor; nothing to edit')
-        wanted = {"last_subject": changed[-1:], "subject": changed, "all": list(range(prompts.embeds.shape[1]))}[tokens]
-        end, last = int(donors.words_end[row]), prompts.embeds.shape[1] - 1
-        for at in wanted:
-            to = places[at][0] if at < len(places) else min(end + at - len(places), last)
-            keys.append(prompts.embeds[row, at])
-            values.append(donors.embeds[row, to])
-    return TokenPairs(torch.stack(keys).double().cpu(), torch.stack(values).double().cpu())
-
-
-def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet) -> float:
-    """Returns the mean squared norm of a concept's keys: what LocoEdit's lambda is relative to.
-
-    The paper's lambda is absolute. Text encoders end in a layer norm, so that this is near the text's width, and the
-    paper's 0.01 is about 1e-5 of it in Stable Diffusion.
-
-    Raises:
-        EditError: a prompt equals its donor.
-    """
-    return float(token_pairs(model, concept, tokens).keys.square().sum(1).mean())
-
-
-def paired_positions(prompts: PromptEmbeds, donors: PromptEmbeds, row: int) -> list[tuple[int, bool]]:
-    """Returns for every position of a prompt's words the donor's position, and whether the words are equal."""
-    source = prompts.ids[row, : int(prompts.words_end[row])].tolist()
-    donor = donors.ids[row, : int(donors.words_end[row])].tolist()
-    places: list[tuple[int, bool]] = []
-    added = None
-    for kind, i1, i2, j1, j2 in SequenceMatcher(None, source, donor, autojunk=False).get_opcodes():
-        if kind == "equal":
-            places += [(j1 + i - i1, True) for i in range(i1, i2)]
-        elif kind == "insert":
-            added = (i1, j2)
-        else:
-            places += [(max(j2 - 1 if kind == "replace" else j1 - 1, 0), False)] * (i2 - i1)
-    if added is not None and all(same for _, same in places):
-        at, to = added
-        places[min(at, len(places) - 1)] = (to if at < len(places) else to - 1, False)
-    return places
-
-
-def text_embeddings(model: LoadedModel, prompts: Sequence[str]) -> torch.Tensor:
-    """Returns the embeddings ``(prompts * tokens, text width)`` of all positions of prompts in float64."""
-    embeds = model.family.encode(model.pipeline, list(prompts)).embeds
-    return embeds.reshape(-1, embeds.shape[-1]).double().cpu()

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from loco_core.deltas import Change, WeightDelta, module_paths, projection
-from loco_core.editors import EditSettings, Target, TokenPairs, token_pairs
+from loco_core.editors import EditSettings, Target
 from loco_core.errors import EditError
 from loco_core.models import LoadedModel
+from loco_core.token_pairs import TokenPairs, token_pairs
 
 TINY = 1e-12
 
@@ -23,17 +24,21 @@ def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Ch
     The coordinates of all edited projections compete; with several concepts each brings its own.
     """
     paths = module_paths(model, target.sites)
+    modules = [projection(model, path) for path in paths]
     chosen: dict[str, dict[int, float]] = {path: {} for path in paths}
     for concept in target.concepts:
-        pairs = token_pairs(model, concept, settings.tokens)
-        if len(pairs.keys) < 2:
+        read = token_pairs(model, concept, settings.tokens, target.sites)
+        if len(read[0].keys) < 2:
             raise EditError(
                 f"{concept.attribute}: neurons are ranked by how they vary over prompts, and there is one position "
                 f"of one prompt to fit on; take more prompts, or other tokens than {settings.tokens}"
             )
-        statistics = [_statistics(projection(model, path), pairs) for path in paths]
+        # K and V of a site read the same.
+        statistics = [_statistics(module, read[at // 2]) for at, module in enumerate(modules)]
         # Sites of different blocks have projections of different widths: coordinates are numbered through.
-        places = [(path, row) for path in paths for row in range(projection(model, path).out_features)]
+        places = [
+            (path, row) for path, module in zip(paths, modules, strict=True) for row in range(module.out_features)
+        ]
         scores = torch.cat([scores for scores, _ in statistics])
         means = torch.cat([means for _, means in statistics])
         count = max(1, round(settings.neurons * len(scores)))
@@ -56,13 +61,14 @@ def random_neurons(
         seed: of the draw.
     """
     rng, changes = np.random.default_rng(seed), []
-    pairs = token_pairs(model, target.concepts[0], settings.tokens)
+    read = token_pairs(model, target.concepts[0], settings.tokens, target.sites)
+    by_path = {path: read[at // 2] for at, path in enumerate(module_paths(model, target.sites))}
     for change in delta.changes:
         module = projection(model, change.module)
         width, count = module.out_features, len(change.rows)
         others = np.setdiff1d(np.arange(width), change.rows.numpy())
         rows = rng.choice(others if len(others) >= count else width, count, replace=False)
-        _, means = _statistics(module, pairs)
+        _, means = _statistics(module, by_path[change.module])
         held = {int(row): float(means[row]) for row in rows}
         changes.append(_change(module, change.module, held, settings))
     return WeightDelta(delta.provenance, tuple(changes))

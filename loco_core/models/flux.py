@@ -1,0 +1,103 @@
+"""FLUX.1: double blocks with K and V of the text, then single blocks that serve text and image with one projection.
+
+Its guidance is distilled: the scale is a number that the transformer reads, and there is no unconditional half.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.sites import block_names
+from loco_core.tokens import t5_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+_TRANSFORMER = {
+    "num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128,
+    "joint_attention_dim": 4096, "pooled_projection_dim": 768, "in_channels": 64, "guidance_embeds": True,
+}  # fmt: skip
+INFO = FamilyInfo(
+    pipelines=("FluxPipeline",),
+    models={"flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", published=_TRANSFORMER)},
+    status="experimental",
+    gigabytes=36.0,
+    seconds_per_image=40.0,
+    config_file="transformer/config.json",
+    site_names=lambda config: (
+        block_names("transformer_blocks", config["num_layers"])
+        + block_names("single_transformer_blocks", config["num_single_layers"])
+    ),
+    native_side=lambda _: 1024,
+    encoders="T5-XXL; CLIP ViT-L for the pooled text only",
+    stream="evolving",
+    pooled="CLIP's pooled text, added to the time embedding",
+    editable="K and V of the text in double blocks, fitted on what they read at the first step; single blocks share "
+    "theirs with the image and admit no edit of the text alone",
+    guided=False,
+)
+
+
+class Family:
+    """Loads and prompts a ``FluxPipeline``."""
+
+    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
+        """Loads the pipeline."""
+        return load_pipeline("FluxPipeline", path, revision, dtype, device)
+
+    def denoiser(self, pipeline: Any) -> torch.nn.Module:
+        """Returns the transformer."""
+        transformer: torch.nn.Module = pipeline.transformer
+        return transformer
+
+    def blank(self, pipeline: Any) -> PromptEmbeds:
+        """Returns zeros in place of a prompt."""
+        import torch
+
+        denoiser, ids = pipeline.transformer, torch.zeros(1, 2, dtype=torch.long)
+        config, where = denoiser.config, {"dtype": denoiser.dtype, "device": denoiser.device}
+        embeds = torch.zeros(1, 2, config.joint_attention_dim, **where)
+        return PromptEmbeds(embeds, ids, ids.bool(), pooled=torch.zeros(1, config.pooled_projection_dim, **where))
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts with T5, pooled texts with CLIP."""
+        import torch
+
+        with torch.no_grad():
+            embeds, pooled, _ = pipeline.encode_prompt(prompts, prompts, device=pipeline.transformer.device)
+        ids, words = t5_tokens(pipeline.tokenizer_2, prompts, embeds.shape[1])
+        return PromptEmbeds(embeds, ids, words.to(embeds.device), pooled=pooled)
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the transformer once, on the same noise for every prompt, at the first step's time."""
+        import torch
+
+        denoiser, (n, count) = pipeline.transformer, prompts.embeds.shape[:2]
+        where = {"dtype": denoiser.dtype, "device": denoiser.device}
+        noise = torch.randn(1, 4, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
+        places = torch.tensor([[0, row, column] for row in range(2) for column in range(2)], **where)
+        ones = torch.ones(n, **where)
+        denoiser(
+            hidden_states=noise.to(**where).expand(n, -1, -1),
+            encoder_hidden_states=prompts.embeds,
+            pooled_projections=prompts.pooled,
+            timestep=ones,
+            guidance=ones if denoiser.config.guidance_embeds else None,
+            txt_ids=torch.zeros(count, 3, **where),
+            img_ids=places,
+        )
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns embeddings and pooled texts."""
+        return {"prompt_embeds": texts.embeds, "pooled_prompt_embeds": pooled.pooled}
+
+    def images(self, output: torch.Tensor) -> torch.Tensor:
+        """Returns them as they are."""
+        return output

@@ -1,0 +1,125 @@
+"""SANA: a linear diffusion transformer with cross-attention over Gemma 2, padding masked.
+
+Prompts are encoded behind an instruction for the language model, as the pipeline does by default; what is kept of them
+is the start and what follows the instruction. The empty prompt goes without.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.sites import block_names
+
+if TYPE_CHECKING:
+    import torch
+
+LENGTH = 300
+_TRANSFORMER = {
+    "sample_size": 32, "num_layers": 20, "num_attention_heads": 70, "attention_head_dim": 32,
+    "num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240,
+    "caption_channels": 2304, "in_channels": 32, "out_channels": 32, "patch_size": 1,
+}  # fmt: skip
+INFO = FamilyInfo(
+    pipelines=("SanaPipeline",),
+    models={"sana": ModelInfo(4.0, "Efficient-Large-Model/Sana_1600M_1024px_diffusers", published=_TRANSFORMER)},
+    status="experimental",
+    gigabytes=11.0,
+    seconds_per_image=4.0,
+    config_file="transformer/config.json",
+    site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
+    native_side=lambda config: 32 * int(config["sample_size"]),
+    encoders="Gemma 2 2B behind an instruction, through a projection and a norm shared by all sites",
+)
+
+
+class Family:
+    """Loads and prompts a ``SanaPipeline``."""
+
+    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
+        """Loads the pipeline."""
+        return load_pipeline("SanaPipeline", path, revision, dtype, device)
+
+    def denoiser(self, pipeline: Any) -> torch.nn.Module:
+        """Returns the transformer."""
+        transformer: torch.nn.Module = pipeline.transformer
+        return transformer
+
+    def blank(self, pipeline: Any) -> PromptEmbeds:
+        """Returns zeros in place of a prompt."""
+        import torch
+
+        denoiser, ids = pipeline.transformer, torch.zeros(1, 2, dtype=torch.long)
+        embeds = torch.zeros(1, 2, denoiser.config.caption_channels, dtype=denoiser.dtype, device=denoiser.device)
+        return PromptEmbeds(embeds, ids, ids.bool(), mask=torch.ones_like(ids, device=denoiser.device))
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts behind the pipeline's instruction, the empty one without."""
+        import torch
+
+        instruction = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
+        rows: list[PromptEmbeds] = []
+        for text in prompts:
+            told = instruction if text else []
+            with torch.no_grad():
+                embeds, mask, _, _ = pipeline.encode_prompt(
+                    [text], do_classifier_free_guidance=False, device=pipeline.transformer.device, clean_caption=False,
+                    max_sequence_length=LENGTH, complex_human_instruction=told,
+                )  # fmt: skip
+            ids = _ids(pipeline, text, "\n".join(told))
+            words = mask.bool() & (ids.to(mask.device) != pipeline.tokenizer.eos_token_id)
+            rows.append(PromptEmbeds(embeds, ids, words, mask=mask))
+        masks = [row.mask for row in rows if row.mask is not None]
+        return PromptEmbeds(
+            torch.cat([row.embeds for row in rows]),
+            torch.cat([row.ids for row in rows]),
+            torch.cat([row.words for row in rows]),
+            mask=torch.cat(masks),
+        )
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the transformer once."""
+        import torch
+
+        denoiser, n = pipeline.transformer, len(prompts.embeds)
+        side = 2 * int(denoiser.config.patch_size)
+        denoiser(
+            torch.zeros(n, denoiser.config.in_channels, side, side, dtype=denoiser.dtype, device=denoiser.device),
+            prompts.embeds,
+            torch.zeros(n, dtype=denoiser.dtype, device=denoiser.device),
+            encoder_attention_mask=prompts.mask,
+        )
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns embeddings and masks; sides are taken as they are, without binning them to trained ratios."""
+        return {
+            "prompt_embeds": texts.embeds,
+            "prompt_attention_mask": texts.mask,
+            # Else the pipeline would encode a negative prompt of its own.
+            "negative_prompt": None,
+            "negative_prompt_embeds": negative[0].embeds if negative else None,
+            "negative_prompt_attention_mask": negative[0].mask if negative else None,
+            "clean_caption": False,
+            "use_resolution_binning": False,
+        }
+
+    def images(self, output: torch.Tensor) -> torch.Tensor:
+        """Returns them as they are."""
+        return output
+
+
+def _ids(pipeline: Any, text: str, instruction: str) -> torch.Tensor:
+    """Returns ``(1, LENGTH)`` ids of what the pipeline keeps: the start, and the last positions."""
+    (said,) = pipeline._text_preprocessing([text], clean_caption=False)
+    longest = LENGTH + (len(pipeline.tokenizer.encode(instruction)) - 2 if instruction else 0)
+    ids: torch.Tensor = pipeline.tokenizer(
+        [instruction + said], padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids[:, [0, *range(1 - LENGTH, 0)]]

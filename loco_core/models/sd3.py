@@ -1,0 +1,115 @@
+"""Stable Diffusion 3 and 3.5: text and image attend to each other in every block, so that the text evolves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.sites import block_names
+from loco_core.tokens import clip_tokens, t5_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+_MEDIUM = {
+    "sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64,
+    "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "in_channels": 16,
+    "out_channels": 16, "pos_embed_max_size": 192,
+}  # fmt: skip
+_LARGE = {
+    **_MEDIUM, "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm",
+}  # fmt: skip
+INFO = FamilyInfo(
+    pipelines=("StableDiffusion3Pipeline",),
+    models={
+        "sd3": ModelInfo(12.0, "stabilityai/stable-diffusion-3-medium-diffusers", published=_MEDIUM),
+        "sd35-large": ModelInfo(30.0, "stabilityai/stable-diffusion-3.5-large", published=_LARGE),
+    },
+    status="supported",
+    gigabytes=29.0,
+    seconds_per_image=12.0,
+    config_file="transformer/config.json",
+    site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
+    native_side=lambda config: 8 * int(config["sample_size"]),
+    encoders="CLIP ViT-L and OpenCLIP ViT-bigG side by side, T5-XXL behind them",
+    stream="evolving",
+    pooled="both CLIP encoders' projections, added to the time embedding",
+    editable="K and V of the text at every site, fitted on what they read at the first step",
+)
+
+
+class Family:
+    """Loads and prompts a ``StableDiffusion3Pipeline``."""
+
+    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
+        """Loads the pipeline."""
+        return load_pipeline("StableDiffusion3Pipeline", path, revision, dtype, device)
+
+    def denoiser(self, pipeline: Any) -> torch.nn.Module:
+        """Returns the transformer."""
+        transformer: torch.nn.Module = pipeline.transformer
+        return transformer
+
+    def blank(self, pipeline: Any) -> PromptEmbeds:
+        """Returns zeros in place of a prompt."""
+        import torch
+
+        denoiser, ids = pipeline.transformer, torch.zeros(1, 2, dtype=torch.long)
+        config, where = denoiser.config, {"dtype": denoiser.dtype, "device": denoiser.device}
+        embeds = torch.zeros(1, 2, config.joint_attention_dim, **where)
+        return PromptEmbeds(embeds, ids, ids.bool(), pooled=torch.zeros(1, config.pooled_projection_dim, **where))
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts with all encoders that the pipeline has; the place of a T5 that is left out holds zeros."""
+        import torch
+
+        with torch.no_grad():
+            embeds, _, pooled, _ = pipeline.encode_prompt(
+                prompts, None, None, device=pipeline.transformer.device, do_classifier_free_guidance=False
+            )
+        ids, words = clip_tokens(pipeline.tokenizer, prompts)
+        behind = embeds.shape[1] - ids.shape[1]
+        if pipeline.text_encoder_3 is None:
+            more, said = torch.zeros(len(prompts), behind, dtype=torch.long), torch.zeros(len(prompts), behind).bool()
+        else:
+            more, said = t5_tokens(pipeline.tokenizer_3, prompts, behind)
+        return PromptEmbeds(
+            embeds,
+            torch.cat([ids, more], 1),
+            torch.cat([words, said], 1).to(embeds.device),
+            pooled=pooled,
+            segments=(ids.shape[1], behind),
+        )
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the transformer once, on the same noise for every prompt, at the first step's time."""
+        import torch
+
+        denoiser, n = pipeline.transformer, len(prompts.embeds)
+        side = 2 * int(denoiser.config.patch_size)
+        noise = torch.randn(1, denoiser.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+        denoiser(
+            noise.to(denoiser.device, denoiser.dtype).expand(n, -1, -1, -1),
+            encoder_hidden_states=prompts.embeds,
+            pooled_projections=prompts.pooled,
+            timestep=torch.full((n,), 1000.0, device=denoiser.device),
+        )
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns embeddings and pooled texts."""
+        return {
+            "prompt_embeds": texts.embeds,
+            "pooled_prompt_embeds": pooled.pooled,
+            "negative_prompt_embeds": negative[0].embeds if negative else None,
+            "negative_pooled_prompt_embeds": negative[1].pooled if negative else None,
+        }
+
+    def images(self, output: torch.Tensor) -> torch.Tensor:
+        """Returns them as they are."""
+        return output

@@ -1,0 +1,154 @@
+"""What an edit is fitted on: positions of prompts as sites read them, and those of the donors to be read instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import accumulate, pairwise
+
+import torch
+
+from loco_core.editors import Concept, TokenSet
+from loco_core.errors import EditError
+from loco_core.models import LoadedModel, PromptEmbeds
+from loco_core.sites import recorded
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """Positions of prompts, and those of their donors that they are to read as.
+
+    Attributes:
+        keys: ``(n, text width)`` float64, what a site's projections read at the prompts' positions.
+        donors: ``(n, text width)`` float64, the same at the donors' positions.
+    """
+
+    keys: torch.Tensor
+    donors: torch.Tensor
+
+
+def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Sequence[int]) -> tuple[TokenPairs, ...]:
+    """Encodes a concept's prompts and donors and pairs their positions, as every site reads them.
+
+    Words that both sentences share are paired with each other; a word that the donor replaces with the last word of the
+    replacement; one that it leaves out with the word before it; end and padding by their distance from the last word.
+    Where a donor only adds words, the word after them is what changes, as it has read them in the donor ("a doctor",
+    "a female doctor"). Positions that cross-attention never looks at are left out. Where several encoders stand behind
+    each other, each is paired by itself.
+
+    Returns:
+        pairs of every site; the same object for sites that read the same.
+
+    Raises:
+        EditError: a prompt equals its donor.
+    """
+    records = concept.records
+    prompts = model.family.encode(model.pipeline, [record.prompt for record in records])
+    donors = model.family.encode(model.pipeline, [record.donor for record in records])
+    rows, at, to = [], [], []
+    for row, record in enumerate(records):
+        found = _wanted(prompts, donors, row, tokens)
+        if not found:
+            raise EditError(f'{concept.attribute}: the prompt "{record.prompt}" equals its donor; nothing to edit')
+        for here, there in found:
+            rows.append(row)
+            at.append(here)
+            to.append(there)
+    made: dict[int, TokenPairs] = {}
+    pairs = []
+    for keys, values in zip(_read(model, prompts, sites), _read(model, donors, sites), strict=True):
+        # Sites that read the same have one tensor.
+        pairs.append(made.setdefault(id(keys), TokenPairs(keys[rows, at], values[rows, to])))
+    return tuple(pairs)
+
+
+def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Sequence[int]) -> float:
+    """Returns the mean squared norm of a concept's keys: what LocoEdit's lambda is relative to.
+
+    The paper's lambda is absolute. Text encoders end in a layer norm, so that this is near the text's width, and the
+    paper's 0.01 is about 1e-5 of it in Stable Diffusion.
+
+    Raises:
+        EditError: a prompt equals its donor.
+    """
+    pairs = token_pairs(model, concept, tokens, sites)
+    return float(torch.stack([pair.keys.square().sum(1).mean() for pair in pairs]).mean())
+
+
+def read_texts(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Returns what sites read of prompts: ``(positions, text width)`` float64, all positions that they look at."""
+    encoded = model.family.encode(model.pipeline, list(prompts))
+    seen = torch.ones_like(encoded.ids, dtype=torch.bool) if encoded.mask is None else encoded.mask.bool().cpu()
+    made: dict[int, torch.Tensor] = {}
+    return tuple(made.setdefault(id(read), read[seen]) for read in _read(model, encoded, sites))
+
+
+def _read(model: LoadedModel, prompts: PromptEmbeds, sites: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Returns what the projections of sites read: ``(prompts, tokens, width)`` float64; one tensor where it is equal.
+
+    Where the text evolves with the image, it is what they read at the first step, beside noise.
+    """
+    paths = [model.sites[site].key_path for site in sites]
+    with recorded(model.family.denoiser(model.pipeline), paths) as calls, torch.no_grad():
+        model.family.forward(model.pipeline, prompts)
+    found: list[torch.Tensor] = []
+    for path in paths:
+        read = calls[path][0].double().cpu()
+        found.append(found[-1] if found and torch.equal(found[-1], read) else read)
+    return tuple(found)
+
+
+def _wanted(prompts: PromptEmbeds, donors: PromptEmbeds, row: int, tokens: TokenSet) -> list[tuple[int, int]]:
+    """Returns positions of a prompt and of its donor that a token set takes; none if the two sentences are equal."""
+    found, changes = [], False
+    for start, end in _segments(prompts):
+        places = paired_positions(prompts, donors, row, start, end)
+        changed = [at for at, (_, same) in enumerate(places) if not same]
+        changes |= bool(changed)
+        if tokens == "all":
+            beyond = int(donors.words[row, start:end].sum())
+            tail = (min(beyond + at, end - start - 1) for at in range(end - start - len(places)))
+            pairs = list(enumerate([*(to for to, _ in places), *tail]))
+        else:
+            pairs = [(at, places[at][0]) for at in (changed[-1:] if tokens == "last_subject" else changed)]
+        found += [(start + at, start + to) for at, to in pairs if _looked_at(prompts, row, start + at)]
+    return found if changes else []
+
+
+def _segments(prompts: PromptEmbeds) -> list[tuple[int, int]]:
+    lengths = prompts.segments or (prompts.ids.shape[1],)
+    return list(pairwise(accumulate(lengths, initial=0)))
+
+
+def _looked_at(prompts: PromptEmbeds, row: int, at: int) -> bool:
+    return prompts.mask is None or bool(prompts.mask[row, at])
+
+
+def paired_positions(
+    prompts: PromptEmbeds, donors: PromptEmbeds, row: int, start: int = 0, end: int | None = None
+) -> list[tuple[int, bool]]:
+    """Returns for every position of a prompt's words the donor's position, and whether the words are equal.
+
+    Args:
+        prompts: the prompts.
+        donors: their donors.
+        row: which of them.
+        start: first position of the encoder that is asked about; positions count from it.
+        end: first position after it.
+    """
+    source = prompts.ids[row, start:end][prompts.words[row, start:end].cpu()].tolist()
+    donor = donors.ids[row, start:end][donors.words[row, start:end].cpu()].tolist()
+    places: list[tuple[int, bool]] = []
+    added = None
+    for kind, i1, i2, j1, j2 in SequenceMatcher(None, source, donor, autojunk=False).get_opcodes():
+        if kind == "equal":
+            places += [(j1 + i - i1, True) for i in range(i1, i2)]
+        elif kind == "insert":
+            added = (i1, j2)
+        else:
+            places += [(max(j2 - 1 if kind == "replace" else j1 - 1, 0), False)] * (i2 - i1)
+    if added is not None and places and all(same for _, same in places):
+        at, to = added
+        places[min(at, len(places) - 1)] = (to if at < len(places) else to - 1, False)
+    return places
