@@ -199,9 +199,10 @@ def tune(
         (model,), (name,) = held.resolved.models, meant.attributes
         if window is not None:
             _check_window(model, window)
-        check_editable(held.resolved.attribute(name), spec.prompts)
-        largest = spec.localize.largest(model.n_sites)
-        space = Space(editors, window, model.n_sites, largest, wanted.preserve, wanted.fill)
+        check_editable(held.resolved.attribute(name), spec.prompts, model, window.sites if window else ())
+        count = len(model.editable_sites)
+        largest = min(spec.localize.largest(model.n_sites), count)
+        space = Space(editors, window, count, largest, wanted.preserve, wanted.fill)
         search = RayTuneSearch(space, trials=trials, concurrent=concurrent, seeds=spec.evaluate.seeds, seed=seed)
         stage = TuneStage(store, spec, held.resolved, name, search, seed)
         result = _driven(
@@ -284,7 +285,7 @@ def _named(held: _Results, meant: Meant, window: Window) -> list[Place]:
     (model,) = held.resolved.models
     _check_window(model, window)
     for name in meant.attributes:
-        check_editable(held.resolved.attribute(name), held.spec.prompts)
+        check_editable(held.resolved.attribute(name), held.spec.prompts, model, window.sites)
     return [place_by_hand(model.id, name, window) for name in dict.fromkeys(meant.attributes)]
 
 
@@ -328,7 +329,8 @@ def _editable(held: _Results, places: Iterable[Place]) -> list[Place]:
     problems, listed = list[SpecError](), list(places)
     for place in listed:
         try:
-            check_editable(held.resolved.attribute(place.attribute), held.spec.prompts)
+            attribute, model = held.resolved.attribute(place.attribute), held.resolved.model(place.model)
+            check_editable(attribute, held.spec.prompts, model, place.window.sites)
         except SpecError as error:
             problems.append(error)
     if len(problems) == len(listed):

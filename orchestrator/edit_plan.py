@@ -172,16 +172,25 @@ def contents_were_swept(attribute: Attribute, localized_on: int) -> bool:
     return any(record.content_text in swept for record in found["report"])
 
 
-def check_editable(attribute: Attribute, localized_on: int) -> None:
-    """Refuses an attribute that cannot be edited.
+def check_editable(attribute: Attribute, localized_on: int, model: ResolvedModel, sites: tuple[int, ...] = ()) -> None:
+    """Refuses an edit that cannot be made.
 
     Args:
         attribute: the attribute.
         localized_on: how many of its records the sweep takes.
+        model: the model.
+        sites: where it would be edited.
 
     Raises:
-        SpecError: it has too few contents, or a prompt says what its donor says.
+        SpecError: the attribute has too few contents, a prompt says what its donor says, or a site shares its K and V
+            with the image.
     """
+    shared = sorted(set(sites) - set(model.editable_sites))
+    if shared:
+        raise SpecError(
+            f"site {shared[0]} of {model.id} ({model.site_names[shared[0]]}) has one K and V for text and image, so "
+            f"that no edit of the text alone exists there; sites that admit one: 0 to {len(model.editable_sites) - 1}"
+        )
     found = splits(attribute, localized_on)
     for record in (*found["fit"], *found["select"], *found["report"]):
         if record.prompt.split() == record.donor.split():
@@ -272,13 +281,14 @@ def baselines(
 ) -> list[PlannedEdit]:
     """Returns what chosen edits are held against.
 
-    All sites over every strength of the chosen token set; the chosen settings at every window of the same size that
-    shares no site with the localized one; a placebo of equal norm for LocoEdit, as many random neurons for neurons.
+    All sites that admit an edit over every strength of the chosen token set; the chosen settings at every window of
+    such sites of the same size that shares none with the localized one; a placebo of equal norm for LocoEdit, as many
+    random neurons for neurons.
     """
     found: list[PlannedEdit] = []
     for edit in chosen:
         alike = [s for s in _settings(spec) if (s.editor, s.tokens) == (edit.settings.editor, edit.settings.tokens)]
-        every = tuple(range(model.n_sites))
+        every = model.editable_sites
         found += [planned_edit(spec, model, attribute, settings, "all_sites", every) for settings in alike]
         if spec.evaluate.windows:
             own = Window(edit.sites[0], len(edit.sites))
@@ -286,7 +296,7 @@ def baselines(
             found += [
                 planned_edit(spec, model, attribute, edit.settings, "window", window.sites)
                 for window in windows
-                if not window.overlaps(own)
+                if not window.overlaps(own) and set(window.sites) <= set(every)
             ]
         scope: Scope = "random" if edit.settings.editor == "neurons" else "placebo"
         found.append(planned_edit(spec, model, attribute, edit.settings, scope, edit.sites, base=edit.edit_id))

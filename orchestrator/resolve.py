@@ -57,6 +57,12 @@ class ResolvedModel(BaseModel):
         """How many sites it has."""
         return len(self.site_names)
 
+    @property
+    def editable_sites(self) -> tuple[int, ...]:
+        """The sites whose K and V an edit may change."""
+        shared = families()[self.family].shared
+        return tuple(i for i, name in enumerate(self.site_names) if not (shared and name.startswith(shared)))
+
 
 class ResolvedScorer(BaseModel):
     """The scorer, pinned.

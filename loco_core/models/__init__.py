@@ -59,6 +59,8 @@ class FamilyInfo:
             reads it.
         pooled: what reads a pooled text beside cross-attention, in words; empty where nothing does.
         editable: which weights an edit may change, in words.
+        shared: what the addresses of sites begin with whose K and V serve the image too, so that they admit no edit of
+            the text alone; empty where there are none.
         guided: whether generation has an unconditional half; without one the guidance scale is a number that a
             distilled denoiser reads.
     """
@@ -75,6 +77,7 @@ class FamilyInfo:
     stream: Literal["fixed", "evolving"] = "fixed"
     pooled: str = ""
     editable: str = "K and V of the text at every site"
+    shared: str = ""
     guided: bool = True
 
 

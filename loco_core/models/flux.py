@@ -35,6 +35,7 @@ INFO = FamilyInfo(
     pooled="CLIP's pooled text, added to the time embedding",
     editable="K and V of the text in double blocks, fitted on what they read at the first step; single blocks share "
     "theirs with the image and admit no edit of the text alone",
+    shared="single_transformer_blocks.",
     guided=False,
 )
 

@@ -152,7 +152,8 @@ class EditStage:
     def at(self, place: Place) -> list[Unit]:
         """Returns the units that edits at a place begin with."""
         try:
-            check_editable(self._resolved.attribute(place.attribute), self._spec.prompts)
+            attribute, model = self._resolved.attribute(place.attribute), self._resolved.model(place.model)
+            check_editable(attribute, self._spec.prompts, model, place.window.sites)
         except SpecError as error:
             logger.warning("%s %s is not edited: %s", place.model, place.attribute, error)
             return []

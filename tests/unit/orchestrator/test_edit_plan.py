@@ -196,12 +196,26 @@ def test_an_edit_is_restored_from_its_row_or_not_at_all(toy: ResolvedModel) -> N
     assert restored(spec(edit={"lambdas": [7], "neurons": [0.5]}), toy, STYLE, lost) is None
 
 
-def test_a_prompt_that_equals_its_donor_is_refused_when_it_is_planned() -> None:
-    check_editable(STYLE, 4)
+def test_a_prompt_that_equals_its_donor_is_refused_when_it_is_planned(toy: ResolvedModel) -> None:
+    check_editable(STYLE, 4, toy)
     last = STYLE.records[-1]
     same = replace(STYLE, records=(*STYLE.records[:-1], replace(last, donor=f" {last.prompt}")))
     with pytest.raises(SpecError, match=f'style/lumio: the prompt "{last.prompt}" equals its donor; nothing to edit'):
-        check_editable(same, 4)
+        check_editable(same, 4, toy)
+
+
+def test_sites_that_the_image_shares_are_neither_edited_nor_baselines(toy: ResolvedModel) -> None:
+    names = tuple(f"transformer_blocks.{i}" for i in range(4)) + tuple(
+        f"single_transformer_blocks.{i}" for i in range(6)
+    )
+    flux = toy.model_copy(update={"family": "flux", "site_names": names})
+    check_editable(STYLE, 4, flux, (2, 3))
+    with pytest.raises(SpecError, match=r"site 4 of toy \(single_transformer_blocks.0\).*sites that admit one: 0 to 3"):
+        check_editable(STYLE, 4, flux, (3, 4))
+    s = spec(evaluate={"windows": True})
+    others = baselines(s, flux, STYLE, candidates(s, flux, STYLE, (0, 1), "localized")[:1])
+    assert {edit.sites for edit in others if edit.scope == "all_sites"} == {(0, 1, 2, 3)}
+    assert {edit.sites for edit in others if edit.scope == "window"} == {(2, 3)}
 
 
 def test_neighbours_without_prompts_enough_are_passed_over() -> None:

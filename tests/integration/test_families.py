@@ -1,0 +1,65 @@
+"""One sweep over a small pipeline of every family, through edits and report, with one command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from loco_core.models import families
+from tests.clusters import COMMAND_SECONDS
+from tests.sweeps import tiny_sweep
+from tests.tiny_models import BUILDERS, SIDE, build
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+# Random models hold nothing anywhere: this localizer says where all the same, at a site that admits edits.
+LOCALIZER = """
+from dataclasses import replace
+from loco_core.localizers.window import localize as honest
+
+def localize(scores, settings, site_names=()):
+    return replace(honest(scores, settings, site_names), outcome="localized", window_start=1, window_size=1,
+                   wants_complements=())
+"""
+
+
+def test_one_sweep_of_every_family_runs_through_edits_and_report(tiny_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(LOCALIZER)
+    models = [{"id": "stable_diffusion", "path": str(tiny_pipeline)}]
+    models += [{"id": name, "path": str(build(name, tmp_path / name))} for name in BUILDERS]
+    spec = tiny_sweep(
+        tiny_pipeline, models=models, attributes=["style/velor"], prompts=1, seeds=1, images="report",
+        controls={"random": 0}, windows={"sizes": [1], "stride": 2},
+        generation={"steps": 2, "guidance_scale": 3.0, "batch_size": 8, "height": SIDE, "width": SIDE},
+        localize={"localizer": str(tmp_path / "first.py"), "resamples": 100},
+        edit={"lambdas": [0.1], "neurons": [0.1], "tokens": ["all"], "preserve": 1},
+        evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "judge": "toy-judge", "windows": False},
+    )  # fmt: skip
+    (tmp_path / "sweep.yaml").write_text(spec.model_dump_json(exclude_unset=True))
+    words = ["run", "sweep.yaml", "--results", "results", "--workers", "2", "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli.main", *words], cwd=tmp_path, capture_output=True, text=True,
+        timeout=COMMAND_SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    results = tmp_path / "results"
+    scores = pd.read_parquet(results / "scores")
+    assert set(scores.model) == {item["id"] for item in models}
+    assert set(scores.family) == set(families())
+    assert set(scores.status) == {"ok"}
+    for model, rows in scores.groupby("model"):
+        swept = rows[rows.control == "window"]
+        assert (swept.image_distance > 0).all(), model
+        assert rows[rows.control == "identity"].image_distance.max() < 1e-4, model
+    edits = pd.read_parquet(results / "edits")
+    evaluations = pd.read_parquet(results / "evaluations")
+    chosen = edits[edits.chosen.fillna(False).astype(bool)]
+    assert set(chosen.model) == set(scores.model)
+    assert set(evaluations[evaluations.split == "report"].model) == set(scores.model)
+    assert (results / "report.html").stat().st_size > 100_000
+    assert json.loads((results / "_meta" / "progress.json").read_text())["failed"] == 0
