@@ -9,7 +9,7 @@ import argparse
 import itertools
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -28,12 +28,32 @@ from orchestrator.spec import SweepSpec
 from orchestrator.spec.sweep import AttributeSpec, RecordSpec
 from orchestrator.store import open_store
 
-# With six seeds a kind, four of thirty intervals were too wide to tell a window from one that is a site larger.
-SEED_SETS = tuple(tuple(range(first, first + 12)) for first in (0, 100, 200))
-STEPS = 8
-# In eight steps one of the scattered sites removes 0.6 alone (0.3 in twenty): whether a window of four reaches 0.8 is
-# then a matter of dozens of seeds.
-MORE_STEPS = {("toy-planted-c", "style"): 20}
+FIRST_SEEDS = (0, 100, 200)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a kind is swept with.
+
+    Attributes:
+        steps: denoising steps.
+        seeds: how many in each set.
+        sizes: of windows.
+    """
+
+    # With six seeds a kind, four of thirty intervals were too wide to tell a window from one that is a site larger.
+    steps: int = 8
+    seeds: int = 12
+    sizes: tuple[int, ...] = (1, 2, 3, 4)
+
+
+BUDGETS = {
+    # Its sets are told apart by six.
+    **{("toy-planted-a", kind): Budget(seeds=6) for kind in ("style", "object", "fact")},
+    # In eight steps one of the scattered sites removes 0.6 alone (0.4 in twenty), and a picture has the style or has it
+    # not: with twelve seeds upper bounds reach 0.8. Single sites and the largest windows tell whether any holds it.
+    ("toy-planted-c", "style"): Budget(steps=20, seeds=24, sizes=(1, 4)),
+}
 # What a localizer may look at; the rest is provenance that would weigh megabytes.
 COLUMNS = [
     "model", "family", "attribute", "attribute_kind", "mode", "prompt_id", "template_id", "seed", "control",
@@ -42,29 +62,30 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def attributes(model: str, steps: int) -> list[str | AttributeSpec]:
-    """Returns one attribute a planted kind that takes so many steps, and the style that the model cannot draw."""
+def attributes(model: str, budget: Budget) -> list[str | AttributeSpec]:
+    """Returns one attribute a planted kind that takes a budget, and the style that the model cannot draw."""
     planted = MODELS[model]
     found: list[str | AttributeSpec] = []
     for kind, plant in planted.plants.items():
-        if MORE_STEPS.get((model, kind), STEPS) != steps:
+        if BUDGETS.get((model, kind), Budget()) != budget:
             continue
         item = example(kind, plant)
         records = tuple(RecordSpec(**asdict(record)) for record in item.records)
         bundled = item == attribute(item.key)
         found.append(item.key if bundled else AttributeSpec(kind=kind, name=item.name, mode=item.mode, records=records))
-    if planted.undrawable is not None and steps == STEPS:
+    if planted.undrawable is not None and budget == Budget():
         found.append(f"style/{STYLE_NAMES[planted.undrawable]}")
     return found
 
 
-def sweep(model: str, seeds: tuple[int, ...], steps: int) -> SweepSpec:
-    """Returns the sweep of one model, one set of seeds and one number of steps."""
+def sweep(model: str, first_seed: int, budget: Budget) -> SweepSpec:
+    """Returns the sweep of one model with one set of seeds and one budget."""
     return SweepSpec.model_validate(
         {
-            "name": f"planted-{model}", "models": [model], "attributes": attributes(model, steps),
-            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": list(seeds),
-            "generation": {"steps": steps, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
+            "name": f"planted-{model}", "models": [model], "attributes": attributes(model, budget),
+            "windows": {"sizes": list(budget.sizes)}, "prompts": 8,
+            "seeds": list(range(first_seed, first_seed + budget.seeds)),
+            "generation": {"steps": budget.steps, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
             "scorer": "toy-clip", "images": "none",
         },
         strict=False,
@@ -79,14 +100,15 @@ def main() -> None:
     arguments = parser.parse_args()
     PLANTED_TABLES.mkdir(exist_ok=True)
     # Workers of one thread each: measured on two cores, 1.3 times as fast as one worker of two threads.
-    workers = len(os.sched_getaffinity(0))
-    for number, seeds in enumerate(SEED_SETS):
-        for model, steps in itertools.product(arguments.models or list(MODELS), (STEPS, *MORE_STEPS.values())):
-            if not attributes(model, steps):
+    workers, budgets = len(os.sched_getaffinity(0)), tuple(dict.fromkeys((Budget(), *BUDGETS.values())))
+    for number, first_seed in enumerate(FIRST_SEEDS):
+        for model, budget in itertools.product(arguments.models or list(MODELS), budgets):
+            if not attributes(model, budget):
                 continue
-            root = str(arguments.work / f"{model}-{steps}-{number}")
+            root = str(arguments.work / f"{model}-{budget.steps}-{budget.seeds}-{number}")
             driver.run(
-                sweep(model, seeds, steps), root, lambda settings: RayBackend(settings, workers=workers, threads=1),
+                sweep(model, first_seed, budget), root,
+                lambda settings: RayBackend(settings, workers=workers, threads=1),
                 on_progress=lambda _: None, stop=StopSwitch(),
                 on_localized=lambda found: print(found.model, found.attribute, found.outcome, found.reason, flush=True),
             )  # fmt: skip

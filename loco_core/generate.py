@@ -21,7 +21,7 @@ class Pictures:
 
     Attributes:
         images: ``(n, 3, height, width)`` float32 on the CPU, in [0, 1] (not a number where generation failed).
-        latents: ``(n, channels, h, w)`` final latents on the CPU.
+        latents: ``(n, channels, h, w)`` final latents on the CPU; those of FLUX packed, ``(n, tokens, 64)``.
     """
 
     images: torch.Tensor
@@ -75,7 +75,7 @@ def _batches(rows: Sequence[Row], batch_size: int, *, beside: bool) -> Iterator[
     Yields:
         rows of a batch, and the sources that they read and that are not among them.
     """
-    if beside and batch_size < 2:
+    if beside and batch_size < 2 and any(row.intervention.sites for row in rows):
         raise ModelError("batch_size: 1 is too small, as every row of this model reads from one that draws its donor")
     batch: list[Row] = []
     for row in rows:
@@ -96,7 +96,10 @@ def _sources(batch: Sequence[Row]) -> list[Row]:
 @torch.no_grad()
 def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
     pipeline, family = model.pipeline, model.family
-    guided = model.facts.guided and settings.guidance_scale > 1
+    # Models that read the scale as a number have no unconditional half, whatever their family.
+    config: Any = family.denoiser(pipeline).config
+    distilled = config.get("time_cond_proj_dim") is not None
+    guided = model.facts.guided and not distilled and settings.guidance_scale > 1
     keys = prompt_keys(rows)
     prompts = family.encode(pipeline, [text for _, text in keys])
     router = Router(model)
@@ -112,8 +115,7 @@ def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
             **_callback(pipeline, last),
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
-            height=settings.height,
-            width=settings.width,
+            **{name: side for name in ("height", "width") if (side := getattr(settings, name)) is not None},
             generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
             output_type="pt",
         ).images

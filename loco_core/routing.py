@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from loco_core.models import LoadedModel, PromptEmbeds
-from loco_core.sites import recorded
+from loco_core.sites import outputs
 from loco_core.types import Row
 
 # How a prompt enters the table of encoded prompts: donors are encoded apart from prompts of the same text, so that an
@@ -133,9 +133,9 @@ class Router:
     def _tables(self, prompts: PromptEmbeds) -> dict[str, torch.Tensor]:
         """Returns what every projection makes of every prompt: ``(prompts, tokens, width)`` by path."""
         paths = [path for site in self._model.sites for path in (site.key_path, site.value_path)]
-        with recorded(self._denoiser, paths) as calls, torch.no_grad():
+        with outputs(self._denoiser, paths) as found, torch.no_grad():
             self._model.family.forward(self._model.pipeline, prompts)
-        return {path: output for path, (_, output) in calls.items()}
+        return found
 
     def _plan(
         self, keys: Sequence[PromptKey], prompts: PromptEmbeds, rows: Sequence[Row], steps: int, guided: bool

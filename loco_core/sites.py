@@ -39,7 +39,8 @@ def unet_site_names(config: dict[str, Any]) -> tuple[str, ...]:
             )
 
     names = [name for i, kind in enumerate(down) for name in block(f"down_blocks.{i}", kind, per_block[i], depths[i])]
-    names += block("mid_block", config.get("mid_block_type") or "", 1, depths[-1])
+    # Configurations older than the key, those of Stable Diffusion 1 and 2 among them, have a middle block all the same.
+    names += block("mid_block", config.get("mid_block_type", "UNetMidBlock2DCrossAttn") or "", 1, depths[-1])
     for i, kind in enumerate(up):
         names += block(f"up_blocks.{i}", kind, per_block[::-1][i] + 1, reversed_depths[i])
     return tuple(names)
@@ -119,17 +120,42 @@ def _text_projections(name: str, module: torch.nn.Module) -> tuple[str, str, boo
 
 
 @contextmanager
-def recorded(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str, tuple[Any, Any]]]:
-    """Records what goes into and comes out of modules while a ``with`` block runs, by path; the last call counts."""
-    calls: dict[str, tuple[Any, Any]] = {}
+def inputs(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Records what goes into modules while a ``with`` block runs, by path: float64, on the CPU.
+
+    Modules that are given one tensor have one tensor here too: at all sites of a large model copies weigh gigabytes.
+    """
+    found: dict[str, torch.Tensor] = {}
+    last: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(path: str, given: torch.Tensor) -> None:
+        if not last or last[0][0] is not given:
+            last[:] = [(given, given.detach().double().cpu())]
+        found[path] = last[0][1]
+
+    handles = [
+        denoiser.get_submodule(path).register_forward_pre_hook(lambda _, given, path=path: keep(path, given[0]))
+        for path in paths
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def outputs(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Records what comes out of modules while a ``with`` block runs, by path."""
+    found: dict[str, torch.Tensor] = {}
     handles = [
         denoiser.get_submodule(path).register_forward_hook(
-            lambda _, given, output, path=path: calls.__setitem__(path, (given[0], output))
+            lambda _, __, output, path=path: found.__setitem__(path, output)
         )
         for path in paths
     ]
     try:
-        yield calls
+        yield found
     finally:
         for handle in handles:
             handle.remove()

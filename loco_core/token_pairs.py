@@ -12,7 +12,10 @@ import torch
 from loco_core.editors import Concept, TokenSet
 from loco_core.errors import EditError
 from loco_core.models import LoadedModel, PromptEmbeds
-from loco_core.sites import recorded
+from loco_core.sites import inputs
+
+# Prompts a forward pass: an evolving text is read beside a picture.
+TOGETHER = {"fixed": 16, "evolving": 2}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: S
     pairs = []
     for keys, values in zip(_read(model, prompts, sites), _read(model, donors, sites), strict=True):
         # Sites that read the same have one tensor.
-        pairs.append(made.setdefault(id(keys), TokenPairs(keys[rows, at], values[rows, to])))
+        if id(keys) not in made:
+            made[id(keys)] = TokenPairs(keys[rows, at], values[rows, to])
+        pairs.append(made[id(keys)])
     return tuple(pairs)
 
 
@@ -77,11 +82,18 @@ def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Seq
 
 
 def read_texts(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Returns what sites read of prompts: ``(positions, text width)`` float64, all positions that they look at."""
+    """Returns what sites read of prompts: ``(positions, text width)`` float64, all positions that they look at.
+
+    Of an evolving text it is the words alone: hundreds of positions of padding, at every site, would fill any memory.
+    """
     encoded = model.family.encode(model.pipeline, list(prompts))
     seen = torch.ones_like(encoded.ids, dtype=torch.bool) if encoded.mask is None else encoded.mask.bool().cpu()
-    made: dict[int, torch.Tensor] = {}
-    return tuple(made.setdefault(id(read), read[seen]) for read in _read(model, encoded, sites))
+    if model.facts.stream == "evolving":
+        seen = encoded.words.cpu()
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for read in _read(model, encoded, sites):
+        found.append(found[-1] if found and found[-1][0] is read else (read, read[seen]))
+    return tuple(kept for _, kept in found)
 
 
 def _read(model: LoadedModel, prompts: PromptEmbeds, sites: Sequence[int]) -> tuple[torch.Tensor, ...]:
@@ -89,14 +101,20 @@ def _read(model: LoadedModel, prompts: PromptEmbeds, sites: Sequence[int]) -> tu
 
     Where the text evolves with the image, it is what they read at the first step, beside noise.
     """
-    paths = [model.sites[site].key_path for site in sites]
-    with recorded(model.family.denoiser(model.pipeline), paths) as calls, torch.no_grad():
-        model.family.forward(model.pipeline, prompts)
-    found: list[torch.Tensor] = []
-    for path in paths:
-        read = calls[path][0].double().cpu()
-        found.append(found[-1] if found and torch.equal(found[-1], read) else read)
-    return tuple(found)
+    paths, count = [model.sites[site].key_path for site in sites], TOGETHER[model.facts.stream]
+    parts: dict[str, list[torch.Tensor]] = {path: [] for path in paths}
+    for first in range(0, len(prompts.embeds), count):
+        numbers = range(first, min(first + count, len(prompts.embeds)))
+        with inputs(model.family.denoiser(model.pipeline), paths) as found, torch.no_grad():
+            model.family.forward(model.pipeline, prompts.take(list(numbers)))
+        for path in paths:
+            parts[path].append(found[path])
+    made: list[torch.Tensor] = []
+    for number, path in enumerate(paths):
+        before = parts[paths[number - 1]] if number else []
+        same = bool(before) and all(a is b for a, b in zip(before, parts[path], strict=True))
+        made.append(made[-1] if same else torch.cat(parts[path]))
+    return tuple(made)
 
 
 def _wanted(prompts: PromptEmbeds, donors: PromptEmbeds, row: int, tokens: TokenSet) -> list[tuple[int, int]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from loco_core.errors import ModelError
+
 if TYPE_CHECKING:
     import torch
 
 
-def clip_tokens(tokenizer: Any, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def clip_tokens(tokenizer: Any, prompts: list[str], *, cut: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ids and words of prompts as CLIP reads them.
 
     The start is no word, but it sits at the first position of every sentence and counts as one.
@@ -16,15 +18,22 @@ def clip_tokens(tokenizer: Any, prompts: list[str]) -> tuple[torch.Tensor, torch
     Args:
         tokenizer: a CLIP tokenizer.
         prompts: the prompts.
+        cut: whether prompts may be longer than CLIP reads, as another encoder reads the rest.
 
     Returns:
         ``(prompts, tokens)`` int64 ids, and ``(prompts, tokens)`` bool: up to the last word.
+
+    Raises:
+        ModelError: a prompt is longer than CLIP reads: what is asked of the picture might be in the rest.
     """
     import torch
 
     length = tokenizer.model_max_length
     ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    ends = torch.tensor([min(len(tokenizer(text).input_ids) - 1, length) for text in prompts])
+    counts = [len(tokenizer(text).input_ids) for text in prompts]
+    if not cut:
+        _check_lengths(prompts, counts, length)
+    ends = torch.tensor([min(count, length) - 1 for count in counts])
     return ids, torch.arange(length) < ends[:, None]
 
 
@@ -38,11 +47,23 @@ def t5_tokens(tokenizer: Any, prompts: list[str], length: int) -> tuple[torch.Te
 
     Returns:
         ``(prompts, tokens)`` int64 ids, and ``(prompts, tokens)`` bool: up to the last word.
+
+    Raises:
+        ModelError: a prompt is longer than that.
     """
     import torch
 
+    _check_lengths(prompts, [len(tokenizer(text).input_ids) for text in prompts], length)
     read = tokenizer(
         prompts, padding="max_length", max_length=length, truncation=True, add_special_tokens=True, return_tensors="pt"
     )
     ends = (read.attention_mask * (read.input_ids != tokenizer.eos_token_id)).sum(1)
     return read.input_ids, torch.arange(length) < ends[:, None]
+
+
+def _check_lengths(prompts: list[str], counts: list[int], length: int) -> None:
+    for text, count in zip(prompts, counts, strict=True):
+        if count > length:
+            raise ModelError(
+                f'the prompt "{text[:60]}..." has {count} tokens, of which the model reads {length}; shorten it'
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,19 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                     f"{model.id} ({model.family}) has distilled guidance, without an unconditional half; expected "
                     "guidance_half: conditional"
                 )
+    for side in ("height", "width"):
+        if (pixels := getattr(spec.generation, side)) is not None and pixels % facts.side_multiple:
+            with _at("generation", side):
+                raise SpecError(f"{pixels} is no side of {model.id}; expected a multiple of {facts.side_multiple}")
+    if spec.generation.scheduler is not None:
+        with _at("generation", "scheduler"):
+            _check_scheduler(spec.generation.scheduler, facts.schedulers, f" for {model.id} ({model.family})")
+    if not facts.guided and "guidance_scale" not in spec.generation.model_fields_set:
+        with _at("models", [item.id for item in spec.models].index(model.id)):
+            raise SpecError(
+                f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected a "
+                "generation.guidance_scale in the sweep, for FLUX.1-dev 3.5"
+            )
     if facts.stream == "evolving" and spec.generation.batch_size < 2:
         with _at("generation", "batch_size"):
             raise SpecError(
@@ -168,7 +181,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
             registry.function("editors", editor, "edit")
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
-            _check_scheduler(spec.generation.scheduler)
+            _check_scheduler(spec.generation.scheduler, {name for f in families().values() for name in f.schedulers})
     return tuple(attributes)
 
 
@@ -182,12 +195,13 @@ def _at(*loc: str | int) -> Iterator[None]:
         raise
 
 
-def _check_scheduler(name: str) -> None:
+def _check_scheduler(name: str, known: Collection[str], whose: str = "") -> None:
+    """Refuses an unknown scheduler: of those that a model works with, or of those that any model does."""
     from diffusers.schedulers import KarrasDiffusionSchedulers
 
-    known = [item.name for item in KarrasDiffusionSchedulers]
-    if name not in known:
-        raise SpecError(f'no scheduler "{name}"{did_you_mean(name, known)}')
+    karras = {item.name for item in KarrasDiffusionSchedulers} if not (known and whose) else set()
+    if name not in {*known, *karras}:
+        raise SpecError(f'no scheduler "{name}"{whose}{did_you_mean(name, {*known, *karras})}')
 
 
 def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:

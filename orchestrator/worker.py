@@ -101,6 +101,11 @@ class PipelineWorker:
         if device == "cuda" and needed and (held := torch.cuda.get_device_properties(0).total_memory) < needed:
             raise ModelError(f"{model} wants a GPU of {needed / 2**30:.0f} GiB; this one has {held / 2**30:.0f} GiB")
         self._model = load_model(self._info.family, self._info.path, self._info.revision, self._info.dtype, device)
+        if (found := tuple(site.name for site in self._model.sites)) != self._info.site_names:
+            raise ModelError(
+                f"{model} runs sites that its configuration does not tell: {len(found)}, not {self._info.n_sites}; "
+                "it cannot be swept"
+            )
         scorer = settings.resolved.scorer
         self._scorer = load_scorer(scorer.source, scorer.revision, device)
         judge = settings.judge

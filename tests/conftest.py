@@ -6,10 +6,15 @@ import gc
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from loco_core.models import LoadedModel, load_model
 from tests.sweeps import Command
+
+# A machine that is busy with something else is no bug.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -61,6 +61,8 @@ class FamilyInfo:
         editable: which weights an edit may change, in words.
         shared: what the addresses of sites begin with whose K and V serve the image too, so that they admit no edit of
             the text alone; empty where there are none.
+        side_multiple: what sides of images must be multiples of, in pixels.
+        schedulers: names of the schedulers that its pipelines work with; empty for all of the Karras kind.
         guided: whether generation has an unconditional half; without one the guidance scale is a number that a
             distilled denoiser reads.
     """
@@ -78,6 +80,8 @@ class FamilyInfo:
     pooled: str = ""
     editable: str = "K and V of the text at every site"
     shared: str = ""
+    side_multiple: int = 8
+    schedulers: tuple[str, ...] = ()
     guided: bool = True
 
 
@@ -252,4 +256,13 @@ def load_pipeline(class_name: str, path: str, revision: str | None, dtype: str, 
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"cannot load {path} as a {class_name} from safetensors: {reason}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    if device != "cpu" and hasattr(getattr(pipeline, "vae", None), "enable_slicing"):
+        # Decoding a batch of eight pictures of 1024 pixels at once takes more memory than the denoiser.
+        pipeline.vae.enable_slicing()
+    try:
+        return pipeline.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{path} does not fit into the memory of {device} in {dtype}; expected a larger device"
+            + (", or dtype: bfloat16" if dtype == "float32" else "")
+        ) from error

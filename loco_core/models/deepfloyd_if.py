@@ -6,9 +6,11 @@ UNet and added to the time embedding.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusers_family import UNetFamily
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import unet_site_names
 from loco_core.tokens import t5_tokens
 
@@ -37,31 +39,17 @@ INFO = FamilyInfo(
     native_side=lambda config: int(config["sample_size"]),
     encoders="T5-XXL",
     pooled="attention pooling of the whole text inside the UNet, added to the time embedding",
+    schedulers=("DDPMScheduler",),
 )
 
 
-class Family:
-    """Loads and prompts an ``IFPipeline``."""
+class Family(UNetFamily):
+    """Loads and prompts an ``IFPipeline``, without its safety checker and watermark, which would pass for effects."""
 
-    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Loads stage I without its safety checker and watermark, which would pass for effects."""
-        return load_pipeline(
-            "IFPipeline", path, revision, dtype, device, safety_checker=None, watermarker=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
-
-    def denoiser(self, pipeline: Any) -> torch.nn.Module:
-        """Returns the UNet."""
-        unet: torch.nn.Module = pipeline.unet
-        return unet
-
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of a prompt."""
-        import torch
-
-        unet, ids = pipeline.unet, torch.zeros(1, 2, dtype=torch.long)
-        embeds = torch.zeros(1, 2, unet.config.encoder_hid_dim, dtype=unet.dtype, device=unet.device)
-        return PromptEmbeds(embeds, ids, ids.bool())
+    pipeline_class = "IFPipeline"
+    left_out = MappingProxyType({"safety_checker": None, "watermarker": None, "requires_safety_checker": False})
+    text_width = "encoder_hid_dim"
+    call = MappingProxyType({"clean_caption": False})
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with T5; cross-attention sees padding too, as in the published model."""
@@ -75,15 +63,6 @@ class Family:
         ids, words = t5_tokens(pipeline.tokenizer, texts, embeds.shape[1])
         return PromptEmbeds(embeds, ids, words.to(embeds.device))
 
-    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
-        """Runs the UNet once."""
-        import torch
-
-        unet, n = pipeline.unet, len(prompts.embeds)
-        side = min(int(unet.config.sample_size), 8)
-        noise = torch.zeros(n, unet.config.in_channels, side, side, dtype=unet.dtype, device=unet.device)
-        unet(noise, torch.zeros(1, dtype=torch.long, device=unet.device), prompts.embeds)
-
     def arguments(
         self,
         pipeline: Any,
@@ -92,11 +71,7 @@ class Family:
         negative: tuple[PromptEmbeds, PromptEmbeds] | None,
     ) -> dict[str, Any]:
         """Returns the embeddings that are pooled: what cross-attention reads is routed, whatever is given here."""
-        return {
-            "prompt_embeds": pooled.embeds,
-            "negative_prompt_embeds": negative[1].embeds if negative else None,
-            "clean_caption": False,
-        }
+        return super().arguments(pipeline, pooled, pooled, (negative[1], negative[1]) if negative else None)
 
     def images(self, output: torch.Tensor) -> torch.Tensor:
         """Brings pixels in [-1, 1], which this pipeline's tensors are, to [0, 1]."""

@@ -5,19 +5,19 @@ Its guidance is distilled: the scale is a number that the transformer reads, and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusers_family import DiffusersFamily
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import block_names
 from loco_core.tokens import t5_tokens
-
-if TYPE_CHECKING:
-    import torch
 
 _TRANSFORMER = {
     "num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128,
     "joint_attention_dim": 4096, "pooled_projection_dim": 768, "in_channels": 64, "guidance_embeds": True,
 }  # fmt: skip
+PIXELS = 16
+"""Side of what one image token stands for."""
 INFO = FamilyInfo(
     pipelines=("FluxPipeline",),
     models={"flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", published=_TRANSFORMER)},
@@ -37,29 +37,17 @@ INFO = FamilyInfo(
     "theirs with the image and admit no edit of the text alone",
     shared="single_transformer_blocks.",
     guided=False,
+    side_multiple=PIXELS,
+    schedulers=("FlowMatchEulerDiscreteScheduler",),
 )
 
 
-class Family:
+class Family(DiffusersFamily):
     """Loads and prompts a ``FluxPipeline``."""
 
-    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Loads the pipeline."""
-        return load_pipeline("FluxPipeline", path, revision, dtype, device)
-
-    def denoiser(self, pipeline: Any) -> torch.nn.Module:
-        """Returns the transformer."""
-        transformer: torch.nn.Module = pipeline.transformer
-        return transformer
-
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of a prompt."""
-        import torch
-
-        denoiser, ids = pipeline.transformer, torch.zeros(1, 2, dtype=torch.long)
-        config, where = denoiser.config, {"dtype": denoiser.dtype, "device": denoiser.device}
-        embeds = torch.zeros(1, 2, config.joint_attention_dim, **where)
-        return PromptEmbeds(embeds, ids, ids.bool(), pooled=torch.zeros(1, config.pooled_projection_dim, **where))
+    pipeline_class = "FluxPipeline"
+    text_width = "joint_attention_dim"
+    pooled_width = "pooled_projection_dim"
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with T5, pooled texts with CLIP."""
@@ -71,34 +59,25 @@ class Family:
         return PromptEmbeds(embeds, ids, words.to(embeds.device), pooled=pooled)
 
     def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
-        """Runs the transformer once, on the same noise for every prompt, at the first step's time."""
+        """Runs the transformer once, on the same noise for every prompt, at the first step's time, for 512 pixels.
+
+        The guidance scale is that of FLUX.1-dev, 3.5.
+        """
         import torch
 
         denoiser, (n, count) = pipeline.transformer, prompts.embeds.shape[:2]
-        where = {"dtype": denoiser.dtype, "device": denoiser.device}
-        noise = torch.randn(1, 4, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
-        places = torch.tensor([[0, row, column] for row in range(2) for column in range(2)], **where)
+        where = self.where(pipeline)
+        # Text and image share one softmax: with few image tokens the text would read mostly itself.
+        side = 512 // PIXELS
+        noise = torch.randn(1, side * side, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
+        places = torch.tensor([[0, row, column] for row in range(side) for column in range(side)], **where)
         ones = torch.ones(n, **where)
         denoiser(
             hidden_states=noise.to(**where).expand(n, -1, -1),
             encoder_hidden_states=prompts.embeds,
             pooled_projections=prompts.pooled,
             timestep=ones,
-            guidance=ones if denoiser.config.guidance_embeds else None,
+            guidance=3.5 * ones if denoiser.config.guidance_embeds else None,
             txt_ids=torch.zeros(count, 3, **where),
             img_ids=places,
         )
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings and pooled texts."""
-        return {"prompt_embeds": texts.embeds, "pooled_prompt_embeds": pooled.pooled}
-
-    def images(self, output: torch.Tensor) -> torch.Tensor:
-        """Returns them as they are."""
-        return output

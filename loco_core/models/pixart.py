@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusers_family import AS_GIVEN, DiffusersFamily
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import block_names
 from loco_core.tokens import t5_tokens
-
-if TYPE_CHECKING:
-    import torch
 
 _TRANSFORMER = {
     "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
@@ -28,28 +26,17 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 8 * int(config["sample_size"]),
     encoders="T5-XXL, through a caption projection shared by all sites",
+    side_multiple=16,
 )
 
 
-class Family:
-    """Loads and prompts a ``PixArtAlphaPipeline`` or ``PixArtSigmaPipeline``."""
+class Family(DiffusersFamily):
+    """Loads and prompts a ``PixArtAlphaPipeline`` or ``PixArtSigmaPipeline``, as its folder names it."""
 
-    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Loads the pipeline of the class that its folder names."""
-        return load_pipeline("DiffusionPipeline", path, revision, dtype, device)
-
-    def denoiser(self, pipeline: Any) -> torch.nn.Module:
-        """Returns the transformer."""
-        transformer: torch.nn.Module = pipeline.transformer
-        return transformer
-
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of a prompt."""
-        import torch
-
-        denoiser, ids = pipeline.transformer, torch.zeros(1, 2, dtype=torch.long)
-        embeds = torch.zeros(1, 2, denoiser.config.caption_channels, dtype=denoiser.dtype, device=denoiser.device)
-        return PromptEmbeds(embeds, ids, ids.bool(), mask=torch.ones_like(ids, device=denoiser.device))
+    pipeline_class = "DiffusionPipeline"
+    text_width = "caption_channels"
+    masked = True
+    call = AS_GIVEN
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with T5."""
@@ -68,7 +55,7 @@ class Family:
         import torch
 
         denoiser, n = pipeline.transformer, len(prompts.embeds)
-        where = {"dtype": denoiser.dtype, "device": denoiser.device}
+        where = self.where(pipeline)
         side = 2 * int(denoiser.config.patch_size)
         denoiser(
             torch.zeros(n, denoiser.config.in_channels, side, side, **where),
@@ -78,26 +65,3 @@ class Family:
             # Micro-conditions, which the models of 1024 pixels read.
             added_cond_kwargs={"resolution": torch.ones(n, 2, **where), "aspect_ratio": torch.ones(n, 1, **where)},
         )
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings and masks; sides are taken as they are, without binning them to trained ratios."""
-        return {
-            "prompt_embeds": texts.embeds,
-            "prompt_attention_mask": texts.mask,
-            # Else the pipeline would encode a negative prompt of its own.
-            "negative_prompt": None,
-            "negative_prompt_embeds": negative[0].embeds if negative else None,
-            "negative_prompt_attention_mask": negative[0].mask if negative else None,
-            "clean_caption": False,
-            "use_resolution_binning": False,
-        }
-
-    def images(self, output: torch.Tensor) -> torch.Tensor:
-        """Returns them as they are."""
-        return output

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusers_family import AS_GIVEN, DiffusersFamily
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import block_names
 
 if TYPE_CHECKING:
@@ -31,28 +32,18 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 32 * int(config["sample_size"]),
     encoders="Gemma 2 2B behind an instruction, through a projection and a norm shared by all sites",
+    side_multiple=32,
+    schedulers=("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"),
 )
 
 
-class Family:
+class Family(DiffusersFamily):
     """Loads and prompts a ``SanaPipeline``."""
 
-    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Loads the pipeline."""
-        return load_pipeline("SanaPipeline", path, revision, dtype, device)
-
-    def denoiser(self, pipeline: Any) -> torch.nn.Module:
-        """Returns the transformer."""
-        transformer: torch.nn.Module = pipeline.transformer
-        return transformer
-
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of a prompt."""
-        import torch
-
-        denoiser, ids = pipeline.transformer, torch.zeros(1, 2, dtype=torch.long)
-        embeds = torch.zeros(1, 2, denoiser.config.caption_channels, dtype=denoiser.dtype, device=denoiser.device)
-        return PromptEmbeds(embeds, ids, ids.bool(), mask=torch.ones_like(ids, device=denoiser.device))
+    pipeline_class = "SanaPipeline"
+    text_width = "caption_channels"
+    masked = True
+    call = AS_GIVEN
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts behind the pipeline's instruction, the empty one without."""
@@ -90,29 +81,6 @@ class Family:
             torch.zeros(n, dtype=denoiser.dtype, device=denoiser.device),
             encoder_attention_mask=prompts.mask,
         )
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings and masks; sides are taken as they are, without binning them to trained ratios."""
-        return {
-            "prompt_embeds": texts.embeds,
-            "prompt_attention_mask": texts.mask,
-            # Else the pipeline would encode a negative prompt of its own.
-            "negative_prompt": None,
-            "negative_prompt_embeds": negative[0].embeds if negative else None,
-            "negative_prompt_attention_mask": negative[0].mask if negative else None,
-            "clean_caption": False,
-            "use_resolution_binning": False,
-        }
-
-    def images(self, output: torch.Tensor) -> torch.Tensor:
-        """Returns them as they are."""
-        return output
 
 
 def _ids(pipeline: Any, text: str, instruction: str) -> torch.Tensor:

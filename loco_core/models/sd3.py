@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusers_family import DiffusersFamily
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import block_names
 from loco_core.tokens import clip_tokens, t5_tokens
-
-if TYPE_CHECKING:
-    import torch
 
 _MEDIUM = {
     "sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64,
@@ -35,29 +33,17 @@ INFO = FamilyInfo(
     stream="evolving",
     pooled="both CLIP encoders' projections, added to the time embedding",
     editable="K and V of the text at every site, fitted on what they read at the first step",
+    side_multiple=16,
+    schedulers=("FlowMatchEulerDiscreteScheduler",),
 )
 
 
-class Family:
+class Family(DiffusersFamily):
     """Loads and prompts a ``StableDiffusion3Pipeline``."""
 
-    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Loads the pipeline."""
-        return load_pipeline("StableDiffusion3Pipeline", path, revision, dtype, device)
-
-    def denoiser(self, pipeline: Any) -> torch.nn.Module:
-        """Returns the transformer."""
-        transformer: torch.nn.Module = pipeline.transformer
-        return transformer
-
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of a prompt."""
-        import torch
-
-        denoiser, ids = pipeline.transformer, torch.zeros(1, 2, dtype=torch.long)
-        config, where = denoiser.config, {"dtype": denoiser.dtype, "device": denoiser.device}
-        embeds = torch.zeros(1, 2, config.joint_attention_dim, **where)
-        return PromptEmbeds(embeds, ids, ids.bool(), pooled=torch.zeros(1, config.pooled_projection_dim, **where))
+    pipeline_class = "StableDiffusion3Pipeline"
+    text_width = "joint_attention_dim"
+    pooled_width = "pooled_projection_dim"
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with all encoders that the pipeline has; the place of a T5 that is left out holds zeros."""
@@ -67,7 +53,7 @@ class Family:
             embeds, _, pooled, _ = pipeline.encode_prompt(
                 prompts, None, None, device=pipeline.transformer.device, do_classifier_free_guidance=False
             )
-        ids, words = clip_tokens(pipeline.tokenizer, prompts)
+        ids, words = clip_tokens(pipeline.tokenizer, prompts, cut=pipeline.text_encoder_3 is not None)
         behind = embeds.shape[1] - ids.shape[1]
         if pipeline.text_encoder_3 is None:
             more, said = torch.zeros(len(prompts), behind, dtype=torch.long), torch.zeros(len(prompts), behind).bool()
@@ -82,11 +68,12 @@ class Family:
         )
 
     def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
-        """Runs the transformer once, on the same noise for every prompt, at the first step's time."""
+        """Runs the transformer once, on the same noise for every prompt, at the first step's time and full size."""
         import torch
 
         denoiser, n = pipeline.transformer, len(prompts.embeds)
-        side = 2 * int(denoiser.config.patch_size)
+        # As many image tokens as at the first step of a generation: text and image share one softmax.
+        side = int(denoiser.config.sample_size)
         noise = torch.randn(1, denoiser.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
         denoiser(
             noise.to(denoiser.device, denoiser.dtype).expand(n, -1, -1, -1),
@@ -94,22 +81,3 @@ class Family:
             pooled_projections=prompts.pooled,
             timestep=torch.full((n,), 1000.0, device=denoiser.device),
         )
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings and pooled texts."""
-        return {
-            "prompt_embeds": texts.embeds,
-            "pooled_prompt_embeds": pooled.pooled,
-            "negative_prompt_embeds": negative[0].embeds if negative else None,
-            "negative_pooled_prompt_embeds": negative[1].pooled if negative else None,
-        }
-
-    def images(self, output: torch.Tensor) -> torch.Tensor:
-        """Returns them as they are."""
-        return output

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusers_family import UNetFamily
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import unet_site_names
 from loco_core.tokens import clip_tokens
-
-if TYPE_CHECKING:
-    import torch
 
 _UNET = {
     "sample_size": 128, "layers_per_block": 2, "block_out_channels": (320, 640, 1280),
@@ -41,27 +40,17 @@ INFO = FamilyInfo(
 )
 
 
-class Family:
+class Family(UNetFamily):
     """Loads and prompts a ``StableDiffusionXLPipeline``."""
 
-    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Loads the pipeline."""
-        return load_pipeline("StableDiffusionXLPipeline", path, revision, dtype, device)
+    pipeline_class = "StableDiffusionXLPipeline"
+    # It would be drawn wherever its package happens to be installed.
+    left_out = MappingProxyType({"add_watermarker": False})
+    text_width = "cross_attention_dim"
 
-    def denoiser(self, pipeline: Any) -> torch.nn.Module:
-        """Returns the UNet."""
-        unet: torch.nn.Module = pipeline.unet
-        return unet
-
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of a prompt."""
-        import torch
-
-        unet, ids = pipeline.unet, torch.zeros(1, 2, dtype=torch.long)
-        config, where = unet.config, {"dtype": unet.dtype, "device": unet.device}
-        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        embeds = torch.zeros(1, 2, config.cross_attention_dim, **where)
-        return PromptEmbeds(embeds, ids, ids.bool(), pooled=torch.zeros(1, width, **where))
+    def width_of_pooled(self, config: Any) -> int:
+        """Returns what six sizes and crops leave of the width of the added embedding."""
+        return int(config["projection_class_embeddings_input_dim"]) - 6 * int(config["addition_time_embed_dim"])
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with both encoders; the empty one as zeros where the pipeline is configured so."""
@@ -77,34 +66,9 @@ class Family:
         ids, words = clip_tokens(pipeline.tokenizer, prompts)
         return PromptEmbeds(embeds, ids, words.to(embeds.device), pooled=pooled)
 
-    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
-        """Runs the UNet once."""
+    def conditions(self, prompts: PromptEmbeds, where: dict[str, Any]) -> dict[str, Any]:
+        """Returns pooled texts, and zeros for sizes and crops."""
         import torch
 
-        unet, n = pipeline.unet, len(prompts.embeds)
-        side, where = min(int(unet.config.sample_size), 8), {"dtype": unet.dtype, "device": unet.device}
-        unet(
-            torch.zeros(n, unet.config.in_channels, side, side, **where),
-            torch.zeros(1, dtype=torch.long, device=unet.device),
-            prompts.embeds,
-            added_cond_kwargs={"text_embeds": prompts.pooled, "time_ids": torch.zeros(n, 6, **where)},
-        )
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings and pooled texts."""
-        return {
-            "prompt_embeds": texts.embeds,
-            "pooled_prompt_embeds": pooled.pooled,
-            "negative_prompt_embeds": negative[0].embeds if negative else None,
-            "negative_pooled_prompt_embeds": negative[1].pooled if negative else None,
-        }
-
-    def images(self, output: torch.Tensor) -> torch.Tensor:
-        """Returns them as they are."""
-        return output
+        sizes = torch.zeros(len(prompts.embeds), 6, **where)
+        return {"added_cond_kwargs": {"text_embeds": prompts.pooled, "time_ids": sizes}}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusers_family import UNetFamily
+from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import unet_site_names
 from loco_core.tokens import clip_tokens
-
-if TYPE_CHECKING:
-    import torch
 
 _WEIGHTS = Path(__file__).parent.parent / "toyworld" / "weights"
 _BUNDLED = ("toy", "toy-planted-a", "toy-planted-b", "toy-planted-c")
@@ -18,7 +17,6 @@ _BUNDLED = ("toy", "toy-planted-a", "toy-planted-b", "toy-planted-c")
 _UNET = {
     "sample_size": 64, "layers_per_block": 2, "cross_attention_dim": 768, "attention_head_dim": 8,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }  # fmt: skip
 _UNET_2 = {
@@ -56,34 +54,22 @@ INFO = FamilyInfo(
 )
 
 
-class Family:
-    """Loads and prompts a ``StableDiffusionPipeline``."""
+class Family(UNetFamily):
+    """Loads and prompts a ``StableDiffusionPipeline``, without its safety checker: its black would pass for effects."""
+
+    pipeline_class = "StableDiffusionPipeline"
+    left_out = MappingProxyType({"safety_checker": None, "requires_safety_checker": False})
+    text_width = "cross_attention_dim"
 
     def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
-        """Loads the pipeline without its safety checker, whose black pictures would pass for an effect."""
-        pipeline = load_pipeline(
-            "StableDiffusionPipeline", path, revision, dtype, device, safety_checker=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
+        """Loads the pipeline."""
+        pipeline = super().load(path, revision, dtype, device)
         if device == "cpu":
             import torch
 
             # Measured on two CPU cores with the bundled model: a step of 96 rows is faster in this layout.
             pipeline.unet.to(memory_format=torch.channels_last)
         return pipeline
-
-    def denoiser(self, pipeline: Any) -> torch.nn.Module:
-        """Returns the UNet."""
-        unet: torch.nn.Module = pipeline.unet
-        return unet
-
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of a prompt."""
-        import torch
-
-        unet, ids = pipeline.unet, torch.zeros(1, 2, dtype=torch.long)
-        embeds = torch.zeros(1, 2, unet.config.cross_attention_dim, dtype=unet.dtype, device=unet.device)
-        return PromptEmbeds(embeds, ids, ids.bool())
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with the pipeline's own text encoder, padded to its length."""
@@ -95,30 +81,3 @@ class Family:
             )
         ids, words = clip_tokens(pipeline.tokenizer, prompts)
         return PromptEmbeds(embeds, ids, words.to(embeds.device))
-
-    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
-        """Runs the UNet once."""
-        import torch
-
-        unet, n = pipeline.unet, len(prompts.embeds)
-        # Eight is the smallest side that three halvings leave whole.
-        side = min(int(unet.config.sample_size), 8)
-        noise = torch.zeros(n, unet.config.in_channels, side, side, dtype=unet.dtype, device=unet.device)
-        unet(noise, torch.zeros(1, dtype=torch.long, device=unet.device), prompts.embeds)
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns the embeddings; nothing pools them."""
-        return {
-            "prompt_embeds": texts.embeds,
-            "negative_prompt_embeds": negative[0].embeds if negative else None,
-        }
-
-    def images(self, output: torch.Tensor) -> torch.Tensor:
-        """Returns them as they are."""
-        return output

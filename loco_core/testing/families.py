@@ -24,7 +24,7 @@ from loco_core.editors import Concept, EditSettings, Target, fit_edit
 from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, families, load_model
-from loco_core.sites import recorded
+from loco_core.sites import outputs
 from loco_core.types import Generation, Intervention, Pooled, PromptRecord, Row
 
 PROMPTS = (
@@ -400,6 +400,6 @@ def _broken(row: Row, mutant: str, sites: int) -> Row:
 
 def _read(model: LoadedModel, text: str, paths: tuple[str, ...]) -> dict[str, torch.Tensor]:
     encoded = model.family.encode(model.pipeline, [text])
-    with recorded(model.family.denoiser(model.pipeline), paths) as calls, torch.no_grad():
+    with outputs(model.family.denoiser(model.pipeline), paths) as found, torch.no_grad():
         model.family.forward(model.pipeline, encoded)
-    return {path: output for path, (_, output) in calls.items()}
+    return found

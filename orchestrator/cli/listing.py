@@ -27,7 +27,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the sites of on
         bundled = info.path is not None
         where = "bundled" if bundled else f"{info.hub_id} @ {(info.revision or 'main')[:8]}"
         memory = "1 GB (CPU)" if bundled else f"{facts.gigabytes:.0f} GB (GPU)"
-        table.add_row(model, str(len(_names(model))), "bundled" if bundled else facts.status, memory, where)
+        table.add_row(model, str(len(_names(model)) or "?"), "bundled" if bundled else facts.status, memory, where)
     console = Console()
     console.print(table)
     for key, facts in known.items():
@@ -40,13 +40,13 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the sites of on
 
 
 def _names(model: str) -> tuple[str, ...]:
-    """Returns a model's sites, of one that is not here as its publication tells them."""
+    """Returns a model's sites, of one that is not here as its publication tells them; none where nobody does."""
     from loco_core.models import families, find_model
 
     family, info = find_model(model)
     facts = families()[family]
     if info.path is None:
-        return facts.site_names(dict(info.published))
+        return facts.site_names(dict(info.published)) if info.published else ()
     return facts.site_names(json.loads((info.path / facts.config_file).read_text()))
 
 

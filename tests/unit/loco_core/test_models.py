@@ -20,6 +20,8 @@ from loco_core import registry
 from loco_core.errors import ModelError
 from loco_core.models import LoadedModel, families, find_model, load_model
 from loco_core.sites import record_sites, unet_site_names
+from loco_core.tokens import clip_tokens, t5_tokens
+from tests.tiny_models import t5_tokenizer
 
 # Sites of the published models, and where some of them are: 8-9 of SD 1.5 hold styles in the paper, 45 those of SDXL.
 PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
@@ -56,6 +58,23 @@ def test_sites_of_the_full_size_models(name: str) -> None:
         assert [p.out_features for p in projections] == [site.width, site.width]
         assert len({p.in_features for p in projections}) == 1
         assert site.text_only == ("single" not in site.name)
+
+
+def test_configurations_without_a_middle_block_have_one() -> None:
+    """Those of Stable Diffusion 1 and 2 were published before the key was."""
+    config = dict(find_model("sd15")[1].published)
+    assert "mid_block_type" not in config
+    assert unet_site_names({**config, "mid_block_type": None}) == tuple(
+        name for name in unet_site_names(config) if not name.startswith("mid_block")
+    )
+
+
+def test_prompts_that_a_model_would_cut_are_refused(tiny_model: LoadedModel) -> None:
+    text = "a red circle " * 9
+    with pytest.raises(ModelError, match=r'"a red circle .*\.\.\." has 29 tokens, of which the model reads 16'):
+        clip_tokens(tiny_model.pipeline.tokenizer, [text])
+    with pytest.raises(ModelError, match="has 28 tokens, of which the model reads 10"):
+        t5_tokens(t5_tokenizer(), [text], 10)
 
 
 def test_fused_projections_and_loaded_loras_are_refused(tiny_pipeline: Path) -> None:
