@@ -21,6 +21,8 @@ from typing import Any
 import requests
 import s3fs
 
+from tests.hosts import Host
+
 START_SECONDS, COMMAND_SECONDS = 90, 300
 FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 HEAD_NODE = "f" * 50 + "e00000"
@@ -85,12 +87,12 @@ def started(words: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path, host: str = "127.0.0.1") -> None:
     """Returns once something listens; fails with the process's log if it ends, or after a while."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except OSError:
             time.sleep(0.5)
         else:
@@ -103,6 +105,7 @@ def ray_head(
     home: Path,
     *,
     cpus: int = 1,
+    host: str = "127.0.0.1",
     node_types: Mapping[str, Mapping[str, Any]] | None = None,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Head]:
@@ -111,6 +114,7 @@ def ray_head(
     Args:
         home: scratch home folder of its processes.
         cpus: logical CPUs of the head.
+        host: address of this machine at which nodes find it.
         node_types: what an autoscaler may start, as ``available_node_types`` of Ray's cluster file; None has none.
         variables: of the environment of its processes.
     """
@@ -124,11 +128,12 @@ def ray_head(
             f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
             f"--num-cpus={cpus}", "--num-gpus=0", f"--temp-dir={folder}",
             "--object-store-memory=150000000", "--disable-usage-stats",
+            f"--node-ip-address={host}", f"--dashboard-host={host}",
         ]  # fmt: skip
         if node_types is not None:
             config = home / "autoscaling.json"
-            config.write_text(json.dumps(_autoscaling(f"127.0.0.1:{port}", cpus, node_types)))
-            words += ["--node-ip-address=127.0.0.1", f"--autoscaling-config={config}"]
+            config.write_text(json.dumps(_autoscaling(f"{host}:{port}", cpus, node_types)))
+            words.append(f"--autoscaling-config={config}")
             env |= {
                 "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
                 "RAY_CLOUD_INSTANCE_ID": HEAD_NODE, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE,
@@ -136,12 +141,12 @@ def ray_head(
             }  # fmt: skip
         log = home / "head.log"
         with started(words, env, log) as process:
-            wait_for_port(dashboard, process, log)
+            wait_for_port(dashboard, process, log, host)
             yield Head(
                 process.pid,
-                f"http://127.0.0.1:{dashboard}",
-                f"http://127.0.0.1:{metrics}/metrics",
-                f"127.0.0.1:{port}",
+                f"http://{host}:{dashboard}",
+                f"http://{host}:{metrics}/metrics",
+                f"{host}:{port}",
                 folder,
                 env,
             )
@@ -172,10 +177,11 @@ def _autoscaling(gcs: str, cpus: int, node_types: Mapping[str, Mapping[str, Any]
 
 
 @contextmanager
-def ray_node(head: Head, name: str, *, cpus: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-    """Lets a node of its own raylet, labelled with a name, join a cluster."""
+def ray_node(head: Head, name: str, *, cpus: int = 1, host: Host | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Lets a node of its own raylet, labelled with a name, join a cluster, from a host of its own if one is given."""
     words = [
-        "ray", "start", f"--address={head.gcs}", "--block", f"--num-cpus={cpus}", "--num-gpus=0",
+        *(host.prefix if host else ()), "ray", "start", f"--address={head.gcs}",
+        f"--node-ip-address={host.address if host else '127.0.0.1'}", "--block", f"--num-cpus={cpus}", "--num-gpus=0",
         "--object-store-memory=100000000", "--disable-usage-stats", f"--labels=name={name}",
         f"--dashboard-agent-listen-port={free_ports(1)[0]}",
     ]  # fmt: skip

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from loco_core.attributes import attribute
 from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.scheduler.protocol import Unit, UnitReport
-from orchestrator.spec import SweepSpec, WorkerNeeds
-from orchestrator.store import SCHEMA_VERSION, Store, make_table
+from orchestrator.spec import AttributeSpec, SweepSpec, WorkerNeeds
+from orchestrator.store import SCHEMA_VERSION, Store, make_table, verify
 from orchestrator.store.local import LocalBlobs
 from orchestrator.worker import WorkerSettings, cell_columns
 
@@ -79,6 +80,32 @@ def assert_each_once(table: pa.Table) -> None:
     assert len(rows) == len(set(rows))
 
 
+def assert_same(store: Store, undisturbed: Store) -> None:
+    """Fails unless results hold every cell of an undisturbed run once, bit for bit, in files that are as written."""
+    scores = store.read("scores")
+    assert_each_once(scores)
+    assert payload(scores) == payload(undisturbed.read("scores"))
+    assert verify(store) == []
+
+
+class Reader:
+    """Reads scores with pandas alone whenever files change; fails if that fails, or a row is there twice or gone."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.rows = root, 0
+        self._seen: dict[Path, int] = {}
+
+    def __call__(self, *_: object) -> None:
+        there = {path: path.stat().st_size for path in (self.root / "scores").glob("*.parquet")}
+        if there == self._seen:
+            return
+        self._seen = there
+        frame = pd.read_parquet(self.root / "scores")
+        assert not frame.duplicated(["cell_id", "attribute", "control"]).any()
+        assert len(frame) >= self.rows, "rows that were there are gone"
+        self.rows = len(frame)
+
+
 def score_of(row: PlannedRow) -> float:
     """Returns a made-up score: sites 4 and 5 hold the attribute."""
     digest = hashlib.sha256(row.cell_id.encode()).digest()
@@ -96,7 +123,9 @@ def fake_resolved(spec: SweepSpec) -> Resolved:
     )  # fmt: skip
     return Resolved(
         models=(model,),
-        attributes=tuple(attribute(str(item)) for item in spec.attributes),
+        attributes=tuple(
+            item.attribute if isinstance(item, AttributeSpec) else attribute(item) for item in spec.attributes
+        ),
         scorer=ResolvedScorer(name="toy-clip", source="toy-clip", revision=None, weights="c"),
     )
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from loco_core.errors import StoreError
 from orchestrator.scheduler.host import WorkerHost, one_line
 from orchestrator.scheduler.protocol import (
     BackendEvent,
@@ -73,7 +74,7 @@ class InlineBackend:
         try:
             self._hosts[worker].bind(model)
         except (Exception, SystemExit) as error:
-            return BindFailed(worker, type(error).__name__, one_line(error))
+            return BindFailed(worker, type(error).__name__, one_line(error), isinstance(error, StoreError))
         return WorkerBound(worker)
 
     def _run(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> BackendEvent:

@@ -25,6 +25,7 @@ from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
+from loco_core.errors import StoreError
 from orchestrator.backends.connection import Head, knock, leave_at_once, loopback, own_logging, own_signals
 from orchestrator.backends.demand import Demand, refusal
 from orchestrator.scheduler.host import WorkerHost, one_line
@@ -73,13 +74,13 @@ class _WorkerActor:
         context = ray.get_runtime_context()
         return _Place(context.get_worker_id(), context.get_node_id(), os.getpid())
 
-    def bind(self, model: str) -> tuple[str, str] | None:
+    def bind(self, model: str) -> tuple[str, str, bool] | None:
         """Loads a model; returns what went wrong, as text: an exception's class need not exist in the driver."""
         try:
             self._host.bind(model)
         except Exception as error:
             logging.getLogger(__name__).exception("loading %s", model)
-            return type(error).__name__, one_line(error)
+            return type(error).__name__, one_line(error), isinstance(error, StoreError)
         return None
 
     def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:

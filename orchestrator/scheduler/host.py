@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+from loco_core.errors import StoreError
 from orchestrator.scheduler.protocol import MakeWorker, Unit, UnitReport, Worker
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -56,7 +57,7 @@ class WorkerHost:
             return UnitReport(
                 unit.unit_id,
                 attempt,
-                "failed",
+                "unstored" if isinstance(error, StoreError) else "failed",
                 error_type=type(error).__name__,
                 error=one_line(error),
                 seconds=time.monotonic() - start,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from loco_core.errors import StoreError
 from orchestrator.scheduler.protocol import (
     Action,
     Backend,
@@ -180,6 +182,7 @@ def run_units(
 
     Raises:
         BackendError: workers cannot be had.
+        StoreError: nothing that workers compute can be stored.
     """
     run = _Run(backend, derive, journal, max_failures, patience or Patience(), requests)
     outcome: Outcome | None = None
@@ -192,6 +195,8 @@ def run_units(
             outcome = run.turn(stop)
             on_progress(run.progress())
     finally:
+        if outcome is None and not heartbeat():
+            outcome = "lease_lost"
         run.end(outcome)
     return run.summary(outcome)
 
@@ -273,6 +278,8 @@ class _Run:
         self._act()
         if self._scheduler.broken is not None:
             raise BackendError(f"workers do not start: {self._scheduler.broken}")
+        if self._scheduler.unstorable is not None:
+            raise StoreError(self._scheduler.unstorable)
         if not self._over:
             return None
         if self._scheduler.too_many_failures:
@@ -297,8 +304,10 @@ class _Run:
     def end(self, outcome: Outcome | None) -> None:
         for action in self._scheduler.close():
             self._execute(action)
-        # After an error, or when the folder is another driver's, what stands in the journal stays.
-        if outcome in ("done", "stopped", "too_many_failures"):
+        if outcome == "lease_lost":
+            return  # the journal is its new owner's
+        # This process lives, so nothing in flight has killed it. After an error the storage may refuse to note that.
+        with suppress(StoreError) if outcome is None else nullcontext():
             self._record({} if outcome == "done" else self._scheduler.attempts())
 
     def progress(self) -> Progress:
@@ -360,12 +369,16 @@ class _Run:
                 )
 
     def _settle(self) -> None:
-        while settled := self._scheduler.take_settled():
-            for unit in settled:
-                self._tally.settle(unit)
-                if unit.report.outcome == "failed":
-                    self._journal.give_up(unit.unit, unit.report)
+        while settled := [self._judged(item) for item in self._scheduler.take_settled()]:
+            for item in settled:
+                self._tally.settle(item)
             self._scheduler.apply(UnitsAdded(tuple(self._derive(settled))))
+
+    def _judged(self, item: Settled) -> Settled:
+        """Gives a failed unit up, unless one of its attempts has committed it and could not say so."""
+        if item.report.outcome == "failed" and self._journal.give_up(item.unit, item.report):
+            return replace(item, report=replace(item.report, outcome="already"))
+        return item
 
     def _act(self) -> None:
         actions = self._scheduler.decide()

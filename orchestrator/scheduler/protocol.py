@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from loco_core.errors import LocoError
 
 UnitKind = Literal["encode", "sweep", "fit", "evaluate", "trace"]
-UnitOutcome = Literal["committed", "already", "failed"]
+UnitOutcome = Literal["committed", "already", "failed", "unstored"]
 LossReason = Literal["died", "preempted", "unreachable"]
 
 
@@ -63,7 +63,8 @@ class UnitReport:
     Attributes:
         unit_id: the unit.
         attempt: from 1; the number that the dispatch carried.
-        outcome: ``committed`` by this attempt, ``already`` committed by another one, or ``failed``.
+        outcome: ``committed`` by this attempt, ``already`` committed by another one, ``failed``, or ``unstored``: the
+            results folder could not be read or written, for which the unit is not to blame.
         rows: rows that are ok.
         invalid: rows whose image is invalid; committed too.
         failed_rows: rows recorded as failures of an otherwise committed unit.
@@ -120,11 +121,19 @@ class WorkerBound:
 
 @dataclass(frozen=True)
 class BindFailed:
-    """A worker's process is well, but its model could not be loaded."""
+    """A worker's process is well, but its model could not be loaded.
+
+    Attributes:
+        worker: the worker.
+        error_type: class of the exception.
+        error: its message, on one line.
+        unstored: whether it is the results folder that the worker cannot use, for which the model is not to blame.
+    """
 
     worker: str
     error_type: str
     error: str
+    unstored: bool = False
 
 
 @dataclass(frozen=True)
@@ -284,6 +293,10 @@ class Journal(Protocol):
         """
         ...
 
-    def give_up(self, unit: Unit, report: UnitReport) -> None:
-        """Records the rows of a unit as failures, durably, before it returns."""
+    def give_up(self, unit: Unit, report: UnitReport) -> bool:
+        """Records the rows of a unit as failures, durably, before it returns.
+
+        Returns:
+            whether the unit is committed after all, so that there was nothing to record.
+        """
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from orchestrator.scheduler.protocol import (
@@ -37,9 +37,10 @@ from orchestrator.scheduler.protocol import (
 MAX_ATTEMPTS = 3
 """Attempts at a unit before it is given up; the last one goes row by row."""
 MAX_LOSSES = 10
-"""Machines that may be lost under a unit before losses count as attempts: it may be what takes them down."""
+"""Machines that may be lost under a unit, or attempts that may not be stored, before these count as attempts: the unit
+may be what causes them."""
 MAX_TRIES = 3
-"""How often in a row, per worker, a process may fail to start or a model to load."""
+"""How often in a row, per worker, a process may fail to start, a model to load, or a unit to be stored."""
 MAX_STREAK = 2
 """Failed units in a row after which a worker's process is replaced: its memory or its device may be what is broken."""
 QUEUE = 2
@@ -109,6 +110,7 @@ class Scheduler:
         self._workers: dict[str, _Worker] = {}
         self._started = 0
         self._start_failures = 0
+        self._store_failures = 0
         self._load_failures: Counter[Group] = Counter()
         self._unloadable: dict[Group, BindFailed] = {}
         self._kills: list[KillWorker] = []
@@ -119,6 +121,7 @@ class Scheduler:
         self._seconds_left = 0.0
         self._stopping = False
         self._broken: str | None = None
+        self._unstorable: str | None = None
         self.keep_workers = False
         """Whether workers stay when there is nothing for them to do: more is about to be asked for."""
 
@@ -156,6 +159,11 @@ class Scheduler:
     def broken(self) -> str | None:
         """Why no worker can be had, if so: the error of the last one that did not start."""
         return self._broken
+
+    @property
+    def unstorable(self) -> str | None:
+        """Why nothing can be stored, if so: the error of the last worker that could not."""
+        return self._unstorable
 
     def worker_counts(self) -> tuple[int, int]:
         """Returns how many workers have a model, and how many are starting or loading."""
@@ -236,9 +244,14 @@ class Scheduler:
             return
         worker.queue.remove(task)
         task.holders -= 1
-        failed = report.outcome == "failed"
-        if task.open and failed:
-            self._charge(task, report)
+        failed = report.outcome in ("failed", "unstored")
+        self._store_failures = self._store_failures + 1 if report.outcome == "unstored" else 0
+        if self._store_failures >= MAX_TRIES * self._limit:
+            self._unstorable = report.error
+        if task.open and report.outcome == "unstored" and self._spared(task):
+            self._wait(task)
+        elif task.open and failed:
+            self._charge(task, replace(report, outcome="failed"))
         elif task.open:
             self._settle(task, report)
         worker.streak = worker.streak + 1 if failed else 0
@@ -262,17 +275,23 @@ class Scheduler:
 
     def _lost_machine(self, worker: _Worker, error: str) -> None:
         self._losses += 1
-        if worker.queue:
-            head = worker.queue[0]
-            head.losses += 1
-            if head.losses > MAX_LOSSES:
-                self._died(worker, "WorkerLost", error)
-                return
+        if worker.queue and not self._spared(worker.queue[0]):
+            self._died(worker, "WorkerLost", error)
+            return
         self._remove(worker)
+
+    def _spared(self, task: _Task) -> bool:
+        """Counts a loss that is not a unit's fault; tells whether there were too few of them to doubt that."""
+        task.losses += 1
+        return task.losses <= MAX_LOSSES
 
     def _load_failed(self, group: Group, failure: BindFailed) -> None:
         self._load_failures[group] += 1
-        if self._load_failures[group] >= MAX_TRIES * self._limit:
+        if self._load_failures[group] < MAX_TRIES * self._limit:
+            return
+        if failure.unstored:
+            self._unstorable = failure.error
+        else:
             self._unloadable[group] = failure
             for *_, task in self._waiting.pop(group, []):
                 self._wait(task)

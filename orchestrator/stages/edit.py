@@ -247,14 +247,17 @@ class EditStage:
 
     def _replace(self, owner: Owner, rows: pa.Table) -> None:
         """Replaces what ``edits`` says of one place; of others an earlier run's word stands."""
-        old = self._store.read("edits")
-        owners = [owner_of(row) for row in old.select(["model", "attribute", "localization"]).to_pylist()]
-        stands = pa.array([item != owner for item in owners], pa.bool_())
-        _warn_of_another_choice(owner, old.filter(pc.invert(stands)), rows)
-        table = pa.concat_tables([old.filter(stands), rows])
-        owners = [owner_of(row) for row in table.select(["model", "attribute", "localization"]).to_pylist()]
-        order = pa.array(sorted(range(len(owners)), key=owners.__getitem__), pa.int64())
-        self._store.write_derived("edits", table.take(order).combine_chunks())
+
+        def replaced(old: pa.Table) -> pa.Table:
+            owners = [owner_of(row) for row in old.select(["model", "attribute", "localization"]).to_pylist()]
+            stands = pa.array([item != owner for item in owners], pa.bool_())
+            _warn_of_another_choice(owner, old.filter(pc.invert(stands)), rows)
+            table = pa.concat_tables([old.filter(stands), rows])
+            owners = [owner_of(row) for row in table.select(["model", "attribute", "localization"]).to_pylist()]
+            order = pa.array(sorted(range(len(owners)), key=owners.__getitem__), pa.int64())
+            return table.take(order).combine_chunks()
+
+        self._store.update_derived("edits", replaced)
 
 
 def _warn_of_another_choice(owner: Owner, before: pa.Table, now: pa.Table) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from loco_core.errors import LocalizationError, LocoError
 from loco_core.localizers import Localization
 from loco_core.types import Window
-from orchestrator.plan import CELL_KEY, PlannedUnit, cell_key, from_table, plan, to_table
+from orchestrator.plan import CELL_KEY, PlannedRow, PlannedUnit, cell_key, from_table, plan, to_table
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit, UnitReport
 from orchestrator.spec import SweepSpec
@@ -25,10 +26,15 @@ from orchestrator.stages.localize import (
     unless_incomplete,
     unscored,
 )
-from orchestrator.store import SCHEMA_VERSION, Store, make_table
+from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
 from orchestrator.worker import cell_columns, to_unit
 
 Block = tuple[str, str]  # model, attribute
+# What a planned row is made of where its cell, which is committed, does not say it.
+_BLANK = {
+    **{field.name: None for field in fields(PlannedRow)}, "unit_order": 0, "row": 0, "emit": True,
+    "expected_seconds": 0.0, "batch_size": 0, "unrelated_texts": (),
+}  # fmt: skip
 
 
 def missing_units(
@@ -70,8 +76,18 @@ def add_plan(store: Store, new: Sequence[PlannedUnit]) -> None:
 
 
 def planned_units(store: Store) -> list[PlannedUnit]:
-    """Returns the units of all plan files, in order."""
-    return [unit for _, table in sorted(store.plans().items()) for unit in from_table(table)]
+    """Returns the units of all plan files, in order, and what is committed of plan files that were set aside."""
+    units = [unit for _, table in sorted(store.plans().items()) for unit in from_table(table)]
+    return [*units, *_remembered(store, {unit.unit_id for unit in units})] if store.has_lost_plans() else units
+
+
+def _remembered(store: Store, named: Collection[str]) -> Iterator[PlannedUnit]:
+    """Yields committed units that no plan file names: their cells must not be planned again, in other units."""
+    for unit_id, tables in store.iter_units(sorted(store.committed() - set(named))):
+        cells = [cell for name in ("scores", "failures") for cell in tables[name].to_pylist() if cell["cell_id"]]
+        rows = tuple(PlannedRow(**{**_BLANK, **_known(cell)}) for cell in cells)
+        if rows:
+            yield PlannedUnit(unit_id, rows[0].model, rows[0].attribute, 0, 0.0, rows)
 
 
 def failed_keys(scores: pa.Table, failures: pa.Table) -> set[tuple[Any, ...]]:
@@ -88,6 +104,10 @@ def units_left(store: Store) -> tuple[int, int]:
     """Returns how many units of the sweep are not committed, and how many it has; reads no results."""
     units, committed = planned_units(store), store.committed()
     return sum(unit.unit_id not in committed for unit in units), len(units)
+
+
+def _known(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(item) if isinstance(item, list) else item for name, item in cell.items() if name in _BLANK}
 
 
 class SweepStage:
@@ -161,10 +181,13 @@ class SweepStage:
 
     def _replace(self, table: str, rows: pa.Table) -> None:
         """Replaces what a table says of the attributes of this run; of others an earlier run's word stands."""
-        old = self._store.read(table)
-        blocks = zip(old["model"].to_pylist(), old["attribute"].to_pylist(), strict=True)
-        stands = pa.array([block not in self._found for block in blocks], pa.bool_())
-        self._store.write_derived(table, pa.concat_tables([old.filter(stands), rows]).combine_chunks())
+
+        def replaced(old: pa.Table) -> pa.Table:
+            blocks = zip(old["model"].to_pylist(), old["attribute"].to_pylist(), strict=True)
+            stands = pa.array([block not in self._found for block in blocks], pa.bool_())
+            return pa.concat_tables([old.filter(stands), rows]).combine_chunks()
+
+        self._store.update_derived(table, replaced)
 
     def _localize_one(self, block: Block) -> Localization:
         units = [unit for unit in self._units if (unit.model, unit.attribute) == block]
@@ -194,11 +217,13 @@ class StoreJournal:
         """Replaces the record of what is in flight."""
         self._store.record_in_flight(attempts)
 
-    def give_up(self, unit: Unit, report: UnitReport) -> None:
+    def give_up(self, unit: Unit, report: UnitReport) -> bool:
         """Commits a unit as nothing but failures, so that a late worker cannot commit it any more.
 
         A unit of edits has no cells. It fails as a whole, under another name: the next run tries it again.
         """
+        if self._store.blobs.exists(layout.unit(unit.unit_id)):
+            return True
         info, name = self._resolved.model(unit.model), unit.unit_id
         if isinstance(unit.payload, PlannedUnit):
             cells = [cell_columns(row, self._sweep_id, info) for row in unit.payload.rows if row.emit]
@@ -221,4 +246,4 @@ class StoreJournal:
             }
             for cell in cells
         ]
-        self._store.commit_unit(name, {"failures": make_table("failures", rows)}, uuid.uuid4().hex)
+        return self._store.commit_unit(name, {"failures": make_table("failures", rows)}, uuid.uuid4().hex) == "lost"

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from loco_core.editors import EditSettings
 from loco_core.types import Attribute, Window
 from orchestrator.edit_plan import (
@@ -270,9 +272,13 @@ class TuneStage:
     def _write(self) -> None:
         """Replaces what ``trials`` says of this attribute of this model: an earlier search of it goes."""
         mine, best = (self._model.id, self._attribute.key), self.best
-        others = [row for row in self._store.read("trials").to_pylist() if (row["model"], row["attribute"]) != mine]
         rows = [self._row(trial, best=trial is best) for trial in self.trials]
-        self._store.write_derived("trials", make_table("trials", [*others, *rows]))
+
+        def replaced(old: pa.Table) -> pa.Table:
+            others = [row for row in old.to_pylist() if (row["model"], row["attribute"]) != mine]
+            return make_table("trials", [*others, *rows])
+
+        self._store.update_derived("trials", replaced)
 
     def _row(self, trial: Trial, *, best: bool) -> dict[str, Any]:
         settings, window = trial.request.settings, trial.request.window

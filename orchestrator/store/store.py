@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -76,7 +76,12 @@ class Store:
     def write_schemas(self, attempt_id: str) -> None:
         """Puts a file without rows into every table that has none, so that every folder can be read from the start."""
         for name in layout.PARTED:
-            self.blobs.put_if_absent(layout.part(name, 0), encode_table(TABLES[name].empty_table()), attempt_id)
+            path, empty = layout.part(name, 0), encode_table(TABLES[name].empty_table())
+            if self.blobs.put_if_absent(path, empty, attempt_id) == "lost":
+                # Whoever reads the folder takes its columns from this file: one of an older version lacks some.
+                known = decode_table(self.blobs.read(path), self._place(path)).column_names
+                if not set(TABLES[name].names).issubset(known):
+                    self.blobs.replace(path, empty)
         for name in layout.DERIVED:
             self.blobs.put_if_absent(layout.derived(name), encode_table(TABLES[name].empty_table()), attempt_id)
 
@@ -104,6 +109,11 @@ class Store:
         """Returns the plan files by number, in their order."""
         paths = layout.numbers(self.blobs.list(layout.PLANS))
         return {n: decode_table(self.blobs.read(path), self._place(path)) for n, path in paths.items()}
+
+    def has_lost_plans(self) -> bool:
+        """Tells whether a plan file was damaged and set aside."""
+        prefix = f"{layout.QUARANTINE}/{layout.PLANS.replace('/', '.')}."
+        return any(path.startswith(prefix) for path in self.blobs.list(layout.QUARANTINE))
 
     def commit_unit(self, unit_id: str, tables: Mapping[str, pa.Table], attempt_id: str) -> Put:
         """Commits the results of a unit, all or nothing. The first commit wins; a later one changes nothing.
@@ -171,9 +181,25 @@ class Store:
             table: which.
             rows: all its rows, in the table's schema.
         """
-        if table not in layout.DERIVED or not rows.schema.equals(TABLES[table]):
-            raise StoreError(f"table {table} is not derived, or its rows have another schema than they should")
-        self.blobs.replace(layout.derived(table), encode_table(rows.replace_schema_metadata(TABLES[table].metadata)))
+        self.blobs.replace(layout.derived(table), _encode_derived(table, rows))
+
+    def update_derived(self, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
+        """Replaces a derived table by what follows from it.
+
+        Args:
+            table: which.
+            change: takes its rows and returns all that there shall be.
+
+        Raises:
+            StoreError: another driver replaced it meanwhile; nothing is written.
+        """
+        path = layout.derived(table)
+        found = self.blobs.read_versioned(path)
+        old = _joined(table, [decode_table(found.data, self._place(path))] if found else [])
+        data = _encode_derived(table, change(old))
+        if self.blobs.compare_and_swap(path, data, found.version if found else None) is None:
+            message = f"{self._place(path)}: another driver wrote it at the same time"
+            raise StoreError(f"{message}; wait for that driver, then run the command again")
 
     def record_in_flight(self, attempts: Mapping[str, int]) -> None:
         """Notes which units are being worked on, with the attempt each is at, for the driver's successor."""
@@ -202,6 +228,12 @@ class Store:
 
     def _place(self, path: str) -> str:
         return f"{self.root}/{path}"
+
+
+def _encode_derived(table: str, rows: pa.Table) -> bytes:
+    if table not in layout.DERIVED or not rows.schema.equals(TABLES[table]):
+        raise StoreError(f"table {table} is not derived, or its rows have another schema than they should")
+    return encode_table(rows.replace_schema_metadata(TABLES[table].metadata))
 
 
 def _joined(table: str, parts: Iterable[pa.Table]) -> pa.Table:

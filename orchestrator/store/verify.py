@@ -191,7 +191,7 @@ def _bad_others(store: Store, known: set[str]) -> dict[str, str]:
     """Returns problems of plans, documents, derived tables and empty parts, and files that nobody published."""
     blobs = store.blobs
     bad = {path: _problem(store, path, decode_table) for path in blobs.list(layout.PLANS)}
-    for path in (layout.SWEEP, layout.RESOLVED, layout.IN_FLIGHT, layout.LEASE):
+    for path in (layout.SWEEP, layout.RESOLVED, layout.IN_FLIGHT, layout.LEASE, layout.PROGRESS):
         if blobs.exists(path):
             bad[path] = _problem(store, path, decode_document)
     bad |= _bad_deltas(store)

@@ -174,10 +174,10 @@ class TestS3:
     def test_overload_is_waited_out_with_bounded_requests(self, s3: Fs) -> None:
         fs = s3()
         blobs = S3Blobs(f"s3://bucket/{uuid.uuid4().hex}", fs, max_wait=0.01)
-        calls = overload(fs, times=3)
+        calls = refuse(fs, times=3)
         assert blobs.put_if_absent("u", b"1", "a") == "won"
         assert len(calls) == 4
-        calls = overload(fs, times=1000)
+        calls = refuse(fs, times=1000)
         with pytest.raises(StoreError, match="SlowDown"):
             blobs.read("u")
         assert len(calls) == 8
@@ -193,17 +193,40 @@ class TestS3:
         with pytest.raises(StoreError, match="ignores conditional writes"):
             preflight(S3Blobs(f"s3://bucket/{uuid.uuid4().hex}", fs))
 
-    def test_an_unreachable_server_is_one_line(self) -> None:
+    @pytest.mark.parametrize("address", ["127.0.0.1:9", "user:canary@127.0.0.1:9"])
+    def test_an_unreachable_server_is_one_line_without_secrets(self, address: str) -> None:
         fs = s3fs.S3FileSystem(
             key="k",
-            secret="s",
-            endpoint_url="http://127.0.0.1:9",
+            secret="canary",
+            endpoint_url=f"http://{address}",
             config_kwargs={"retries": {"total_max_attempts": 1}},
             skip_instance_cache=True,
         )
         with pytest.raises(StoreError) as caught:
             S3Blobs("s3://bucket/x", fs, max_wait=0.01).read("u")
         assert "\n" not in str(caught.value)
+        assert "canary" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("code", "message"),
+        [
+            ("RequestTimeTooSkewed", "this machine's clock is wrong, so S3 refuses its requests; set the clock"),
+            ("ExpiredToken", r"S3 refuses \(ExpiredToken\); check credentials"),
+            ("AccessDenied", r"S3 refuses \(AccessDenied\); check credentials"),
+        ],
+    )
+    def test_a_refusal_is_explained_and_not_repeated(self, s3: Fs, code: str, message: str) -> None:
+        fs = s3()
+        blobs, calls = S3Blobs(f"s3://bucket/{uuid.uuid4().hex}", fs), refuse(fs, times=1000, code=code)
+        for write in (
+            lambda: blobs.put_if_absent("u", b"1", "a"),
+            lambda: blobs.replace("u", b"1"),
+            lambda: blobs.compare_and_swap("u", b"1", None),
+        ):
+            calls.clear()
+            with pytest.raises(UnwritableError, match=message):
+                write()
+            assert len(calls) == 1
 
 
 def lose_answer(fs: s3fs.S3FileSystem, method: str, error: Exception) -> None:
@@ -220,16 +243,16 @@ def lose_answer(fs: s3fs.S3FileSystem, method: str, error: Exception) -> None:
     fs.call_s3 = once
 
 
-def overload(fs: s3fs.S3FileSystem, times: int) -> list[str]:
-    """Makes the next requests be refused as too many."""
+def refuse(fs: s3fs.S3FileSystem, times: int, code: str = "SlowDown") -> list[str]:
+    """Makes the next requests be refused, as too many unless said otherwise."""
     call, calls = type(fs).call_s3.__get__(fs), []
 
     def busy(name: str, **options: Any) -> Any:
         calls.append(name)
         if len(calls) <= times:
-            error = OSError(errno.EBUSY, "Please reduce your request rate")
+            error = OSError(errno.EBUSY, "No")
             error.__cause__ = RuntimeError()
-            error.__cause__.response = {"Error": {"Code": "SlowDown"}}  # type: ignore[attr-defined]
+            error.__cause__.response = {"Error": {"Code": code}}  # type: ignore[attr-defined]
             raise error
         return call(name, **options)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import ray.cloudpickle
 
-from orchestrator.backends.ray import RayBackend
+from orchestrator.backends.ray import RayBackend, _tail
 from orchestrator.scheduler.loop import Patience, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import BackendError, Unit, UnitReport, Worker, WorkerNeeds
 
@@ -150,6 +151,22 @@ def test_a_unit_that_always_kills_its_process_is_given_up_with_its_last_words(
     report = journal.given_up["u01"]
     assert (report.error_type, report.attempt) == ("WorkerDied", 3)
     assert "last words" in (report.error or "")
+
+
+def test_the_end_of_a_log_is_read_however_long_its_lines_are(tmp_path: Path) -> None:
+    log = tmp_path / "worker.err"
+    with log.open("wb") as file:
+        file.truncate(10**9)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nlast words\n")
+    tracemalloc.start()
+    try:
+        end = _tail(log)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert end.endswith("\nlast words\n")
+    assert peak < 10**6
 
 
 def test_a_worker_killed_from_outside_is_replaced(backend: RayBackend, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from loco_core.errors import StoreError
 from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.store import Store, open_store, verify
+from orchestrator.store import Store, open_store
 from orchestrator.store.lease import Lease
 from tests.clusters import S3Server, file_system
 from tests.proxy import FAULTS, Fault, Proxy, at_random, proxy
-from tests.sweeps import FakeWorker, assert_each_once, fake_resolved, payload, tiny_sweep
+from tests.sweeps import FakeWorker, assert_same, fake_resolved, tiny_sweep
 
 SPEC = tiny_sweep("x", attributes=["style/velor"], seeds=4)
 # Ways to fail that a run gets over by itself.
@@ -62,14 +62,6 @@ def run(root: str) -> driver.RunResult:
     )  # fmt: skip
 
 
-def assert_same(root: str, undisturbed: Store) -> None:
-    store = open_store(root)
-    scores = store.read("scores")
-    assert_each_once(scores)
-    assert payload(scores) == payload(undisturbed.read("scores"))
-    assert verify(store) == []
-
-
 def test_requests_that_fail_in_every_way_cost_no_row(between: Proxy, root: str, undisturbed: Store) -> None:
     assert run(f"{root}-clean").summary.outcome == "done"
     needed = between.requests.total()
@@ -80,7 +72,7 @@ def test_requests_that_fail_in_every_way_cost_no_row(between: Proxy, root: str, 
     assert between.lost_puts > 0
     # A third more for what failed; the lease is renewed more often as all takes longer.
     assert between.requests.total() - needed < 2 * needed
-    assert_same(root, undisturbed)
+    assert_same(open_store(root), undisturbed)
 
 
 def test_a_server_killed_and_started_again_is_waited_for(
@@ -97,7 +89,7 @@ def test_a_server_killed_and_started_again_is_waited_for(
     between.choose = kill
     assert run(root).summary.outcome == "done"
     assert killed.is_set()
-    assert_same(root, undisturbed)
+    assert_same(open_store(root), undisturbed)
 
 
 def test_credentials_that_expire_end_the_run_in_one_line_and_new_ones_resume_it(
@@ -116,7 +108,7 @@ def test_credentials_that_expire_end_the_run_in_one_line_and_new_ones_resume_it(
     result = run(root)
     assert result.summary.outcome == "done"
     assert result.summary.committed == len(undisturbed.committed()) - committed
-    assert_same(root, undisturbed)
+    assert_same(open_store(root), undisturbed)
 
 
 def test_nothing_of_the_credentials_is_written_anywhere(server: S3Server, between: Proxy, root: str) -> None:

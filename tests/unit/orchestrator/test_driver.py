@@ -13,8 +13,9 @@ from loco_core.errors import LocoError, SpecError, StoreError
 from loco_core.localizers import Localization
 from orchestrator import driver, session
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.resolve import Resolved
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.scheduler.protocol import Backend, UnitReport
+from orchestrator.scheduler.protocol import Backend, MakeWorker, UnitReport
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Store
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
@@ -35,22 +36,27 @@ def _resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "resolve", fake_resolved)
 
 
+def inline(make_worker: MakeWorker) -> Backend:
+    return InlineBackend(make_worker, threads=1)
+
+
 def run(
     spec: SweepSpec,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     make: Callable[..., Any] = FakeWorker,
+    backend: Callable[[MakeWorker], Backend] = inline,
     **options: Any,
 ) -> tuple[driver.RunResult, list[Localization]]:
     monkeypatch.setattr(driver, "open_store", lambda *_, **__: store)
     found: list[Localization] = []
 
-    def backend(settings: WorkerSettings) -> Backend:
-        return InlineBackend(lambda model: make(settings, model, lambda: store), threads=1)
+    def make_backend(settings: WorkerSettings) -> Backend:
+        return backend(lambda model: make(settings, model, lambda: store))
 
     result = driver.run(
-        spec, "results", backend, on_progress=lambda _: None, on_localized=found.append,
-        **{"stop": StopSwitch(), **options},
+        spec, "results", make_backend, on_localized=found.append,
+        **{"stop": StopSwitch(), "on_progress": lambda _: None, **options},
     )  # fmt: skip
     return result, found
 
@@ -93,8 +99,11 @@ def test_a_crash_at_every_storage_call_loses_and_doubles_nothing(monkeypatch: py
             except CrashError:
                 crashed = True
             survivor = Store(blobs)
+            done = survivor.committed()
+            assert_each_once(survivor.read("scores"))
             _forget_lease(blobs)
-            run(spec, survivor, monkeypatch)
+            summary = run(spec, survivor, monkeypatch)[0].summary
+            assert (summary.committed, summary.already) == (len(undisturbed.committed() - done), 0)
             assert payload(survivor.read("scores")) == expected, f"killed at storage call {n}, after={after}"
             assert survivor.read("localizations").to_pylist() == localizations
     assert n > 30
@@ -115,6 +124,26 @@ def test_changed_settings_are_refused_with_the_way_out(monkeypatch: pytest.Monke
     run(tiny_sweep("x"), store, monkeypatch)
     with pytest.raises(SpecError, match=r"generation.steps 2 -> 3.*--results"):
         run(tiny_sweep("x", generation={"steps": 3, "guidance_scale": 3.0}), store, monkeypatch)
+
+
+@pytest.mark.parametrize("what", ["models", "scorer"])
+def test_other_weights_under_an_old_name_are_refused(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def retrained(spec: SweepSpec) -> Resolved:
+        found = fake_resolved(spec)
+        changed = {"weights": "retrained"}
+        models = tuple(model.model_copy(update=changed) for model in found.models)
+        return found.model_copy(
+            update={"models": models} if what == "models" else {"scorer": found.scorer.model_copy(update=changed)}
+        )
+
+    store = Store(MemoryBlobs())
+    run(tiny_sweep("x", **SMALL), store, monkeypatch)
+    before = store.read("scores")
+    monkeypatch.setattr(driver, "resolve", retrained)
+    with pytest.raises(SpecError, match=r"weights [wc], .* now holds retrained; put the old weights back, .*--results"):
+        run(tiny_sweep("x", **{**SMALL, "seeds": 3}), store, monkeypatch)
+    assert store.read("scores").equals(before)
+    assert store.committed() == set(before["unit_id"].to_pylist())
 
 
 class Failing(FakeWorker):

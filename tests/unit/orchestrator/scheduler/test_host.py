@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from loco_core.errors import StoreError
 from orchestrator.scheduler.host import MESSAGE_LENGTH, THREAD_VARIABLES, WorkerHost
 from orchestrator.scheduler.protocol import Unit, UnitReport, Worker
 
@@ -31,6 +32,8 @@ class Model:
     def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
         if self.name == "bad":
             raise MemoryError("x\n" * 1000)
+        if self.name == "refused":
+            raise StoreError("no space left")
         return UnitReport(unit.unit_id, attempt, "committed")
 
 
@@ -54,6 +57,13 @@ def test_an_exception_is_a_failed_report_on_one_short_line() -> None:
     assert report.error is not None
     assert "\n" not in report.error
     assert len(report.error) <= MESSAGE_LENGTH
+
+
+def test_results_that_cannot_be_stored_are_not_the_units_fault() -> None:
+    host = WorkerHost("w", Loader(), 1)
+    host.bind("refused")
+    report = host.run(UNIT, 1, False)
+    assert (report.outcome, report.error_type, report.error) == ("unstored", "StoreError", "no space left")
 
 
 def test_the_model_before_leaves_the_memory_first() -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -156,7 +158,7 @@ def test_a_lost_lease_ends_the_run_and_leaves_the_journal_to_its_new_owner() -> 
     assert diary.last != {}
 
 
-def test_an_exception_ends_the_workers_and_leaves_the_journal_as_it_is() -> None:
+def test_an_exception_ends_the_workers_and_charges_nobody() -> None:
     diary = Diary()
     backend = ScriptedBackend(diary)
 
@@ -168,7 +170,7 @@ def test_an_exception_ends_the_workers_and_leaves_the_journal_as_it_is() -> None
     with pytest.raises(OSError, match="disk full"):
         run_units(backend, derive, diary, lambda progress: None, StopSwitch())
     assert backend.killed == ["worker-001"]
-    assert diary.last == {"u0": 1}
+    assert diary.last == {}
 
 
 def test_workers_that_do_not_start_end_the_run_with_the_reason() -> None:
@@ -198,6 +200,34 @@ def test_many_units_cost_little_each() -> None:
     began = time.process_time()
     run(ScriptedBackend(Diary(), workers=8), [unit(n) for n in range(5000)])
     assert (time.process_time() - began) / 5000 < 0.002
+
+
+class Payload:
+    """What a unit is computed from."""
+
+
+def test_what_a_unit_was_computed_from_is_let_go_when_it_is_done() -> None:
+    payloads: WeakSet[Payload] = WeakSet()
+    most = 0
+
+    def derive(settled: Sequence[Settled]) -> Sequence[Unit]:
+        """Asks for a hundred units at a time, each as large as its payload."""
+        nonlocal made
+        begun, made = made, made + (len(settled) if settled else 100)
+        units = [replace(unit(n), payload=Payload()) for n in range(begun, min(made, 20_000))]
+        payloads.update(item.payload for item in units)
+        return units
+
+    def look(_: Progress) -> None:
+        nonlocal most
+        most = max(most, len(payloads))
+
+    made = 0
+    backend = ScriptedBackend(Diary(), workers=4)
+    backend.diary.entries = deque(maxlen=10)  # type: ignore[assignment]
+    summary = run_units(backend, derive, backend.diary, look, StopSwitch())
+    assert summary.committed == 20_000
+    assert most < 200
 
 
 class Asking:

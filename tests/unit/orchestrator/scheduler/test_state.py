@@ -105,6 +105,46 @@ def test_a_lost_machine_is_charged_to_nobody_until_there_are_many(reason: LossRe
     assert machine.scheduler.losses == losses
 
 
+def test_what_cannot_be_stored_is_charged_to_nobody() -> None:
+    machine = started([unit(n) for n in range(4)], workers=2)
+    for worker in ("worker-001", "worker-002"):
+        machine.done(worker, "unstored")
+    assert machine.scheduler.attempts() == {d.unit.unit_id: 1 for d in (q[0] for q in machine.queues.values() if q)}
+    assert machine.scheduler.failed_attempts == 0
+    machine.finish()
+    assert {report.outcome for report in machine.settled.values()} == {"committed"}
+    assert {d.attempt for d in machine.dispatched} == {1}
+
+
+def test_storage_that_refuses_everybody_is_an_error() -> None:
+    machine = started([unit(n) for n in range(9)], workers=2)
+    refused = 0
+    while machine.scheduler.unstorable is None:
+        worker = next(w for w in machine.workers if machine.queues[w] or machine.workers[w] != "bound")
+        if machine.workers[worker] != "bound":
+            machine.advance(worker)
+            continue
+        refused += 1
+        # One that is stored shows that storage works.
+        machine.done(worker, "committed" if refused == 2 * MAX_TRIES else "unstored")
+    assert (refused, machine.scheduler.unstorable) == (4 * MAX_TRIES, "it failed")
+    assert [report.outcome for report in machine.settled.values()] == ["committed"]
+
+
+def test_a_unit_that_alone_cannot_be_stored_is_given_up_in_the_end() -> None:
+    machine = started([unit(n) for n in range(60)])
+    refused = 0
+    while "u001" not in machine.settled:
+        (worker,) = machine.workers
+        if machine.workers[worker] == "bound" and machine.queues[worker][0].unit.unit_id == "u001":
+            refused += 1
+            machine.done(worker, "unstored")
+        else:
+            machine.advance(worker)
+    assert refused == MAX_LOSSES + MAX_ATTEMPTS
+    assert (machine.settled["u001"].outcome, machine.scheduler.unstorable) == ("failed", None)
+
+
 def test_a_draining_worker_finishes_its_unit_and_goes() -> None:
     machine = started([unit(n) for n in range(6)])
     machine.step(WorkerDraining("worker-001"))

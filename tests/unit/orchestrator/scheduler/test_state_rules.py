@@ -57,7 +57,7 @@ class SchedulerRules(RuleBasedStateMachine):
         return [worker for worker, queue in self.machine.queues.items() if queue]
 
     @precondition(lambda self: self.busy())
-    @rule(data=st.data(), outcome=st.sampled_from(["committed", "already", "failed"]))
+    @rule(data=st.data(), outcome=st.sampled_from(["committed", "already", "failed", "unstored"]))
     def report(self, data: st.DataObject, outcome: UnitOutcome) -> None:
         self.machine.done(self.pick(data, self.busy()), outcome)
 

@@ -62,6 +62,26 @@ def test_a_lease_that_stands_still_is_taken_over_and_the_holder_must_stop(elsewh
     second.renew()
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_clocks_of_two_machines_are_never_compared(elsewhere: None, hours: int) -> None:
+    blobs, here, there = MemoryBlobs(), Clock(), Clock()
+    there.now += 3600 * hours
+    first = lease(blobs, here)
+    first.acquire()
+
+    def live() -> None:
+        here.now += 1.25
+        first.renew()
+
+    there.meanwhile = live
+    with pytest.raises(LeaseHeldError):
+        lease(blobs, there).acquire()
+    there.meanwhile = lambda: None
+    began = there.now
+    lease(blobs, there).acquire()
+    assert 30 <= there.now - began < 32
+
+
 def test_a_lease_given_back_is_free_at_once(elsewhere: None) -> None:
     blobs, clock = MemoryBlobs(), Clock()
     first = lease(blobs, clock)

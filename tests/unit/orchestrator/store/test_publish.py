@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.store import DamagedFileError, Publisher, Store, publish, repair, verify
+from orchestrator.store import DamagedFileError, Publisher, Store, layout, publish, repair, verify
 from orchestrator.store.blobs import Blobs, Put
 from orchestrator.store.local import LocalBlobs
-from orchestrator.store.sealed import encode_document
+from orchestrator.store.sealed import encode_document, encode_table
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
 
 Make = Callable[..., Any]
@@ -199,10 +199,11 @@ def damaged(unit: Make, paths: list[str], how: str) -> MemoryBlobs:
     for path in paths:
         if how == "missing":
             del blobs.files[path]
-        else:
-            data = bytearray(blobs.files[path])
-            data[len(data) // 2] ^= 4
-            blobs.files[path] = bytes(data[: len(data) // 3] if how == "truncated" else data)
+            continue
+        data = bytearray(blobs.files[path])
+        data[len(data) // 2] ^= 4
+        kept = {"truncated": len(data) // 3, "emptied": 0}.get(how, len(data))
+        blobs.files[path] = bytes(data[:kept])
     return blobs
 
 
@@ -215,7 +216,7 @@ def redo_lost(store: Store, unit: Make) -> list[str]:
     return lost
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated"])
+@pytest.mark.parametrize("how", ["flipped", "truncated", "emptied"])
 @pytest.mark.parametrize("what", list(DAMAGE))
 def test_damage_is_named_mended_and_the_rest_is_kept(unit: Make, what: str, how: str) -> None:
     paths = DAMAGE[what]
@@ -236,6 +237,22 @@ def test_damage_is_named_mended_and_the_rest_is_kept(unit: Make, what: str, how:
     assert cells(store) == Counter(f"u{i:05d}-{k}" for i in range(4) for k in range(3))
     for table, rows in {"failures": 4, "images": 4, "embeddings": 12}.items():
         assert store.read(table).num_rows == rows
+
+
+@pytest.mark.parametrize(
+    "path", [layout.SWEEP, layout.RESOLVED, layout.IN_FLIGHT, layout.PROGRESS, layout.LEASE, layout.plan(0)]
+)
+def test_damage_of_what_a_driver_keeps_for_itself_is_named_and_set_aside(unit: Make, path: str) -> None:
+    blobs = damaged(unit, [], "")
+    table = Store(blobs).read("scores")
+    data = encode_table(table) if path.endswith(".parquet") else encode_document({"attempts": {}})
+    blobs.files[path] = data[:-9]
+    store = Store(blobs)
+    assert [damage.path for damage in verify(store)] == [path]
+    repair(store)
+    assert verify(store) == []
+    assert data[:-9] in [blobs.files[kept] for kept in blobs.list(layout.QUARANTINE)]
+    assert cells(store) == Counter(f"u{i:05d}-{k}" for i in range(4) for k in range(3))
 
 
 def test_missing_files_are_named_and_mended(unit: Make) -> None:

@@ -1,0 +1,114 @@
+"""Runs that are stopped by signals or leave failed cells: exit codes, what is printed, and that nothing secret is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator import driver
+from orchestrator.scheduler.protocol import Unit, UnitReport
+from orchestrator.store import open_store
+from orchestrator.worker import WorkerSettings
+from tests.sweeps import Command, FakeWorker, assert_each_once, fake_resolved, tiny_sweep
+
+INLINE = ("--backend", "inline", "--threads", "1")
+UNITS = 6
+Before = Callable[[Unit], None]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep of six units whose model nobody loads."""
+    monkeypatch.setattr(driver, "resolve", fake_resolved)
+    work(monkeypatch, lambda unit: None)
+    path = tmp_path / "sweep.yaml"
+    changes: dict[str, Any] = {"controls": {"random": 0}, "localize": {"localizer": "argmin"}}
+    path.write_text(tiny_sweep("x", attributes=["style/velor"], seeds=3, **changes).model_dump_json(exclude_unset=True))
+    return path
+
+
+def work(monkeypatch: pytest.MonkeyPatch, before: Before) -> None:
+    """Makes workers commit made-up scores, after something else."""
+
+    class Worker(FakeWorker):
+        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+            before(unit)
+            return super().run(unit, attempt, row_by_row)
+
+    monkeypatch.setattr(
+        WorkerSettings, "__call__", lambda self, model: Worker(self, model, lambda: open_store(self.results))
+    )
+
+
+def presses(*numbers: int) -> Before:
+    def press(unit: Unit) -> None:
+        for number in numbers if unit.order == 2 else ():
+            os.kill(os.getpid(), number)
+
+    return press
+
+
+@pytest.mark.parametrize(
+    ("numbers", "committed"),
+    [((signal.SIGINT,), 4), ((signal.SIGTERM,), 4), ((signal.SIGINT, signal.SIGINT), 2), ((signal.SIGTERM,) * 2, 2)],
+    ids=["Ctrl-C", "SIGTERM", "Ctrl-C twice", "SIGTERM twice"],
+)
+def test_once_ends_with_what_runs_twice_at_once_and_both_resume(
+    command: Command, sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...],
+    committed: int,
+) -> None:  # fmt: skip
+    results, handlers = tmp_path / "results", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    work(monkeypatch, presses(*numbers))
+    code, out, err = command("run", sweep, "--results", results, *INLINE)
+    assert (code, err) == (4, "")
+    assert out.splitlines()[-1].endswith("the same command resumes")
+    store = open_store(str(results))
+    assert len(store.committed()) == committed
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    ran: list[str] = []
+    work(monkeypatch, lambda unit: ran.append(unit.unit_id))
+    code, out, err = command("run", sweep, "--results", results, *INLINE)
+    assert (code, err, len(ran)) == (0, "", UNITS - committed)
+    assert_each_once(store.read("scores"))
+    assert store.read("scores").num_rows == sum(plan["emit"].to_pylist().count(True) for plan in store.plans().values())
+
+
+CANARY = "canary-7f3a91"
+
+
+def test_failed_cells_say_so_and_no_secret_is_anywhere(
+    command: Command, sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, CANARY)
+
+    def fail(unit: Unit) -> None:
+        if unit.order == 1:
+            raise ValueError("no luck")
+
+    results = tmp_path / "results"
+    work(monkeypatch, fail)
+    code, out, err = command("run", sweep, "--results", results, *INLINE)
+    assert code == 3
+    assert "gave up on unit" in out
+    assert f"`loco-sweep retry {results}` computes failed cells again" in out
+    said = [out, err]
+    for word in ("status", "verify"):
+        code, out, err = command(word, results)
+        assert (code, err) == (0, "")
+        said += [out, err]
+    work(monkeypatch, lambda unit: None)
+    code, out, err = command("retry", results, *INLINE)
+    assert (code, err) == (0, "")
+    assert (results / "report.html").is_file()
+    said += [out, err]
+    for path in (path for path in results.rglob("*") if path.is_file()):
+        said.append(str(pq.read_table(path).to_pylist()) if path.suffix == ".parquet" else "")
+        said.append(path.read_bytes().decode(errors="replace"))
+    assert not any(CANARY in text for text in said)

@@ -1,0 +1,166 @@
+"""Whole runs whose workers fail in every way that needs neither a model nor Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loco_core.errors import StoreError
+from orchestrator.scheduler.protocol import MakeWorker, Unit, UnitReport
+from orchestrator.spec import SweepSpec
+from orchestrator.store import Publisher, Store, UnwritableError, check_marker, layout, open_store
+from orchestrator.store.testing import FaultyBlobs, MemoryBlobs
+from orchestrator.worker import WorkerSettings
+from tests.flaky import FATES, FlakyBackend
+from tests.sweeps import KEY, FakeWorker, Reader, assert_each_once, assert_same, payload, tiny_sweep
+from tests.unit.orchestrator.test_driver import run
+
+
+@pytest.mark.parametrize(("workers", "seeds"), [(1, (10, 14)), (4, (4, 8))])
+def test_whatever_befalls_workers_every_row_is_there_once(
+    spec: SweepSpec,
+    undisturbed: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    seeds: tuple[int, ...],
+) -> None:
+    fates: Counter[str] = Counter()
+    for seed in seeds:
+        root, backends = tmp_path / str(seed), list[FlakyBackend]()
+
+        def flaky(make_worker: MakeWorker, seed: int = seed, made: list[FlakyBackend] = backends) -> FlakyBackend:
+            made.append(FlakyBackend(make_worker, workers=workers, seed=seed))
+            return made[-1]
+
+        store = open_store(str(root))
+        result, _ = run(spec, store, monkeypatch, backend=flaky, on_progress=Reader(root))
+        (backend,) = backends
+        assert (result.summary.outcome, result.failed_cells, result.summary.left) == ("done", 0, 0), f"seed {seed}"
+        assert_same(store, undisturbed)
+        units = len(store.committed())
+        assert backend.runs + len(backend.late) <= units + sum(backend.fates.values()) + backend.copies
+        before = {path: path.read_bytes() for path in root.rglob("*.parquet")}
+        assert all(report.outcome == "already" for report in backend.haunt(99))
+        assert {path: path.read_bytes() for path in root.rglob("*.parquet")} == before
+        assert [path for path in store.blobs.list("_meta/staging") if not path.endswith(".lock")] == []
+        fates += backend.fates
+    assert set(fates) == set(FATES)
+
+
+def test_storage_that_refuses_workers_ends_the_run_and_no_unit_is_to_blame(
+    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs, ran = MemoryBlobs(), list[str]()
+    expired = UnwritableError("S3 refuses (ExpiredToken); check credentials")
+    refusing = Store(FaultyBlobs(blobs, 3, after=False, error=expired))
+
+    class Counting(FakeWorker):
+        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+            ran.append(unit.unit_id)
+            return super().run(unit, attempt, row_by_row)
+
+    def refused(settings: Any, model: str, _: Any) -> FakeWorker:
+        return Counting(settings, model, lambda: refusing)
+
+    store = Store(blobs)
+    with pytest.raises(StoreError, match=r"^S3 refuses \(ExpiredToken\); check credentials$"):
+        run(spec, store, monkeypatch, refused)
+    assert len(store.committed()) == 2
+    assert store.read("scores").num_rows > 0
+    assert len(ran) <= 2 + 3
+    ran.clear()
+    result, _ = run(spec, store, monkeypatch, Counting)
+    assert (result.summary.outcome, result.failed_cells) == ("done", 0)
+    assert len(ran) == len(set(ran)) == len(undisturbed.committed()) - 2
+    assert_same(store, undisturbed)
+
+
+def test_workers_that_see_another_folder_end_the_run_and_no_unit_is_to_blame(
+    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(settings: WorkerSettings, *_: Any) -> FakeWorker:
+        check_marker(MemoryBlobs(), settings.marker)
+        raise AssertionError("the marker was found elsewhere")
+
+    store = Store(MemoryBlobs())
+    with pytest.raises(StoreError, match="does not see this folder; expected a shared folder"):
+        run(spec, store, monkeypatch, blind)
+    assert store.committed() == frozenset()
+    run(spec, store, monkeypatch)
+    assert_same(store, undisturbed)
+
+
+def test_a_unit_that_a_worker_commits_before_it_dies_for_the_last_time_has_not_failed(
+    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(FakeWorker):
+        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+            if unit.order != 1:
+                return super().run(unit, attempt, row_by_row)
+            if attempt == 3:
+                super().run(unit, attempt, row_by_row)
+            raise MemoryError("out of memory")
+
+    store = Store(MemoryBlobs())
+    result, _ = run(spec, store, monkeypatch, Dying)
+    assert (result.summary.outcome, result.summary.failures, result.failed_cells) == ("done", (), 0)
+    assert result.summary.already == 1
+    assert_same(store, undisturbed)
+
+
+def test_a_worker_that_commits_a_unit_after_it_was_given_up_changes_nothing(
+    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[tuple[FakeWorker, Unit]] = []
+
+    class Late(FakeWorker):
+        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+            if unit.order == 1 and len(late) < 3:
+                late.append((self, unit))
+                raise TimeoutError("too slow")
+            return super().run(unit, attempt, row_by_row)
+
+    blobs = MemoryBlobs()
+    store = Store(blobs)
+    run(spec, store, monkeypatch, Late)
+    before = dict(blobs.files)
+    worker, unit = late[0]
+    assert FakeWorker.run(worker, unit, 1, False).outcome == "already"
+    Publisher(store).publish(flush=True)
+    assert blobs.files == before
+    scores, failures = (store.read(name).select(KEY).to_pylist() for name in ("scores", "failures"))
+    planned = undisturbed.read("scores").select(KEY).to_pylist()
+    assert sorted(map(str, scores + failures)) == sorted(map(str, planned))
+    result, _ = run(spec, store, monkeypatch, retry=True)
+    assert result.failed_cells == 0
+    assert_each_once(store.read("scores"))
+    assert store.read("scores").num_rows == len(planned)
+
+
+def test_batches_too_large_for_the_memory_are_retried_in_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(FakeWorker):
+        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+            if unit.payload.rows[0].batch_size > 4:
+                raise MemoryError("CUDA out of memory")
+            return super().run(unit, attempt, row_by_row)
+
+    def sweep(batch_size: int) -> SweepSpec:
+        return tiny_sweep(
+            "x", attributes=["style/velor"], localize={"localizer": "argmin"},
+            generation={"steps": 2, "guidance_scale": 3.0, "batch_size": batch_size},
+        )  # fmt: skip
+
+    store, undisturbed = Store(MemoryBlobs()), Store(MemoryBlobs())
+    result, _ = run(sweep(16), store, monkeypatch, Small)
+    assert result.failed_cells == store.read("failures").num_rows > 0
+    assert set(store.read("failures")["error"].to_pylist()) == {"CUDA out of memory"}
+    result, _ = run(sweep(4), store, monkeypatch, Small, retry=True)
+    assert (result.summary.outcome, result.failed_cells) == ("done", 0)
+    run(sweep(4), undisturbed, monkeypatch)
+    cells = [payload(item.read("scores").drop_columns(["unit_id"])) for item in (store, undisturbed)]
+    assert cells[0] == cells[1]
+    assert len(store.blobs.list(layout.PLANS)) == 2
