@@ -1,6 +1,7 @@
-"""Edits of every style and fact of the planted models, on 200 held-out pictures each, beside their baselines.
+"""Edits of every style and fact of the bundled models, on 200 held-out pictures each, beside their baselines.
 
-A kind is edited at the sites where the localizer finds its example in the bundled score tables.
+A kind of a planted model is edited at the sites where the localizer finds its example in the bundled score tables; of
+the natural model at the best window of a sweep of the examples, localized or not.
 
 ``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (a row an edit) and prints the
 README's tables from it; ``--print`` only prints.
@@ -26,7 +27,7 @@ from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.world import COUNTRY_NAMES, PLAIN, STYLE_NAMES
 from loco_core.types import Window
-from orchestrator import edit_driver
+from orchestrator import driver, edit_driver
 from orchestrator.backends.ray import RayBackend
 from orchestrator.edit_plan import CANDIDATES
 from orchestrator.edit_summary import EditSummary, Share, summarize
@@ -60,7 +61,7 @@ REPORT = {"style": {"prompts": 8, "seeds": 13}, "fact": {"prompts": 8, "seeds": 
 
 def sweep(model: str, blocks: Mapping[str, Any]) -> SweepSpec:
     """Returns the sweep of one model over all of its styles and facts."""
-    hidden = MODELS[model].undrawable
+    hidden = MODELS[model].undrawable if model in MODELS else None
     styles = [name for number, name in enumerate(STYLE_NAMES) if number not in (PLAIN, hidden)]
     return SweepSpec.model_validate(
         {
@@ -79,10 +80,25 @@ def backend(settings: WorkerSettings) -> Backend:
     return RayBackend(settings, workers=len(os.sched_getaffinity(0)), threads=1)
 
 
-def localized(model: str, kind: str) -> Window | None:
-    """Returns where a kind's example is localized in the bundled table of the first set of seeds; None if nowhere."""
-    table = PLANTED_TABLES / f"{model}-{EXAMPLES[kind].replace('/', '-')}-0.parquet"
-    return localize(pq.read_table(table), LocalizeSettings()).window
+def localized(model: str, kind: str, root: str) -> Window | None:
+    """Returns where a kind is edited; None if nowhere.
+
+    Args:
+        model: the model.
+        kind: ``style`` or ``fact``.
+        root: where the natural model is swept.
+    """
+    if model in MODELS:
+        table = PLANTED_TABLES / f"{model}-{EXAMPLES[kind].replace('/', '-')}-0.parquet"
+        return localize(pq.read_table(table), LocalizeSettings()).window
+    spec = sweep(model, {"attributes": list(EXAMPLES.values()), "seeds": 6})
+    driver.run(
+        spec, f"{root}-sweep", backend, on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch()
+    )
+    for row in open_store(f"{root}-sweep").read("localizations").to_pylist():
+        if row["attribute"] == EXAMPLES[kind] and row["best_start"] is not None:
+            return Window(row["best_start"], row["best_size"])
+    return None
 
 
 def measure(model: str, root: str, *, quick: bool) -> list[dict[str, Any]]:
@@ -92,7 +108,7 @@ def measure(model: str, root: str, *, quick: bool) -> list[dict[str, Any]]:
     store = open_store(root)
     store.record_sweep(sweep_id(few), few, uuid.uuid4().hex)
     for kind, example in EXAMPLES.items():
-        window = localized(model, kind)
+        window = localized(model, kind, root)
         print(model, kind, window, flush=True)
         if window is None:
             continue
@@ -156,13 +172,13 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measures what is asked for and prints all that is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", choices=list(MODELS))
+    parser.add_argument("models", nargs="*", choices=["toy", *MODELS])
     parser.add_argument("--work", type=Path, default=Path("results/edits"))
     parser.add_argument("--quick", action="store_true", help="LocoEdit only, and no longer list for the examples")
     parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
     rows = json.loads(TABLE.read_text()) if TABLE.exists() else []
-    for model in [] if arguments.only_print else arguments.models or MODELS:
+    for model in [] if arguments.only_print else arguments.models or ("toy", *MODELS):
         found = measure(model, str(arguments.work / model), quick=arguments.quick)
         rows = [row for row in rows if row["model"] != model] + found
         TABLE.write_text(json.dumps(rows, indent=1) + "\n")
