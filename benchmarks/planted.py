@@ -48,8 +48,9 @@ class Budget:
 
 
 BUDGETS = {
-    # Its sets are told apart by six.
+    # These are told apart by six.
     **{("toy-planted-a", kind): Budget(seeds=6) for kind in ("style", "object", "fact")},
+    ("toy-planted-c", "object"): Budget(seeds=6),
     # In eight steps one of the scattered sites removes 0.6 alone (0.4 in twenty), and a picture has the style or has it
     # not: with twelve seeds upper bounds reach 0.8. Single sites and the largest windows tell whether any holds it.
     ("toy-planted-c", "style"): Budget(steps=20, seeds=24, sizes=(1, 4)),
