@@ -21,7 +21,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 SMALLER = {
     "prompts: 8": "prompts: 2", "seeds: 6": "seeds: 2", "sizes: [1, 2, 3]": "sizes: [1, 2]", "steps: 8": "steps: 4",
-    "style/velor, ": "",
+    ", fact/zandia": "",
 }  # fmt: skip
 EDITS = """\
 edit: {lambdas: [0.1], neurons: [0.05], tokens: [subject], preserve: 1}
