@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import torch
 
@@ -14,6 +15,7 @@ from loco_core.errors import EditError
 from loco_core.models import LoadedModel, PromptEmbeds
 from loco_core.sites import inputs
 
+T = TypeVar("T")
 # Prompts a forward pass: an evolving text is read beside a picture.
 TOGETHER = {"fixed": 16, "evolving": 2}
 
@@ -58,14 +60,8 @@ def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: S
             rows.append(row)
             at.append(here)
             to.append(there)
-    made: dict[int, TokenPairs] = {}
-    pairs = []
-    for keys, values in zip(_read(model, prompts, sites), _read(model, donors, sites), strict=True):
-        # Sites that read the same have one tensor.
-        if id(keys) not in made:
-            made[id(keys)] = TokenPairs(keys[rows, at], values[rows, to])
-        pairs.append(made[id(keys)])
-    return tuple(pairs)
+    keys, values = _read(model, prompts, sites), _read(model, donors, sites)
+    return _once(keys, lambda number: TokenPairs(keys[number][rows, at], values[number][rows, to]))
 
 
 def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Sequence[int]) -> float:
@@ -90,10 +86,16 @@ def read_texts(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int])
     seen = torch.ones_like(encoded.ids, dtype=torch.bool) if encoded.mask is None else encoded.mask.bool().cpu()
     if model.facts.stream == "evolving":
         seen = encoded.words.cpu()
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for read in _read(model, encoded, sites):
-        found.append(found[-1] if found and found[-1][0] is read else (read, read[seen]))
-    return tuple(kept for _, kept in found)
+    read = _read(model, encoded, sites)
+    return _once(read, lambda number: read[number][seen])
+
+
+def _once(read: Sequence[torch.Tensor], make: Callable[[int], T]) -> tuple[T, ...]:
+    """Makes something for every site by its number, one object for sites in a row that read one tensor."""
+    made: list[T] = []
+    for number, tensor in enumerate(read):
+        made.append(made[-1] if number and tensor is read[number - 1] else make(number))
+    return tuple(made)
 
 
 def _read(model: LoadedModel, prompts: PromptEmbeds, sites: Sequence[int]) -> tuple[torch.Tensor, ...]:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -87,6 +88,8 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     """Fits the edits of a unit, stores each as a delta, and commits their rows."""
     began = time.monotonic()
     rows, concept = [], Concept(unit.attribute.key, unit.records)
+    # Edits of many strengths have few token sets and sites, and every scale is a forward pass over all prompts.
+    scale = cache(partial(key_scale, bench.model, concept))
     neighbours = nearest(bench, unit.attribute)
     for edit in unit.edits:
         delta, path, sum_ = _fitted(bench, unit, edit, neighbours), None, None
@@ -106,7 +109,7 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
                 "site_indices": list(edit.sites), "tokens": edit.settings.tokens,
                 "lambda": strength,
                 "lambda_absolute": strength
-                and strength * key_scale(bench.model, concept, edit.settings.tokens, edit.sites),
+                and strength * scale(edit.settings.tokens, edit.sites),
                 "neurons": _count(delta) if edit.settings.editor == "neurons" else None,
                 "norm": norm(bench.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
                 "base": edit.base or None,

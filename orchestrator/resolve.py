@@ -145,7 +145,8 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                 raise SpecError(f"{pixels} is no side of {model.id}; expected a multiple of {facts.side_multiple}")
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
-            _check_scheduler(spec.generation.scheduler, facts.schedulers, f" for {model.id} ({model.family})")
+            whose = f" for {model.id} ({model.family})"
+            _check_scheduler(spec.generation.scheduler, facts.schedulers or _karras(), whose)
     if not facts.guided and "guidance_scale" not in spec.generation.model_fields_set:
         with _at("models", [item.id for item in spec.models].index(model.id)):
             raise SpecError(
@@ -181,7 +182,8 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
             registry.function("editors", editor, "edit")
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
-            _check_scheduler(spec.generation.scheduler, {name for f in families().values() for name in f.schedulers})
+            others = {name for facts in families().values() for name in facts.schedulers}
+            _check_scheduler(spec.generation.scheduler, {*_karras(), *others})
     return tuple(attributes)
 
 
@@ -196,12 +198,15 @@ def _at(*loc: str | int) -> Iterator[None]:
 
 
 def _check_scheduler(name: str, known: Collection[str], whose: str = "") -> None:
-    """Refuses an unknown scheduler: of those that a model works with, or of those that any model does."""
+    if name not in known:
+        raise SpecError(f'no scheduler "{name}"{whose}{did_you_mean(name, known)}')
+
+
+def _karras() -> tuple[str, ...]:
+    """Returns the names of the schedulers that most families work with."""
     from diffusers.schedulers import KarrasDiffusionSchedulers
 
-    karras = {item.name for item in KarrasDiffusionSchedulers} if not (known and whose) else set()
-    if name not in {*known, *karras}:
-        raise SpecError(f'no scheduler "{name}"{whose}{did_you_mean(name, {*known, *karras})}')
+    return tuple(item.name for item in KarrasDiffusionSchedulers)
 
 
 def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:

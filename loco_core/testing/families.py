@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, families, load_model
 from loco_core.sites import outputs
-from loco_core.types import Generation, Intervention, Pooled, PromptRecord, Row
+from loco_core.types import Generation, GuidanceHalf, Intervention, Part, Pooled, PromptRecord, Row
 
 PROMPTS = (
     ("a red circle in the style of lumio", "a blue star"),
@@ -33,6 +33,11 @@ PROMPTS = (
 )
 STEPS, CELLS, TOLERANCE = 3, 16, 1e-4
 WEIGHTS = "w" * 64
+# What an engine with a mistake takes instead.
+EXCHANGED: dict[Part, Part] = {"kv": "kv", "k": "v", "v": "k"}
+OTHER_HALF: dict[GuidanceHalf, GuidanceHalf] = {
+    "conditional": "unconditional", "unconditional": "conditional", "both": "both"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,7 @@ def _note_mask(seen: dict[str, list[torch.Tensor]], name: str) -> Callable[..., 
 def random_rows(sites: int, *, guided: bool, count: int = CELLS) -> list[Row]:
     """Draws cells over all options; clean ones and donors outright among them."""
     rng, rows = random.Random(7), []
-    halves = ["conditional", "unconditional", "both"] if guided else ["conditional"]
+    halves: list[GuidanceHalf] = list(OTHER_HALF) if guided else ["conditional"]
     for _ in range(count):
         prompt, donor = rng.choice(PROMPTS)
         start = rng.randrange(0, 2)
@@ -221,7 +226,7 @@ def random_rows(sites: int, *, guided: bool, count: int = CELLS) -> list[Row]:
             step_start=start,
             step_end=rng.choice([None, start + 1, STEPS]),
             tokens=rng.choice(["all", "all", "words", "padding"]),
-            guidance_half=rng.choice(halves),  # type: ignore[arg-type]
+            guidance_half=rng.choice(halves),
         )
         rows.append(Row(prompt, donor, rng.randrange(3), does))
     return rows
@@ -387,15 +392,12 @@ def _broken(row: Row, mutant: str, sites: int) -> Row:
     """Returns a row as an engine with a mistake would take it."""
     does = row.intervention
     if mutant == "window off by one":
-        moved = tuple(sorted((site + 1) % sites for site in does.sites))
-        changed = Intervention(moved, does.part, does.step_start, does.step_end, does.tokens, does.guidance_half)
+        does = replace(does, sites=tuple(sorted((site + 1) % sites for site in does.sites)))
     elif mutant == "K and V exchanged":
-        part = {"kv": "kv", "k": "v", "v": "k"}[does.part]
-        changed = Intervention(does.sites, part, does.step_start, does.step_end, does.tokens, does.guidance_half)  # type: ignore[arg-type]
+        does = replace(does, part=EXCHANGED[does.part])
     else:
-        half = {"conditional": "unconditional", "unconditional": "conditional", "both": "both"}[does.guidance_half]
-        changed = Intervention(does.sites, does.part, does.step_start, does.step_end, does.tokens, half)  # type: ignore[arg-type]
-    return Row(row.prompt, row.donor, row.seed, changed)
+        does = replace(does, guidance_half=OTHER_HALF[does.guidance_half])
+    return replace(row, intervention=does)
 
 
 def _read(model: LoadedModel, text: str, paths: tuple[str, ...]) -> dict[str, torch.Tensor]:
