@@ -21,7 +21,7 @@ from orchestrator.edit_plan import EvaluateUnit, FitUnit
 from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.resolve import Resolved, ResolvedModel
 from orchestrator.scheduler.protocol import Unit, UnitReport, WorkerNeeds
-from orchestrator.store import SCHEMA_VERSION, check_marker, make_table, open_store
+from orchestrator.store import SCHEMA_VERSION, make_table, open_as_worker
 from orchestrator.worker_images import encode_image, is_valid
 
 if TYPE_CHECKING:
@@ -89,9 +89,12 @@ class PipelineWorker:
 
         Raises:
             ModelError: one of them cannot be loaded.
+            StoreError: this machine does not see the results root as the driver does.
         """
         import torch
 
+        # Before gigabytes of weights are read for a folder that is not there.
+        self._store = open_as_worker(settings.results, settings.marker)
         device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -110,8 +113,6 @@ class PipelineWorker:
         self._scorer = load_scorer(scorer.source, scorer.revision, device)
         judge = settings.judge
         self._judge: edit_work.Judge | None = load_scorer(judge, None, device) if judge else None  # type: ignore[assignment]
-        self._store = open_store(settings.results, create=False)
-        check_marker(self._store.blobs, settings.marker)
         self._device = torch.cuda.get_device_name() if device == "cuda" else device
         self._torch = torch.__version__
 

@@ -14,7 +14,7 @@ from orchestrator.store.preflight import check_marker, preflight
 from orchestrator.store.publish import Publisher
 from orchestrator.store.schemas import SCHEMA_VERSION, TABLES, make_table
 from orchestrator.store.sealed import decode_document, encode_document
-from orchestrator.store.store import Store, open_store
+from orchestrator.store.store import Store, open_as_worker, open_store
 from orchestrator.store.verify import Damage, repair, verify
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "decode_document",
     "encode_document",
     "make_table",
+    "open_as_worker",
     "open_store",
     "preflight",
     "repair",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 
 from orchestrator.store import layout
@@ -56,9 +57,19 @@ def check_marker(blobs: Blobs, marker: str) -> None:
     """
     found = blobs.read_versioned(layout.MARKER)
     if found is None or found.data.decode("ascii", "replace") != marker:
-        raise UnwritableError(
-            f"{blobs.root}: a worker on another machine does not see this folder; expected a shared folder or s3://bucket/folder"
-        )
+        raise not_shared(blobs.root)
+
+
+def not_shared(root: str) -> UnwritableError:
+    """Returns the error of a worker that does not see the driver's results root.
+
+    Args:
+        root: as the worker was told it.
+    """
+    return UnwritableError(
+        f"{root}: the worker on {socket.gethostname()} does not see this folder as the driver does; expected a folder "
+        "that every machine mounts, or s3://bucket/folder"
+    )
 
 
 def _size(count: int) -> str:

@@ -15,6 +15,7 @@ from orchestrator.spec import SweepSpec, check_compatible
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs, Put
 from orchestrator.store.errors import DamagedFileError, MissingFileError
+from orchestrator.store.preflight import check_marker, not_shared
 from orchestrator.store.ranges import RangedTable
 from orchestrator.store.schemas import TABLES
 from orchestrator.store.sealed import decode_document, decode_table, encode_document, encode_table
@@ -257,6 +258,24 @@ def open_store(root: str, *, create: bool = True) -> Store:
     store = Store(_s3(root) if scheme == "s3" and separator else _local(root.removeprefix("file://"), create))
     if not create and not store.blobs.exists(layout.SWEEP):
         raise MissingFileError(f"{root}: holds no sweep; expected a results folder of `loco-sweep run`")
+    return store
+
+
+def open_as_worker(root: str, marker: str) -> Store:
+    """Opens the results root of a run in one of its workers.
+
+    Args:
+        root: as the driver opened it.
+        marker: see :func:`orchestrator.store.preflight`.
+
+    Raises:
+        StoreError: this machine has no such folder, or another one of that name.
+    """
+    try:
+        store = open_store(root, create=False)
+    except MissingFileError as error:
+        raise not_shared(root) from error
+    check_marker(store.blobs, marker)
     return store
 
 

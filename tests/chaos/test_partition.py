@@ -29,7 +29,7 @@ LATE = "unit is already"
 
 @pytest.fixture(scope="module")
 def spec(tiny_pipeline: Path) -> SweepSpec:
-    return tiny_sweep(tiny_pipeline, attributes=["style/velor"], seeds=60)
+    return tiny_sweep(tiny_pipeline, attributes=["style/velor"], seeds=160)
 
 
 @pytest.fixture(scope="module")

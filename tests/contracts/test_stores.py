@@ -27,6 +27,7 @@ from orchestrator.store import (
     UnwritableError,
     check_marker,
     make_table,
+    open_as_worker,
     open_store,
     preflight,
     verify,
@@ -145,7 +146,7 @@ class TestBlobs:
         marker = preflight(blobs, needed_bytes=1)
         check_marker(blobs, marker)
         assert blobs.list("_meta") == ["_meta/marker"]
-        with pytest.raises(StoreError, match="shared folder"):
+        with pytest.raises(StoreError, match="every machine mounts"):
             check_marker(MemoryBlobs(), marker)
 
 
@@ -339,6 +340,13 @@ class TestLocal:
         for root in (tmp_path, tmp_path / "none"):
             with pytest.raises(MissingFileError):
                 open_store(str(root), create=False)
+        assert not (tmp_path / "none").exists()
+
+    def test_a_worker_that_sees_no_folder_or_an_empty_one_says_so(self, tmp_path: Path) -> None:
+        marker = preflight(LocalBlobs(tmp_path / "driver"))
+        for root in (tmp_path / "none", tmp_path):
+            with pytest.raises(UnwritableError, match=f"{root}: the worker on .* does not see this folder"):
+                open_as_worker(str(root), marker)
         assert not (tmp_path / "none").exists()
 
 

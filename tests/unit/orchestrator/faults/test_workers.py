@@ -87,7 +87,9 @@ def test_workers_that_see_another_folder_end_the_run_and_no_unit_is_to_blame(
         raise AssertionError("the marker was found elsewhere")
 
     store = Store(MemoryBlobs())
-    with pytest.raises(StoreError, match="does not see this folder; expected a shared folder"):
+    with pytest.raises(
+        StoreError, match="does not see this folder as the driver does; expected a folder that every machine mounts"
+    ):
         run(spec, store, monkeypatch, blind)
     assert store.committed() == frozenset()
     run(spec, store, monkeypatch)
