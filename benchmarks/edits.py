@@ -4,7 +4,8 @@ A kind of a planted model is edited at the sites where the localizer finds its e
 the natural model at the best window of a sweep of the examples, localized or not.
 
 ``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (a row an edit) and prints the
-README's tables from it; ``--print`` only prints.
+README's tables from it; ``--print`` only prints. ``--curve`` measures LocoEdit of the examples at every strength and
+token set instead, and writes ``benchmarks/curve.json``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
 
-TABLE = Path(__file__).with_suffix(".json")
+TABLE, CURVE_TABLE = Path(__file__).with_suffix(".json"), Path(__file__).with_name("curve.json")
+NAMES = ("toy", *MODELS)
 EXAMPLES = {"style": "style/lumio", "fact": "fact/zandia"}
 """On these every strength, token set and window is tried; the other attributes take the shorter list."""
 FEW = {
@@ -54,6 +56,14 @@ MANY = {
         "tokens": ["last_subject", "subject", "all"],
     },
     "evaluate": {**FEW["evaluate"], "windows": True},
+}  # fmt: skip
+# The paper's lambda, 0.01, is about 1e-4 of the mean squared norm of the keys of these models; see `key_scale`.
+CURVE = {
+    "edit": {
+        "editors": ["loco_edit"], "lambdas": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
+        "tokens": ["last_subject", "subject", "all"],
+    },
+    "evaluate": FEW["evaluate"],
 }  # fmt: skip
 # Held-out prompts are 8 of a style and 4 of a fact, and as many paraphrases: 208 pictures of each attribute.
 REPORT = {"style": {"prompts": 8, "seeds": 13}, "fact": {"prompts": 8, "seeds": 26}}
@@ -125,6 +135,24 @@ def measure(model: str, root: str, *, quick: bool) -> list[dict[str, Any]]:
     return [row_of(item, found, settings[item.edit_id, item.scope]) for item in found]
 
 
+def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
+    """Measures LocoEdit of the examples of one model at every strength and token set; returns a row an edit."""
+    controls = Controls(backend, lambda _: None, StopSwitch())
+    blocks, store = sweep(model, CURVE), open_store(root)
+    store.record_sweep(sweep_id(blocks), blocks, uuid.uuid4().hex)
+    for kind, example in EXAMPLES.items():
+        window = localized(model, kind, root)
+        if window is None:
+            continue
+        one = edit_driver.Meant(root, model, (example,))
+        edit_driver.edit(one, controls, print, window=window, blocks=blocks)
+        edit_driver.evaluate(one, controls, print, {**REPORT[kind], "windows": False})
+    edits = store.read("edits").to_pylist()
+    settings = {(row["edit_id"], row["scope"]): row for row in edits}
+    found = summarize(edits, store.read("evaluations").to_pylist())
+    return [row_of(item, found, settings[item.edit_id, item.scope]) for item in found]
+
+
 def row_of(item: EditSummary, every: Iterable[EditSummary], row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is kept of an edit: settings, counts with bounds, and how it stands beside its baselines."""
     shares = {
@@ -169,20 +197,49 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
         print("|", " | ".join([*key, str(count), *cells]), "|")
 
 
+def print_curve(rows: list[dict[str, Any]]) -> None:
+    """Prints what LocoEdit does at every strength, in percent with the ends of its interval."""
+    columns = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept")
+    print("| model | attribute | tokens | where | lambda | lambda of the paper |", " | ".join(columns), "|")
+    print("|---|---|---|---|---|---|" + "---|" * len(columns))
+    for row in sorted(
+        rows, key=lambda row: (row["model"], row["attribute"], row["tokens"], row["scope"], row["lambda"])
+    ):
+        if row["scope"] not in (*CANDIDATES, "all_sites"):
+            continue
+        shares = [row[name] for name in columns]
+        cells = [
+            f"{100 * s['hits'] / s['of']:.0f} ({100 * s['low']:.0f}-{100 * s['high']:.0f})" if s["of"] else "-"
+            for s in shares
+        ]
+        named = [row["model"], row["attribute"], row["tokens"], row["scope"], f"{row['lambda']:g}"]
+        print("|", " | ".join([*named, f"{row['lambda_absolute']:.2g}", *cells]), "|")
+
+
+def model_name(value: str) -> str:
+    """Returns a model's name. As ``choices`` argparse would refuse to be given none."""
+    if value not in NAMES:
+        raise argparse.ArgumentTypeError(f"{value!r} is wrong; expected one of {', '.join(NAMES)}")
+    return value
+
+
 def main() -> None:
     """Measures what is asked for and prints all that is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", choices=["toy", *MODELS])
+    parser.add_argument("models", nargs="*", type=model_name)
     parser.add_argument("--work", type=Path, default=Path("results/edits"))
     parser.add_argument("--quick", action="store_true", help="LocoEdit only, and no longer list for the examples")
+    parser.add_argument("--curve", action="store_true", help="the examples at every strength and token set")
     parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
-    rows = json.loads(TABLE.read_text()) if TABLE.exists() else []
-    for model in [] if arguments.only_print else arguments.models or ("toy", *MODELS):
-        found = measure(model, str(arguments.work / model), quick=arguments.quick)
+    table = CURVE_TABLE if arguments.curve else TABLE
+    rows = json.loads(table.read_text()) if table.exists() else []
+    for model in [] if arguments.only_print else arguments.models or NAMES:
+        root = str(arguments.work / f"{model}{'-curve' if arguments.curve else ''}")
+        found = measure_curve(model, root) if arguments.curve else measure(model, root, quick=arguments.quick)
         rows = [row for row in rows if row["model"] != model] + found
-        TABLE.write_text(json.dumps(rows, indent=1) + "\n")
-    print_tables(rows)
+        table.write_text(json.dumps(rows, indent=1) + "\n")
+    (print_curve if arguments.curve else print_tables)(rows)
 
 
 if __name__ == "__main__":

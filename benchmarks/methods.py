@@ -42,7 +42,7 @@ def sweep(model: str) -> SweepSpec:
 def main() -> None:
     """Runs the sweeps."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", choices=["toy", *MODELS])
+    parser.add_argument("models", nargs="*")
     parser.add_argument("--work", type=Path, default=Path("results/methods"))
     arguments = parser.parse_args()
     workers = len(os.sched_getaffinity(0))
