@@ -21,7 +21,7 @@ _loaded: dict[Path, ModuleType] = {}
 
 
 def keys(drawer: str) -> tuple[str, ...]:
-    """Returns the keys of a drawer (``models``, ``scorers``, ``localizers``) without importing its files."""
+    """Returns the keys of a drawer (``models``, ``scorers``, ...) without importing its files."""
     package = importlib.import_module(f"loco_core.{drawer}")
     own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
     return tuple(sorted(own | {point.name for point in entry_points(group=f"loco_sweep.{drawer}")}))

@@ -15,7 +15,7 @@ from loco_core import registry
 from loco_core.attributes import attribute
 from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
-from loco_core.scorers import BUNDLED
+from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.types import Attribute
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 
@@ -260,15 +260,29 @@ def _facts(info: FamilyInfo, config: dict[str, Any], path: str) -> tuple[tuple[s
 
 
 def _scorer(spec: SweepSpec) -> ResolvedScorer:
-    path = BUNDLED.get(spec.scorer)
-    if path is None and not Path(spec.scorer).is_dir() and "/" not in spec.scorer:
+    key, where = find_scorer(spec.scorer)
+    if key == spec.scorer:
+        return _outside_scorer(key, where)
+    if spec.scorer not in BUNDLED and not Path(where).is_dir() and "/" not in where:
+        known = (*BUNDLED, *named_scorers())
         raise SpecError(
-            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, BUNDLED)}; or CLIP model\'s folder or hub id'
+            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, known)}; or CLIP model\'s folder or hub id'
         )
-    where = str(path or spec.scorer)
     revision = None if Path(where).is_dir() else _commit(where, None)
     name = spec.scorer if spec.scorer in BUNDLED else _absolute(spec.scorer)
     return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=_weights(where, revision))
+
+
+def _outside_scorer(key: str, where: str) -> ResolvedScorer:
+    """Pins a scorer that is named by its file, and so by what the file says: a changed one is another scorer."""
+    registry.function("scorers", key, "Scorer")
+    file = registry.load("scorers", key).__file__
+    assert file is not None
+    digest = hashlib.sha256(Path(file).read_bytes())
+    revision = _commit(where, None) if where and not Path(where).is_dir() else None
+    if where:
+        digest.update(_weights(where, revision).encode())
+    return ResolvedScorer(name=key, source=key, revision=revision, weights=digest.hexdigest())
 
 
 def _absolute(path: str) -> str:

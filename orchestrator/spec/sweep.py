@@ -239,7 +239,8 @@ class SweepSpec(_Strict):
         prompts: how many records of each attribute, in their order.
         seeds: of the initial noise; N stands for ``0 .. N-1``, so that a larger N only adds.
         generation: settings.
-        scorer: a bundled scorer's name, or name or folder of a transformers CLIP model.
+        scorer: name of a bundled scorer or of another file of the drawer, a Python file, or name or folder of a
+            transformers CLIP model.
         localize: rules of the localizer.
         controls: which controls are run.
         interventions: sets of options under which every window is swept.

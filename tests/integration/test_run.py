@@ -25,8 +25,6 @@ from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
 from tests.sweeps import assert_each_once, kill_at_storage_call, payload, tiny_sweep
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 MOMENTS = 10
 FOLDERS = ("scores", "failures", "embeddings", "images", "effects", "localizations")
 
