@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.types import Attribute
+from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 
 # Pickled weights run code when they are read.
@@ -111,6 +113,47 @@ def resolve(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with _at("models", i):
             models.append(resolve_model(item))
+    attributes = _checked(spec, models)
+    with _at("scorer"):
+        scorer = _scorer(spec)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def outline(spec: SweepSpec) -> Resolved:
+    """Looks up what there is to know of a sweep without the hub: models as published, no hash of any weights.
+
+    Good for counting cells. Their identities are not those of a run.
+
+    Raises:
+        SpecError: a name is unknown, or a window is larger than a model.
+        ModelError: a folder is not a pipeline, or nobody published the sites of a model.
+    """
+    models = []
+    for i, item in enumerate(spec.models):
+        with _at("models", i):
+            models.append(_as_published(item))
+    attributes = _checked(spec, models)
+    scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def _as_published(spec: ModelSpec) -> ResolvedModel:
+    family, known = ("", None) if spec.path is not None else find_model(spec.id)
+    if known is None or known.path is not None:
+        return resolve_model(spec)
+    if not known.published:
+        raise ModelError(f"no configuration of {spec.id} is known without its weights")
+    info, config = families()[family], dict(known.published)
+    site_names, native_side = _facts(info, config, known.hub_id)
+    return ResolvedModel(
+        id=spec.id, family=family, path=known.hub_id, revision=spec.revision or known.revision, weights="",
+        dtype=spec.dtype, site_names=site_names, native_side=native_side, seconds_per_image=known.seconds_per_image,
+        worker=spec.worker,
+    )  # fmt: skip
+
+
+def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribute, ...]:
+    """Refuses windows and options that do not fit the models; returns the attributes."""
     for model in models:
         largest = max(spec.windows.sizes)
         if largest > model.n_sites:
@@ -120,10 +163,7 @@ def resolve(spec: SweepSpec) -> Resolved:
                     "sites"
                 )
         _check_options(spec, model)
-    attributes = check_names(spec)
-    with _at("scorer"):
-        scorer = _scorer(spec)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+    return check_names(spec)
 
 
 def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
@@ -175,6 +215,9 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     for i, name in enumerate(spec.attributes):
         with _at("attributes", i):
             attributes.append(_attribute(name, spec.prompts))
+    if spec.reproduces is not None:
+        with _at("reproduces"):
+            published(spec.reproduces)
     with _at("localize", "localizer"):
         registry.function("localizers", spec.localize.localizer, "localize")
     for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
@@ -312,6 +355,8 @@ def _read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
 def _download(repository: str, revision: str | None, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
+    # It would tell of every attempt; what is said at the end is enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:  # the hub's client raises a dozen unrelated classes

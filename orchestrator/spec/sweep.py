@@ -248,6 +248,7 @@ class SweepSpec(_Strict):
         evaluate: on what edits are measured.
         images: which images are kept.
         results: folder or ``s3://`` address; None leaves it to the command.
+        reproduces: the preset whose published values the report shows beside those that are measured.
     """
 
     name: Name
@@ -275,6 +276,7 @@ class SweepSpec(_Strict):
     evaluate: EvaluateSpec = EvaluateSpec()
     images: Images = "report"
     results: Text | None = None
+    reproduces: Name | None = None
 
     @model_validator(mode="after")
     def _check(self) -> SweepSpec:
