@@ -80,6 +80,4 @@ def _list() -> None:
             print(f"  published: {', '.join(item.attributes)} at sites {sites} ({item.source})")
         for note in published.notes:
             print(f"  {note}")
-    print(
-        "`loco-sweep reproduce NAME` runs one; with `--write FILE` it is written out, to be changed, planned or submitted"
-    )
+    print("`loco-sweep reproduce NAME` runs one; with `--write FILE` it is written out, to be changed or submitted")

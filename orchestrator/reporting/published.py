@@ -129,9 +129,11 @@ def _window_line(
     if window is not None:
         at = effects.get((*item.block, window.start, window.size))
         at_published = "not swept" if at is None else _effect(at)
+    # A localizer of one's own may name no best window beside the one that it picks.
+    which = "window" if row["window_start"] is not None else "best"
     best = NOTHING
-    if row["best_start"] is not None:
-        best = f"{sites(row['best_start'], row['best_size'])}: {_effect(row)}"
+    if row[f"{which}_start"] is not None:
+        best = f"{sites(row[f'{which}_start'], row[f'{which}_size'])}: {_effect(row)}"
     return WindowLine(
         model=row["model"],
         attribute=row["attribute"],
@@ -198,7 +200,10 @@ def _spared(pictures: Mapping[tuple[str, int], tuple[float | None, float | None]
         change[at], there[at] = 100 * (after - before), True
     means = crossed_means(change, there)
     before, after = (100 * float(np.mean([pair[i] for pair in scored.values()])) for i in (0, 1))
-    said = f"{before:.2f} → {after:.2f} on {len(scored)} pictures of {len(prompts)} prompts without the attribute"
+    plural = "" if len(prompts) == 1 else "s"
+    said = (
+        f"{before:.2f} → {after:.2f} on {len(scored)} pictures of {len(prompts)} prompt{plural} without the attribute"
+    )
     low, high = (float(side(0.5 + CONFIDENCE / 2)[0]) for side in (means.low, means.high))
     if np.isfinite([low, high]).all():
         said += f" (change [{low:+.2f}, {high:+.2f}])"
