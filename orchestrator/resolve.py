@@ -155,9 +155,9 @@ def _as_published(spec: ModelSpec) -> ResolvedModel:
 def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribute, ...]:
     """Refuses windows and options that do not fit the models; returns the attributes."""
     for model in models:
-        largest = max(spec.windows.sizes)
-        if largest > model.n_sites:
-            with _at("windows", "sizes", spec.windows.sizes.index(largest)):
+        sizes = spec.windows.sizes or (1,)
+        if (largest := max(sizes)) > model.n_sites:
+            with _at("windows", "sizes", sizes.index(largest)):
                 raise SpecError(
                     f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention "
                     "sites"

@@ -129,6 +129,11 @@ class Findings:
     editing: Editing | None
     provenance: Mapping[str, str]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Window sizes that were swept in any of the models."""
+        return sorted({size for names in self.sites.values() for size in self.spec.sizes(len(names))})
+
 
 def read_findings(store: Store) -> Findings:
     """Reads what there is so far.

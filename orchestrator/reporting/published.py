@@ -200,10 +200,8 @@ def _spared(pictures: Mapping[tuple[str, int], tuple[float | None, float | None]
         change[at], there[at] = 100 * (after - before), True
     means = crossed_means(change, there)
     before, after = (100 * float(np.mean([pair[i] for pair in scored.values()])) for i in (0, 1))
-    plural = "" if len(prompts) == 1 else "s"
-    said = (
-        f"{before:.2f} → {after:.2f} on {len(scored)} pictures of {len(prompts)} prompt{plural} without the attribute"
-    )
+    count = f"{len(prompts)} prompt{'' if len(prompts) == 1 else 's'}"
+    said = f"{before:.2f} → {after:.2f} on {len(scored)} pictures of {count} without the attribute"
     low, high = (float(side(0.5 + CONFIDENCE / 2)[0]) for side in (means.low, means.high))
     if np.isfinite([low, high]).all():
         said += f" (change [{low:+.2f}, {high:+.2f}])"

@@ -128,16 +128,16 @@ class WindowsSpec(_Strict):
     """Windows of cross-attention sites.
 
     Attributes:
-        sizes: how many sites; every size is swept.
+        sizes: how many sites; every size is swept. None takes sizes up to ``localize.max_share`` of each model's sites.
         stride: step between starts, from site 0.
     """
 
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 3, 4)
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     stride: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
     def _check(self) -> WindowsSpec:
-        _no_repeats("sizes", self.sizes, "size")
+        _no_repeats("sizes", self.sizes or (), "size")
         return self
 
 
@@ -277,6 +277,10 @@ class SweepSpec(_Strict):
     images: Images = "report"
     results: Text | None = None
     reproduces: Name | None = None
+
+    def sizes(self, n_sites: int) -> tuple[int, ...]:
+        """Returns the window sizes that are swept in a model of so many sites, smallest first."""
+        return tuple(sorted(self.windows.sizes or self.localize.sizes(n_sites)))
 
     @model_validator(mode="after")
     def _check(self) -> SweepSpec:

@@ -217,7 +217,8 @@ GROWN = {
 
 @pytest.mark.parametrize("key", list(GROWN))
 def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
-    check_compatible(spec(), spec(**{key: GROWN[key]}))
+    sized = {"windows": {"sizes": [1, 2, 3, 4]}}
+    check_compatible(spec(**sized), spec(**(sized | {key: GROWN[key]})))
 
 
 @pytest.mark.parametrize(
@@ -234,15 +235,17 @@ def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
         ({"seeds": 3}, "seeds without 3"),
         ({"prompts": 4}, "prompts 8 -> 4"),
         ({"windows": {"sizes": [1, 2]}}, "windows.sizes without 3, 4"),
-        ({"windows": {"stride": 2}}, "windows.stride 1 -> 2"),
+        ({"windows": {}}, "windows.sizes (1, 2, 3, 4) -> default"),
+        ({"windows": {"sizes": [1, 2, 3, 4], "stride": 2}}, "windows.stride 1 -> 2"),
         ({"controls": {"identity": False}}, "controls.identity true -> false"),
         ({"controls": {"random": 1}}, "controls.random 2 -> 1"),
         ({"interventions": [{"part": "k"}]}, "interventions without"),
     ],
 )
 def test_changes_that_would_mix_results_are_refused_with_the_way_out(change: dict[str, Any], difference: str) -> None:
+    sized = {"windows": {"sizes": [1, 2, 3, 4]}}
     with pytest.raises(SpecError) as caught:
-        check_compatible(spec(), spec(**change))
+        check_compatible(spec(**sized), spec(**(sized | change)))
     assert difference in str(caught.value)
     assert "--results" in str(caught.value)
     assert "\n" not in str(caught.value)
