@@ -242,7 +242,7 @@ def _block(
     seed: int,
     drafts: Sequence[_Draft],
 ) -> Iterator[PlannedRow]:
-    generation, steps = spec.generation.settings, spec.generation.steps
+    generation, steps = model.generation(spec.generation.settings), spec.generation.steps
     contents = dict.fromkeys(r.content_text for r in attribute.records if r.content_text != record.content_text)
     unrelated, named = tuple(contents)[:UNRELATED_TEXTS], prompt_id(record)
     for draft in drafts:

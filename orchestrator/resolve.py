@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from loco_core.attributes import attribute
 from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
-from loco_core.types import Attribute
+from loco_core.types import Attribute, Generation
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 
@@ -35,6 +36,7 @@ class ResolvedModel(BaseModel):
         revision: commit on the hub; None for a folder.
         weights: hash of weights and configuration (of a hub model, its commit).
         dtype: of weights and activations.
+        guidance_scale: where it is not the sweep's.
         site_names: addresses of its sites in execution order.
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
@@ -49,6 +51,7 @@ class ResolvedModel(BaseModel):
     revision: str | None
     weights: str
     dtype: str
+    guidance_scale: float | None = None
     site_names: tuple[str, ...]
     native_side: int
     seconds_per_image: float
@@ -58,6 +61,10 @@ class ResolvedModel(BaseModel):
     def n_sites(self) -> int:
         """How many sites it has."""
         return len(self.site_names)
+
+    def generation(self, settings: Generation) -> Generation:
+        """Returns the sweep's settings as they are for this model."""
+        return settings if self.guidance_scale is None else replace(settings, guidance_scale=self.guidance_scale)
 
     @property
     def editable_sites(self) -> tuple[int, ...]:
@@ -147,8 +154,8 @@ def _as_published(spec: ModelSpec) -> ResolvedModel:
     site_names, native_side = _facts(info, config, known.hub_id)
     return ResolvedModel(
         id=spec.id, family=family, path=known.hub_id, revision=spec.revision or known.revision, weights="",
-        dtype=spec.dtype, site_names=site_names, native_side=native_side, seconds_per_image=known.seconds_per_image,
-        worker=spec.worker,
+        dtype=spec.dtype, guidance_scale=spec.guidance_scale, site_names=site_names, native_side=native_side,
+        seconds_per_image=known.seconds_per_image, worker=spec.worker,
     )  # fmt: skip
 
 
@@ -187,11 +194,12 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
         with _at("generation", "scheduler"):
             whose = f" for {model.id} ({model.family})"
             _check_scheduler(spec.generation.scheduler, facts.schedulers or _karras(), whose)
-    if not facts.guided and "guidance_scale" not in spec.generation.model_fields_set:
+    named = model.guidance_scale is not None or "guidance_scale" in spec.generation.model_fields_set
+    if not facts.guided and not named:
         with _at("models", [item.id for item in spec.models].index(model.id)):
             raise SpecError(
-                f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected a "
-                "generation.guidance_scale in the sweep, for FLUX.1-dev 3.5"
+                f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected {{id: {model.id}, "
+                "guidance_scale: NUMBER}}, for FLUX.1-dev 3.5"
             )
     if facts.stream == "evolving" and spec.generation.batch_size < 2:
         with _at("generation", "batch_size"):
@@ -288,6 +296,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
         weights=weights,
         dtype=spec.dtype,
+        guidance_scale=spec.guidance_scale,
         site_names=site_names,
         native_side=native_side,
         seconds_per_image=seconds or info.seconds_per_image,

@@ -71,6 +71,7 @@ class ModelSpec(_Strict):
         path: folder or hub id of a diffusers pipeline; None takes the model that ``id`` names.
         revision: of a hub id.
         dtype: of weights and activations; changes the pixels.
+        guidance_scale: of this model; None is the sweep's. Distilled models need another than those beside them.
         worker: what a worker needs.
     """
 
@@ -78,6 +79,7 @@ class ModelSpec(_Strict):
     path: Text | None = None
     revision: Text | None = None
     dtype: Dtype = "float32"
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
     worker: WorkerNeeds = WorkerNeeds()
 
 
@@ -278,6 +280,10 @@ class SweepSpec(_Strict):
     results: Text | None = None
     reproduces: Name | None = None
 
+    def _guidance_scales(self) -> list[float]:
+        own = [model.guidance_scale for model in self.models]
+        return [self.generation.guidance_scale if scale is None else scale for scale in own]
+
     def sizes(self, n_sites: int) -> tuple[int, ...]:
         """Returns the window sizes that are swept in a model of so many sites, smallest first."""
         return tuple(sorted(self.windows.sizes or self.localize.sizes(n_sites)))
@@ -295,7 +301,7 @@ class SweepSpec(_Strict):
                 message = f"{count} records for prompts: {self.prompts}; expected at least {self.prompts} records"
                 raise _problem(("attributes", i, "records"), message)
         for i, option in enumerate(self.interventions):
-            if option.guidance_half != "conditional" and self.generation.guidance_scale <= 1:
+            if option.guidance_half != "conditional" and min(self._guidance_scales()) <= 1:
                 message = f"{option.guidance_half!r} needs classifier-free guidance; expected a guidance_scale above 1"
                 raise _problem(("interventions", i, "guidance_half"), message)
             if option.steps and not option.steps[0] < option.steps[1] <= self.generation.steps:

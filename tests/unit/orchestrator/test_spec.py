@@ -230,6 +230,7 @@ def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
         ({"generation": {"height": 64}}, "generation.height default -> 64"),
         ({"models": [{"id": "toy", "dtype": "float16"}]}, "models.toy.dtype float32 -> float16"),
         ({"models": [{"id": "toy", "revision": "b"}]}, "models.toy.revision default -> b"),
+        ({"models": [{"id": "toy", "guidance_scale": 3.5}]}, "models.toy.guidance_scale default -> 3.5"),
         ({"models": ["other"]}, "models without toy"),
         ({"attributes": ["style/other"]}, "attributes without style/mori"),
         ({"seeds": 3}, "seeds without 3"),
