@@ -89,6 +89,10 @@ def test_presets_are_listed_written_out_and_planned_without_weights(
     code, _, err = command("reproduce", "locogen-sd14", "--results", tmp_path / "none", "--backend", "inline")
     assert (code, err.count("\n"), "no network" in err) == (1, 1, True)
     assert not (tmp_path / "none").exists()
+    # What remains of results that are there cannot be told without knowing their weights.
+    (tmp_path / "none").mkdir()
+    code, out, err = command("plan", file, "--results", tmp_path / "none")
+    assert (code, out, err.count("\n")) == (1, "", 1)
 
 
 def test_a_misspelt_preset_is_one_line(command: Command, tmp_path: Path) -> None:
@@ -97,7 +101,7 @@ def test_a_misspelt_preset_is_one_line(command: Command, tmp_path: Path) -> None
     code, _, err = command("reproduce", "--write", tmp_path / "sweep.yaml")
     assert (code, "say which preset" in err) == (2, True)
     sweep = tmp_path / "sweep.yaml"
-    sweep.write_text("name: s\nmodels: [toy]\nattributes: [style/velor]\nscorer: toy-clip\nreproduces: locogen-sd41\n")
+    sweep.write_text("name: s\nmodels: [toy]\nattributes: [style/velor]\nscorer: none\nreproduces: locogen-sd41\n")
     code, _, err = command("run", sweep, "--results", tmp_path / "results", "--backend", "inline")
     assert (code, err.count("\n")) == (2, 1)
     assert 'sweep.yaml:5:13: no preset "locogen-sd41"; did you mean' in err

@@ -41,5 +41,5 @@ def test_an_outline_knows_what_was_published_and_no_more() -> None:
     assert [bool(model.weights) for model in models] == [False, False, True]
     with pytest.raises(ModelError, match="no folder"):
         outline(sweep(models=[{"id": "mine", "path": "./nowhere"}]))
-    with pytest.raises(SpecError, match="windows.sizes: 17 is larger than sd15"):
+    with pytest.raises(SpecError, match=r"windows\.sizes: 17 is larger than sd15"):
         outline(sweep(windows={"sizes": [17]}))
