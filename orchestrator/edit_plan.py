@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from loco_core.attributes import bundled, siblings
-from loco_core.editors import EditSettings
+from loco_core.editors import EditSettings, method
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord, Window
 from orchestrator import identity
@@ -22,14 +22,15 @@ from orchestrator.plan import UNIT_SECONDS, sweep_id
 from orchestrator.resolve import ResolvedModel
 from orchestrator.spec import EditSpec, SweepSpec
 
-Scope = Literal["localized", "by_hand", "all_sites", "window", "placebo", "random"]
+Scope = Literal["localized", "by_hand", "method", "all_sites", "window", "placebo", "random"]
 Split = Literal["localize", "fit", "select", "report"]
 Role = Literal["target", "paraphrase", "neighbour", "unrelated"]
 Pair = tuple[str, str, str, str, str, int, str | None]
 """An edit in its scope, and a probe that it is measured on; see `pair` and `measured_pair`."""
 
-CANDIDATES: tuple[Scope, ...] = ("localized", "by_hand")
-"""Scopes of edits that one is chosen of: where a localizer said, and where a person did. All others are baselines."""
+CANDIDATES: tuple[Scope, ...] = ("localized", "by_hand", "method")
+"""Scopes of edits that one is chosen of: where a localizer said, where a person did, and where a published method puts
+them, whatever was localized. All others are baselines."""
 INVALID = "invalid"
 """What is named in a picture that is none: an edit that destroys pictures keeps nothing and finds nothing."""
 UNKNOWN = ("other", "unsure", INVALID)
@@ -50,7 +51,7 @@ class PlannedEdit:
         edit_id: identity of the edit.
         settings: of the editor.
         scope: where it is made, and why: see ``edits.scope``.
-        sites: the sites it changes.
+        sites: the sites it changes; none where it changes a text encoder.
         base: of a placebo or of random neurons, the id of the edit that it resembles.
     """
 
@@ -258,15 +259,40 @@ def _unrelated(record: PromptRecord) -> PromptRecord:
 
 
 def candidates(
-    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, sites: tuple[int, ...], scope: Scope
+    spec: SweepSpec,
+    model: ResolvedModel,
+    attribute: Attribute,
+    sites: tuple[int, ...],
+    scope: Scope,
+    editor: str = "",
 ) -> list[PlannedEdit]:
-    """Returns every edit that the spec asks for at some sites."""
-    return [planned_edit(spec, model, attribute, settings, scope, sites) for settings in _settings(spec)]
+    """Returns every edit that the spec asks for at some sites.
+
+    Args:
+        spec: the sweep.
+        model: what is edited.
+        attribute: what is removed or replaced.
+        sites: where.
+        scope: of the edits.
+        editor: the method that puts its edits there itself; empty means all editors that edit where they are told to.
+    """
+    listed = [item for item in _settings(spec) if (item.editor == editor if editor else not method(item.editor))]
+    return [planned_edit(spec, model, attribute, settings, scope, sites) for settings in listed]
+
+
+def methods(spec: SweepSpec) -> tuple[str, ...]:
+    """Returns the published methods among a sweep's editors: those that put their edits where they belong."""
+    return tuple(editor for editor in (spec.edit or EditSpec()).editors if method(editor))
 
 
 def _settings(spec: SweepSpec) -> Iterator[EditSettings]:
     wanted = spec.edit or EditSpec()
     for editor in wanted.editors:
+        if fixed := method(editor):
+            preserve = wanted.preserve if fixed.preserves else 0
+            for strength in wanted.method_lambdas.get(editor, (fixed.strength,)):
+                yield EditSettings(editor=editor, tokens=fixed.tokens, strength=strength, preserve=preserve)
+            continue
         for tokens in wanted.tokens:
             if editor == "neurons":
                 for share in wanted.neurons:
@@ -282,11 +308,14 @@ def baselines(
     """Returns what chosen edits are held against.
 
     All sites that admit an edit over every strength of the chosen token set; the chosen settings at every window of
-    such sites of the same size that shares none with the localized one; a placebo of equal norm for LocoEdit, as many
-    random neurons for neurons.
+    such sites of the same size that shares none with the localized one; a placebo of equal norm for closed-form edits,
+    as many random neurons for neurons. Of methods that say themselves where they edit the placebo alone.
     """
     found: list[PlannedEdit] = []
     for edit in chosen:
+        if method(edit.settings.editor):
+            found.append(planned_edit(spec, model, attribute, edit.settings, "placebo", edit.sites, base=edit.edit_id))
+            continue
         alike = [s for s in _settings(spec) if (s.editor, s.tokens) == (edit.settings.editor, edit.settings.tokens)]
         every = model.editable_sites
         found += [planned_edit(spec, model, attribute, settings, "all_sites", every) for settings in alike]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCOPES = {
-    "localized": "#c2410c", "by_hand": "#7c3aed", "all_sites": "#0369a1", "window": "#94a3b8", "placebo": "#16a34a",
-    "random": "#ca8a04",
+    "localized": "#c2410c", "by_hand": "#7c3aed", "method": "#be185d", "all_sites": "#0369a1", "window": "#94a3b8",
+    "placebo": "#16a34a", "random": "#ca8a04",
 }  # fmt: skip
 """Colour of each scope of edits, the same on the page."""
 INCHES_A_ROW = 0.22
