@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from loco_core.deltas import applied, module_paths, projection
-from loco_core.editors import Concept, EditSettings, Target, fit_edit
+from loco_core.deltas import DENOISER, WeightDelta, applied, module_paths, projection
+from loco_core.editors import Concept, EditSettings, Target, fit_edit, method
 from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, families, load_model
@@ -33,6 +33,7 @@ PROMPTS = (
 )
 STEPS, CELLS, TOLERANCE = 3, 16, 1e-4
 WEIGHTS = "w" * 64
+EDITORS = ("loco_edit", "neurons", "uce", "diff_quick_fix")
 # What an engine with a mistake takes instead.
 EXCHANGED: dict[Part, Part] = {"kv": "kv", "k": "v", "v": "k"}
 OTHER_HALF: dict[GuidanceHalf, GuidanceHalf] = {
@@ -326,17 +327,24 @@ class FamilyContract:
         alone = torch.cat([self.drawn(model, subject, [row], 8) for row in rows])
         assert torch.allclose(together, alone, rtol=1e-5, atol=1e-5 * float(together.abs().max()))
 
-    @pytest.mark.parametrize("editor", ["loco_edit", "neurons"])
+    @pytest.mark.parametrize("editor", EDITORS)
     def test_edits_apply_and_undo_bit_for_bit(self, subject: Subject, model: LoadedModel, editor: str) -> None:
-        """At every site that admits one, with biases and without."""
-        denoiser = model.family.denoiser(model.pipeline)
-        before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-        delta = fit_edit(model, self.target(model), EditSettings(editor=editor, neurons=0.2))
+        """At every site that admits one, with biases and without, and in text encoders."""
+        before = {name: value.clone() for name, value in _weights(model)}
+        delta = self.edited(model, editor)
         row = [Row(*PROMPTS[0], 0)]
         clean = self.drawn(model, subject, row, 2)
         with applied(model, delta, WEIGHTS):
             assert not torch.equal(self.drawn(model, subject, row, 2), clean)
-        assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
+            changed = {
+                name.partition(".")[0] for name, value in _weights(model) if not torch.equal(value, before[name])
+            }
+        places = set(delta.provenance.components)
+        denoiser = model.family.denoiser(model.pipeline)
+        assert changed == {
+            part for part, module in _parts(model) if part in places or (module is denoiser and DENOISER in places)
+        }
+        assert all(torch.equal(value, before[name]) for name, value in _weights(model))
         assert torch.equal(self.drawn(model, subject, row, 2), clean)
 
     def test_loco_edit_reads_prompts_as_their_donors(self, model: LoadedModel) -> None:
@@ -356,13 +364,14 @@ class FamilyContract:
                 assert float((change * towards).sum()) > 0
             assert not torch.equal(edited[path], unedited[path])
 
+    @pytest.mark.parametrize("editor", ["loco_edit", "diff_quick_fix"])
     def test_an_edited_pipeline_is_what_plain_diffusers_loads(
-        self, subject: Subject, model: LoadedModel, tmp_path: Path
+        self, subject: Subject, model: LoadedModel, tmp_path: Path, editor: str
     ) -> None:
         """Saved with the edit, loaded without this project, it draws the same."""
         import diffusers
 
-        delta = fit_edit(model, self.target(model), EditSettings(strength=0.1))
+        delta = self.edited(model, editor)
         with applied(model, delta, WEIGHTS):
             model.pipeline.save_pretrained(tmp_path)
             edited = self.drawn(model, subject, [Row(*PROMPTS[0], 0)], 2)[0]
@@ -381,11 +390,38 @@ class FamilyContract:
         for path in module_paths(model, sites):
             assert isinstance(projection(model, path), torch.nn.Linear)
 
+    def edited(self, model: LoadedModel, editor: str) -> WeightDelta:
+        """An edit by one of the editors; skips where the family has nothing that it could change, and says so."""
+        fixed, target = method(editor), self.target(model)
+        settings = EditSettings(editor=editor, neurons=0.2)
+        if fixed is not None:
+            settings = EditSettings(editor=editor, tokens=fixed.tokens, strength=fixed.strength)
+        if fixed is not None and fixed.place == "text_encoder":
+            target = replace(target, sites=())
+            if not model.facts.clip_encoders:
+                with pytest.raises(EditError, match="edits the CLIP text encoder"):
+                    fit_edit(model, target, settings)
+                pytest.skip("its text is not CLIP's")
+            delta = fit_edit(model, target, settings)
+            assert delta.provenance.components == model.facts.clip_encoders
+            return delta
+        return fit_edit(model, target, settings)
+
     def target(self, model: LoadedModel) -> Target:
         """An edit at all sites that admit one."""
         sites = tuple(site.index for site in model.sites if site.text_only)
         concepts = tuple(Concept("style/x", (PromptRecord(*pair, "", "", ""),)) for pair in PROMPTS)
         return Target("tiny", WEIGHTS, sites, concepts)
+
+
+def _parts(model: LoadedModel) -> list[tuple[str, torch.nn.Module]]:
+    """Returns the parts of a pipeline that have weights, by name."""
+    return [(name, part) for name, part in model.pipeline.components.items() if isinstance(part, torch.nn.Module)]
+
+
+def _weights(model: LoadedModel) -> list[tuple[str, torch.Tensor]]:
+    """Returns all weights of a pipeline, their names beginning with that of the part."""
+    return [(f"{part}.{name}", value) for part, module in _parts(model) for name, value in module.state_dict().items()]
 
 
 def _broken(row: Row, mutant: str, sites: int) -> Row:
