@@ -215,6 +215,12 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
         with _at("edit", "editors", i):
             registry.function("editors", editor, "edit")
+    for editor in spec.edit.method_lambdas if spec.edit else ():
+        if method(editor) is None:
+            with _at("edit", "method_lambdas", editor):
+                raise SpecError(
+                    f"{editor} is no published method with an absolute lambda; its strengths stand in lambdas"
+                )
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
             others = {name for facts in families().values() for name in facts.schedulers}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from loco_core.editors import TokenSet
 from loco_core.errors import did_you_mean
@@ -16,6 +17,15 @@ Lambdas = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _problem(loc: tuple[str, ...], message: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{message}", {"message": message, "loc": loc})
+
+
+def _no_repeats(loc: tuple[str, ...], values: tuple[object, ...]) -> None:
+    if len(set(values)) < len(values):
+        raise _problem(loc, "a value is given twice; expected each once")
 
 
 class EditSpec(_Strict):
@@ -46,16 +56,12 @@ class EditSpec(_Strict):
     @model_validator(mode="after")
     def _check(self) -> EditSpec:
         for name in ("editors", "lambdas", "neurons", "tokens"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} has a value twice; expected each once")
+            _no_repeats((name,), getattr(self, name))
         for editor, values in self.method_lambdas.items():
+            loc = ("method_lambdas", editor)
             if editor not in self.editors:
-                raise ValueError(
-                    f'method_lambdas: "{editor}" is none of the editors{did_you_mean(editor, self.editors)}'
-                )
-            if len(set(values)) < len(values):
-                raise ValueError(f"method_lambdas: {editor} has a value twice; expected each once")
+                raise _problem(loc, f"it is none of the editors{did_you_mean(editor, self.editors)}")
+            _no_repeats(loc, values)
         return self
 
 
