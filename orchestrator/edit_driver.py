@@ -10,7 +10,8 @@ from typing import Any
 
 from loco_core.errors import EditError, SpecError, StoreError, did_you_mean
 from loco_core.types import Window
-from orchestrator.edit_plan import check_editable, methods
+from orchestrator.edit_candidates import methods
+from orchestrator.edit_plan import check_editable
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import sweep_id
 from orchestrator.resolve import Resolved, ResolvedModel, resolve

@@ -23,6 +23,7 @@ from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
 from loco_core.token_pairs import key_scale
 from loco_core.types import Attribute, Generation, PromptRecord, Row
+from orchestrator.edit_candidates import alike
 from orchestrator.edit_plan import (
     CANDIDATES,
     FIRST_SEED,
@@ -32,7 +33,6 @@ from orchestrator.edit_plan import (
     FitUnit,
     PlannedEdit,
     Probe,
-    alike,
     splits,
 )
 from orchestrator.resolve import ResolvedModel

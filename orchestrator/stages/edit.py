@@ -20,18 +20,16 @@ from loco_core.attributes import bundled
 from loco_core.errors import SpecError
 from loco_core.localizers import Localization
 from loco_core.types import Attribute, Window
+from orchestrator.edit_candidates import baselines, candidates, methods
 from orchestrator.edit_plan import (
     CANDIDATES,
     EvaluateUnit,
     FitUnit,
     PlannedEdit,
     Scope,
-    baselines,
-    candidates,
     check_editable,
     evaluate_units,
     fit_unit,
-    methods,
     probes,
     watched,
 )

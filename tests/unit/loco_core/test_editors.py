@@ -101,8 +101,10 @@ def test_positions_are_paired_with_the_donors(
 
 def test_token_sets_take_more_and_more_positions(tiny_model: LoadedModel) -> None:
     concept = Concept("style/lumio", (record("a red circle in the style of lumio", "a red circle"),))
-    last, subject, every = (token_pairs(tiny_model, concept, t) for t in ("last_subject", "subject", "all"))
-    assert [len(p.keys) for p in (last, subject, every)] == [1, 5, 16]
+    sets: tuple[TokenSet, ...] = ("last_subject", "subject", "tail", "all")
+    last, subject, tail, every = (token_pairs(tiny_model, concept, tokens) for tokens in sets)
+    assert [len(p.keys) for p in (last, subject, tail, every)] == [1, 5, 8, 16]
+    assert torch.equal(tail.keys, every.keys[8:])
     embeds = tiny_model.family.encode(tiny_model.pipeline, [r.prompt for r in concept.records]).embeds[0].double()
     assert torch.equal(last.keys[0], embeds[8])
     # What the two sentences share reads as itself: a causal encoder gives it the same embedding.

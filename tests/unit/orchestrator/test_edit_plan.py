@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 from loco_core.attributes import attribute, bundled
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord
+from orchestrator.edit_candidates import baselines, candidates, restored
 from orchestrator.edit_plan import (
     FIRST_SEED,
-    baselines,
-    candidates,
     check_editable,
     evaluate_units,
     fit_templates,
     pair,
     probes,
-    restored,
     splits,
     watched,
 )
