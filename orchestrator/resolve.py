@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from loco_core import registry
 from loco_core.attributes import attribute
+from loco_core.editors import method
 from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
@@ -71,6 +72,22 @@ class ResolvedModel(BaseModel):
         """The sites whose K and V an edit may change."""
         shared = families()[self.family].shared
         return tuple(i for i, name in enumerate(self.site_names) if not (shared and name.startswith(shared)))
+
+    def method_sites(self, editor: str) -> tuple[int, ...]:
+        """Returns the sites that a published method edits; none where it edits a text encoder.
+
+        Raises:
+            SpecError: the model has no such text encoder.
+        """
+        fixed, facts = method(editor), families()[self.family]
+        if fixed is None or fixed.place == "all_sites":
+            return self.editable_sites
+        if not facts.clip_encoders:
+            raise SpecError(
+                f"{editor} edits the CLIP text encoder that cross-attention reads; {self.id} ({self.family}) reads "
+                f"{facts.encoders}"
+            )
+        return ()
 
 
 class ResolvedScorer(BaseModel):
@@ -209,6 +226,24 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
             )
 
 
+def check_methods(spec: SweepSpec, resolved: Resolved) -> None:
+    """Refuses an editor that can edit none of the models; one that can edit some passes over the others.
+
+    Raises:
+        SpecError: there is one.
+    """
+    for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
+        refused = list[SpecError]()
+        for model in resolved.models:
+            try:
+                model.method_sites(editor)
+            except SpecError as error:
+                refused.append(error)
+        if len(refused) == len(resolved.models):
+            with _at("edit", "editors", i):
+                raise refused[0]
+
+
 def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     """Looks up the names of a sweep that a machine without any weights knows; returns its attributes.
 
@@ -231,6 +266,12 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
         with _at("edit", "editors", i):
             registry.function("editors", editor, "edit")
+    for editor in spec.edit.method_lambdas if spec.edit else ():
+        if method(editor) is None:
+            with _at("edit", "method_lambdas", editor):
+                raise SpecError(
+                    f"{editor} is no published method with an absolute lambda; its strengths stand in lambdas"
+                )
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
             others = {name for facts in families().values() for name in facts.schedulers}

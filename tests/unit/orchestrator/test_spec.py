@@ -49,6 +49,7 @@ FULL: dict[str, Any] = {
     "localize": {"threshold": 0.7},
     "controls": {"identity": True, "all_sites": True, "complement": True, "random": 3},
     "interventions": [{"part": "k", "steps": [0, 10], "tokens": "words", "guidance_half": "both"}],
+    "edit": {"editors": ["loco_edit", "uce"], "method_lambdas": {"uce": [0.1, 0.5]}},
     "images": "none",
     "results": "out",
 }
@@ -77,6 +78,8 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
     assert read.models[0].id == "toy"
     assert read.models[1].worker.min_gpu_memory == 24 * 2**30
     assert read.generation.settings == Generation(20, 5.0, 64, 64, "DDIMScheduler")
+    assert read.edit is not None
+    assert read.edit.method_lambdas == {"uce": (0.1, 0.5)}
     assert read.interventions[0].at((3, 4)) == Intervention((3, 4), "k", 0, 10, "words", "both")
     assert isinstance(read.attributes[1], AttributeSpec)
     assert read.attributes[1].label == "fact/flag of X"
@@ -137,6 +140,15 @@ BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
         (
             BASE + "interventions: [{steps: [5, 90]}]\n",
             "5:25: interventions.0.steps: [5, 90] is wrong; expected [start, end)",
+        ),
+        (
+            BASE + "edit: {editors: [uce], method_lambdas: {uec: [1]}}\n",
+            '5:46: edit.method_lambdas.uec: it is none of the editors; did you mean "uce"?',
+        ),
+        (BASE + "edit: {editors: [uce], method_lambdas: {uce: [0]}}\n", "edit.method_lambdas.uce.0: 0 is wrong"),
+        (
+            BASE + "edit: {editors: [uce], method_lambdas: {uce: [1, 1]}}\n",
+            "5:46: edit.method_lambdas.uce: a value is given twice",
         ),
         ("models: [toy]\nattributes: [style/m]\nscorer: c\n", "sweep.yaml:1:1: name is missing"),
         (BASE.replace("style/mori", "mori"), "3:14: attributes.0: 'mori' is wrong; expected a name such as style/NAME"),
