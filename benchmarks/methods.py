@@ -20,10 +20,11 @@ ATTRIBUTES = {
 
 
 def attributes(model: str) -> list[str]:
-    """Returns three attributes of every kind that has a known place, and of every kind of the natural model."""
+    """Returns three attributes of every kind that has a known place; two of every kind of the natural model."""
     plants = MODELS[model].plants if model in MODELS else {}
     kinds = [kind for kind in ATTRIBUTES if model not in MODELS or plants[kind].outcome != "redundant"]
-    return [name for kind in kinds for name in ATTRIBUTES[kind]]
+    count = 3 if model in MODELS else 2
+    return [name for kind in kinds for name in ATTRIBUTES[kind][:count]]
 
 
 def sweep(model: str) -> SweepSpec:
@@ -31,7 +32,7 @@ def sweep(model: str) -> SweepSpec:
     return SweepSpec.model_validate(
         {
             "name": f"methods-{model}", "models": [model], "attributes": attributes(model),
-            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": 6,
+            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
             "scorer": "toy-clip", "images": "none",
         },
