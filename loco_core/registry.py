@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -25,7 +26,7 @@ def keys(drawer: str) -> tuple[str, ...]:
     """Returns the keys of a drawer (``models``, ``scorers``, ...) without importing its files."""
     package = importlib.import_module(f"loco_core.{drawer}")
     own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
-    return tuple(sorted(own | set(_points(drawer))))
+    return tuple(sorted(own | set(_points(drawer, tuple(sys.path)))))
 
 
 def load(drawer: str, key: str) -> ModuleType:
@@ -40,7 +41,7 @@ def load(drawer: str, key: str) -> ModuleType:
     """
     if key.endswith(".py"):
         return _from_file(Path(key))
-    if (point := _points(drawer).get(key)) is not None:
+    if (point := _points(drawer, tuple(sys.path)).get(key)) is not None:
         module = point.load()
         if not isinstance(module, ModuleType):
             raise SpecError(
@@ -65,8 +66,13 @@ def function(drawer: str, key: str, name: str) -> Callable[..., Any]:
 
 
 @cache
-def _points(drawer: str) -> dict[str, EntryPoint]:
-    """Returns a drawer's entry points by name: looking through all that is installed takes tens of milliseconds."""
+def _points(drawer: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Returns a drawer's entry points by name: looking through all that is installed takes tens of milliseconds.
+
+    Args:
+        drawer: e.g. ``localizers``.
+        path: where Python looks for packages; what is installed changes with it.
+    """
     return {point.name: point for point in entry_points(group=f"loco_sweep.{drawer}")}
 
 

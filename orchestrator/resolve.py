@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,9 +20,7 @@ from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.types import Attribute, Generation
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
-
-# Pickled weights run code when they are read.
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+from orchestrator.weights import absolute, commit, read_json, weights_hash
 
 
 class ResolvedModel(BaseModel):
@@ -323,16 +319,16 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         revision, seconds = spec.revision or known.revision, known.seconds_per_image
     else:
         family, path, revision, seconds = "", spec.path, spec.revision, 0.0
-    index = _read_json(path, revision, "model_index.json")
+    index = read_json(path, revision, "model_index.json")
     class_name = str(index.get("_class_name", "unnamed class"))
     family = family or family_of_pipeline(class_name, path)
     info = families()[family]
-    site_names, native_side = _facts(info, _read_json(path, revision, info.config_file), path)
-    weights = _weights(path, revision)
+    site_names, native_side = _facts(info, read_json(path, revision, info.config_file), path)
+    weights = weights_hash(path, revision)
     return ResolvedModel(
         id=spec.id,
         family=family,
-        path=_absolute(path),
+        path=absolute(path),
         # The commit, not the name of a branch: what is hashed is what every worker loads.
         revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
         weights=weights,
@@ -361,9 +357,9 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
         raise SpecError(
             f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, known)}; or CLIP model\'s folder or hub id'
         )
-    revision = None if Path(where).is_dir() else _commit(where, None)
-    name = spec.scorer if spec.scorer in BUNDLED else _absolute(spec.scorer)
-    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=_weights(where, revision))
+    revision = None if Path(where).is_dir() else commit(where, None)
+    name = spec.scorer if spec.scorer in BUNDLED else absolute(spec.scorer)
+    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=weights_hash(where, revision))
 
 
 def _outside_scorer(key: str, where: str) -> ResolvedScorer:
@@ -372,78 +368,7 @@ def _outside_scorer(key: str, where: str) -> ResolvedScorer:
     file = registry.load("scorers", key).__file__
     assert file is not None
     digest = hashlib.sha256(Path(file).read_bytes())
-    revision = _commit(where, None) if where and not Path(where).is_dir() else None
+    revision = commit(where, None) if where and not Path(where).is_dir() else None
     if where:
-        digest.update(_weights(where, revision).encode())
+        digest.update(weights_hash(where, revision).encode())
     return ResolvedScorer(name=key, source=key, revision=revision, weights=digest.hexdigest())
-
-
-def _absolute(path: str) -> str:
-    """Returns a folder's full path: workers run in folders of their own."""
-    return str(Path(path).resolve()) if Path(path).is_dir() else path
-
-
-def _read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
-    folder = Path(path)
-    looks_local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1
-    if not folder.is_dir() and looks_local:
-        raise ModelError(f"no folder {path}; expected a diffusers pipeline folder or a hub id like owner/name")
-    file = folder / name
-    if not folder.is_dir():
-        file = _download(path, revision, name)
-    if not file.is_file():
-        raise ModelError(f"{path} is not a diffusers pipeline: {name} is missing")
-    try:
-        content = json.loads(file.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is damaged: expected an object")
-    return content
-
-
-def _download(repository: str, revision: str | None, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    # It would tell of every attempt; what is said at the end is enough.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        return Path(hf_hub_download(repository, name, revision=revision))
-    except Exception as error:  # the hub's client raises a dozen unrelated classes
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot get {name} of {repository} from the hub or its local cache: {reason}") from error
-
-
-def _commit(repository: str, revision: str | None) -> str:
-    """Returns the commit that a hub revision stands for; of the local cache where the hub cannot be reached."""
-    return _download(repository, revision, "config.json").parent.name
-
-
-def _weights(path: str, revision: str | None) -> str:
-    folder = Path(path)
-    if not folder.is_dir():
-        return f"hub:{_download(path, revision, _index_name(path, revision)).parent.name}"
-    files = sorted(_weight_files(folder))
-    if not any(file.suffix == ".safetensors" for file in files):
-        pickles = [file for pattern in _PICKLES for file in folder.rglob(pattern)]
-        held = f"; {pickles[0].relative_to(folder)} is a pickle, which is never read" if pickles else ""
-        raise ModelError(f"{path} holds no safetensors weights{held}")
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _index_name(path: str, revision: str | None) -> str:
-    try:
-        _download(path, revision, "model_index.json")
-    except ModelError:
-        return "config.json"
-    return "model_index.json"
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    for pattern in ("*.safetensors", "*.json", "*.txt"):
-        yield from (file for file in folder.rglob(pattern) if file.is_file())
