@@ -340,8 +340,10 @@ def test_methods_edit_without_a_window_and_stay_beside_one(command: Command, res
     assert re.search(r"velor\s+diff_quick_fix", out), out
     alone = read(results, "edits")
     assert set(alone.scope) == {"method", "placebo"}
-    words = ("--window", "3,2", "--sweep", sweep.with_name("three.yaml"))
-    assert command("edit", results, *VELOR, *words, *INLINE)[0] == 0
+    edit_driver.edit(
+        edit_driver.Meant(str(results), attributes=("style/velor",)), _controls(), print,
+        window=edit_driver.Window(3, 2), blocks=load_sweep(sweep.with_name("three.yaml")),
+    )  # fmt: skip
     both = read(results, "edits")
     assert set(both[both.chosen].editor) == {"loco_edit", "uce", "diff_quick_fix"}
     kept = both[both.localization.str.startswith("method")].reset_index(drop=True)
