@@ -1,7 +1,7 @@
 """Every localization and every edit method on the same prompts and seeds, beside what they cost.
 
-``python benchmarks/methods.py [MODEL ...]``; resumable. Writes ``benchmarks/methods.json`` (a row an attribute and method)
-and prints the tables from it; ``--print`` only prints. Every attribute goes through one sweep with all localizers beside
+``python benchmarks/methods.py [MODEL ...]``; resumable. Writes ``benchmarks/methods.json``, a row a method,
+and prints the tables from it; ``--print`` only prints. An attribute goes through one sweep with all localizers beside
 each other and all editors; the sequential localizer is given, of the same scores, what it asks for.
 """
 
