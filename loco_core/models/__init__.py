@@ -63,6 +63,7 @@ class FamilyInfo:
             the text alone; empty where there are none.
         side_multiple: what sides of images must be multiples of, in pixels.
         schedulers: names of the schedulers that its pipelines work with; empty for all of the Karras kind.
+        clip_encoders: the pipeline's components that are CLIP text encoders, where the denoiser reads no other text.
         guided: whether generation has an unconditional half; without one the guidance scale is a number that a
             distilled denoiser reads.
     """
@@ -82,6 +83,7 @@ class FamilyInfo:
     shared: str = ""
     side_multiple: int = 8
     schedulers: tuple[str, ...] = ()
+    clip_encoders: tuple[str, ...] = ()
     guided: bool = True
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from loco_core.errors import StoreError
 from orchestrator.plan import CELL_KEY
+from orchestrator.stages.localize import main_rows
 from orchestrator.stages.sweep import failed_keys, planned_units
 from orchestrator.store import Store, decode_document, layout
 from orchestrator.store.layout import PROGRESS
@@ -27,7 +28,7 @@ class BlockStatus:
         ok: committed cells with a valid image.
         invalid: committed cells without one.
         failed: cells that could not be made.
-        outcome: of the localization, if there is one.
+        outcome: of the localization that edits follow, if there is one.
     """
 
     model: str
@@ -82,7 +83,7 @@ def survey(store: Store) -> SweepStatus:
     failures = _both(store, "failures", [*CELL_KEY, "cell_id"], published, committed)
     cells = Counter(zip(*(scores[name].to_pylist() for name in ("model", "attribute", "status")), strict=True))
     failed = Counter((key[0], key[1]) for key in failed_keys(scores, failures))
-    found = {(row["model"], row["attribute"]): row for row in store.read("localizations").to_pylist()}
+    found = {(row["model"], row["attribute"]): row for row in main_rows(store.read("localizations")).to_pylist()}
     blocks = tuple(
         BlockStatus(
             *block, planned[block], done[block], cells[(*block, "ok")], cells[(*block, "invalid")], failed[block],
