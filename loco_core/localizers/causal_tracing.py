@@ -52,7 +52,7 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
         raise LocalizationError(f"{table.model}, {table.attribute}: no restored picture is one")
     best, word = int(np.nanargmax(denoiser.value)), int(np.nanargmax(encoder.value))
     side = two_sided(settings.confidence)
-    beside = f"; of the text encoder {texts.names[word]} brings back {_share(encoder, word, side)}"
+    beside = f"; of the text encoder's layers {texts.names[word]} brings back {_share(encoder, word, side)}"
     share = f"site {best} brings back {_share(denoiser, best, side)} of what the noise takes"
     effects = (
         *_effects(table, settings, sites, denoiser, "denoiser", best),
