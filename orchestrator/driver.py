@@ -78,7 +78,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         store.check_sweep(sweep_id(spec), spec)
         known, committed = planned_units(store), store.committed()
         if methods(spec):
-            traced = {pair_of(row) for row in committed_traces(store).select(PAIR).to_pylist()}
+            traced = {pair_of(row) for row in committed_traces(store, PAIR).to_pylist()}
     units = [unit for unit in known if unit.unit_id not in committed] + missing_units(spec, resolved, known)
     traces = trace_units(spec, resolved, traced, len(units))
     return Outlook(

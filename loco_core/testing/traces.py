@@ -15,11 +15,14 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from loco_core.errors import LocalizationError
 from loco_core.localizers import Localization, LocalizeSettings, Outcome
+from loco_core.models import LoadedModel
 from loco_core.statistics import Floats
-from loco_core.tracing import METHODS
+from loco_core.tracing import METHODS, attention
+from loco_core.types import Generation, Row
 
 SITES = 16
 SITE_NAMES = tuple(f"site.{i}" for i in range(SITES))
@@ -72,6 +75,47 @@ def simulated_traces(
                     margin = 0.2 - full * (1 - float(share)) + float(rng.normal(0, noise))
                     add(prompt, seed, "restored", component, layer, margin)
     return pa.Table.from_pylist(rows)
+
+
+def assert_attention_adds_up(
+    model: LoadedModel, rows: Sequence[Row], settings: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails unless, at every site and step, what all tokens write is what the attention wrote, its bias aside.
+
+    Args:
+        model: of a family whose text is the same at every step.
+        rows: to draw.
+        settings: of the generation.
+        monkeypatch: of the test.
+    """
+    denoiser, wrote, calls = model.family.denoiser(model.pipeline), dict[Any, torch.Tensor](), list[Any]()
+    written_by, batch = attention.written_by, len(rows) + 1
+
+    def checked(module: Any, *given: torch.Tensor | None) -> torch.Tensor:
+        queries, keys, values, words, mask = given
+        assert queries is not None
+        assert keys is not None
+        every = torch.ones(len(queries), keys.shape[1], dtype=torch.bool)
+        whole = written_by(module, queries, keys, values, every, mask)  # type: ignore[arg-type]
+        out = module.to_out[0]
+        expected = wrote[out][-batch:][: len(queries)] - (0.0 if out.bias is None else out.bias)
+        torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-5)
+        part = written_by(module, queries, keys, values, words, mask)  # type: ignore[arg-type]
+        assert 0 < part.norm() < 10 * whole.norm()
+        calls.append(module)
+        return part
+
+    monkeypatch.setattr(attention, "written_by", checked)
+    modules = [denoiser.get_submodule(site.key_path.rpartition(".")[0]).to_out[0] for site in model.sites]  # type: ignore[index]
+    handles = [module.register_forward_hook(lambda out, _, made: wrote.update({out: made})) for module in modules]  # type: ignore[union-attr]
+    try:
+        found = attention.contributions(model, rows, settings, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert found.shape == (len(rows), len(model.sites))
+    assert bool((found > 0).all())
+    assert len(calls) >= settings.steps * len(model.sites)
 
 
 class TraceLocalizerContract:

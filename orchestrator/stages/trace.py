@@ -13,8 +13,9 @@ from loco_core.tracing import Method, reads
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.committed import committed_rows, published_units
 from orchestrator.stages.localize import Tables, localize, unless_incomplete, unscored
-from orchestrator.store import Publisher, Store
+from orchestrator.store import Store
 from orchestrator.store.schemas import TABLES
 from orchestrator.trace_plan import PAIR, TraceUnit, pair_of, trace_units, wanted_pairs
 from orchestrator.worker import to_unit
@@ -22,9 +23,14 @@ from orchestrator.worker import to_unit
 Block = tuple[str, str, Method]  # model, attribute, method
 
 
-def committed_traces(store: Store) -> pa.Table:
-    """Returns the traces of all committed units, published or not; writes nothing."""
-    return store.read_units(sorted(store.committed()), "traces")
+def committed_traces(store: Store, columns: Sequence[str] = tuple(TABLES["traces"].names)) -> pa.Table:
+    """Returns the traces of all committed units, published or not; writes nothing.
+
+    Args:
+        store: the results.
+        columns: those that are wanted.
+    """
+    return committed_rows(store, "traces", columns, published_units(store), store.committed())
 
 
 class TraceStage:
@@ -55,7 +61,7 @@ class TraceStage:
         for name in spec.localize.localizers:
             if (method := reads(name)) is not None:
                 self._readers.setdefault(method, []).append(name)
-        self._rows = self._known() if self._readers else TABLES["traces"].empty_table()
+        self._rows = committed_traces(store) if self._readers else TABLES["traces"].empty_table()
         traced = {pair_of(row) for row in self._rows.select(PAIR).to_pylist()}
         self._units = trace_units(spec, resolved, traced, first_order)
         self._left: dict[Block, set[str]] = {
@@ -67,13 +73,6 @@ class TraceStage:
         for unit in self._units:
             self._left[unit.model, unit.attribute.key, unit.method].add(unit.unit_id)
         self.next_order = first_order + len(self._units)
-
-    def _known(self) -> pa.Table:
-        publisher = Publisher(self._store)
-        publisher.publish()
-        # A full publication would leave a small part behind at every start.
-        pending = sorted(self._store.committed() - publisher.units)
-        return pa.concat_tables([self._store.read("traces"), self._store.read_units(pending, "traces")])
 
     def begin(self) -> list[Unit]:
         """Returns all units; localizes what is complete already."""
