@@ -21,13 +21,11 @@ import torch
 
 from loco_core.deltas import applied, module_paths, projection
 from loco_core.editors import Concept, EditSettings, Target, fit_edit
-from loco_core.errors import EditError, ModelError
+from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, families, load_model
 from loco_core.sites import outputs
-from loco_core.testing.traces import assert_attention_adds_up
-from loco_core.tracing.attention import contributions
-from loco_core.tracing.causal import layers, trace
+from loco_core.testing.traces import TracesContract
 from loco_core.types import Generation, GuidanceHalf, Intervention, Part, Pooled, PromptRecord, Row
 
 PROMPTS = (
@@ -240,7 +238,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-class FamilyContract:
+class FamilyContract(TracesContract):
     """What every family promises."""
 
     @pytest.fixture(scope="class")
@@ -328,33 +326,6 @@ class FamilyContract:
         together = self.drawn(model, subject, rows, 8)
         alone = torch.cat([self.drawn(model, subject, [row], 8) for row in rows])
         assert torch.allclose(together, alone, rtol=1e-5, atol=1e-5 * float(together.abs().max()))
-
-    def test_words_write_all_that_an_attention_writes(
-        self, subject: Subject, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """So that the words of a concept write a part of it; refused where the text evolves with the image."""
-        rows = [Row(prompt, donor, 3) for prompt, donor in PROMPTS]
-        if model.facts.stream == "fixed":
-            assert_attention_adds_up(model, rows, subject.settings, monkeypatch)
-            return
-        with pytest.raises(ModelError, match="evolves"):
-            contributions(model, rows, subject.settings, 3)
-
-    def test_layers_are_restored_where_the_text_encoders_are_clip(self, subject: Subject, model: LoadedModel) -> None:
-        """A picture a layer, each its own; refused elsewhere."""
-        (prompt, _), (donor, _) = PROMPTS
-        if model.facts.stream != "fixed" or not model.facts.clip_encoders:
-            with pytest.raises(ModelError, match="CLIP"):
-                list(trace(model, prompt, donor, 3, subject.settings, 8))
-            return
-        clean, corrupted, *restored = trace(model, prompt, donor, 3, subject.settings, 8)
-        (alone,) = generate(model, [Row(prompt, donor, 3)], subject.settings, 8)
-        assert difference(clean.picture, alone.images[0]) < TOLERANCE
-        assert difference(clean.picture, corrupted.picture) > 10 * TOLERANCE
-        assert [item.layer for item in restored] == list(layers(model))
-        sites = [item.picture for item in restored if item.layer and item.layer.component == "denoiser"]
-        assert all(not torch.equal(picture, corrupted.picture) for picture in sites)
-        assert len({picture.numpy().tobytes() for picture in sites}) == len(sites) == len(model.sites)
 
     @pytest.mark.parametrize("editor", ["loco_edit", "neurons"])
     def test_edits_apply_and_undo_bit_for_bit(self, subject: Subject, model: LoadedModel, editor: str) -> None:

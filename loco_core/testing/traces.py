@@ -1,4 +1,4 @@
-"""The contract of a localizer that reads traces, to be inherited by the tests of one, and made-up traces.
+"""The contract of a localizer that reads traces, to be inherited by the tests of one; made-up traces; real ones.
 
 class TestMine(TraceLocalizerContract):
     localizer = mine
@@ -17,13 +17,19 @@ import pyarrow as pa
 import pytest
 import torch
 
-from loco_core.errors import LocalizationError
+from loco_core.errors import LocalizationError, ModelError
+from loco_core.generate import generate
 from loco_core.localizers import Localization, LocalizeSettings, Outcome
 from loco_core.models import LoadedModel
 from loco_core.statistics import Floats
 from loco_core.tracing import METHODS, attention
+from loco_core.tracing.causal import layers, trace
 from loco_core.types import Generation, Row
 
+PROMPTS = (
+    ("a red circle in the style of lumio", "a blue star"),
+    ("a photo of a green square", "a photo of a yellow moon in the style of velor"),
+)
 SITES = 16
 SITE_NAMES = tuple(f"site.{i}" for i in range(SITES))
 SETTINGS = LocalizeSettings(resamples=200)
@@ -116,6 +122,36 @@ def assert_attention_adds_up(
     assert found.shape == (len(rows), len(model.sites))
     assert bool((found > 0).all())
     assert len(calls) >= settings.steps * len(model.sites)
+
+
+class TracesContract:
+    """What can be traced of every family: a part of its contract."""
+
+    def test_words_write_all_that_an_attention_writes(
+        self, subject: Any, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that the words of a concept write a part of it; refused where the text evolves with the image."""
+        rows = [Row(prompt, donor, 3) for prompt, donor in PROMPTS]
+        if model.facts.stream == "fixed":
+            assert_attention_adds_up(model, rows, subject.settings, monkeypatch)
+            return
+        with pytest.raises(ModelError, match="evolves"):
+            attention.contributions(model, rows, subject.settings, 3)
+
+    def test_layers_are_restored_where_the_text_encoders_are_clip(self, subject: Any, model: LoadedModel) -> None:
+        """A picture a layer, each its own; refused elsewhere."""
+        prompt, donor = PROMPTS[0]
+        if model.facts.stream != "fixed" or not model.facts.clip_encoders:
+            with pytest.raises(ModelError, match="CLIP"):
+                list(trace(model, prompt, donor, 3, subject.settings, 8))
+            return
+        clean, corrupted, *restored = trace(model, prompt, donor, 3, subject.settings, 8)
+        (alone,) = generate(model, [Row(prompt, donor, 3)], subject.settings, 8)
+        assert (clean.picture - alone.images[0]).abs().max() < 1e-4
+        assert (clean.picture - corrupted.picture).abs().max() > 1e-3
+        assert [item.layer for item in restored] == list(layers(model))
+        sites = [item.picture for item in restored if item.layer and item.layer.component == "denoiser"]
+        assert len({picture.numpy().tobytes() for picture in (corrupted.picture, *sites)}) == 1 + len(model.sites)
 
 
 class TraceLocalizerContract:
