@@ -38,6 +38,7 @@ from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.session import Controls
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.localize import main_rows
 from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
 
@@ -105,7 +106,7 @@ def localized(model: str, kind: str, root: str) -> Window | None:
     driver.run(
         spec, f"{root}-sweep", backend, on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch()
     )
-    for row in open_store(f"{root}-sweep").read("localizations").to_pylist():
+    for row in main_rows(open_store(f"{root}-sweep").read("localizations")).to_pylist():
         if row["attribute"] == EXAMPLES[kind] and row["best_start"] is not None:
             return Window(row["best_start"], row["best_size"])
     return None

@@ -19,6 +19,8 @@ def main(results: str, target: str) -> None:
     images = pd.read_parquet(f"{results}/images")
     effects = pd.read_parquet(f"{results}/effects")
     found = pd.read_parquet(f"{results}/localizations").sort_values(["model", "attribute"])
+    # Of several localizers the one that edits follow.
+    effects, found = (table[~table.beside.fillna(False).astype(bool)] for table in (effects, found))
     figure, axes = plt.subplots(
         len(found) * 2, 1, figsize=(13, 2.25 * len(found)), height_ratios=[1.15, 1] * len(found)
     )

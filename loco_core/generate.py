@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from loco_core.errors import ModelError, did_you_mean
-from loco_core.models import LoadedModel
+from loco_core.models import LoadedModel, PromptEmbeds
 from loco_core.routing import PromptKey, Router, draws, prompt_keys, source_of
 from loco_core.types import Generation, Row
 
@@ -28,7 +30,15 @@ class Pictures:
     latents: torch.Tensor
 
 
-def generate(model: LoadedModel, rows: Sequence[Row], settings: Generation, batch_size: int) -> Iterator[Pictures]:
+def generate(
+    model: LoadedModel,
+    rows: Sequence[Row],
+    settings: Generation,
+    batch_size: int,
+    *,
+    encode: Callable[[list[str]], PromptEmbeds] | None = None,
+    during: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Pictures]:
     """Generates rows in batches of one fixed shape.
 
     The last batch is filled up with copies of its last row: a convolution's result differs in the last bits between
@@ -39,6 +49,8 @@ def generate(model: LoadedModel, rows: Sequence[Row], settings: Generation, batc
         rows: what to generate.
         settings: the same for all rows.
         batch_size: rows a batch.
+        encode: encodes the rows' texts, the empty one first; None is the family's encoder.
+        during: entered while a batch is denoised: what hooks there see is the denoiser's calls for these rows alone.
 
     Yields:
         the pictures of each batch, without the filling.
@@ -60,7 +72,7 @@ def generate(model: LoadedModel, rows: Sequence[Row], settings: Generation, batc
     for batch, sources in _batches(rows, batch_size, beside=model.facts.stream == "evolving"):
         drawn = batch + sources
         filled = drawn + [drawn[-1]] * (batch_size - len(drawn))
-        pictures = _run(model, filled, settings)
+        pictures = _run(model, filled, settings, encode or partial(model.family.encode, model.pipeline), during)
         yield Pictures(pictures.images[: len(batch)], pictures.latents[: len(batch)])
 
 
@@ -94,14 +106,20 @@ def _sources(batch: Sequence[Row]) -> list[Row]:
 
 
 @torch.no_grad()
-def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
+def _run(
+    model: LoadedModel,
+    rows: list[Row],
+    settings: Generation,
+    encode: Callable[[list[str]], PromptEmbeds],
+    during: Callable[[], AbstractContextManager[None]],
+) -> Pictures:
     pipeline, family = model.pipeline, model.family
     # Models that read the scale as a number have no unconditional half, whatever their family.
     config: Any = family.denoiser(pipeline).config
     distilled = config.get("time_cond_proj_dim") is not None
     guided = model.facts.guided and not distilled and settings.guidance_scale > 1
     keys = prompt_keys(rows)
-    prompts = family.encode(pipeline, [text for _, text in keys])
+    prompts = encode([text for _, text in keys])
     router = Router(model)
     number = {key: index for index, key in enumerate(keys)}
     base = [number["prompt", row.prompt] for row in rows]
@@ -109,7 +127,7 @@ def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
     texts, pooled = prompts.take(base), prompts.take(halves["conditional"])
     negative = (prompts.take([0] * len(rows)), prompts.take(halves["unconditional"])) if guided else None
     last: list[torch.Tensor] = []
-    with router.route(keys, prompts, rows, settings.steps, guided):
+    with router.route(keys, prompts, rows, settings.steps, guided), during():
         images = pipeline(
             **family.arguments(pipeline, texts, pooled, negative),
             **_callback(pipeline, last),

@@ -92,6 +92,17 @@ def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Seq
     return float(torch.stack([pair.keys.square().sum(1).mean() for pair in pairs]).mean())
 
 
+def changed_words(prompts: PromptEmbeds, donors: PromptEmbeds, row: int) -> list[int]:
+    """Returns the positions of a prompt's words that its donor changes, of those that are looked at.
+
+    Args:
+        prompts: the prompts.
+        donors: their donors.
+        row: which of them.
+    """
+    return [at for at, _ in _wanted(prompts, donors, row, "subject", _segments(prompts))]
+
+
 def read_texts(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int]) -> tuple[torch.Tensor, ...]:
     """Returns what sites read of prompts: ``(positions, text width)`` float64, all positions that they look at.
 

@@ -20,8 +20,10 @@ from orchestrator.session import Controls, absolute, drive, kept_seeds, leased, 
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.chain import Chain
 from orchestrator.stages.sweep import add_plan, failed_keys, missing_units, planned_units
+from orchestrator.stages.trace import committed_traces
 from orchestrator.store import Publisher, Store, encode_document, open_store, preflight
 from orchestrator.store.layout import RESOLVED
+from orchestrator.trace_plan import PAIR, Pair, methods, pair_of, trace_units
 from orchestrator.worker import WorkerSettings
 
 # Measured on the bundled sweep: score, embedding and plan rows of a cell, compressed.
@@ -34,7 +36,7 @@ class Outlook:
 
     Attributes:
         units: units that remain.
-        images: images that they generate, clean and donor images of every unit included.
+        images: images that they generate, clean and donor images of every unit and those of traces included.
         cells: cells that they score.
         seconds: of work, by the cost table, on one worker of the slowest kind.
         minimum_detectable_effect: see :func:`minimum_detectable_effect`.
@@ -71,16 +73,20 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     check_methods(spec, resolved)
     known: list[PlannedUnit] = []
     committed: frozenset[str] = frozenset()
+    traced: set[Pair] = set()
     if root is not None and ("://" in root or Path(root).is_dir()):
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
         known, committed = planned_units(store), store.committed()
+        if methods(spec):
+            traced = {pair_of(row) for row in committed_traces(store, PAIR).to_pylist()}
     units = [unit for unit in known if unit.unit_id not in committed] + missing_units(spec, resolved, known)
+    traces = trace_units(spec, resolved, traced, len(units))
     return Outlook(
-        units=len(units),
-        images=sum(len({row.image_id for row in unit.rows}) for unit in units),
+        units=len(units) + len(traces),
+        images=sum(len({row.image_id for row in unit.rows}) for unit in units) + sum(unit.images for unit in traces),
         cells=sum(row.emit for unit in units for row in unit.rows),
-        seconds=sum(unit.expected_seconds for unit in units),
+        seconds=sum(unit.expected_seconds for unit in units) + sum(unit.expected_seconds for unit in traces),
         minimum_detectable_effect=minimum_detectable_effect(
             spec.prompts,
             len(spec.seeds),
@@ -157,7 +163,7 @@ def run(
         controls = Controls(make_backend, on_progress, stop, max_failures)
         summary = drive(store, chain, settings, lease, controls)
         failed = len(failed_keys(store.read("scores"), store.read("failures")))
-    found = tuple(item for _, item in sorted(chain.sweep.localizations.items()))
+    found = chain.tables.main
     edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist()) if spec.edit else []
     return RunResult(summary, found, tuple(edits), failed)
 

@@ -21,6 +21,7 @@ from orchestrator.session import Beating, Controls, absolute, drive, leased, pin
 from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.chain import Publishing
 from orchestrator.stages.edit import EditStage, Place, localized_place, method_places, place_by_hand
+from orchestrator.stages.localize import main_rows
 from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
 from orchestrator.stages.tune import Trial, TuneStage
@@ -313,7 +314,7 @@ def _localized(held: _Results, meant: Meant, say: Say) -> list[Place]:
     left, planned = units_left(held.store)
     if left:
         say(f"the sweep is incomplete ({left} of {planned} units are left); what is localized already is edited")
-    found = [row for row in held.store.read("localizations").to_pylist() if meant.holds(row)]
+    found = [row for row in main_rows(held.store.read("localizations")).to_pylist() if meant.holds(row)]
     places = [
         localized_place(row["model"], row["attribute"], Window(row["window_start"], row["window_size"]),
                         row["localizer"])

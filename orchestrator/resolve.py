@@ -17,6 +17,7 @@ from loco_core.editors import method
 from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
+from loco_core.tracing import check_traceable, reads
 from loco_core.types import Attribute, Generation
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
@@ -38,6 +39,7 @@ class ResolvedModel(BaseModel):
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
+        encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where the sweep does not trace them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,6 +55,7 @@ class ResolvedModel(BaseModel):
     native_side: int
     seconds_per_image: float
     worker: WorkerNeeds
+    encoder_layers: int = 0
 
     @property
     def n_sites(self) -> int:
@@ -132,7 +135,8 @@ def resolve(spec: SweepSpec) -> Resolved:
     models = []
     for i, item in enumerate(spec.models):
         with _at("models", i):
-            models.append(resolve_model(item))
+            model = resolve_model(item)
+        models.append(_traceable(spec, model))
     attributes = _checked(spec, models)
     with _at("scorer"):
         scorer = _scorer(spec)
@@ -151,7 +155,8 @@ def outline(spec: SweepSpec) -> Resolved:
     models = []
     for i, item in enumerate(spec.models):
         with _at("models", i):
-            models.append(_as_published(item))
+            model = _as_published(item)
+        models.append(_traceable(spec, model))
     attributes = _checked(spec, models)
     scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
@@ -184,6 +189,29 @@ def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribut
                 )
         _check_options(spec, model)
     return check_names(spec)
+
+
+def _traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
+    """Checks that a model can be traced as the localizers want it, and counts the layers that this takes."""
+    for i, name in enumerate(spec.localize.localizers):
+        with _at(*_localizer_at(i)):
+            method = reads(name)
+            if method is not None:
+                check_traceable(model.family, method, model.id)
+            if method == "causal_tracing":
+                if spec.generation.batch_size < 2:
+                    raise SpecError(f"{name} draws the clean picture beside others; expected a batch_size of 2 or more")
+                encoders = families()[model.family].clip_encoders
+                files = (read_json(model.path, model.revision, f"{part}/config.json") for part in encoders)
+                model = model.model_copy(
+                    update={"encoder_layers": 2 * sum(int(file["num_hidden_layers"]) for file in files)}
+                )
+    return model
+
+
+def _localizer_at(number: int) -> tuple[str | int, ...]:
+    """Returns where in a sweep a localizer is named: first the one that edits follow."""
+    return ("localize", "beside", number - 1) if number else ("localize", "localizer")
 
 
 def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
@@ -257,8 +285,10 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     if spec.reproduces is not None:
         with _at("reproduces"):
             published(spec.reproduces)
-    with _at("localize", "localizer"):
-        registry.function("localizers", spec.localize.localizer, "localize")
+    for i, name in enumerate(spec.localize.localizers):
+        with _at(*_localizer_at(i)):
+            registry.function("localizers", name, "localize")
+            reads(name)
     for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
         with _at("edit", "editors", i):
             registry.function("editors", editor, "edit")

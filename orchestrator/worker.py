@@ -22,6 +22,8 @@ from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.resolve import Resolved, ResolvedModel
 from orchestrator.scheduler.protocol import Unit, UnitReport, WorkerNeeds
 from orchestrator.store import SCHEMA_VERSION, make_table, open_as_worker
+from orchestrator.trace_plan import TraceUnit
+from orchestrator.trace_work import run_trace
 from orchestrator.worker_images import encode_image, is_valid
 
 if TYPE_CHECKING:
@@ -131,6 +133,8 @@ class PipelineWorker:
                 return edit_work.fit(self._bench(), unit.payload, attempt)
             case EvaluateUnit():
                 return edit_work.evaluate(self._bench(), unit.payload, attempt, row_by_row)
+            case TraceUnit():
+                return run_trace(self._bench(), unit.payload, attempt, self._device)
             case PlannedUnit():
                 return self._sweep(unit.payload, attempt, row_by_row)
         raise TypeError(f"no worker knows units of kind {unit.kind}")
@@ -353,7 +357,7 @@ def _image(row: PlannedRow, scored: _Scored) -> dict[str, Any]:
     return {**names, "image": encode_image(scored.picture, row.image_id)}
 
 
-def to_unit(planned: PlannedUnit | FitUnit | EvaluateUnit, resolved: Resolved) -> Unit:
+def to_unit(planned: PlannedUnit | FitUnit | EvaluateUnit | TraceUnit, resolved: Resolved) -> Unit:
     """Wraps a planned unit for the scheduler."""
     needs = resolved.model(planned.model).worker
     labels = tuple(sorted(needs.label_selector.items()))

@@ -13,12 +13,13 @@ import pandas as pd
 import pyarrow as pa
 
 from loco_core.attributes import attribute
-from orchestrator.plan import PlannedRow, PlannedUnit
+from orchestrator.plan import PlannedRow, PlannedUnit, prompt_id
 from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.scheduler.protocol import Unit, UnitReport
 from orchestrator.spec import AttributeSpec, SweepSpec, WorkerNeeds
 from orchestrator.store import SCHEMA_VERSION, Store, make_table, verify
 from orchestrator.store.local import LocalBlobs
+from orchestrator.trace_plan import TraceUnit
 from orchestrator.worker import WorkerSettings, cell_columns
 
 # Columns that tell when, where and at which attempt a cell was made.
@@ -119,7 +120,7 @@ def fake_resolved(spec: SweepSpec) -> Resolved:
     model = ResolvedModel(
         id="tiny", family="stable_diffusion", path="/nowhere", revision=None, weights="w", dtype="float32",
         site_names=tuple(f"site{i}" for i in range(16)), native_side=64,
-        seconds_per_image=0.01, worker=WorkerNeeds(),
+        seconds_per_image=0.01, worker=WorkerNeeds(), encoder_layers=2,
     )  # fmt: skip
     return Resolved(
         models=(model,),
@@ -128,6 +129,29 @@ def fake_resolved(spec: SweepSpec) -> Resolved:
         ),
         scorer=ResolvedScorer(name="toy-clip", source="toy-clip", revision=None, weights="c"),
     )
+
+
+def made_up_traces(unit: TraceUnit) -> list[dict[str, Any]]:
+    """Returns traces by which sites 4 and 5 hold the attribute."""
+    layers = [("denoiser", site, 1.0 if site in (4, 5) else 0.1) for site in range(16)]
+    if unit.method == "attention_contribution":
+        found = [("contribution", *layer) for layer in layers]
+    else:
+        layers += [("text_encoder", 0, 0.5), ("text_encoder", 1, 0.0)]
+        found = [("clean", None, None, 0.3), ("corrupted", None, None, 0.0)]
+        found += [("restored", component, layer, 0.3 * value) for component, layer, value in layers]
+    return [
+        {
+            "unit_id": unit.unit_id, "model": unit.model, "attribute": unit.attribute.key,
+            "attribute_kind": unit.attribute.kind, "mode": unit.attribute.mode, "method": unit.method,
+            "control": control, "component": component, "layer": layer,
+            "layer_name": None if layer is None else f"{component}{layer}", "prompt_id": prompt_id(record),
+            "seed": seed, "value": value + (0.001 * layer if layer in (4, 5) else 0.0), "status": "ok", "attempt": 1,
+            "schema_version": SCHEMA_VERSION,
+        }
+        for record, seed in unit.items
+        for control, component, layer, value in found
+    ]  # fmt: skip
 
 
 class FakeWorker:
@@ -139,8 +163,12 @@ class FakeWorker:
         self.units: list[str] = []
 
     def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
-        planned: PlannedUnit = unit.payload
         self.units.append(unit.unit_id)
+        if isinstance(unit.payload, TraceUnit):
+            table = make_table("traces", made_up_traces(unit.payload))
+            outcome = self._store.commit_unit(unit.unit_id, {"traces": table}, f"{unit.unit_id}-{attempt}-{id(self)}")
+            return UnitReport(unit.unit_id, attempt, "committed" if outcome == "won" else "already", rows=len(table))
+        planned: PlannedUnit = unit.payload
         rows = [row for row in planned.rows if row.emit]
         scores = make_table("scores", [self._score(row) for row in rows])
         outcome = self._store.commit_unit(unit.unit_id, {"scores": scores}, f"{unit.unit_id}-{attempt}-{id(self)}")

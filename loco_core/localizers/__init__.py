@@ -1,7 +1,8 @@
 """From a score table to the layers that control an attribute, with evidence. One file a localizer, its name is the key.
 
 A localizer's file exports one function, `localize`, with the signature of `Localizer`: pure, and deterministic given
-``settings.seed``.
+``settings.seed``. One that reads traces instead of scores says of which method in a constant ``READS``; see
+`loco_core.tracing`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from loco_core.types import Window
 
@@ -34,7 +36,8 @@ class LocalizeSettings(BaseModel):
     """The ``localize:`` block of a sweep.
 
     Attributes:
-        localizer: key of the localizer.
+        localizer: key of the localizer, which edits follow.
+        beside: keys of further localizers, to be compared with it.
         threshold: share of the full effect (clean to donor outright) that a window must remove.
         max_share: largest window looked at, as a share of all sites. "Distributed" speaks of windows up to this size.
         confidence: of every bound and interval.
@@ -47,12 +50,26 @@ class LocalizeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     localizer: str = "window"
+    beside: tuple[str, ...] = ()
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=100)] = 1000
     damage_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def localizers(self) -> tuple[str, ...]:
+        """All localizers, the one that edits follow first."""
+        return (self.localizer, *self.beside)
+
+    @model_validator(mode="after")
+    def _check(self) -> LocalizeSettings:
+        for i, name in enumerate(self.beside):
+            if name in self.localizers[: i + 1]:
+                context = {"name": name, "loc": ("beside", i)}
+                raise PydanticCustomError("rule", "{name} is named twice; expected every localizer once", context)
+        return self
 
     def largest(self, n_sites: int) -> int:
         """The largest window size that may be picked in a model of ``n_sites`` sites; at least 1."""
@@ -76,8 +93,10 @@ class Effect:
     """What one window does to one attribute: a row of ``effects``.
 
     Attributes:
+        window_start: first site; of a text encoder's layer its number.
+        window_size: how many.
         effect: share of the full effect that swapping the window has: 0 none, 1 as much as the donor outright; null
-            where there is no full effect to take a share of.
+            where there is no full effect to take a share of. A localizer that reads traces says what it is a share of.
         ci_low: two-sided interval of this window by itself.
         ci_high: its upper end.
         simultaneous_low: one-sided lower bound that holds for all swept windows together.
@@ -87,6 +106,7 @@ class Effect:
         n_prompts: prompts with cells.
         n_seeds: seeds with cells.
         flip_rate: of the images on the attribute's side, how many this window moves to the donor's side.
+        component: ``denoiser``, or ``text_encoder`` of a layer that is no site.
     """
 
     model: str
@@ -103,6 +123,7 @@ class Effect:
     n_prompts: int
     n_seeds: int
     flip_rate: float | None
+    component: str = "denoiser"
 
 
 @dataclass(frozen=True)
@@ -127,7 +148,7 @@ class Localization:
             complement was run.
         damage: of the best window, see `Effect`.
         all_sites_effect: effect of swapping all sites; null where it was not run.
-        cells: score rows that went in.
+        cells: score rows that went in; of traces, pictures.
         exploratory: under 8 prompts or 4 seeds.
         reason: the outcome in one sentence.
         possible_size: the smallest size whose upper simultaneous bound reaches the threshold: where it is below
@@ -187,7 +208,8 @@ class Localizer(Protocol):
         """Localizes.
 
         Args:
-            scores: rows of one (model, attribute), columns as in RESULTS/scores; the order of rows must not matter.
+            scores: rows of one (model, attribute), columns as in RESULTS/scores, or those of one method as in
+                RESULTS/traces; the order of rows must not matter.
             settings: the ``localize:`` block.
             site_names: the model's sites in execution order; without them results carry no names, and the number of
                 sites is taken from the ``all_sites`` rows.

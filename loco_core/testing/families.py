@@ -23,6 +23,7 @@ from loco_core.generate import generate
 from loco_core.models import LoadedModel, families
 from loco_core.sites import outputs
 from loco_core.testing.plain_pipeline import STEPS, Plain, Subject
+from loco_core.testing.traces import TracesContract
 from loco_core.types import GuidanceHalf, Intervention, Part, Pooled, PromptRecord, Row
 
 __all__ = ["FamilyContract", "Subject"]
@@ -65,7 +66,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-class FamilyContract:
+class FamilyContract(TracesContract):
     """What every family promises."""
 
     @pytest.fixture(scope="class")

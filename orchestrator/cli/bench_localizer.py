@@ -23,11 +23,17 @@ def bench_localizer(
     from rich.console import Console
 
     from loco_core import registry
+    from loco_core.errors import SpecError
     from loco_core.localizer_bench import run_bench
     from loco_core.toyworld import PLANTED_TABLES
+    from loco_core.tracing import reads
 
     console = Console(stderr=True)
     folder = planted if planted is not None else PLANTED_TABLES if PLANTED_TABLES.is_dir() else None
+    if (method := reads(localizer)) is not None:
+        raise SpecError(
+            f"{localizer} reads traces ({method}), the bench has tables of scores; a sweep compares it (beside)"
+        )
     function = registry.function("localizers", localizer, "localize")
     with console.status(f"0 of {tables} tables") as status:
         report = run_bench(

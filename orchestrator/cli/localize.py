@@ -45,15 +45,17 @@ def localize(
         return
     if write and table.store is None:
         raise SpecError(f"--write: {scores} is no results folder")
-    found = relocalize(table, settings)
+    found, beside = relocalize(table, settings)
     if write:
-        write_back(table, found)
+        write_back(table, found, beside)
     if as_json:
-        print(json.dumps([asdict(item) for item in found]))
+        print(json.dumps([asdict(item) for item in (*found, *beside)]))
         return
     print_localizations(found)
     for item in found:
         print(f"{item.model} {item.attribute}: {item.outcome}: {item.reason}")
+    for item in beside:
+        print(f"{item.model} {item.attribute}: by {item.localizer} {item.outcome}: {item.reason}")
 
 
 def _print_claims(found: Sequence[KindClaim], as_json: bool) -> None:

@@ -118,7 +118,7 @@ def execute(
     if result.failed_cells:
         print(f"`loco-sweep retry {results}` computes failed cells again")
     elif summary.failures:
-        print("the same command tries failed edits again")
+        print("the same command tries failed edits and traces again")
     if result.failed_cells or summary.failures:
         raise typer.Exit(FAILED_CELLS)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core.attributes import attribute
@@ -16,7 +17,9 @@ from loco_core.errors import StoreError
 from orchestrator.edit_plan import contents_were_swept
 from orchestrator.edit_summary import EditSummary, Share, summarize
 from orchestrator.edit_verdict import Verdict, verdicts
+from orchestrator.reporting.methods import SHARES, Comparison, compare, effects_by_window
 from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.stages.localize import main_rows
 from orchestrator.store import Store, decode_document
 from orchestrator.store.layout import RESOLVED
 from orchestrator.store.schemas import TABLES
@@ -88,17 +91,24 @@ class Finding:
         sentence: what was found.
         edits: every edit that was measured, baselines included.
         edit_sentences: what the chosen edits did.
+        comparison: what other localizers say; None without any.
     """
 
     row: Mapping[str, Any]
     sentence: str
     edits: tuple[MeasuredEdit, ...]
     edit_sentences: tuple[str, ...]
+    comparison: Comparison | None = None
 
     @property
     def block(self) -> Block:
         """Model and attribute."""
         return self.row["model"], self.row["attribute"]
+
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Its rows of ``localizations``, those of other localizers last."""
+        return [line.row for line in self.comparison.lines] if self.comparison else [self.row]
 
     @property
     def chosen(self) -> list[MeasuredEdit]:
@@ -117,7 +127,7 @@ class Findings:
         weights: hash of the weights of each model.
         items: an entry a model and attribute, localized ones first.
         evaluated: units that measured edits on the ``report`` split, by model and attribute; they hold pictures.
-        effects: columns of ``effects``, by name.
+        effects: columns of ``effects``, by name, of the localizer that edits follow.
         outcomes: how many attributes have each, the most frequent first.
         cells: scored, failed, and invalid.
         editing: how edits were measured; None where none was.
@@ -168,7 +178,13 @@ def read_findings(store: Store) -> Findings:
         row = rows[item.edit_id, item.scope, item.localization]
         beside = verdicts(item, alike[item.model, item.attribute]) if item.chosen else ()
         by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row, beside))
-    localized = store.read("localizations").to_pylist()
+    listed, effects = store.read("localizations").to_pylist(), store.read("effects")
+    localized = [row for row in listed if not row["beside"]]
+    others: dict[Block, list[Mapping[str, Any]]] = {}
+    for row in listed:
+        if row["beside"]:
+            others.setdefault((row["model"], row["attribute"]), []).append(row)
+    by_window = effects_by_window(effects.to_pylist()) if others else {}
     found = {(row["model"], row["attribute"]) for row in localized}
     localized += [_unlocalized(*block) for block in sorted(by_block.keys() - found)]
     localized.sort(key=lambda row: (row["outcome"] != "localized", row["model"], row["attribute"]))
@@ -181,9 +197,13 @@ def read_findings(store: Store) -> Findings:
         sweep_id=sweep_id,
         sites=pinned["sites"],
         weights=pinned["models"],
-        items=tuple(_finding(row, by_block.get((row["model"], row["attribute"]), [])) for row in localized),
+        items=tuple(
+            _finding(row, by_block.get(block, []), compare(row, others.get(block, []), by_window))
+            for row in localized
+            for block in [(row["model"], row["attribute"])]
+        ),
         evaluated=evaluated,
-        effects=store.read("effects").to_pydict(),
+        effects=_of_sites(main_rows(effects)).to_pydict(),
         outcomes=dict(Counter(row["outcome"] for row in localized).most_common()),
         cells=cells,
         editing=_editing(spec, measured, report),
@@ -234,13 +254,18 @@ def percent(share: Share) -> str:
     return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}] of {share.of}"
 
 
-def _finding(row: Mapping[str, Any], edits: Sequence[MeasuredEdit]) -> Finding:
+def _of_sites(effects: pa.Table) -> pa.Table:
+    return effects.filter(pc.equal(pc.fill_null(effects["component"], "denoiser"), "denoiser"))
+
+
+def _finding(row: Mapping[str, Any], edits: Sequence[MeasuredEdit], comparison: Comparison | None) -> Finding:
     chosen = [edit for edit in edits if edit.summary.chosen]
     return Finding(
         row=row,
         sentence=_sentence(row),
         edits=tuple(edits),
         edit_sentences=tuple(_edit_sentence(edit) for edit in chosen),
+        comparison=comparison,
     )
 
 
@@ -260,7 +285,9 @@ def _sentence(row: Mapping[str, Any]) -> str:
         return f"{name} is {row['outcome'].replace('_', ' ')}: {row['reason']}"
     where = sites(row["window_start"], row["window_size"])
     effect = ""
-    if row["effect"] is not None:
+    if row["localizer"] in SHARES and SHARES[row["localizer"]] != "removed":
+        effect = f": {row['reason']}"
+    elif row["effect"] is not None:
         effect = f": swapping {'it' if row['window_size'] == 1 else 'them'} removes {row['effect']:.0%}"
         if row["ci_low"] is not None and row["ci_high"] is not None:
             effect += f" [{row['ci_low']:.0%}, {row['ci_high']:.0%}]"

@@ -56,6 +56,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
         loader=PackageLoader("orchestrator.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["span"] = lambda window: sites(*window)
     environment.filters["sites"] = lambda row: sites(row["window_start"], row["window_size"])
     return environment.get_template("report.html.jinja").render(
         findings=findings,
@@ -97,7 +98,7 @@ def _data(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, Any]:
         "edits": edits,
         "localizations": {
             "columns": _LOCALIZED,
-            "rows": [[item.row[name] for name in _LOCALIZED] for item in findings.items],
+            "rows": [[row[name] for name in _LOCALIZED] for item in findings.items for row in item.rows],
         },
     }
 

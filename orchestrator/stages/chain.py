@@ -1,4 +1,4 @@
-"""All stages as one: sweep, localize, edit, evaluate. Each attribute goes through them by itself, without a barrier."""
+"""All stages as one: sweep and trace, localize, edit, evaluate. Each attribute goes through them without a barrier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.edit import EditStage
+from orchestrator.stages.localize import Tables
 from orchestrator.stages.sweep import SweepStage
+from orchestrator.stages.trace import TraceStage
 from orchestrator.store import Publisher, Store
 
 
@@ -44,7 +46,9 @@ class Chain:
     """Derives the units of all stages from what is committed, and publishes it.
 
     Attributes:
-        sweep: the stage that localizes.
+        tables: what was localized.
+        sweep: the stage that swaps windows, and localizes by their scores.
+        trace: the stage that localizes by traces.
         edit: the stage that edits.
     """
 
@@ -69,8 +73,10 @@ class Chain:
         """
         self._found: list[Localization] = []
         self._on_localized = on_localized
-        self.sweep = SweepStage(store, spec, resolved, sweep_id, units, self._localized)
-        self.edit = EditStage(store, spec, resolved, self.sweep.next_order)
+        self.tables = Tables(store, sweep_id, spec.localize)
+        self.sweep = SweepStage(store, spec, resolved, units, self.tables, self._localized)
+        self.trace = TraceStage(store, spec, resolved, self.sweep.next_order, self.tables, self._localized)
+        self.edit = EditStage(store, spec, resolved, self.trace.next_order)
         self._publishing = Publishing(store, self._step)
 
     def derive(self, settled: Sequence[Settled]) -> list[Unit]:
@@ -82,9 +88,13 @@ class Chain:
         self._publishing.finish()
 
     def _step(self, settled: Sequence[Settled]) -> list[Unit]:
-        cells = [item for item in settled if item.unit.kind == "sweep"]
+        kinds: dict[str, list[Settled]] = {}
+        for item in settled:
+            kinds.setdefault(item.unit.kind, []).append(item)
+        cells, traces = kinds.pop("sweep", []), kinds.pop("trace", [])
         units = self.sweep.settled(cells) if settled else self.sweep.begin()
-        units += self.edit.settled(item for item in settled if item.unit.kind != "sweep")
+        units += self.trace.settled(traces) if settled else self.trace.begin()
+        units += self.edit.settled(item for items in kinds.values() for item in items)
         for found in self._found:
             units += self.edit.localized(found)
         self._found.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +12,9 @@ import pyarrow.compute as pc
 from loco_core import registry
 from loco_core.evidence import MISSING_SHARE
 from loco_core.localizers import Localization, LocalizeSettings
-from orchestrator.plan import PlannedRow
+from loco_core.types import Attribute
 from orchestrator.spec import InterventionSpec
+from orchestrator.store import Store
 from orchestrator.store.schemas import make_table
 
 _NOT_COLUMNS = ("effects", "wants_complements")
@@ -27,11 +29,11 @@ def localize(
     """Localizes one attribute of one model.
 
     Args:
-        scores: its score rows.
+        scores: its score rows, or its traces where the localizer reads these.
         settings: the ``localize:`` block; names the localizer.
         site_names: the model's sites in execution order.
         intervention: the sweep's first set of options: windows under other options are factors of their own, and never
-            mixed into one effect. None takes all rows.
+            mixed into one effect. None takes all rows, as of traces.
 
     Raises:
         SpecError: there is no such localizer.
@@ -39,7 +41,12 @@ def localize(
     """
     run = registry.function("localizers", settings.localizer, "localize")
     found: Localization = run(under(scores, intervention) if intervention else scores, settings, site_names)
-    return found
+    return replace(found, localizer=name_of(settings.localizer))
+
+
+def name_of(localizer: str) -> str:
+    """Returns a localizer's name in tables: its key, or its file's name, wherever the file lies."""
+    return Path(localizer).stem if localizer.endswith(".py") else localizer
 
 
 def unless_incomplete(found: Localization, missing: int, cells: int) -> Localization:
@@ -59,22 +66,22 @@ def unless_incomplete(found: Localization, missing: int, cells: int) -> Localiza
     )  # fmt: skip
 
 
-def unscored(row: PlannedRow, threshold: float, localizer: str, reason: str) -> Localization:
-    """Returns the localization of an attribute of which nothing could be scored.
+def unscored(model: str, attribute: Attribute, settings: LocalizeSettings, reason: str) -> Localization:
+    """Returns the localization of an attribute of which nothing could be measured.
 
     Args:
-        row: any of its planned cells.
-        threshold: of the localizer's settings.
-        localizer: its key.
+        model: id of the model.
+        attribute: the attribute.
+        settings: the ``localize:`` block; names the localizer.
         reason: why, in a sentence.
     """
     return Localization(
-        model=row.model, attribute=row.attribute, attribute_kind=row.attribute_kind, mode=row.mode,
-        localizer=localizer, outcome="incomplete", window_start=None, window_size=None, best_start=None,
-        best_size=None, site_names=(), relative_depth=None, effect=None, ci_low=None, ci_high=None,
+        model=model, attribute=attribute.key, attribute_kind=attribute.kind, mode=attribute.mode,
+        localizer=name_of(settings.localizer), outcome="incomplete", window_start=None, window_size=None,
+        best_start=None, best_size=None, site_names=(), relative_depth=None, effect=None, ci_low=None, ci_high=None,
         runner_up_start=None, runner_up_effect=None, tie_set=(), sufficiency=None, damage=None, all_sites_effect=None,
-        threshold=threshold, n_prompts=0, n_seeds=0, cells=0, exploratory=True, reason=reason, possible_size=None,
-        effects=(), wants_complements=(),
+        threshold=settings.threshold, n_prompts=0, n_seeds=0, cells=0, exploratory=True, reason=reason,
+        possible_size=None, effects=(), wants_complements=(),
     )  # fmt: skip
 
 
@@ -90,15 +97,83 @@ def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
     return scores.filter(pc.or_(always, matches))
 
 
-def effects_table(sweep_id: str, found: Iterable[Localization]) -> pa.Table:
-    """Returns the rows of ``effects``."""
-    return make_table("effects", ({"sweep_id": sweep_id, **asdict(row)} for item in found for row in item.effects))
+def effects_table(sweep_id: str, found: Iterable[Localization], *, beside: bool) -> pa.Table:
+    """Returns the rows of ``effects``.
+
+    Args:
+        sweep_id: identity of the sweep.
+        found: what was found.
+        beside: whether by localizers to compare with, not by the one that edits follow.
+    """
+    known = {"sweep_id": sweep_id, "beside": beside}
+    rows = ({**known, "localizer": item.localizer, **asdict(row)} for item in found for row in item.effects)
+    return make_table("effects", rows)
 
 
-def localizations_table(sweep_id: str, found: Iterable[Localization]) -> pa.Table:
-    """Returns the rows of ``localizations``."""
+def localizations_table(sweep_id: str, found: Iterable[Localization], *, beside: bool) -> pa.Table:
+    """Returns the rows of ``localizations``; see `effects_table`."""
     rows = []
     for item in found:
         values = {key: value for key, value in asdict(item).items() if key not in _NOT_COLUMNS}
-        rows.append({"sweep_id": sweep_id, **values})
+        rows.append({"sweep_id": sweep_id, "beside": beside, **values})
     return make_table("localizations", rows)
+
+
+def main_rows(table: pa.Table) -> pa.Table:
+    """Returns the rows of ``effects`` or ``localizations`` of the localizer that edits follow."""
+    return table.filter(pc.invert(pc.fill_null(table["beside"], False)))
+
+
+class Tables:
+    """Keeps ``effects`` and ``localizations`` in step with what is found."""
+
+    def __init__(self, store: Store, sweep_id: str, settings: LocalizeSettings) -> None:
+        """Starts with nothing found.
+
+        Args:
+            store: the results.
+            sweep_id: identity of the sweep.
+            settings: the ``localize:`` block.
+        """
+        self._store, self._sweep_id = store, sweep_id
+        self._names = [name_of(name) for name in settings.localizers]
+        self._found: dict[tuple[str, str, str], Localization] = {}
+
+    @property
+    def main(self) -> tuple[Localization, ...]:
+        """What the localizer that edits follow found, by model and attribute."""
+        return tuple(item for key, item in sorted(self._found.items()) if key[2] == self._names[0])
+
+    def add(self, found: Iterable[Localization]) -> None:
+        """Writes what was found, beside what was before."""
+        self._found |= {(item.model, item.attribute, item.localizer): item for item in found}
+        order = sorted(self._found, key=lambda key: (self._names.index(key[2]), *key[:2]))
+        beside = [self._found[key] for key in order if key[2] != self._names[0]]
+        for name, table in (("effects", effects_table), ("localizations", localizations_table)):
+            rows = [table(self._sweep_id, self.main, beside=False), table(self._sweep_id, beside, beside=True)]
+            self._replace(name, pa.concat_tables(rows))
+
+    def _replace(self, table: str, rows: pa.Table) -> None:
+        """Replaces what a table says of the attributes of this run; of others an earlier run's word stands.
+
+        So does what another localizer of the sweep said of these, which is one to follow or to compare with as the
+        sweep has it now.
+        """
+        blocks = {key[:2] for key in self._found}
+
+        def replaced(old: pa.Table) -> pa.Table:
+            keys = list(zip(*(old[name].to_pylist() for name in ("model", "attribute", "localizer")), strict=True))
+            mine = [key[:2] in blocks for key in keys]
+            stands = [
+                not here or (key[2] in self._names and key not in self._found)
+                for key, here in zip(keys, mine, strict=True)
+            ]
+            beside = [
+                key[2] != self._names[0] if here else flag
+                for key, here, flag in zip(keys, mine, old["beside"].to_pylist(), strict=True)
+            ]
+            at = old.schema.get_field_index("beside")
+            old = old.set_column(at, old.schema.field(at), pa.array(beside, pa.bool_()))
+            return pa.concat_tables([old.filter(pa.array(stands, pa.bool_())), rows]).combine_chunks()
+
+        self._store.update_derived(table, replaced)

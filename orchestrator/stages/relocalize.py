@@ -1,4 +1,4 @@
-"""Localizing again from scores that are there: a results root, or any Parquet with these columns."""
+"""Localizing again from scores and traces that are there: a results root, or any Parquet with the columns of scores."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ import pyarrow.parquet as pq
 from loco_core.errors import LocalizationError, StoreError, did_you_mean
 from loco_core.kind_claim import KindClaim, claim_kind
 from loco_core.localizers import Localization, LocalizeSettings
+from loco_core.tracing import reads
 from loco_core.types import Window
 from orchestrator.plan import CELL_KEY, cell_key
 from orchestrator.spec import InterventionSpec
 from orchestrator.stages.localize import effects_table, localizations_table, localize, under, unless_incomplete
 from orchestrator.stages.sweep import planned_units
+from orchestrator.stages.trace import committed_traces
 from orchestrator.store import Lease, MissingFileError, Store, decode_document, open_store
 from orchestrator.store.layout import RESOLVED
+from orchestrator.store.schemas import TABLES
+from orchestrator.trace_plan import PAIR, pair_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class ScoreSource:
         settings: the sweep's ``localize:`` block, or the default.
         intervention: the sweep's first set of options; None where the rows do not say.
         planned: keys of the cells that the sweep planned, by model and attribute; empty for other Parquet.
+        traces: rows of the results root; none of other Parquet.
+        pairs: prompts and seeds that the sweep wants to have traced of every attribute.
     """
 
     scores: pa.Table
@@ -40,6 +46,8 @@ class ScoreSource:
     settings: LocalizeSettings
     intervention: InterventionSpec | None
     planned: Mapping[tuple[str, str], frozenset[tuple[object, ...]]]
+    traces: pa.Table
+    pairs: int = 0
 
 
 def read_scores(address: str) -> ScoreSource:
@@ -51,13 +59,15 @@ def read_scores(address: str) -> ScoreSource:
     try:
         store = open_store(address, create=False)
     except MissingFileError:
-        return ScoreSource(_read_parquet(address), None, LocalizeSettings(), None, {})
+        none = TABLES["traces"].empty_table()
+        return ScoreSource(_read_parquet(address), None, LocalizeSettings(), None, {}, none)
     spec = store.sweep()
     if spec is None:
         raise StoreError(f"{address}: holds no sweep")
     # Units, not published parts: a running sweep has committed more than it has published.
-    scores = store.read_units(sorted(store.committed()))
-    return ScoreSource(scores, store, spec.localize, spec.interventions[0], _planned(store))
+    scores, traces = store.read_units(sorted(store.committed())), committed_traces(store)
+    pairs = spec.prompts * len(spec.seeds)
+    return ScoreSource(scores, store, spec.localize, spec.interventions[0], _planned(store), traces, pairs)
 
 
 def _planned(store: Store) -> dict[tuple[str, str], frozenset[tuple[object, ...]]]:
@@ -67,29 +77,50 @@ def _planned(store: Store) -> dict[tuple[str, str], frozenset[tuple[object, ...]
     return {block: frozenset(keys) for block, keys in found.items()}
 
 
-def relocalize(source: ScoreSource, changes: Mapping[str, Any]) -> list[Localization]:
+def relocalize(source: ScoreSource, changes: Mapping[str, Any]) -> tuple[list[Localization], list[Localization]]:
     """Localizes every attribute of every model.
 
     Args:
         source: the scores.
         changes: settings other than the sweep's.
 
+    Returns:
+        what the localizer finds that edits follow, and what those find that stand beside it.
+
     Raises:
         SpecError: there is no such localizer.
         LocalizationError: columns or controls are missing.
     """
-    settings = LocalizeSettings.model_validate({**source.settings.model_dump(), **changes})
-    scores, found = source.scores, []
-    if "model" not in scores.column_names or "attribute" not in scores.column_names:
+    known, name = source.settings, changes.get("localizer", source.settings.localizer)
+    others = tuple(item for item in known.localizers if item not in (name, known.localizer))
+    settings = LocalizeSettings.model_validate({**known.model_dump(), **changes, "beside": others})
+    found = _all(source, settings)
+    if not found:
+        raise LocalizationError(
+            f"{settings.localizer} reads traces, and there are none; name it in the sweep's localize block "
+            f"(localizer, or beside: [{settings.localizer}]) and run it"
+        )
+    # Traces may not be there yet.
+    beside = [item for other in others for item in _all(source, settings.model_copy(update={"localizer": other}))]
+    return found, beside
+
+
+def _all(source: ScoreSource, settings: LocalizeSettings) -> list[Localization]:
+    method = reads(settings.localizer)
+    rows = source.scores if method is None else source.traces.filter(pc.equal(source.traces["method"], method))
+    if "model" not in rows.column_names or "attribute" not in rows.column_names:
         raise StoreError("the scores have no columns model and attribute; expected those of a results folder's scores")
-    blocks = {(row["model"], row["attribute"]) for row in scores.select(["model", "attribute"]).to_pylist()}
-    for model, attribute in sorted(blocks):
-        mask = pc.and_(pc.equal(scores["model"], model), pc.equal(scores["attribute"], attribute))
-        rows = scores.filter(mask)
-        item = localize(rows, settings, _site_names(source, model), source.intervention)
-        planned = source.planned.get((model, attribute))
-        if planned is not None:
-            missing = planned - {cell_key(row) for row in rows.select(CELL_KEY).to_pylist()}
+    found = []
+    for block in sorted({(row["model"], row["attribute"]) for row in rows.select(["model", "attribute"]).to_pylist()}):
+        mine = rows.filter(pc.and_(pc.equal(rows["model"], block[0]), pc.equal(rows["attribute"], block[1])))
+        options = source.intervention if method is None else None
+        item = localize(mine, settings, _site_names(source, block[0]), options)
+        if method is not None:
+            item = unless_incomplete(
+                item, source.pairs - len({pair_of(row) for row in mine.select(PAIR).to_pylist()}), source.pairs
+            )
+        elif (planned := source.planned.get(block)) is not None:
+            missing = planned - {cell_key(row) for row in mine.select(CELL_KEY).to_pylist()}
             item = unless_incomplete(item, len(missing), len(planned))
         found.append(item)
     return found
@@ -116,15 +147,16 @@ def claim(source: ScoreSource, kind: str, window: Window, changes: Mapping[str, 
     return found
 
 
-def write_back(source: ScoreSource, found: Sequence[Localization]) -> None:
+def write_back(source: ScoreSource, found: Sequence[Localization], beside: Sequence[Localization]) -> None:
     """Replaces ``effects`` and ``localizations`` of a results root that no driver is at."""
     assert source.store is not None
     identity = source.store.sweep_id() or ""
     lease = Lease(source.store.blobs)
     lease.acquire()
     try:
-        source.store.write_derived("effects", effects_table(identity, found))
-        source.store.write_derived("localizations", localizations_table(identity, found))
+        for name, table in (("effects", effects_table), ("localizations", localizations_table)):
+            rows = [table(identity, found, beside=False), table(identity, beside, beside=True)]
+            source.store.write_derived(name, pa.concat_tables(rows).combine_chunks())
     finally:
         lease.release()
 

@@ -14,18 +14,13 @@ import pyarrow.compute as pc
 
 from loco_core.errors import LocalizationError, LocoError
 from loco_core.localizers import Localization
+from loco_core.tracing import reads
 from loco_core.types import Window
 from orchestrator.plan import CELL_KEY, PlannedRow, PlannedUnit, cell_key, from_table, plan, to_table
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit, UnitReport
 from orchestrator.spec import SweepSpec
-from orchestrator.stages.localize import (
-    effects_table,
-    localizations_table,
-    localize,
-    unless_incomplete,
-    unscored,
-)
+from orchestrator.stages.localize import Tables, localize, unless_incomplete, unscored
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
 from orchestrator.worker import cell_columns, to_unit
 
@@ -95,7 +90,7 @@ def failed_keys(scores: pa.Table, failures: pa.Table) -> set[tuple[Any, ...]]:
     if not failures.num_rows:
         return set()
     scored = {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
-    # Units of edits fail as a whole, and are tried again by every run.
+    # Units of edits and traces fail as a whole, and are tried again by every run.
     cells = failures.filter(pc.is_valid(failures["cell_id"]))
     return {cell_key(row) for row in cells.select(CELL_KEY).to_pylist()} - scored
 
@@ -118,24 +113,20 @@ class SweepStage:
         store: Store,
         spec: SweepSpec,
         resolved: Resolved,
-        sweep_id: str,
         units: Sequence[PlannedUnit],
+        tables: Tables,
         on_localized: Callable[[Localization], None],
     ) -> None:
-        self._store, self._spec, self._resolved, self._sweep_id = store, spec, resolved, sweep_id
+        self._store, self._spec, self._resolved, self._tables = store, spec, resolved, tables
         self._on_localized = on_localized
+        # The first of those that read scores says what more to run.
+        self._localizers = [name for name in spec.localize.localizers if reads(name) is None]
         self._units = list(units)
         committed = store.committed()
         self._remaining = [unit for unit in self._units if unit.unit_id not in committed]
         self._left: dict[Block, set[str]] = defaultdict(set)
         for unit in self._remaining:
             self._left[unit.model, unit.attribute].add(unit.unit_id)
-        self._found: dict[Block, Localization] = {}
-
-    @property
-    def localizations(self) -> Mapping[Block, Localization]:
-        """What was localized so far."""
-        return self._found
 
     @property
     def next_order(self) -> int:
@@ -160,9 +151,13 @@ class SweepStage:
         return [to_unit(unit, self._resolved) for unit in self._remaining] + self._localize(complete)
 
     def _localize(self, blocks: Sequence[Block]) -> list[Unit]:
+        if not blocks or not self._localizers:
+            return []
         more: list[Unit] = []
+        done: list[Localization] = []
         for block in blocks:
-            found = self._localize_one(block)
+            first, *others = self._localizers
+            found = self._localize_one(block, first)
             wanted = [(*block, window) for window in found.wants_complements]
             new = missing_units(self._spec, self._resolved, self._units, complements=wanted) if wanted else []
             if new:
@@ -171,35 +166,23 @@ class SweepStage:
                 self._left[block] |= {unit.unit_id for unit in new}
                 more += [to_unit(unit, self._resolved) for unit in new]
                 continue
-            self._found[block] = found
-            self._on_localized(found)
-        if blocks:
-            ordered = [self._found[block] for block in sorted(self._found)]
-            self._replace("effects", effects_table(self._sweep_id, ordered))
-            self._replace("localizations", localizations_table(self._sweep_id, ordered))
+            done += [found, *(self._localize_one(block, name) for name in others)]
+            if first == self._spec.localize.localizer:
+                self._on_localized(found)
+        self._tables.add(done)
         return more
 
-    def _replace(self, table: str, rows: pa.Table) -> None:
-        """Replaces what a table says of the attributes of this run; of others an earlier run's word stands."""
-
-        def replaced(old: pa.Table) -> pa.Table:
-            blocks = zip(old["model"].to_pylist(), old["attribute"].to_pylist(), strict=True)
-            stands = pa.array([block not in self._found for block in blocks], pa.bool_())
-            return pa.concat_tables([old.filter(stands), rows]).combine_chunks()
-
-        self._store.update_derived(table, replaced)
-
-    def _localize_one(self, block: Block) -> Localization:
+    def _localize_one(self, block: Block, localizer: str) -> Localization:
         units = [unit for unit in self._units if (unit.model, unit.attribute) == block]
         scores = self._store.read_units([unit.unit_id for unit in units])
         planned = {row.key for unit in units for row in unit.rows if row.emit}
         missing = planned - {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
-        settings, sites = self._spec.localize, self._resolved.model(block[0]).site_names
+        settings = self._spec.localize.model_copy(update={"localizer": localizer})
         try:
-            found = localize(scores, settings, sites, self._spec.interventions[0])
+            found = localize(scores, settings, self._resolved.model(block[0]).site_names, self._spec.interventions[0])
         except LocalizationError as error:
             # Every other attribute goes on: what was computed must not depend on one that cannot be localized.
-            return unscored(units[0].rows[0], settings.threshold, settings.localizer, str(error))
+            return unscored(block[0], self._resolved.attribute(block[1]), settings, str(error))
         return unless_incomplete(found, len(missing), len(planned))
 
 
@@ -220,7 +203,7 @@ class StoreJournal:
     def give_up(self, unit: Unit, report: UnitReport) -> bool:
         """Commits a unit as nothing but failures, so that a late worker cannot commit it any more.
 
-        A unit of edits has no cells. It fails as a whole, under another name: the next run tries it again.
+        A unit of edits or traces has no cells. It fails as a whole, under another name: the next run tries it again.
         """
         if self._store.blobs.exists(layout.unit(unit.unit_id)):
             return True

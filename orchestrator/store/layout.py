@@ -22,7 +22,7 @@ PROGRESS = "_meta/progress.json"
 DELTAS = "deltas"
 REPORT = "report.html"
 
-PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits")
+PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits", "traces")
 """Tables that grow by parts, published from units."""
 DERIVED = ("effects", "localizations", "edits", "trials")
 """Tables of one file each, replaced whole."""

@@ -147,8 +147,13 @@ EFFECTS = _schema(
     ("n_prompts", _INT),
     ("n_seeds", _INT),
     ("flip_rate", _REAL),
+    ("localizer", _TEXT),
+    # denoiser; text_encoder of rows about one of its layers, whose number is window_start.
+    ("component", _TEXT),
+    # Whether it is one to compare with, not the one that edits follow; null in older files, where there was one.
+    ("beside", _FLAG),
 )
-"""One row a (model, attribute, window)."""
+"""One row a (model, attribute, localizer, window)."""
 
 LOCALIZATIONS = _schema(
     ("sweep_id", _TEXT),
@@ -180,8 +185,43 @@ LOCALIZATIONS = _schema(
     ("exploratory", _FLAG),
     ("possible_size", _INT),
     ("reason", _TEXT),
+    # See effects.beside.
+    ("beside", _FLAG),
 )
-"""One row a (model, attribute)."""
+"""One row a (model, attribute, localizer)."""
+
+TRACES = _schema(
+    ("sweep_id", _TEXT),
+    ("unit_id", _TEXT),
+    ("model", _TEXT),
+    ("attribute", _TEXT),
+    ("attribute_kind", _TEXT),
+    ("mode", _TEXT),
+    # attention_contribution or causal_tracing.
+    ("method", _TEXT),
+    # contribution; of causal tracing clean, corrupted or restored.
+    ("control", _TEXT),
+    # denoiser or text_encoder; null with the layer where a picture has none.
+    ("component", _TEXT),
+    ("layer", _INT),
+    ("layer_name", _TEXT),
+    ("prompt_id", _TEXT),
+    ("template_id", _TEXT),
+    ("prompt", _TEXT),
+    ("donor", _TEXT),
+    ("seed", _LONG),
+    # Norm of what the concept's words write; of causal tracing the margin of the picture.
+    ("value", _REAL),
+    ("scorer", _TEXT),
+    ("status", _TEXT),
+    ("batch_size", _INT),
+    ("device", _TEXT),
+    ("torch_version", _TEXT),
+    ("attempt", _INT),
+    ("seconds", _REAL),
+    ("schema_version", _INT),
+)
+"""One row a layer that was observed or restored, prompt and seed; and one a clean and a corrupted picture."""
 
 EDITS = _schema(
     ("sweep_id", _TEXT),
@@ -290,6 +330,7 @@ TABLES: Mapping[str, pa.Schema] = MappingProxyType(
         "edits": EDITS,
         "evaluations": EVALUATIONS,
         "trials": TRIALS,
+        "traces": TRACES,
     }
 )
 """Schema of every table that people read, by the name of its folder."""

@@ -70,8 +70,9 @@ def traveling(cluster: LoadedCluster, where: str) -> SweepSpec:
     """
     sweep, there = cluster.sweep, {name: f"{where}/{path.name}" for name, path in cluster.code.items()}
     changes: dict[str, Any] = {"scorer": there.get(sweep.scorer, sweep.scorer)}
-    if sweep.localize.localizer in there:
-        changes["localize"] = sweep.localize.model_copy(update={"localizer": there[sweep.localize.localizer]})
+    if set(sweep.localize.localizers) & set(there):
+        main, *beside = (there.get(name, name) for name in sweep.localize.localizers)
+        changes["localize"] = sweep.localize.model_copy(update={"localizer": main, "beside": tuple(beside)})
     if sweep.edit is not None and set(sweep.edit.editors) & set(there):
         editors = tuple(there.get(name, name) for name in sweep.edit.editors)
         changes["edit"] = sweep.edit.model_copy(update={"editors": editors})

@@ -103,7 +103,7 @@ def _with_needs(model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
 
 def _code(sweep: SweepSpec) -> dict[str, Path]:
     editors = sweep.edit.editors if sweep.edit else ()
-    names = (sweep.scorer, sweep.localize.localizer, *editors)
+    names = (sweep.scorer, *sweep.localize.localizers, *editors)
     return {name: Path(name) for name in names if name.endswith(".py")}
 
 

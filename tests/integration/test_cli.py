@@ -202,3 +202,61 @@ def test_help_loads_neither_torch_nor_ray() -> None:
         "assert not {'torch', 'ray', 'diffusers', 'pandas', 'aiohttp', 'jinja2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_methods_that_are_added_to_a_sweep_only_trace_and_stand_beside_it(
+    command: Command, sweep: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    run = ("run", sweep, "--results", results, "--backend", "inline", "--threads", 1)
+    sweep.write_text(sweep.read_text().replace("prompts: 2\nseeds: 2", "prompts: 1\nseeds: 1"))
+    assert command(*run)[0] == 0
+    before = pq.read_table(results / "scores")
+    text = sweep.read_text()
+    sweep.write_text(
+        text.replace("resamples: 100", "resamples: 100, beside: [argmin, causal_tracing, attention_contribution]")
+    )
+    # 16 sites, a self-attention and an MLP in each of 3 layers of the text encoder, and the corrupted picture, in
+    # batches of 8 with a clean one each; one picture of the other method.
+    planned = json.loads(command("plan", sweep, "--results", results, "--json")[1])
+    assert (planned["units"], planned["cells"], planned["images"]) == (2, 0, 23 + 4 + 1)
+    assert command(*run)[0] == 0
+    assert pq.read_table(results / "scores").equals(before)
+    traces = pq.read_table(results / "traces")
+    assert traces.filter(pa.compute.equal(traces["method"], "causal_tracing")).num_rows == 2 + 16 + 6
+    rows = {row["localizer"]: row for row in pq.read_table(results / "localizations").to_pylist()}
+    assert {name: row["beside"] for name, row in rows.items()} == {
+        "window": False, "argmin": True, "attention_contribution": True, "causal_tracing": True
+    }  # fmt: skip
+    assert json.loads(command("plan", sweep, "--results", results, "--json")[1])["units"] == 0
+    blocks = json.loads(command("status", results, "--json")[1])["blocks"]
+    assert [block["outcome"] for block in blocks] == [rows["window"]["outcome"]]
+    code, out, _ = command("localize", results)
+    assert code == 0
+    assert "style/velor: by causal_tracing" in out
+    assert command("verify", results)[0] == 0
+    page = (results / "report.html").read_text()
+    assert '<th scope="row">attention contribution</th>' in page
+    assert "Causal tracing (Meng et al." in page
+
+
+def test_the_bench_has_no_traces(command: Command) -> None:
+    code, _, error = command("bench-localizer", "causal_tracing")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "causal_tracing reads traces" in error
+
+
+def test_a_model_that_cannot_be_traced_is_refused_where_it_stands(
+    command: Command, tmp_path: Path, sweep: Path
+) -> None:
+    from tests.tiny_models import build
+
+    folder = build("pixart_alpha", tmp_path / "pixart")
+    text = sweep.read_text().replace("resamples: 100", "beside: [causal_tracing]")
+    model = next(line for line in text.splitlines() if "id: tiny" in line)
+    sweep.write_text(text.replace(model, f"  - {{id: tiny, path: {folder}}}"))
+    code, _, error = command("plan", sweep)
+    assert code == 2
+    assert (
+        f"{sweep}:11:21: tiny (pixart) cannot be traced by causal_tracing; supported: sdxl, stable_diffusion" in error
+    )

@@ -128,8 +128,9 @@ def test_files_of_the_users_own_travel_with_the_job(
     monkeypatch.chdir(folder)
     (folder / "mine.py").write_text("def localize(scores, settings, site_names=()): ...")
     (folder / "colours.py").write_text("class Scorer: ...")
+    (folder / "lowest.py").write_text("def localize(scores, settings, site_names=()): ...")
     sweep = SWEEP.replace("scorer: toy-clip", "scorer: ./colours.py")
-    (folder / "sweep.yaml").write_text(f"{sweep}localize: {{localizer: ./mine.py}}\n")
+    (folder / "sweep.yaml").write_text(f"{sweep}localize: {{localizer: ./mine.py, beside: [argmin, ./lowest.py]}}\n")
     (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', choice))
     loaded, job = load_cluster(folder / "cluster.yaml"), tmp_path / "job"
     if loaded.spec.cluster.rayjob:
@@ -144,6 +145,8 @@ def test_files_of_the_users_own_travel_with_the_job(
     assert (job / "colours.py").is_file()
     submitted = json.loads((job / "submitted.yaml").read_text())
     assert (submitted["localize"]["localizer"], submitted["scorer"]) == ("./mine.py", "./colours.py")
+    assert submitted["localize"]["beside"] == ["argmin", "./lowest.py"]
+    assert (job / "lowest.py").is_file()
     (folder / "other").mkdir()
     (folder / "other" / "mine.py").write_text("def edit(model, target, settings): ...")
     (folder / "sweep.yaml").write_text(

@@ -246,7 +246,7 @@ def test_localizing_again_does_not_overlook_what_is_missing(monkeypatch: pytest.
     monkeypatch.setattr(Failing, "broken", True)
     run(tiny_sweep("x", **{**SMALL, "localize": {"resamples": 100}}), store, monkeypatch, Failing)
     monkeypatch.setattr(relocalize, "open_store", lambda *_, **__: store)
-    found = relocalize.relocalize(relocalize.read_scores("results"), {})
+    found, _ = relocalize.relocalize(relocalize.read_scores("results"), {})
     assert [item.outcome for item in found] == ["incomplete"]
 
 

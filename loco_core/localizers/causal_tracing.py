@@ -1,0 +1,163 @@
+"""Causal tracing: the one layer that, restored from a clean run, brings most of a corrupted attribute back.
+
+The rule of Meng et al. (NeurIPS 2022), for diffusion models of DiffQuickFix (Basu et al., ICLR 2024). The effect of a
+layer is ``sum(s_restored - s_corrupted) / sum(s_clean - s_corrupted)`` over prompts and seeds, where s is the margin
+``cos(image, score_text) - cos(image, donor_text)`` (see `loco_core.tracing.causal`): 0 brings nothing back, 1 all that
+the noise takes. The rule picks a single cross-attention site of the denoiser. Layers of the text encoder are no sites:
+their effects stand beside, the largest is named in the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from loco_core.errors import LocalizationError
+from loco_core.evidence import established, finite
+from loco_core.localizers import Effect, Localization, LocalizeSettings, Outcome, relative_depth
+from loco_core.statistics import Bools, Floats, Means, Ratios, crossed_means, crossed_ratios, crossed_weights
+from loco_core.tracing.table import TraceTable, Values, names_of, read_traces, two_sided
+from loco_core.types import Window
+
+READS = "causal_tracing"
+
+
+def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[str] = ()) -> Localization:
+    """Picks the site with the largest effect; none where the noise takes nothing, or no site brings anything back.
+
+    Arguments and errors are those of `loco_core.localizers.Localizer`, with traces in place of scores.
+    """
+    table = read_traces(traces)
+    clean, corrupted = table.values("clean"), table.values("corrupted")
+    paired = (clean.present & corrupted.present)[:, :, 0]
+    if not paired.any():
+        raise LocalizationError(f"{table.model}, {table.attribute}: no clean picture has a corrupted one beside it")
+    full = np.where(paired, (clean.value - corrupted.value)[:, :, 0], 0.0)
+    taken = crossed_means(full[:, :, None], paired[:, :, None])
+    sites = table.values("restored", "denoiser")
+    if sites.layers != tuple(range(len(sites.layers))) or (site_names and len(site_names) != len(sites.layers)):
+        raise LocalizationError(f"{table.model}, {table.attribute}: traces of {len(sites.layers)} sites, not of all")
+    if not established(taken, settings.confidence):
+        reason = (
+            f"the noise takes {taken.value[0]:.3f} of the margin on average, its lower bound is "
+            f"{taken.low(settings.confidence)[0]:.3f}: too little, or too uncertain, to take shares of"
+        )
+        return _answer(table, settings, "no_effect", reason, None, None, site_names)
+    texts = table.values("restored", "text_encoder")
+    found = [_ratios(values, corrupted.value, full, paired, settings) for values in (sites, texts)]
+    denoiser, encoder = found
+    if any(np.isnan(ratios.value).all() for ratios in found):
+        raise LocalizationError(f"{table.model}, {table.attribute}: no restored picture is one")
+    best, word = int(np.nanargmax(denoiser.value)), int(np.nanargmax(encoder.value))
+    side = two_sided(settings.confidence)
+    beside = f"; of the text encoder's layers {texts.names[word]} brings back {_share(encoder, word, side)}"
+    share = f"site {best} brings back {_share(denoiser, best, side)} of what the noise takes"
+    effects = (
+        *_effects(table, settings, sites, denoiser, "denoiser", best),
+        *_effects(table, settings, texts, encoder, "text_encoder", word),
+    )
+    if not denoiser.low(side)[best] > 0:
+        reason = f"no single site is shown to bring anything back: {share}, the most of all{beside}"
+        return _answer(table, settings, "inconclusive", reason, best, denoiser, site_names, effects)
+    reason = f"restored from the clean run, {share}, more than any other{beside}"
+    return _answer(table, settings, "localized", reason, best, denoiser, site_names, effects)
+
+
+def _ratios(values: Values, corrupted: Floats, full: Floats, paired: Bools, settings: LocalizeSettings) -> Ratios:
+    present = values.present & paired[:, :, None]
+    back = np.where(present, values.value - corrupted, 0.0)
+    weights = crossed_weights(
+        full.shape[0], full.shape[1], settings.resamples, np.random.default_rng([settings.seed, 0])
+    )
+    return crossed_ratios(back, full, present, weights, back.shape[2])
+
+
+def _share(ratios: Means, at: int, side: float) -> str:
+    low, high = ratios.low(side)[at], ratios.high(side)[at]
+    return f"{ratios.value[at]:.0%}" + (f" [{low:.0%}, {high:.0%}]" if np.isfinite(high - low) else "")
+
+
+def _answer(
+    table: TraceTable,
+    settings: LocalizeSettings,
+    outcome: Outcome,
+    reason: str,
+    best: int | None,
+    ratios: Ratios | None,
+    site_names: Sequence[str],
+    effects: tuple[Effect, ...] = (),
+) -> Localization:
+    picked, side = outcome == "localized", two_sided(settings.confidence)
+    effect, low, high = None, None, None
+    tied, runner_up = tuple[int, ...](), None
+    if best is not None and ratios is not None:
+        effect, low, high = (finite(found[best]) for found in (ratios.value, ratios.low(side), ratios.high(side)))
+        tied = tuple(effect.window_start for effect in effects if effect.in_tie_set and effect.component == "denoiser")
+        order = np.argsort(-np.nan_to_num(ratios.value, nan=-np.inf), kind="stable")
+        runner_up = int(order[1]) if len(order) > 1 else None
+    return Localization(
+        model=table.model,
+        attribute=table.attribute,
+        attribute_kind=table.attribute_kind,
+        mode=table.mode,
+        localizer="causal_tracing",
+        outcome=outcome,
+        window_start=best if picked else None,
+        window_size=1 if picked else None,
+        best_start=best,
+        best_size=None if best is None else 1,
+        site_names=names_of(site_names, [best]) if picked and best is not None else (),
+        relative_depth=relative_depth(Window(best, 1), _site_count(effects)) if picked and best is not None else None,
+        effect=effect,
+        ci_low=low,
+        ci_high=high,
+        runner_up_start=runner_up,
+        runner_up_effect=None if runner_up is None or ratios is None else finite(ratios.value[runner_up]),
+        tie_set=tied,
+        sufficiency=None,
+        damage=None,
+        all_sites_effect=None,
+        threshold=settings.threshold,
+        n_prompts=len(table.prompts),
+        n_seeds=len(table.seeds),
+        cells=len(table.rows),
+        exploratory=table.exploratory,
+        reason=reason,
+        possible_size=None,
+        effects=effects,
+        wants_complements=(),
+    )
+
+
+def _site_count(effects: Sequence[Effect]) -> int:
+    return sum(effect.component == "denoiser" for effect in effects)
+
+
+def _effects(
+    table: TraceTable, settings: LocalizeSettings, values: Values, ratios: Ratios, component: str, best: int
+) -> tuple[Effect, ...]:
+    side = two_sided(settings.confidence)
+    low, high = ratios.low(side), ratios.high(side)
+    behind = ratios.difference(best, np.arange(len(values.layers), dtype=np.intp)).low(side)
+    return tuple(
+        Effect(
+            model=table.model,
+            attribute=table.attribute,
+            window_start=layer,
+            window_size=1,
+            effect=finite(ratios.value[i]),
+            ci_low=finite(low[i]),
+            ci_high=finite(high[i]),
+            simultaneous_low=None,
+            damage=None,
+            eligible=True,
+            in_tie_set=i == best or bool(behind[i] <= 0),
+            n_prompts=len(table.prompts),
+            n_seeds=len(table.seeds),
+            flip_rate=None,
+            component=component,
+        )
+        for i, layer in enumerate(values.layers)
+    )

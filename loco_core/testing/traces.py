@@ -1,0 +1,232 @@
+"""The contract of a localizer that reads traces, to be inherited by the tests of one; made-up traces; real ones.
+
+class TestMine(TraceLocalizerContract):
+    localizer = mine
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, ClassVar, get_args
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from loco_core.errors import LocalizationError, ModelError
+from loco_core.generate import generate
+from loco_core.localizers import Localization, LocalizeSettings, Outcome
+from loco_core.models import LoadedModel
+from loco_core.statistics import Floats
+from loco_core.tracing import METHODS, attention
+from loco_core.tracing.causal import layers, trace
+from loco_core.types import Generation, Row
+
+PROMPTS = (
+    ("a red circle in the style of lumio", "a blue star"),
+    ("a photo of a green square", "a photo of a yellow moon in the style of velor"),
+)
+SITES = 16
+SITE_NAMES = tuple(f"site.{i}" for i in range(SITES))
+SETTINGS = LocalizeSettings(resamples=200)
+
+
+def simulated_traces(
+    method: str,
+    strength: Floats,
+    *,
+    encoder: Sequence[float] = (0.5, 0.1),
+    full: float = 0.3,
+    noise: float = 0.01,
+    prompts: int = 8,
+    seeds: int = 4,
+) -> pa.Table:
+    """Makes traces of a declared truth.
+
+    Args:
+        method: as in ``traces.method``.
+        strength: of every site, its contribution, or the share that restoring it brings back.
+        encoder: likewise of the text encoder's layers.
+        full: margin that the noise takes.
+        noise: standard deviation of a margin, or of a contribution's logarithm.
+        prompts: how many.
+        seeds: how many.
+    """
+    rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+
+    def add(prompt: int, seed: int, control: str, component: str | None, layer: int | None, value: float) -> None:
+        name = None if layer is None else f"{'site' if component == 'denoiser' else 'encoder'}.{layer}"
+        rows.append(
+            {
+                "model": "simulated", "attribute": "style/simulated", "attribute_kind": "style", "mode": "remove",
+                "method": method, "control": control, "component": component, "layer": layer, "layer_name": name,
+                "prompt_id": f"p{prompt}", "seed": seed, "value": value, "status": "ok",
+            }
+        )  # fmt: skip
+
+    for prompt in range(prompts):
+        for seed in range(seeds):
+            if method == "attention_contribution":
+                for site, value in enumerate(strength):
+                    add(prompt, seed, "contribution", "denoiser", site, float(value * np.exp(rng.normal(0, noise))))
+                continue
+            add(prompt, seed, "clean", None, None, 0.2 + float(rng.normal(0, noise)))
+            add(prompt, seed, "corrupted", None, None, 0.2 - full + float(rng.normal(0, noise)))
+            for component, values in (("denoiser", strength), ("text_encoder", encoder)):
+                for layer, share in enumerate(values):
+                    margin = 0.2 - full * (1 - float(share)) + float(rng.normal(0, noise))
+                    add(prompt, seed, "restored", component, layer, margin)
+    return pa.Table.from_pylist(rows)
+
+
+def assert_attention_adds_up(
+    model: LoadedModel, rows: Sequence[Row], settings: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails unless, at every site and step, what all tokens write is what the attention wrote, its bias aside.
+
+    Args:
+        model: of a family whose text is the same at every step.
+        rows: to draw.
+        settings: of the generation.
+        monkeypatch: of the test.
+    """
+    denoiser, wrote, calls = model.family.denoiser(model.pipeline), dict[Any, torch.Tensor](), list[Any]()
+    written_by, batch = attention.written_by, len(rows) + 1
+
+    def checked(module: Any, *given: torch.Tensor | None) -> torch.Tensor:
+        queries, keys, values, words, mask = given
+        assert queries is not None
+        assert keys is not None
+        every = torch.ones(len(queries), keys.shape[1], dtype=torch.bool)
+        whole = written_by(module, queries, keys, values, every, mask)  # type: ignore[arg-type]
+        out = module.to_out[0]
+        expected = wrote[out][-batch:][: len(queries)] - (0.0 if out.bias is None else out.bias)
+        torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-5)
+        part = written_by(module, queries, keys, values, words, mask)  # type: ignore[arg-type]
+        assert 0 < part.norm() < 10 * whole.norm()
+        calls.append(module)
+        return part
+
+    monkeypatch.setattr(attention, "written_by", checked)
+    modules = [denoiser.get_submodule(site.key_path.rpartition(".")[0]).to_out[0] for site in model.sites]  # type: ignore[index]
+    handles = [module.register_forward_hook(lambda out, _, made: wrote.update({out: made})) for module in modules]  # type: ignore[union-attr]
+    try:
+        found = attention.contributions(model, rows, settings, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert found.shape == (len(rows), len(model.sites))
+    assert bool((found > 0).all())
+    assert len(calls) >= settings.steps * len(model.sites)
+
+
+class TracesContract:
+    """What can be traced of every family: a part of its contract."""
+
+    def test_words_write_all_that_an_attention_writes(
+        self, subject: Any, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that the words of a concept write a part of it; refused where the text evolves with the image."""
+        rows = [Row(prompt, donor, 3) for prompt, donor in PROMPTS]
+        if model.facts.stream == "fixed":
+            assert_attention_adds_up(model, rows, subject.settings, monkeypatch)
+            return
+        with pytest.raises(ModelError, match="evolves"):
+            attention.contributions(model, rows, subject.settings, 3)
+
+    def test_layers_are_restored_where_the_text_encoders_are_clip(self, subject: Any, model: LoadedModel) -> None:
+        """A picture a layer, each its own; refused elsewhere."""
+        prompt, donor = PROMPTS[0]
+        if model.facts.stream != "fixed" or not model.facts.clip_encoders:
+            with pytest.raises(ModelError, match="CLIP"):
+                list(trace(model, prompt, donor, 3, subject.settings, 8))
+            return
+        clean, corrupted, *restored = trace(model, prompt, donor, 3, subject.settings, 8)
+        (alone,) = generate(model, [Row(prompt, donor, 3)], subject.settings, 8)
+        assert (clean.picture - alone.images[0]).abs().max() < 1e-4
+        assert (clean.picture - corrupted.picture).abs().max() > 1e-3
+        assert [item.layer for item in restored] == list(layers(model))
+        sites = [item.picture for item in restored if item.layer and item.layer.component == "denoiser"]
+        assert len({picture.numpy().tobytes() for picture in (corrupted.picture, *sites)}) == 1 + len(model.sites)
+
+
+class TraceLocalizerContract:
+    """What every localizer promises that reads traces, whatever its rule.
+
+    Attributes:
+        localizer: the module under test.
+    """
+
+    localizer: ClassVar[ModuleType]
+
+    def traces(self, held: bool = True) -> pa.Table:
+        """Traces of one site that holds the attribute, or of none."""
+        strength = np.full(SITES, 0.01)
+        strength[6] += 0.9 * held
+        return simulated_traces(self.localizer.READS, strength)
+
+    def localize(self, traces: pa.Table, names: tuple[str, ...] = SITE_NAMES) -> Localization:
+        """The function under test."""
+        found: Localization = self.localizer.localize(traces, SETTINGS, names)
+        return found
+
+    def test_says_which_method_it_reads(self) -> None:
+        """One that the sweep traces."""
+        assert self.localizer.READS in METHODS
+
+    @pytest.mark.parametrize("held", [True, False])
+    def test_answers(self, held: bool) -> None:
+        """Names the table, a known outcome, a reason, one effect row a site, and a window exactly if localized."""
+        found = self.localize(self.traces(held))
+        assert (found.model, found.attribute, found.attribute_kind) == ("simulated", "style/simulated", "style")
+        assert found.outcome in get_args(Outcome)
+        assert found.reason
+        sites = [row.window_start for row in found.effects if row.component == "denoiser"]
+        assert sites == list(range(SITES)) or (not sites and found.outcome != "localized")
+        assert (found.window is not None) == (found.outcome == "localized")
+        if found.window is not None:
+            assert found.site_names == tuple(SITE_NAMES[i] for i in found.window.sites)
+            assert found.window.start in found.tie_set
+            assert found.relative_depth is not None
+            assert 0 <= found.relative_depth <= 1
+
+    def test_finds_the_site_that_holds_the_attribute(self) -> None:
+        """Or a window around it."""
+        found = self.localize(self.traces())
+        assert found.window is not None
+        assert 6 in found.window.sites
+
+    def test_same_answer_again_and_for_any_order_of_rows(self) -> None:
+        """A pure function of the set of rows, whatever further columns they have."""
+        traces = self.traces()
+        first = self.localize(traces)
+        order = np.random.default_rng(1).permutation(traces.num_rows)
+        assert self.localize(traces) == first
+        assert self.localize(traces.take(order)) == first
+        assert self.localize(traces.append_column("of_tomorrow", pa.nulls(traces.num_rows))) == first
+
+    def test_holds_nulls_not_nan(self) -> None:
+        """Plain finite Python values: the rows go to Parquet and JSON as they are. Of a single picture too."""
+        json.dumps(dataclasses.asdict(self.localize(self.traces())), allow_nan=False)
+        single = simulated_traces(self.localizer.READS, np.full(SITES, 0.1), prompts=1, seeds=1)
+        json.dumps(dataclasses.asdict(self.localize(single)), allow_nan=False)
+
+    @pytest.mark.parametrize("column", ["value", "control", "seed", "layer"])
+    def test_a_missing_column_is_named(self, column: str) -> None:
+        """The error says which."""
+        with pytest.raises(LocalizationError, match=column):
+            self.localize(self.traces().drop_columns([column]))
+
+    def test_rows_of_two_attributes_and_none_are_refused(self) -> None:
+        """Averaging over attributes by accident would look like a result."""
+        traces = self.traces()
+        position = traces.column_names.index("attribute")
+        other = traces.set_column(position, "attribute", pa.array(["style/other"] * traces.num_rows))
+        with pytest.raises(LocalizationError, match="style/other"):
+            self.localize(pa.concat_tables([traces, other]))
+        with pytest.raises(LocalizationError, match="no traces"):
+            self.localize(traces.slice(0, 0))
