@@ -86,7 +86,8 @@ def norm(model: LoadedModel, delta: WeightDelta) -> float:
     total = 0.0
     for change in delta.changes:
         if change.weight is not None:
-            before = projection(model, change.module).weight.detach()[change.rows.to(model.device)]
+            held = projection(model, change.module).weight.detach()
+            before = held[change.rows.to(held.device)]
             total += float((change.weight.to(before) - before).double().square().sum())
     return float(total**0.5)
 
@@ -103,6 +104,11 @@ def projection(model: LoadedModel, path: str) -> torch.nn.Linear:
         raise EditError(f"the model has no projection {path}; the edit is of another architecture") from error
     if not isinstance(module, torch.nn.Linear):
         raise EditError(f"{path} is a {type(module).__name__}; only a linear projection of the text can be edited")
+    if module.weight.is_meta:
+        # Written to, it would change nothing, silently: the weights are in a table of whatever offloads them.
+        raise EditError(
+            f"{path} is offloaded layer by layer and cannot be edited; expected engine.offload: model or none"
+        )
     return module
 
 
@@ -153,7 +159,8 @@ def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
         yield
     finally:
         for held, old in before:
-            held.data[rows] = old
+            # What offloads components may have moved them meanwhile.
+            held.data[rows.to(held.device)] = old.to(held.device)
         if handle is not None:
             handle.remove()
 

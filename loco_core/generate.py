@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from loco_core.engine import kernels
 from loco_core.errors import ModelError, did_you_mean
 from loco_core.models import LoadedModel
 from loco_core.routing import PromptKey, Router, draws, prompt_keys, source_of
@@ -109,7 +110,7 @@ def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
     texts, pooled = prompts.take(base), prompts.take(halves["conditional"])
     negative = (prompts.take([0] * len(rows)), prompts.take(halves["unconditional"])) if guided else None
     last: list[torch.Tensor] = []
-    with router.route(keys, prompts, rows, settings.steps, guided):
+    with kernels(model.engine.attention), router.route(keys, prompts, rows, settings.steps, guided):
         images = pipeline(
             **family.arguments(pipeline, texts, pooled, negative),
             **_callback(pipeline, last),

@@ -269,11 +269,8 @@ def prompt_id(record: PromptRecord) -> str:
 
 def _identified(row: PlannedRow, model: ResolvedModel, resolved: Resolved, generation: Generation) -> PlannedRow:
     engine = row.engine_row
-    image = identity.image_id(
-        identity.ImageKey(
-            model.weights, model.dtype, engine.prompt, engine.donor, engine.seed, engine.intervention, generation
-        )
-    )
+    drawn = (engine.prompt, engine.donor, engine.seed, engine.intervention, generation)
+    image = identity.image_id(identity.ImageKey(model.weights, model.dtype, *drawn, model.engine.bits))
     scorer = resolved.scorer
     cell = identity.cell_id(
         identity.CellKey(image, scorer.name, scorer.weights, row.score_text, row.donor_text, row.content_text)

@@ -16,7 +16,7 @@ from loco_core.attributes import attribute
 from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED
-from loco_core.types import Attribute
+from loco_core.types import Attribute, Engine
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 
 # Pickled weights run code when they are read.
@@ -33,6 +33,7 @@ class ResolvedModel(BaseModel):
         revision: commit on the hub; None for a folder.
         weights: hash of weights and configuration (of a hub model, its commit).
         dtype: of weights and activations.
+        engine: how it computes.
         site_names: addresses of its sites in execution order.
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
@@ -47,6 +48,7 @@ class ResolvedModel(BaseModel):
     revision: str | None
     weights: str
     dtype: str
+    engine: Engine = Engine()
     site_names: tuple[str, ...]
     native_side: int
     seconds_per_image: float
@@ -245,6 +247,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
         weights=weights,
         dtype=spec.dtype,
+        engine=spec.how,
         site_names=site_names,
         native_side=native_side,
         seconds_per_image=seconds or info.seconds_per_image,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -103,7 +104,9 @@ class PipelineWorker:
         needed = self._info.worker.min_gpu_memory
         if device == "cuda" and needed and (held := torch.cuda.get_device_properties(0).total_memory) < needed:
             raise ModelError(f"{model} wants a GPU of {needed / 2**30:.0f} GiB; this one has {held / 2**30:.0f} GiB")
-        self._model = load_model(self._info.family, self._info.path, self._info.revision, self._info.dtype, device)
+        self._model = load_model(
+            self._info.family, self._info.path, self._info.revision, self._info.dtype, device, self._info.engine
+        )
         if (found := tuple(site.name for site in self._model.sites)) != self._info.site_names:
             raise ModelError(
                 f"{model} runs sites that its configuration does not tell: {len(found)}, not {self._info.n_sites}; "
@@ -290,6 +293,7 @@ class PipelineWorker:
             "height": height,
             "width": width,
             "dtype": self._info.dtype,
+            "engine": json.dumps(self._info.engine.bits, sort_keys=True),
             "scorer": scorer.name,
             "scorer_revision": scorer.weights,
             "score_text": row.score_text,
