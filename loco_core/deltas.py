@@ -132,6 +132,9 @@ def applied(model: LoadedModel, delta: WeightDelta, weights: str) -> Iterator[No
     if made.dtype != model.dtype:
         raise EditError(f"the edit was fitted in {made.dtype}; the model is loaded in {model.dtype}: fit it again")
     with ExitStack() as stack, torch.no_grad():
+        # What was encoded with other weights is not what these would encode; undone last, hence behind all changes.
+        model.encoded.clear()
+        stack.callback(model.encoded.clear)
         for change in delta.changes:
             stack.enter_context(_changed(projection(model, change.module), change))
         yield
@@ -168,7 +171,7 @@ def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
 def _holder(rows: torch.Tensor, constant: torch.Tensor) -> Any:
     def hold(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
         held = output.clone()
-        held[..., rows] = constant
+        held[..., rows.to(held.device)] = constant.to(held.device)
         return held
 
     return hold

@@ -102,7 +102,7 @@ def _run(model: LoadedModel, rows: list[Row], settings: Generation) -> Pictures:
     distilled = config.get("time_cond_proj_dim") is not None
     guided = model.facts.guided and not distilled and settings.guidance_scale > 1
     keys = prompt_keys(rows)
-    prompts = family.encode(pipeline, [text for _, text in keys])
+    prompts = model.encode([text for _, text in keys])
     router = Router(model)
     number = {key: index for index, key in enumerate(keys)}
     base = [number["prompt", row.prompt] for row in rows]

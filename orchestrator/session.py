@@ -135,11 +135,12 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
     pinned: dict[str, Any] = (
         decode_document(found.data, f"{store.root}/{RESOLVED}")
         if found
-        else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
+        else {"models": {}, "sites": {}, "engines": {}, "scorer": resolved.scorer.weights}
     )
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.weights)
         pinned["sites"][model.id] = model.site_names
+        pinned["engines"][model.id] = asdict(model.engine)
         if before != model.weights:
             raise SpecError(
                 f"{store.root}: results of {model.id} were made with weights {before[:12]}, {model.path} now holds "

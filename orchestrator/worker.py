@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loco_core.errors import ModelError
+from loco_core.errors import ModelError, OutOfMemoryError
 from loco_core.generate import generate
 from loco_core.models import load_model
 from loco_core.scorers import load_scorer
@@ -21,6 +21,7 @@ from orchestrator import edit_work
 from orchestrator.edit_plan import EvaluateUnit, FitUnit
 from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.resolve import Resolved, ResolvedModel
+from orchestrator.scheduler.host import one_line, release_memory
 from orchestrator.scheduler.protocol import Unit, UnitReport, WorkerNeeds
 from orchestrator.store import SCHEMA_VERSION, make_table, open_as_worker
 from orchestrator.worker_images import encode_image, is_valid
@@ -121,11 +122,36 @@ class PipelineWorker:
 
     def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
         """Does and commits a unit; see :class:`orchestrator.scheduler.protocol.Worker`."""
-        report = self._run(unit, attempt, row_by_row)
+        report = self._fitting(unit, attempt, row_by_row)
         ids = {"sweep_id": self._settings.sweep_id, "unit_id": unit.unit_id, "attempt": attempt, "model": unit.model}
         counts = {"rows": report.rows, "invalid": report.invalid, "failed_rows": report.failed_rows}
         logger.info("unit is %s", report.outcome, extra={**ids, **counts, "seconds": report.seconds})
         return report
+
+    def _fitting(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        """Runs a unit; once more where memory runs out: what earlier batches left behind may be what was lacking.
+
+        Raises:
+            OutOfMemoryError: it ran out again. Smaller batches would change the last bits of what is planned, and row
+                by row a batch is as large.
+        """
+        import torch
+
+        for _ in range(2):
+            try:
+                return self._run(unit, attempt, row_by_row)
+            except torch.OutOfMemoryError as error:
+                reason = ". ".join(one_line(error).split(". ")[:2])
+            # Not while the error is handled, whose frames hold the batch.
+            release_memory()
+        payload: Any = unit.payload
+        size = payload.rows[0].batch_size if isinstance(payload, PlannedUnit) else getattr(payload, "batch_size", None)
+        batches = f" with batches of {size}" if size else ""
+        raise OutOfMemoryError(
+            f"{unit.model} runs out of memory{batches} on {self._device} ({reason}); expected a smaller "
+            "generation.batch_size or engine.offload, and `loco-sweep run SWEEP --retry`; or another dtype or "
+            "engine.vae_tiling, in a new folder"
+        )
 
     def _run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
         match unit.payload:
@@ -178,6 +204,8 @@ class PipelineWorker:
         row_by_row: bool,
     ) -> dict[str, tuple[torch.Tensor, float]]:
         """Returns every image with the seconds it took; in row-by-row mode records the rows that raise."""
+        import torch
+
         size, found = planned.rows[0].batch_size, {}
         rows = {image_id: row.engine_row for image_id, row in images.items()}
         if not row_by_row:
@@ -188,6 +216,9 @@ class PipelineWorker:
             try:
                 for _, picture, seconds in self._timed({image_id: row}, size):
                     found[image_id] = (picture, seconds)
+            except torch.OutOfMemoryError:
+                # Every row is a batch of the same shape.
+                raise
             except Exception as error:  # whatever it is, it is recorded with its cells
                 failures[image_id] = error
         return found

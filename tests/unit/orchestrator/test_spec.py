@@ -132,7 +132,7 @@ BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
         ),
         (
             BASE.replace("[toy]", "[{id: toy, engine: {device_map: none}, worker: {gpus: 2}}]"),
-            "2:41: models.0.engine.device_map: 'none' leaves 1 of 2 GPUs of a worker idle; expected 'balanced', or worker.gpus: 1",
+            "2:41: models.0.engine.device_map: 'none' leaves 1 of 2 GPUs of a worker idle; expected 'balanced', or",
         ),
         (
             BASE.replace("[toy]", "[{id: toy, engine: {offload: model}, worker: {gpus: 0}}]"),
