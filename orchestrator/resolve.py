@@ -38,6 +38,7 @@ class ResolvedModel(BaseModel):
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
+        probed_batch: rows a forward pass, where the sweep leaves them to a probe that has been made.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,6 +54,7 @@ class ResolvedModel(BaseModel):
     native_side: int
     seconds_per_image: float
     worker: WorkerNeeds
+    probed_batch: int | None = None
 
     @property
     def n_sites(self) -> int:
@@ -155,7 +157,7 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                 f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected a "
                 "generation.guidance_scale in the sweep, for FLUX.1-dev 3.5"
             )
-    if facts.stream == "evolving" and spec.generation.batch_size < 2:
+    if facts.stream == "evolving" and spec.generation.batch_size == 1:
         with _at("generation", "batch_size"):
             raise SpecError(
                 f"every image of {model.id} reads from one that draws its donor beside it; expected a batch_size of 2 "

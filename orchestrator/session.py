@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from loco_core.errors import LocoError, SpecError, StoreError
+from loco_core.errors import LocoError, ModelError, SpecError, StoreError
+from orchestrator.batch_sizes import ProbeUnit, Unrecorded
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.loop import Patience, Progress, Requests, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend, Settled, Unit
@@ -20,7 +21,7 @@ from orchestrator.spec import SweepSpec
 from orchestrator.stages.sweep import StoreJournal
 from orchestrator.store import Lease, LeaseLostError, Store, decode_document, encode_document
 from orchestrator.store.layout import PROGRESS, RESOLVED
-from orchestrator.worker import WorkerSettings
+from orchestrator.worker import WorkerSettings, to_unit
 
 # Which images `images: report` keeps: those of the sweep's first seeds.
 REPORT_SEEDS = 2
@@ -101,6 +102,34 @@ def drive(
     finally:
         before_shutdown()
         backend.shutdown()
+    return summary
+
+
+def measure_batches(
+    resolved: Resolved, units: Sequence[ProbeUnit], settings: WorkerSettings, lease: Beating, controls: Controls
+) -> RunSummary:
+    """Has workers measure how many rows a forward pass of their models should carry.
+
+    Args:
+        resolved: the sweep with its names looked up.
+        units: a measurement of each model.
+        settings: of the workers.
+        lease: held on the results.
+        controls: of the command.
+
+    Raises:
+        LocoError: workers cannot be had, or a model could not be measured.
+    """
+    backend = controls.make_backend(settings)
+    try:
+        summary = run_units(
+            backend, lambda settled: [] if settled else [to_unit(unit, resolved) for unit in units], Unrecorded(),
+            controls.on_progress, controls.stop, heartbeat=lease.alive, patience=Patience(),
+        )  # fmt: skip
+    finally:
+        backend.shutdown()
+    for failure in summary.failures:
+        raise ModelError(f"generation.batch_size: auto: {failure.error}")
     return summary
 
 

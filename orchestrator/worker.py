@@ -18,6 +18,7 @@ from loco_core.models import load_model
 from loco_core.scorers import load_scorer
 from loco_core.types import Generation, Row
 from orchestrator import edit_work
+from orchestrator.batch_sizes import ProbeUnit, probe
 from orchestrator.edit_plan import EvaluateUnit, FitUnit
 from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.resolve import Resolved, ResolvedModel
@@ -161,6 +162,8 @@ class PipelineWorker:
                 return edit_work.evaluate(self._bench(), unit.payload, attempt, row_by_row)
             case PlannedUnit():
                 return self._sweep(unit.payload, attempt, row_by_row)
+            case ProbeUnit():
+                return probe(self._store, self._model, self._device, self._settings.generation, unit.payload, attempt)
         raise TypeError(f"no worker knows units of kind {unit.kind}")
 
     def _bench(self) -> edit_work.Bench:
@@ -387,7 +390,7 @@ def _image(row: PlannedRow, scored: _Scored) -> dict[str, Any]:
     return {**names, "image": encode_image(scored.picture, row.image_id)}
 
 
-def to_unit(planned: PlannedUnit | FitUnit | EvaluateUnit, resolved: Resolved) -> Unit:
+def to_unit(planned: PlannedUnit | FitUnit | EvaluateUnit | ProbeUnit, resolved: Resolved) -> Unit:
     """Wraps a planned unit for the scheduler."""
     needs = resolved.model(planned.model).worker
     labels = tuple(sorted(needs.label_selector.items()))

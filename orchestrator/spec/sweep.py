@@ -221,7 +221,7 @@ class GenerationSpec(_Strict):
         height: in pixels; None is the model's own.
         width: in pixels; None is the model's own.
         scheduler: diffusers' class name; None is the model's own.
-        batch_size: rows a forward pass carries.
+        batch_size: rows a forward pass carries; ``auto`` measures it once a model, on a worker of the sweep.
     """
 
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -229,7 +229,10 @@ class GenerationSpec(_Strict):
     height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     scheduler: Name | None = None
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    batch_size: Annotated[
+        Annotated[Annotated[int, Field(ge=1, le=4096)], Tag("rows")] | Annotated[Literal["auto"], Tag("word")],
+        Discriminator(lambda value: "word" if isinstance(value, str) else "rows"),
+    ] = 8
 
     @property
     def settings(self) -> Generation:

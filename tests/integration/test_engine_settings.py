@@ -1,4 +1,4 @@
-"""Settings of memory and speed in a whole run: what is recorded, and what happens where memory runs out all the same."""
+"""Settings of memory and speed in a whole run: what is recorded, and what happens where memory runs out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
+from loco_core.batches import BatchProbe
+from loco_core.errors import ModelError, OutOfMemoryError
 from loco_core.generate import Pictures, generate
-from orchestrator import worker
+from loco_core.models import LoadedModel
+from orchestrator import batch_sizes, worker
+from orchestrator.driver import outlook
+from orchestrator.resolve import resolve
 from orchestrator.spec import SweepSpec
 from orchestrator.store import decode_document, open_store
 from orchestrator.store.layout import RESOLVED
@@ -104,3 +109,46 @@ def test_batches_that_never_fit_end_with_advice_that_works(
     scores = pd.read_parquet(tmp_path / "scores")
     assert set(scores["batch_size"]) <= {2, 3, 4}
     assert set(scores["cell_id"]) == set(undisturbed["cell_id"])
+
+
+def test_a_batch_size_is_measured_once_and_stays(
+    tiny_pipeline: Path, undisturbed: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def probed(model: LoadedModel, *_: Any) -> BatchProbe:
+        measured.append(model.device)
+        return BatchProbe(5, {1: 1.0, 5: 0.2})
+
+    def auto(**changes: Any) -> SweepSpec:
+        spec = sweep(tiny_pipeline)
+        generation = {**spec.generation.model_dump(), "batch_size": "auto"}
+        return SweepSpec.model_validate({**spec.model_dump(), "generation": generation, **changes}, strict=False)
+
+    monkeypatch.setattr(batch_sizes, "probe_batches", probed)
+    assert outlook(auto(), resolve(auto()), str(tmp_path)).guessed_batches == ("tiny",)
+    run(auto(seeds=1), tmp_path)
+    run(auto(), tmp_path)
+    assert measured == ["cpu"]
+    assert outlook(auto(), resolve(auto()), str(tmp_path)).guessed_batches == ()
+    scores = pd.read_parquet(tmp_path / "scores")
+    assert set(scores["cell_id"]) == set(undisturbed["cell_id"])
+    assert set(scores["batch_size"]) <= {3, 4, 5}
+    assert (scores["batch_size"] == 5).any()
+
+
+def test_a_model_that_cannot_be_measured_ends_the_run_with_its_reason(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_fits(*_: Any) -> BatchProbe:
+        raise OutOfMemoryError("not even a batch of 1 fits; expected engine.offload, or a larger device")
+
+    spec = sweep(tiny_pipeline)
+    auto = spec.model_copy(update={"generation": spec.generation.model_copy(update={"batch_size": "auto"})})
+    monkeypatch.setattr(batch_sizes, "probe_batches", nothing_fits)
+    with pytest.raises(ModelError, match=r"batch_size: auto: not even a batch of 1 fits; expected engine.offload"):
+        run(auto, tmp_path)
+    assert pd.read_parquet(tmp_path / "failures").empty
+    monkeypatch.undo()
+    run(auto.model_copy(update={"seeds": (0,)}), tmp_path)
+    assert not len(pd.read_parquet(tmp_path / "failures"))

@@ -163,7 +163,7 @@ def test_batches_too_large_for_the_memory_are_retried_in_smaller_ones(monkeypatc
     result, _ = run(sweep(16), store, monkeypatch, Small)
     assert result.failed_cells == store.read("failures").num_rows > 0
     assert set(store.read("failures")["error"].to_pylist()) == {"CUDA out of memory"}
-    # Three attempts, none row by row, show that nothing fits; of eight units those that have not gone out are not tried.
+    # Three attempts, none row by row, show that nothing fits; of eight units most are not tried.
     assert len(tried) == 4
     assert not any(row_by_row for _, row_by_row in tried)
     result, _ = run(sweep(4), store, monkeypatch, Small, retry=True)
