@@ -133,6 +133,12 @@ def resolve(spec: SweepSpec) -> Resolved:
 def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
     """Refuses options that mean nothing in a model's family."""
     facts = families()[model.family]
+    if spec.edit is not None and model.engine.offload == "sequential":
+        with _at("models", [item.id for item in spec.models].index(model.id), "engine", "offload"):
+            raise SpecError(
+                f"weights of {model.id} that are offloaded layer by layer cannot be edited; expected offload: model, "
+                "or no edit"
+            )
     for i, option in enumerate(spec.interventions):
         if option.pooled == "donor" and not facts.pooled:
             with _at("interventions", i, "pooled"):

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from loco_core.batches import BatchProbe
-from loco_core.errors import ModelError, OutOfMemoryError
+from loco_core.errors import ModelError, OutOfMemoryError, SpecError
 from loco_core.generate import Pictures, generate
 from loco_core.models import LoadedModel
 from orchestrator import batch_sizes, worker
 from orchestrator.driver import outlook
 from orchestrator.resolve import resolve
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.store import decode_document, open_store
 from orchestrator.store.layout import RESOLVED
 from tests.integration.test_run import run
@@ -62,6 +62,15 @@ def test_what_an_engine_was_set_to_stands_beside_every_score(
     pinned = decode_document(store.blobs.read(RESOLVED), RESOLVED)
     assert pinned["engines"]["tiny"]["attention"] == "math"
     assert pinned["engines"]["tiny"]["offload"] == "none"
+
+
+def test_edits_of_layers_that_are_offloaded_one_by_one_are_refused_before_anything_is_loaded(
+    tiny_pipeline: Path,
+) -> None:
+    spec = sweep(tiny_pipeline, offload="sequential").model_copy(update={"edit": EditSpec()})
+    with pytest.raises(SpecError, match=r"weights of tiny .*cannot be edited; expected offload: model") as error:
+        resolve(spec)
+    assert error.value.loc == ("models", 0, "engine", "offload")
 
 
 def full(monkeypatch: pytest.MonkeyPatch, failing: range) -> list[int]:

@@ -147,6 +147,13 @@ def test_what_is_compiled_holds_no_site_and_all_else_is(
         assert {id(block.ff), id(block.attn1)} <= inside
 
 
+# By hand: the code generator took four minutes on two busy cores; what it is given is tested above.
+@pytest.mark.chaos
+def test_compiled_code_does_the_same(load: Load, plain: dict[str, torch.Tensor]) -> None:
+    model = load("pixart_alpha", Engine(compile=True))
+    assert float((drawn(model) - plain["pixart_alpha"]).abs().max()) < TOLERANCE
+
+
 def test_settings_that_a_machine_without_a_gpu_cannot_follow(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before any weights are read."""
     monkeypatch.setattr("loco_core.models.load_pipeline", lambda *_, **__: pytest.fail("weights are read"))
