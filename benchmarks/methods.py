@@ -1,29 +1,54 @@
-"""Every localization and edit method on the same prompts and seeds; ``python benchmarks/methods.py [MODEL ...]``."""
+"""Every localization and every edit method on the same prompts and seeds, beside what they cost.
+
+``python benchmarks/methods.py [MODEL ...]``; resumable. Writes ``benchmarks/methods.json``, a row a method,
+and prints the tables from it; ``--print`` only prints. An attribute goes through one sweep with all localizers beside
+each other and all editors; the sequential localizer is given, of the same scores, what it asks for.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from loco_core.localizer_bench.serve import Served
+from scipy.stats import binomtest
+
+from loco_core.localizers import LocalizeSettings, rule
+from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS
 from orchestrator import driver
 from orchestrator.backends.ray import RayBackend
+from orchestrator.edit_summary import EditSummary, Share, summarize
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
+from orchestrator.store import Store, open_store
 
+TABLE = Path(__file__).with_suffix(".json")
+NAMES = ("toy", *MODELS)
 ATTRIBUTES = {
     "style": ("style/lumio", "style/velor", "style/sorelle"),
     "object": ("object/star", "object/circle", "object/heart"),
     "fact": ("fact/zandia", "fact/morova", "fact/kestria"),
 }
+BESIDE = ("argmin", "attention_contribution", "causal_tracing")
+SHARES = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept")
+RESAMPLES = 2000
 
 
 def attributes(model: str) -> list[str]:
-    """Returns three attributes of every kind that has a known place, and of every kind of the natural model."""
-    plants = MODELS[model].plants if model in MODELS else {}
-    kinds = [kind for kind in ATTRIBUTES if model not in MODELS or plants[kind].outcome != "redundant"]
-    return [name for kind in kinds for name in ATTRIBUTES[kind]]
+    """Returns three attributes of every kind that has a known place; two of every kind of the natural model."""
+    if model not in MODELS:
+        return [name for names in ATTRIBUTES.values() for name in names[:2]]
+    plants = MODELS[model].plants
+    return [name for kind, names in ATTRIBUTES.items() if plants[kind].outcome != "redundant" for name in names]
 
 
 def sweep(model: str) -> SweepSpec:
@@ -31,28 +56,162 @@ def sweep(model: str) -> SweepSpec:
     return SweepSpec.model_validate(
         {
             "name": f"methods-{model}", "models": [model], "attributes": attributes(model),
-            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": 6,
+            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
-            "scorer": "toy-clip", "images": "none",
+            "scorer": "toy-clip", "images": "none", "localize": {"beside": list(BESIDE)},
+            "edit": {
+                "editors": ["loco_edit", "neurons", "uce", "diff_quick_fix"], "lambdas": [0.01, 0.1],
+                "neurons": [0.1], "tokens": ["all"],
+            },
+            "evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False},
         },
         strict=False,
     )  # fmt: skip
 
 
-def main() -> None:
-    """Runs the sweeps."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*")
-    parser.add_argument("--work", type=Path, default=Path("results/methods"))
-    arguments = parser.parse_args()
+def measure(model: str, root: str) -> list[dict[str, Any]]:
+    """Sweeps, localizes and edits one model; returns a row an attribute and method."""
     workers = len(os.sched_getaffinity(0))
-    for model in arguments.models or ("toy", *MODELS):
-        driver.run(
-            sweep(model), str(arguments.work / model),
-            lambda settings: RayBackend(settings, workers=workers, threads=1),
-            on_progress=lambda _: None, stop=StopSwitch(),
-            on_localized=lambda found: print(found.model, found.attribute, found.outcome, found.reason, flush=True),
-        )  # fmt: skip
+    driver.run(
+        sweep(model), root, lambda settings: RayBackend(settings, workers=workers, threads=1),
+        on_progress=lambda _: None, stop=StopSwitch(),
+        on_localized=lambda found: print(model, found.attribute, found.localizer, found.outcome, flush=True),
+    )  # fmt: skip
+    store = open_store(root)
+    edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist(), "report")
+    return [*localizations(model, store), *(edit_row(item) for item in edits if item.chosen)]
+
+
+def localizations(model: str, store: Store) -> list[dict[str, Any]]:
+    """Returns what every localizer says of every attribute, with what it took."""
+    scores, traces = store.read("scores"), store.read("traces")
+    truths = json.loads((PLANTED_TABLES / "truth.json").read_text())
+    found = []
+    for row in store.read("localizations").to_pylist():
+        name, method = row["attribute"], row["localizer"]
+        mine = scores.filter(pc.equal(scores["attribute"], name))
+        read = traces.filter(pc.and_(pc.equal(traces["attribute"], name), pc.equal(traces["method"], method)))
+        start, size = row["window_start"], row["window_size"]
+        picked = [] if start is None else list(range(start, start + size))
+        found.append(_said(model, truths, name, method, row["outcome"], picked, read if len(read) else mine))
+        if method == "window":
+            settings = LocalizeSettings(localizer="sequential")
+            answer = Served(mine).answer(rule("sequential"), settings)
+            window = answer.found.window
+            sites = list(window.sites) if window else []
+            found.append(_said(model, truths, name, "sequential", answer.found.outcome, sites, answer.scores))
+    return found
+
+
+def _said(
+    model: str,
+    truths: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    attribute: str,
+    method: str,
+    outcome: str,
+    sites: list[int],
+    rows: pa.Table,
+) -> dict[str, Any]:
+    """Returns one answer beside the truth; an image's seconds stand in every row that is about it."""
+    truth = truths[model][attribute.split("/")[0]] if model in truths else None
+    kinds = rows["control"].cast(pa.string()).to_pylist()
+    # Contributions of all sites come from one picture.
+    pictures = set(zip(*(rows[name].to_pylist() for name in ("prompt_id", "seed")), strict=True))
+    images = len(pictures) if set(kinds) == {"contribution"} else len(kinds)
+    return {
+        "model": model, "attribute": attribute, "method": method, "outcome": outcome, "sites": sites,
+        "truth": truth["sites"] if truth else None, "true_outcome": truth["outcome"] if truth else None,
+        "images": images, "seconds": pc.sum(rows["seconds"]).as_py() * (images / len(kinds)),
+    }  # fmt: skip
+
+
+def edit_row(item: EditSummary) -> dict[str, Any]:
+    """Returns what a chosen edit does to pictures that it was neither fitted nor chosen on."""
+    shares = {
+        name: {field: getattr(share, field) for field in ("hits", "of", "low", "high")}
+        for name, share in vars(item).items() if isinstance(share, Share)
+    }  # fmt: skip
+    return {
+        "model": item.model, "attribute": item.attribute, "method": item.editor, "scope": item.scope,
+        "sites": list(item.sites), **shares,
+    }  # fmt: skip
+
+
+def ratio(pairs: Sequence[tuple[int, int]]) -> str:
+    """Returns a ratio of sums in percent, with a bootstrap interval over the pairs of model and attribute."""
+    hits, of = np.array(pairs, dtype=float).T
+    if not of.sum():
+        return "-"
+    drawn = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
+    sums = of[drawn].sum(1)
+    low, high = np.quantile(hits[drawn].sum(1)[sums > 0] / sums[sums > 0], [0.025, 0.975])
+    return f"{100 * hits.sum() / of.sum():.0f} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def counted(right: Sequence[bool]) -> str:
+    """Returns a count with the Wilson interval of its share in percent."""
+    if not right:
+        return "-"
+    bounds = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    return f"{sum(right)} of {len(right)} ({100 * bounds.low:.0f}-{100 * bounds.high:.0f})"
+
+
+def print_localizers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints how the localizers do on planted models."""
+    print("| method | sites right, precision | recall | exact set | named where none holds it | images | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for method in dict.fromkeys(row["method"] for row in rows if "outcome" in row):
+        mine = [row for row in rows if row["method"] == method and row["truth"] is not None]
+        placed = [row for row in mine if row["true_outcome"] == "localized"]
+        both = [(len(set(row["sites"]) & set(row["truth"])), row) for row in placed]
+        print(
+            f"| {method} | {ratio([(hits, len(row['sites'])) for hits, row in both])} "
+            f"| {ratio([(hits, len(row['truth'])) for hits, row in both])} "
+            f"| {counted([row['sites'] == row['truth'] for row in placed])} "
+            f"| {counted([bool(row['sites']) for row in mine if row['true_outcome'] != 'localized'])} "
+            f"| {statistics.median(row['images'] for row in mine):.0f} "
+            f"| {statistics.median(row['seconds'] for row in mine):.1f} |"
+        )
+
+
+def print_edits(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Prints, a model and editor, median and worst attribute of every share in percent."""
+    print("| model | method | attributes |", " | ".join((*SHARES, "ceiling")).replace("_", " "), "|")
+    print("|---|---|---|" + "---|" * (len(SHARES) + 1))
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if "outcome" not in row:
+            groups.setdefault((row["model"], row["method"]), []).append(row)
+    for key, some in sorted(groups.items()):
+        cells = []
+        for name in (*SHARES, "ceiling"):
+            rates = [100 * row[name]["hits"] / row[name]["of"] for row in some if row[name]["of"]]
+            cells.append(f"{statistics.median(rates):.0f} ({min(rates):.0f})" if rates else "-")
+        print("|", " | ".join([*key, str(len(some)), *cells]), "|")
+
+
+def model_name(value: str) -> str:
+    """Returns a model's name. As ``choices`` argparse would refuse to be given none."""
+    if value not in NAMES:
+        raise argparse.ArgumentTypeError(f"{value!r} is wrong; expected one of {', '.join(NAMES)}")
+    return value
+
+
+def main() -> None:
+    """Measures what is asked for and prints all that is measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", type=model_name)
+    parser.add_argument("--work", type=Path, default=Path("results/methods"))
+    parser.add_argument("--print", action="store_true", dest="only_print")
+    arguments = parser.parse_args()
+    rows = json.loads(TABLE.read_text()) if TABLE.exists() else []
+    for model in [] if arguments.only_print else arguments.models or NAMES:
+        found = measure(model, str(arguments.work / model))
+        rows = [row for row in rows if row["model"] != model] + found
+        TABLE.write_text(json.dumps(rows, indent=1) + "\n")
+    print_localizers(rows)
+    print()
+    print_edits(rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Edits as data: the weights that an edit changes, with where they come from; applied and undone bit for bit.
 
-A delta holds the new values of whole rows (output coordinates) of K and V projections, in the dtype of the model, so
-that applying it is a copy and undoing it is a copy back: no sum that rounding could spoil.
+A delta holds the new values of whole rows (output coordinates) of linear projections, K and V of the denoiser or some
+of a text encoder, in the dtype of the model, so that applying it is a copy and undoing it is a copy back: no sum that
+rounding could spoil.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from loco_core.models import LoadedModel
 
 PROVENANCE = "loco_sweep_delta"
 PARTS = ("weight", "bias", "constant")
+DENOISER = "denoiser"
+"""The component that has the sites; others are named as the pipeline names them, e.g. ``text_encoder``."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Provenance:
         attributes: keys of the attributes that it removes or replaces.
         editor: key of the editor.
         settings: of the editor, as JSON.
-        localization: what picked the sites: the localizer and its outcome, or ``by hand``.
+        localization: what picked the sites: the localizer and its outcome, ``by hand``, or the method itself.
+        components: the parts of the pipeline that it changes.
     """
 
     model: str
@@ -46,6 +50,7 @@ class Provenance:
     editor: str
     settings: str
     localization: str
+    components: tuple[str, ...] = (DENOISER,)
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,13 @@ class Change:
     """New rows of one projection.
 
     Attributes:
-        module: path of the projection inside the denoiser.
+        module: path of the projection inside its component.
         rows: ``(r,)`` int64, the output coordinates that change.
-        weight: ``(r, text width)`` their new weights, in the model's dtype; None leaves them as they are.
+        weight: ``(r, input width)`` their new weights, in the model's dtype; None leaves them as they are.
         bias: ``(r,)`` their new biases; None leaves them as they are.
         constant: ``(r,)`` values that the outputs are held at, whatever the input; None where weights alone change.
             Projections without a bias cannot hold them as weights, so that they live in this runtime only.
+        component: part of the pipeline that the module is in.
     """
 
     module: str
@@ -66,6 +72,7 @@ class Change:
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     constant: torch.Tensor | None = None
+    component: str = DENOISER
 
 
 @dataclass(frozen=True)
@@ -86,20 +93,39 @@ def norm(model: LoadedModel, delta: WeightDelta) -> float:
     total = 0.0
     for change in delta.changes:
         if change.weight is not None:
-            held = projection(model, change.module).weight.detach()
+            held = projection(model, change.module, change.component).weight.detach()
             before = held[change.rows.to(held.device)]
             total += float((change.weight.to(before) - before).double().square().sum())
     return float(total**0.5)
 
 
-def projection(model: LoadedModel, path: str) -> torch.nn.Linear:
-    """Returns a K or V projection of a model.
+def component(model: LoadedModel, name: str) -> torch.nn.Module:
+    """Returns a part of the pipeline that an edit may change.
+
+    Raises:
+        EditError: the pipeline has none of this name.
+    """
+    if name == DENOISER:
+        return model.family.denoiser(model.pipeline)
+    found = model.pipeline.components.get(name)
+    if not isinstance(found, torch.nn.Module):
+        raise EditError(f"the pipeline has no {name}; the edit is of another architecture")
+    return found
+
+
+def projection(model: LoadedModel, path: str, where: str = DENOISER) -> torch.nn.Linear:
+    """Returns a projection of a model.
+
+    Args:
+        model: a loaded model.
+        path: of the projection inside its component.
+        where: the component.
 
     Raises:
         EditError: there is none, or it is not a plain linear map of the text, so that it admits no edit.
     """
     try:
-        module = model.family.denoiser(model.pipeline).get_submodule(path)
+        module = component(model, where).get_submodule(path)
     except AttributeError as error:
         raise EditError(f"the model has no projection {path}; the edit is of another architecture") from error
     if not isinstance(module, torch.nn.Linear):
@@ -136,7 +162,7 @@ def applied(model: LoadedModel, delta: WeightDelta, weights: str) -> Iterator[No
         model.encoded.clear()
         stack.callback(model.encoded.clear)
         for change in delta.changes:
-            stack.enter_context(_changed(projection(model, change.module), change))
+            stack.enter_context(_changed(projection(model, change.module, change.component), change))
         yield
 
 
@@ -189,7 +215,8 @@ def placebo(model: LoadedModel, delta: WeightDelta, seed: int) -> WeightDelta:
     for change in delta.changes:
         if change.weight is None:
             continue
-        before = projection(model, change.module).weight.detach().cpu()[change.rows].double()
+        held = projection(model, change.module, change.component).weight.detach().cpu()
+        before = held[change.rows].double()
         size = (change.weight.double() - before).norm()
         noise = torch.randn(before.shape, generator=generator, dtype=torch.float64)
         changes.append(replace(change, weight=(before + noise * size / noise.norm()).to(change.weight.dtype)))
@@ -200,10 +227,12 @@ def to_bytes(delta: WeightDelta) -> bytes:
     """Returns a delta as the content of a safetensors file."""
     tensors = {}
     for change in delta.changes:
-        tensors[f"{change.module}.rows"] = change.rows.contiguous()
+        # Paths of modules hold no colon.
+        name = change.module if change.component == DENOISER else f"{change.component}:{change.module}"
+        tensors[f"{name}.rows"] = change.rows.contiguous()
         for part in PARTS:
             if (value := getattr(change, part)) is not None:
-                tensors[f"{change.module}.{part}"] = value.contiguous()
+                tensors[f"{name}.{part}"] = value.contiguous()
     # One key: of several the order differs from process to process, and equal edits are to be equal files.
     return save(tensors, metadata={PROVENANCE: json.dumps(asdict(delta.provenance))})
 
@@ -226,13 +255,19 @@ def from_bytes(data: bytes, where: str) -> WeightDelta:
         raise EditError(f"{where} holds safetensors, but no edit; expected a file of RESULTS/deltas")
     try:
         made = json.loads(written)
-        provenance = Provenance(**{**made, "sites": tuple(made["sites"]), "attributes": tuple(made["attributes"])})
+        lists = {name: tuple(made[name]) for name in ("sites", "attributes")}
+        # Older files change the denoiser alone, and do not say so.
+        provenance = Provenance(**{**made, **lists, "components": tuple(made.get("components", [DENOISER]))})
     except (ValueError, TypeError, KeyError) as error:
         raise EditError(f"{where} says of an edit what no version of this project writes: {error!r}") from error
     modules = [name.removesuffix(".rows") for name in tensors if name.endswith(".rows")]
     changes = tuple(
-        Change(name, tensors[f"{name}.rows"], *(tensors.get(f"{name}.{part}") for part in PARTS)) for name in modules
-    )
+        Change(
+            name.rpartition(":")[2], tensors[f"{name}.rows"], **{part: tensors.get(f"{name}.{part}") for part in PARTS},
+            component=name.rpartition(":")[0] or DENOISER,
+        )
+        for name in modules
+    )  # fmt: skip
     if not all(_sound(change) for change in changes):
         raise EditError(f"{where} holds an edit whose rows and weights do not go together")
     return WeightDelta(provenance, changes)

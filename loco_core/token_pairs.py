@@ -1,4 +1,4 @@
-"""What an edit is fitted on: positions of prompts as sites read them, and those of the donors to be read instead."""
+"""What an edit is fitted on: positions of prompts as projections read them, and those of donors to be read instead."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import torch
 
+from loco_core.deltas import component
 from loco_core.editors import Concept, TokenSet
 from loco_core.errors import EditError
 from loco_core.models import LoadedModel, PromptEmbeds
 from loco_core.sites import inputs
+from loco_core.types import PromptRecord
 
 T = TypeVar("T")
 # Prompts a forward pass: an evolving text is read beside a picture.
@@ -25,8 +27,8 @@ class TokenPairs:
     """Positions of prompts, and those of their donors that they are to read as.
 
     Attributes:
-        keys: ``(n, text width)`` float64, what a site's projections read at the prompts' positions.
-        donors: ``(n, text width)`` float64, the same at the donors' positions.
+        keys: ``(n, input width)`` float64, what a projection reads at the prompts' positions.
+        donors: ``(n, input width)`` float64, the same at the donors' positions.
     """
 
     keys: torch.Tensor
@@ -48,20 +50,33 @@ def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: S
     Raises:
         EditError: a prompt equals its donor.
     """
-    records = concept.records
-    prompts = model.family.encode(model.pipeline, [record.prompt for record in records])
-    donors = model.family.encode(model.pipeline, [record.donor for record in records])
-    rows, at, to = [], [], []
-    for row, record in enumerate(records):
-        found = _wanted(prompts, donors, row, tokens)
-        if not found:
-            raise EditError(f'{concept.attribute}: the prompt "{record.prompt}" equals its donor; nothing to edit')
-        for here, there in found:
-            rows.append(row)
-            at.append(here)
-            to.append(there)
+    prompts, donors = _encoded(model, concept.records)
+    rows, at, to = _positions(prompts, donors, concept, tokens, _segments(prompts))
     keys, values = _read(model, prompts, sites), _read(model, donors, sites)
     return _once(keys, lambda number: TokenPairs(keys[number][rows, at], values[number][rows, to]))
+
+
+def encoder_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, where: str, path: str) -> TokenPairs:
+    """Pairs the positions of a concept's prompts and donors as a module inside a CLIP text encoder reads them.
+
+    Args:
+        model: a loaded model whose text begins with what its CLIP encoders read.
+        concept: the prompts and their donors.
+        tokens: which positions.
+        where: the encoder, by its name in the pipeline.
+        path: of the module inside it.
+
+    Raises:
+        EditError: a prompt equals its donor.
+    """
+    read = []
+    for texts in ([record.prompt for record in concept.records], [record.donor for record in concept.records]):
+        with inputs(component(model, where), [path]) as found:
+            read.append((model.family.encode(model.pipeline, texts), found))
+    (prompts, keys), (donors, values) = read
+    # Two encoders of CLIP side by side split sentences alike; they differ in padding, which is paired by its place.
+    rows, at, to = _positions(prompts, donors, concept, tokens, _segments(prompts)[:1])
+    return TokenPairs(keys[path][rows, at], values[path][rows, to])
 
 
 def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Sequence[int]) -> float:
@@ -88,6 +103,50 @@ def read_texts(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int])
         seen = encoded.words.cpu()
     read = _read(model, encoded, sites)
     return _once(read, lambda number: read[number][seen])
+
+
+def read_subjects(
+    model: LoadedModel, records: Sequence[PromptRecord], sites: Sequence[int]
+) -> tuple[torch.Tensor, ...]:
+    """Returns what sites read of the last word of what prompts say beside their donors: ``(n, text width)`` float64.
+
+    Of a prompt that equals its donor it is the last word.
+    """
+    prompts, donors = _encoded(model, records)
+    rows, at = [], []
+    for row in range(len(records)):
+        for start, end in _segments(prompts):
+            found = _wanted(prompts, donors, row, "last_subject", [(start, end)])
+            last = start + max(int(prompts.words[row, start:end].sum()) - 1, 0)
+            rows.append(row)
+            at.append(found[0][0] if found else last)
+    read = _read(model, prompts, sites)
+    return _once(read, lambda number: read[number][rows, at])
+
+
+def _encoded(model: LoadedModel, records: Sequence[PromptRecord]) -> tuple[PromptEmbeds, PromptEmbeds]:
+    encode, pipeline = model.family.encode, model.pipeline
+    return encode(pipeline, [item.prompt for item in records]), encode(pipeline, [item.donor for item in records])
+
+
+def _positions(
+    prompts: PromptEmbeds,
+    donors: PromptEmbeds,
+    concept: Concept,
+    tokens: TokenSet,
+    segments: Sequence[tuple[int, int]],
+) -> tuple[list[int], list[int], list[int]]:
+    """Returns rows of a concept's prompts, positions in them, and positions in their donors."""
+    rows, at, to = [], [], []
+    for row, record in enumerate(concept.records):
+        found = _wanted(prompts, donors, row, tokens, segments)
+        if not found:
+            raise EditError(f'{concept.attribute}: the prompt "{record.prompt}" equals its donor; nothing to edit')
+        for here, there in found:
+            rows.append(row)
+            at.append(here)
+            to.append(there)
+    return rows, at, to
 
 
 def _once(read: Sequence[torch.Tensor], make: Callable[[int], T]) -> tuple[T, ...]:
@@ -119,17 +178,21 @@ def _read(model: LoadedModel, prompts: PromptEmbeds, sites: Sequence[int]) -> tu
     return tuple(made)
 
 
-def _wanted(prompts: PromptEmbeds, donors: PromptEmbeds, row: int, tokens: TokenSet) -> list[tuple[int, int]]:
+def _wanted(
+    prompts: PromptEmbeds, donors: PromptEmbeds, row: int, tokens: TokenSet, segments: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
     """Returns positions of a prompt and of its donor that a token set takes; none if the two sentences are equal."""
     found, changes = [], False
-    for start, end in _segments(prompts):
+    for start, end in segments:
         places = paired_positions(prompts, donors, row, start, end)
         changed = [at for at, (_, same) in enumerate(places) if not same]
         changes |= bool(changed)
-        if tokens == "all":
+        if tokens in ("all", "tail"):
             beyond = int(donors.words[row, start:end].sum())
             tail = (min(beyond + at, end - start - 1) for at in range(end - start - len(places)))
             pairs = list(enumerate([*(to for to, _ in places), *tail]))
+            if tokens == "tail":
+                pairs = pairs[changed[-1] :] if changed else []
         else:
             pairs = [(at, places[at][0]) for at in (changed[-1:] if tokens == "last_subject" else changed)]
         found += [(start + at, start + to) for at, to in pairs if _looked_at(prompts, row, start + at)]

@@ -14,7 +14,7 @@ from loco_core.types import Window
 from orchestrator.batch_sizes import probes, with_batch_sizes
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import CELL_KEY, PlannedUnit, sweep_id, windows
-from orchestrator.resolve import Resolved, resolve
+from orchestrator.resolve import Resolved, check_methods, resolve
 from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.session import (
@@ -78,8 +78,9 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         root: results of earlier runs, if there may be any.
 
     Raises:
-        SpecError: these results cannot go on with this spec.
+        SpecError: these results cannot go on with this spec, or none of the models admits an edit that it asks for.
     """
+    check_methods(spec, resolved)
     known: list[PlannedUnit] = []
     committed: frozenset[str] = frozenset()
     if root is not None and ("://" in root or Path(root).is_dir()):
@@ -149,6 +150,7 @@ def run(
     """
     root = absolute(root)
     resolved, store, identity = resolve(spec), open_store(root), sweep_id(spec)
+    check_methods(spec, resolved)
     with leased(store) as lease:
         store.blobs.clean()
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.

@@ -11,6 +11,7 @@ from typing import Any
 from loco_core.errors import EditError, SpecError, StoreError, did_you_mean
 from loco_core.types import Window
 from orchestrator.batch_sizes import with_batch_sizes
+from orchestrator.edit_candidates import methods
 from orchestrator.edit_plan import check_editable
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import sweep_id
@@ -20,7 +21,7 @@ from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.session import Beating, Controls, absolute, drive, leased, pinned_names, worker_settings
 from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.chain import Publishing
-from orchestrator.stages.edit import EditStage, Place, localized_place, place_by_hand
+from orchestrator.stages.edit import EditStage, Place, localized_place, method_places, place_by_hand
 from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
 from orchestrator.stages.tune import Trial, TuneStage
@@ -287,7 +288,9 @@ def _named(held: _Results, meant: Meant, window: Window) -> list[Place]:
     _check_window(model, window)
     for name in meant.attributes:
         check_editable(held.resolved.attribute(name), held.spec.prompts, model, window.sites)
-    return [place_by_hand(model.id, name, window) for name in dict.fromkeys(meant.attributes)]
+    names = dict.fromkeys(meant.attributes)
+    by_hand = [place_by_hand(model.id, name, window) for name in names]
+    return by_hand + [place for name in names for place in method_places(held.spec, held.resolved, model.id, name)]
 
 
 def _check_window(model: ResolvedModel, window: Window) -> None:
@@ -302,10 +305,10 @@ def _check_window(model: ResolvedModel, window: Window) -> None:
 
 
 def _localized(held: _Results, meant: Meant, say: Say) -> list[Place]:
-    """Returns the places where what is meant is localized, whichever localizer wrote that last.
+    """Returns where what is meant is localized, whichever localizer wrote that last, and where methods edit it.
 
     Raises:
-        EditError: it is localized nowhere.
+        EditError: it is localized nowhere, and no method edits it all the same.
         SpecError: none of what is localized can be edited.
     """
     left, planned = units_left(held.store)
@@ -317,12 +320,24 @@ def _localized(held: _Results, meant: Meant, say: Say) -> list[Place]:
                         row["localizer"])
         for row in found if row["outcome"] == "localized"
     ]  # fmt: skip
-    if not places:
+    asked = methods(held.spec)
+    elsewhere = [
+        place
+        for model in held.resolved.models
+        for item in held.resolved.attributes
+        if meant.holds({"model": model.id, "attribute": item.key})
+        for place in method_places(held.spec, held.resolved, model.id, item.key)
+    ]
+    if not places and not elsewhere:
+        for model, editor in ((model, editor) for model in held.resolved.models for editor in asked):
+            model.method_sites(editor)
         raise EditError(
             f"nothing to edit: no attribute of {meant.root} is localized{_of(meant)}; "
             "name a window with --window START,SIZE"
         )
-    return _editable(held, places)
+    if not places:
+        say(f"nothing is localized{_of(meant)}; edits are made by {' and '.join(asked)} alone, which need no window")
+    return _editable(held, [*places, *elsewhere])
 
 
 def _editable(held: _Results, places: Iterable[Place]) -> list[Place]:
@@ -331,7 +346,7 @@ def _editable(held: _Results, places: Iterable[Place]) -> list[Place]:
     for place in listed:
         try:
             attribute, model = held.resolved.attribute(place.attribute), held.resolved.model(place.model)
-            check_editable(attribute, held.spec.prompts, model, place.window.sites)
+            check_editable(attribute, held.spec.prompts, model, place.sites)
         except SpecError as error:
             problems.append(error)
     if len(problems) == len(listed):

@@ -9,27 +9,27 @@ where the sweep leaves contents enough: see `contents_were_swept`. The paraphras
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from loco_core.attributes import bundled, siblings
 from loco_core.editors import EditSettings
 from loco_core.errors import SpecError
-from loco_core.types import Attribute, PromptRecord, Window
+from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
 from orchestrator.plan import UNIT_SECONDS, batch_size, sweep_id
 from orchestrator.resolve import ResolvedModel
-from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.spec import SweepSpec
 
-Scope = Literal["localized", "by_hand", "all_sites", "window", "placebo", "random"]
+Scope = Literal["localized", "by_hand", "method", "all_sites", "window", "placebo", "random"]
 Split = Literal["localize", "fit", "select", "report"]
 Role = Literal["target", "paraphrase", "neighbour", "unrelated"]
 Pair = tuple[str, str, str, str, str, int, str | None]
 """An edit in its scope, and a probe that it is measured on; see `pair` and `measured_pair`."""
 
-CANDIDATES: tuple[Scope, ...] = ("localized", "by_hand")
-"""Scopes of edits that one is chosen of: where a localizer said, and where a person did. All others are baselines."""
+CANDIDATES: tuple[Scope, ...] = ("localized", "by_hand", "method")
+"""Scopes of edits that one is chosen of: where a localizer said, where a person did, and where a published method puts
+them, whatever was localized. All others are baselines."""
 INVALID = "invalid"
 """What is named in a picture that is none: an edit that destroys pictures keeps nothing and finds nothing."""
 UNKNOWN = ("other", "unsure", INVALID)
@@ -50,7 +50,7 @@ class PlannedEdit:
         edit_id: identity of the edit.
         settings: of the editor.
         scope: where it is made, and why: see ``edits.scope``.
-        sites: the sites it changes.
+        sites: the sites it changes; none where it changes a text encoder.
         base: of a placebo or of random neurons, the id of the edit that it resembles.
     """
 
@@ -255,101 +255,6 @@ def _unrelated(record: PromptRecord) -> PromptRecord:
     """Turns a donor into a prompt of its own, scored by its content."""
     return PromptRecord(record.donor, record.donor, record.content_text, record.score_text, record.content_text,
                         record.template_id)  # fmt: skip
-
-
-def candidates(
-    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, sites: tuple[int, ...], scope: Scope
-) -> list[PlannedEdit]:
-    """Returns every edit that the spec asks for at some sites."""
-    return [planned_edit(spec, model, attribute, settings, scope, sites) for settings in _settings(spec)]
-
-
-def _settings(spec: SweepSpec) -> Iterator[EditSettings]:
-    wanted = spec.edit or EditSpec()
-    for editor in wanted.editors:
-        for tokens in wanted.tokens:
-            if editor == "neurons":
-                for share in wanted.neurons:
-                    yield EditSettings(editor=editor, tokens=tokens, neurons=share, fill=wanted.fill)
-            else:
-                for strength in wanted.lambdas:
-                    yield EditSettings(editor=editor, tokens=tokens, strength=strength, preserve=wanted.preserve)
-
-
-def baselines(
-    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, chosen: Sequence[PlannedEdit]
-) -> list[PlannedEdit]:
-    """Returns what chosen edits are held against.
-
-    All sites that admit an edit over every strength of the chosen token set; the chosen settings at every window of
-    such sites of the same size that shares none with the localized one; a placebo of equal norm for LocoEdit, as many
-    random neurons for neurons.
-    """
-    found: list[PlannedEdit] = []
-    for edit in chosen:
-        alike = [s for s in _settings(spec) if (s.editor, s.tokens) == (edit.settings.editor, edit.settings.tokens)]
-        every = model.editable_sites
-        found += [planned_edit(spec, model, attribute, settings, "all_sites", every) for settings in alike]
-        if spec.evaluate.windows:
-            own = Window(edit.sites[0], len(edit.sites))
-            windows = (Window(start, own.size) for start in range(model.n_sites - own.size + 1))
-            found += [
-                planned_edit(spec, model, attribute, edit.settings, "window", window.sites)
-                for window in windows
-                if not window.overlaps(own) and set(window.sites) <= set(every)
-            ]
-        scope: Scope = "random" if edit.settings.editor == "neurons" else "placebo"
-        found.append(planned_edit(spec, model, attribute, edit.settings, scope, edit.sites, base=edit.edit_id))
-    return found
-
-
-def planned_edit(
-    spec: SweepSpec,
-    model: ResolvedModel,
-    attribute: Attribute,
-    settings: EditSettings,
-    scope: Scope,
-    sites: tuple[int, ...],
-    base: str = "",
-) -> PlannedEdit:
-    """Names an edit by everything that changes its weights."""
-    records = splits(attribute, spec.prompts)["fit"]
-    texts = tuple(f"{record.prompt}\n{record.donor}" for record in records)
-    if settings.preserve:
-        # The nearest of other attributes are other ones.
-        swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
-        texts += tuple(sorted(alike(swept, attribute)))
-    kind = scope if scope in ("placebo", "random") else ""
-    key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind, model.engine.bits)
-    return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
-
-
-def alike(swept: Iterable[Attribute], attribute: Attribute) -> dict[str, Attribute]:
-    """Returns the attributes that may be neighbours of one, by key: of its kind, swept or bundled in the same file.
-
-    Args:
-        swept: the attributes of the sweep.
-        attribute: whose neighbours are asked for.
-    """
-    known = {item.key: item for item in (*swept, *siblings(attribute.key))}
-    return {key: item for key, item in known.items() if item.kind == attribute.kind and key != attribute.key}
-
-
-def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: Mapping[str, Any]) -> PlannedEdit | None:
-    """Returns the edit of a row of ``edits``; None where this sweep no longer makes it.
-
-    An edit is fitted again where it is measured, so it must come out as it was: it does not where the sweep takes more
-    prompts now than when it was fitted, or the model's weights are others.
-    """
-    # Rows of an older version do not say their settings: they are those of the sweep, or they are lost.
-    written = row["settings"]
-    options = [EditSettings.model_validate_json(written)] if written else _settings(spec)
-    sites, base = tuple(row["site_indices"]), row["base"] or ""
-    for settings in options:
-        edit = planned_edit(spec, model, attribute, settings, row["scope"], sites, base)
-        if edit.edit_id == row["edit_id"]:
-            return edit
-    return None
 
 
 def pair(edit: PlannedEdit, probe: Probe) -> Pair:

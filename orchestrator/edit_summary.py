@@ -53,7 +53,7 @@ class EditSummary:
     """One edit on one split.
 
     Attributes:
-        sites: the sites that it changes.
+        sites: the sites that it changes; none where it changes a text encoder.
         localization: what picked the place that it belongs to; of a baseline, that of the edit that it is held against.
         flipped: target pictures that had the attribute and have the donor's class now.
         paraphrased: the same on prompts of templates that no fit has seen.

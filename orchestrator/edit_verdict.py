@@ -1,4 +1,4 @@
-"""Whether an edit at the localized sites is worth more than its baselines: specificity at equal efficacy."""
+"""Whether an edit at the localized sites is worth more than its rivals: specificity at equal efficacy."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SPARED = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A chosen edit beside all baselines of one scope.
+    """A chosen edit beside all baselines of one scope, or beside a published method that edits a place of its own.
 
     Attributes:
         edit_id: the chosen edit.
         editor: its editor.
-        against: scope of the baselines.
+        against: scope of the baselines, or key of the method.
         baselines: how many there are.
         as_effective: those that are not shown to flip fewer pictures than the edit does.
         standing: ``without effect`` where the edit flips nothing; ``unrivalled`` where no baseline is as effective;
@@ -54,7 +54,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """Says it in words."""
-        rival = RIVALS[self.against]
+        rival = RIVALS.get(self.against, f"{self.against}, which edits a place of its own")
         if self.standing == "not measured":
             return f"Against {rival}: not measured; no pictures tell what either spares, or whether it works."
         if self.standing == "without effect":
@@ -74,16 +74,23 @@ class Verdict:
 def verdicts(edit: EditSummary, others: Iterable[EditSummary]) -> list[Verdict]:
     """Holds a chosen edit against its baselines, scope by scope: of the same editor at the same place.
 
+    One at a window is held against the chosen edits of published methods too, method by method.
+
     Args:
         edit: the chosen edit.
         others: every edit that was measured on the same split.
     """
     found = []
+    others = list(others)
     alike = [item for item in others if _place(item) == _place(edit)]
     for scope in RIVALS:
         rivals = [item for item in alike if item.scope == scope]
         if rivals:
             found.append(_verdict(edit, scope, rivals))
+    if edit.scope != "method":
+        block = edit.model, edit.attribute
+        methods = [item for item in others if item.scope == "method" and (item.model, item.attribute) == block]
+        found += [_verdict(edit, item.editor, [item]) for item in methods if item.chosen]
     return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from loco_core.deltas import WeightDelta, applied, norm, placebo, to_bytes
-from loco_core.editors import Concept, Target, fit_edit
+from loco_core.editors import Concept, Target, TokenSet, fit_edit, method
 from loco_core.editors.neurons import random_neurons
 from loco_core.errors import SpecError
 from loco_core.generate import generate
@@ -23,6 +23,7 @@ from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
 from loco_core.token_pairs import key_scale
 from loco_core.types import Attribute, Generation, PromptRecord, Row
+from orchestrator.edit_candidates import alike
 from orchestrator.edit_plan import (
     CANDIDATES,
     FIRST_SEED,
@@ -32,7 +33,6 @@ from orchestrator.edit_plan import (
     FitUnit,
     PlannedEdit,
     Probe,
-    alike,
     splits,
 )
 from orchestrator.resolve import ResolvedModel
@@ -93,7 +93,6 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     neighbours = nearest(bench, unit.attribute)
     for edit in unit.edits:
         delta, path, sum_ = _fitted(bench, unit, edit, neighbours), None, None
-        strength = None if edit.settings.editor == "neurons" else edit.settings.strength
         if edit.scope in CANDIDATES:
             # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
             path, data = layout.delta(edit.edit_id, edit.scope), to_bytes(delta)
@@ -104,12 +103,10 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
                 "sweep_id": bench.sweep_id, "unit_id": unit.unit_id, "edit_id": edit.edit_id, "model": unit.model,
                 "model_revision": bench.info.weights, "attribute": unit.attribute.key,
                 "attribute_kind": unit.attribute.kind, "editor": edit.settings.editor, "scope": edit.scope,
-                "window_start": None if edit.scope == "all_sites" else edit.sites[0],
-                "window_size": None if edit.scope == "all_sites" else len(edit.sites),
+                "window_start": edit.sites[0] if _in_window(edit) else None,
+                "window_size": len(edit.sites) if _in_window(edit) else None,
                 "site_indices": list(edit.sites), "tokens": edit.settings.tokens,
-                "lambda": strength,
-                "lambda_absolute": strength
-                and strength * scale(edit.settings.tokens, edit.sites),
+                **_lambdas(edit, scale),
                 "neurons": _count(delta) if edit.settings.editor == "neurons" else None,
                 "norm": norm(bench.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
                 "base": edit.base or None,
@@ -123,10 +120,24 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     )
 
 
+def _in_window(edit: PlannedEdit) -> bool:
+    return edit.scope != "all_sites" and method(edit.settings.editor) is None
+
+
+def _lambdas(edit: PlannedEdit, scale: Callable[[TokenSet, tuple[int, ...]], float]) -> dict[str, float | None]:
+    """Returns lambda as a share of the keys' mean squared norm, and as it stands in the equations."""
+    settings = edit.settings
+    if settings.editor == "neurons":
+        return {"lambda": None, "lambda_absolute": None}
+    if method(settings.editor):
+        return {"lambda": None, "lambda_absolute": settings.strength}
+    return {"lambda": settings.strength, "lambda_absolute": settings.strength * scale(settings.tokens, edit.sites)}
+
+
 def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
     concept, known = Concept(unit.attribute.key, unit.records), alike(bench.attributes, unit.attribute)
     kept = [known[name] for name in neighbours[: edit.settings.preserve]]
-    preserve = tuple(record.prompt for item in kept for record in _fit_records(item, unit.prompts))
+    preserve = tuple(record for item in kept for record in _fit_records(item, unit.prompts))
     target = Target(bench.info.id, bench.info.weights, edit.sites, (concept,), preserve, unit.localization)
     delta = fit_edit(bench.model, target, edit.settings)
     seed = int(edit.edit_id[:8], 16)

@@ -34,8 +34,8 @@ def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None
 
     Args:
         store: the results.
-        edit_id: the edit's id or its beginning; None takes the chosen edits, those at a window named by hand only
-            where nothing that is localized is meant.
+        edit_id: the edit's id or its beginning; None takes the chosen edits, those at a window named by hand and those
+            of published methods only where nothing that is localized is meant.
         wanted: values of ``model``, ``attribute`` and ``editor``, None where any will do.
 
     Raises:

@@ -157,7 +157,7 @@ def windows(spec: SweepSpec, n_sites: int) -> tuple[Window, ...]:
     """Returns the windows of a model, by size and start."""
     return tuple(
         Window(start, size)
-        for size in sorted(spec.windows.sizes)
+        for size in spec.sizes(n_sites)
         for start in range(0, n_sites - size + 1, spec.windows.stride)
     )
 
@@ -214,7 +214,7 @@ def _drafts(spec: SweepSpec, n_sites: int, wanted: Sequence[Window], *, only_com
             drafts += [_Draft("window", window, option.at(window.sites)) for window in swept]
             drafts += [
                 _Draft("random", Window(-1, size), option.at(sites))
-                for size in sorted(spec.windows.sizes)
+                for size in spec.sizes(n_sites)
                 for sites in random_sites(n_sites, size, spec.controls.random)
             ]
     complement_windows = wanted if only_complements else swept if spec.controls.complement else ()
@@ -249,7 +249,7 @@ def _block(
     seed: int,
     drafts: Sequence[_Draft],
 ) -> Iterator[PlannedRow]:
-    generation, steps = spec.generation.settings, spec.generation.steps
+    generation, steps = model.generation(spec.generation.settings), spec.generation.steps
     contents = dict.fromkeys(r.content_text for r in attribute.records if r.content_text != record.content_text)
     unrelated, named = tuple(contents)[:UNRELATED_TEXTS], prompt_id(record)
     for draft in drafts:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict
 
 from loco_core import registry
 from loco_core.attributes import attribute
+from loco_core.editors import method
 from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
-from loco_core.scorers import BUNDLED
-from loco_core.types import Attribute, Engine
+from loco_core.scorers import BUNDLED, find_scorer, named_scorers
+from loco_core.types import Attribute, Engine, Generation
+from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
-
-# Pickled weights run code when they are read.
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+from orchestrator.weights import absolute, commit, read_json, weights_hash
 
 
 class ResolvedModel(BaseModel):
@@ -34,6 +34,7 @@ class ResolvedModel(BaseModel):
         weights: hash of weights and configuration (of a hub model, its commit).
         dtype: of weights and activations.
         engine: how it computes.
+        guidance_scale: where it is not the sweep's.
         site_names: addresses of its sites in execution order.
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
@@ -50,6 +51,7 @@ class ResolvedModel(BaseModel):
     weights: str
     dtype: str
     engine: Engine = Engine()
+    guidance_scale: float | None = None
     site_names: tuple[str, ...]
     native_side: int
     seconds_per_image: float
@@ -61,11 +63,31 @@ class ResolvedModel(BaseModel):
         """How many sites it has."""
         return len(self.site_names)
 
+    def generation(self, settings: Generation) -> Generation:
+        """Returns the sweep's settings as they are for this model."""
+        return settings if self.guidance_scale is None else replace(settings, guidance_scale=self.guidance_scale)
+
     @property
     def editable_sites(self) -> tuple[int, ...]:
         """The sites whose K and V an edit may change."""
         shared = families()[self.family].shared
         return tuple(i for i, name in enumerate(self.site_names) if not (shared and name.startswith(shared)))
+
+    def method_sites(self, editor: str) -> tuple[int, ...]:
+        """Returns the sites that a published method edits; none where it edits a text encoder.
+
+        Raises:
+            SpecError: the model has no such text encoder.
+        """
+        fixed, facts = method(editor), families()[self.family]
+        if fixed is None or fixed.place == "all_sites":
+            return self.editable_sites
+        if not facts.clip_encoders:
+            raise SpecError(
+                f"{editor} edits the CLIP text encoder that cross-attention reads; {self.id} ({self.family}) reads "
+                f"{facts.encoders}"
+            )
+        return ()
 
 
 class ResolvedScorer(BaseModel):
@@ -115,19 +137,57 @@ def resolve(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with _at("models", i):
             models.append(resolve_model(item))
+    attributes = _checked(spec, models)
+    with _at("scorer"):
+        scorer = _scorer(spec)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def outline(spec: SweepSpec) -> Resolved:
+    """Looks up what there is to know of a sweep without the hub: models as published, no hash of any weights.
+
+    Good for counting cells. Their identities are not those of a run.
+
+    Raises:
+        SpecError: a name is unknown, or a window is larger than a model.
+        ModelError: a folder is not a pipeline, or nobody published the sites of a model.
+    """
+    models = []
+    for i, item in enumerate(spec.models):
+        with _at("models", i):
+            models.append(_as_published(item))
+    attributes = _checked(spec, models)
+    scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def _as_published(spec: ModelSpec) -> ResolvedModel:
+    family, known = ("", None) if spec.path is not None else find_model(spec.id)
+    if known is None or known.path is not None:
+        return resolve_model(spec)
+    if not known.published:
+        raise ModelError(f"no configuration of {spec.id} is known without its weights")
+    info, config = families()[family], dict(known.published)
+    site_names, native_side = _facts(info, config, known.hub_id)
+    return ResolvedModel(
+        id=spec.id, family=family, path=known.hub_id, revision=spec.revision or known.revision, weights="",
+        dtype=spec.dtype, guidance_scale=spec.guidance_scale, site_names=site_names, native_side=native_side,
+        seconds_per_image=known.seconds_per_image, worker=spec.worker,
+    )  # fmt: skip
+
+
+def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribute, ...]:
+    """Refuses windows and options that do not fit the models; returns the attributes."""
     for model in models:
-        largest = max(spec.windows.sizes)
-        if largest > model.n_sites:
-            with _at("windows", "sizes", spec.windows.sizes.index(largest)):
+        sizes = spec.windows.sizes or (1,)
+        if (largest := max(sizes)) > model.n_sites:
+            with _at("windows", "sizes", sizes.index(largest)):
                 raise SpecError(
                     f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention "
                     "sites"
                 )
         _check_options(spec, model)
-    attributes = check_names(spec)
-    with _at("scorer"):
-        scorer = _scorer(spec)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+    return check_names(spec)
 
 
 def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
@@ -157,11 +217,12 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
         with _at("generation", "scheduler"):
             whose = f" for {model.id} ({model.family})"
             _check_scheduler(spec.generation.scheduler, facts.schedulers or _karras(), whose)
-    if not facts.guided and "guidance_scale" not in spec.generation.model_fields_set:
+    named = model.guidance_scale is not None or "guidance_scale" in spec.generation.model_fields_set
+    if not facts.guided and not named:
         with _at("models", [item.id for item in spec.models].index(model.id)):
             raise SpecError(
-                f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected a "
-                "generation.guidance_scale in the sweep, for FLUX.1-dev 3.5"
+                f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected {{id: {model.id}, "
+                "guidance_scale: NUMBER}}, for FLUX.1-dev 3.5"
             )
     if facts.stream == "evolving" and spec.generation.batch_size == 1:
         with _at("generation", "batch_size"):
@@ -169,6 +230,24 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                 f"every image of {model.id} reads from one that draws its donor beside it; expected a batch_size of 2 "
                 "or more"
             )
+
+
+def check_methods(spec: SweepSpec, resolved: Resolved) -> None:
+    """Refuses an editor that can edit none of the models; one that can edit some passes over the others.
+
+    Raises:
+        SpecError: there is one.
+    """
+    for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
+        refused = list[SpecError]()
+        for model in resolved.models:
+            try:
+                model.method_sites(editor)
+            except SpecError as error:
+                refused.append(error)
+        if len(refused) == len(resolved.models):
+            with _at("edit", "editors", i):
+                raise refused[0]
 
 
 def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
@@ -185,11 +264,20 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     for i, name in enumerate(spec.attributes):
         with _at("attributes", i):
             attributes.append(_attribute(name, spec.prompts))
+    if spec.reproduces is not None:
+        with _at("reproduces"):
+            published(spec.reproduces)
     with _at("localize", "localizer"):
         registry.function("localizers", spec.localize.localizer, "localize")
     for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
         with _at("edit", "editors", i):
             registry.function("editors", editor, "edit")
+    for editor in spec.edit.method_lambdas if spec.edit else ():
+        if method(editor) is None:
+            with _at("edit", "method_lambdas", editor):
+                raise SpecError(
+                    f"{editor} is no published method with an absolute lambda; its strengths stand in lambdas"
+                )
     if spec.generation.scheduler is not None:
         with _at("generation", "scheduler"):
             others = {name for facts in families().values() for name in facts.schedulers}
@@ -241,21 +329,22 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         revision, seconds = spec.revision or known.revision, known.seconds_per_image
     else:
         family, path, revision, seconds = "", spec.path, spec.revision, 0.0
-    index = _read_json(path, revision, "model_index.json")
+    index = read_json(path, revision, "model_index.json")
     class_name = str(index.get("_class_name", "unnamed class"))
     family = family or family_of_pipeline(class_name, path)
     info = families()[family]
-    site_names, native_side = _facts(info, _read_json(path, revision, info.config_file), path)
-    weights = _weights(path, revision)
+    site_names, native_side = _facts(info, read_json(path, revision, info.config_file), path)
+    weights = weights_hash(path, revision)
     return ResolvedModel(
         id=spec.id,
         family=family,
-        path=_absolute(path),
+        path=absolute(path),
         # The commit, not the name of a branch: what is hashed is what every worker loads.
         revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
         weights=weights,
         dtype=spec.dtype,
         engine=spec.how,
+        guidance_scale=spec.guidance_scale,
         site_names=site_names,
         native_side=native_side,
         seconds_per_image=seconds or info.seconds_per_image,
@@ -271,81 +360,26 @@ def _facts(info: FamilyInfo, config: dict[str, Any], path: str) -> tuple[tuple[s
 
 
 def _scorer(spec: SweepSpec) -> ResolvedScorer:
-    path = BUNDLED.get(spec.scorer)
-    if path is None and not Path(spec.scorer).is_dir() and "/" not in spec.scorer:
+    key, where = find_scorer(spec.scorer)
+    if key == spec.scorer:
+        return _outside_scorer(key, where)
+    if spec.scorer not in BUNDLED and not Path(where).is_dir() and "/" not in where:
+        known = (*BUNDLED, *named_scorers())
         raise SpecError(
-            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, BUNDLED)}; or CLIP model\'s folder or hub id'
+            f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, known)}; or CLIP model\'s folder or hub id'
         )
-    where = str(path or spec.scorer)
-    revision = None if Path(where).is_dir() else _commit(where, None)
-    name = spec.scorer if spec.scorer in BUNDLED else _absolute(spec.scorer)
-    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=_weights(where, revision))
+    revision = None if Path(where).is_dir() else commit(where, None)
+    name = spec.scorer if spec.scorer in BUNDLED else absolute(spec.scorer)
+    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=weights_hash(where, revision))
 
 
-def _absolute(path: str) -> str:
-    """Returns a folder's full path: workers run in folders of their own."""
-    return str(Path(path).resolve()) if Path(path).is_dir() else path
-
-
-def _read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
-    folder = Path(path)
-    looks_local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1
-    if not folder.is_dir() and looks_local:
-        raise ModelError(f"no folder {path}; expected a diffusers pipeline folder or a hub id like owner/name")
-    file = folder / name
-    if not folder.is_dir():
-        file = _download(path, revision, name)
-    if not file.is_file():
-        raise ModelError(f"{path} is not a diffusers pipeline: {name} is missing")
-    try:
-        content = json.loads(file.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is damaged: expected an object")
-    return content
-
-
-def _download(repository: str, revision: str | None, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, name, revision=revision))
-    except Exception as error:  # the hub's client raises a dozen unrelated classes
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot get {name} of {repository} from the hub or its local cache: {reason}") from error
-
-
-def _commit(repository: str, revision: str | None) -> str:
-    """Returns the commit that a hub revision stands for; of the local cache where the hub cannot be reached."""
-    return _download(repository, revision, "config.json").parent.name
-
-
-def _weights(path: str, revision: str | None) -> str:
-    folder = Path(path)
-    if not folder.is_dir():
-        return f"hub:{_download(path, revision, _index_name(path, revision)).parent.name}"
-    files = sorted(_weight_files(folder))
-    if not any(file.suffix == ".safetensors" for file in files):
-        pickles = [file for pattern in _PICKLES for file in folder.rglob(pattern)]
-        held = f"; {pickles[0].relative_to(folder)} is a pickle, which is never read" if pickles else ""
-        raise ModelError(f"{path} holds no safetensors weights{held}")
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _index_name(path: str, revision: str | None) -> str:
-    try:
-        _download(path, revision, "model_index.json")
-    except ModelError:
-        return "config.json"
-    return "model_index.json"
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    for pattern in ("*.safetensors", "*.json", "*.txt"):
-        yield from (file for file in folder.rglob(pattern) if file.is_file())
+def _outside_scorer(key: str, where: str) -> ResolvedScorer:
+    """Pins a scorer that is named by its file, and so by what the file says: a changed one is another scorer."""
+    registry.function("scorers", key, "Scorer")
+    file = registry.load("scorers", key).__file__
+    assert file is not None
+    digest = hashlib.sha256(Path(file).read_bytes())
+    revision = commit(where, None) if where and not Path(where).is_dir() else None
+    if where:
+        digest.update(weights_hash(where, revision).encode())
+    return ResolvedScorer(name=key, source=key, revision=revision, weights=digest.hexdigest())

@@ -52,7 +52,7 @@ class WorkerSettings:
         results: the results root.
         sweep_id: identity of the sweep.
         resolved: the sweep with its names looked up.
-        generation: settings.
+        generation: settings, where a model has none of its own.
         kept_seeds: seeds whose images are kept.
         marker: what the driver wrote into the results root; every worker must see it.
         judge: the scorer that names what edits are measured on; None where the CLIP margin's sign does.
@@ -103,6 +103,7 @@ class PipelineWorker:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._settings = settings
         self._info = settings.resolved.model(model)
+        self._generation = self._info.generation(settings.generation)
         needed = self._info.worker.min_gpu_memory
         if device == "cuda" and needed and (held := torch.cuda.get_device_properties(0).total_memory) < needed:
             raise ModelError(f"{model} wants a GPU of {needed / 2**30:.0f} GiB; this one has {held / 2**30:.0f} GiB")
@@ -163,13 +164,13 @@ class PipelineWorker:
             case PlannedUnit():
                 return self._sweep(unit.payload, attempt, row_by_row)
             case ProbeUnit():
-                return probe(self._store, self._model, self._device, self._settings.generation, unit.payload, attempt)
+                return probe(self._store, self._model, self._device, self._generation, unit.payload, attempt)
         raise TypeError(f"no worker knows units of kind {unit.kind}")
 
     def _bench(self) -> edit_work.Bench:
         settings = self._settings
         return edit_work.Bench(
-            self._model, self._info, self._scorer, settings.resolved.scorer.name, self._judge, settings.generation,
+            self._model, self._info, self._scorer, settings.resolved.scorer.name, self._judge, self._generation,
             self._store, settings.sweep_id, settings.resolved.attributes, bool(settings.kept_seeds),
         )  # fmt: skip
 
@@ -228,7 +229,7 @@ class PipelineWorker:
 
     def _timed(self, rows: Mapping[str, Row], size: int) -> Iterator[tuple[str, torch.Tensor, float]]:
         names, at, began = list(rows), 0, time.monotonic()
-        for pictures in generate(self._model, list(rows.values()), self._settings.generation, size):
+        for pictures in generate(self._model, list(rows.values()), self._generation, size):
             count = len(pictures.images)
             seconds = (time.monotonic() - began) / count
             for name, picture in zip(names[at : at + count], pictures.images, strict=True):
@@ -273,9 +274,9 @@ class PipelineWorker:
         for name, embedding in zip(names, embeddings, strict=True):
             picture, seconds = pictures[name]
             reference = clean.get(images[name].seed)
-            valid = is_valid(picture, self._settings.generation)
+            valid = is_valid(picture, self._generation)
             distance = None
-            if valid and reference is not None and is_valid(reference, self._settings.generation):
+            if valid and reference is not None and is_valid(reference, self._generation):
                 distance = float((picture - reference).square().mean().sqrt())
             found[name] = _Scored(picture, embedding, valid, distance, seconds)
         return found
@@ -314,7 +315,7 @@ class PipelineWorker:
         return float(attribute - donor)
 
     def _score(self, row: PlannedRow, scored: _Scored) -> dict[str, Any]:
-        generation, scorer = self._settings.generation, self._settings.resolved.scorer
+        generation, scorer = self._generation, self._settings.resolved.scorer
         texts = [row.score_text, row.donor_text, row.content_text, *row.unrelated_texts]
         values = self._scorer.score(scored.embedding[None], texts)[0] if scored.valid else np.full(len(texts), np.nan)
         attribute, donor, content = (float(v) if np.isfinite(v) else None for v in values[:3])

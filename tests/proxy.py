@@ -116,8 +116,9 @@ class Proxy:
             return answer.status, kept, await answer.read()
 
     def _reset(self, request: web.Request) -> web.Response:
-        assert request.transport is not None
-        request.transport.abort()
+        # None where the client has gone first.
+        if request.transport is not None:
+            request.transport.abort()
         return web.Response()
 
 

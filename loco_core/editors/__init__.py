@@ -1,7 +1,7 @@
 """The editors, one file each: from prompts and their donors to new weights at the sites that hold the attribute.
 
 An editor's file exports a function ``edit`` with the signature of :class:`Editor`. It returns changes and leaves the
-model as it is.
+model as it is. A published method that is tied to a place of its own exports ``METHOD`` (a :class:`Method`) too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from loco_core.types import PromptRecord
 if TYPE_CHECKING:
     from loco_core.deltas import Change, WeightDelta
 
-TokenSet = Literal["last_subject", "subject", "all"]
+TokenSet = Literal["last_subject", "subject", "tail", "all"]
 
 
 class EditSettings(BaseModel):
@@ -28,10 +28,12 @@ class EditSettings(BaseModel):
     Attributes:
         editor: key of the editor.
         tokens: which positions of a prompt are made to read as its donor: the last word of what the donor changes
-            (as the paper does), all its words, or all positions, padding included.
-        strength: LocoEdit's lambda, as a share of the mean squared norm of the keys; larger changes less.
-        preserve: how many of the nearest attributes of the same kind must read as before, in LocoEdit (the preservation
-            term of UCE, Gandikota et al., WACV 2024, eq. 7; the paper has none).
+            (as the paper does), all its words, that last word and everything behind it, padding included (``tail``), or
+            all positions.
+        strength: lambda; larger changes less. LocoEdit's is a share of the mean squared norm of the keys, that of a
+            :class:`Method` is absolute, as published.
+        preserve: how many of the nearest attributes of the same kind must read as before, in LocoEdit and UCE (the
+            preservation term of UCE, Gandikota et al., WACV 2024, eq. 7; LocoEdit's paper has none).
         neurons: share of the output coordinates that the neuron editor changes.
         fill: what the neuron editor puts in their place: zero, or their mean under the donor prompts.
     """
@@ -44,6 +46,23 @@ class EditSettings(BaseModel):
     preserve: Annotated[int, Field(ge=0)] = 0
     neurons: Annotated[float, Field(gt=0, le=1)] = 0.05
     fill: Literal["zero", "donor_mean"] = "zero"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a published method fixes: it needs no localization, and comes with the settings that it was published with.
+
+    Attributes:
+        place: what it edits: K and V of the text at all sites that admit an edit, or the CLIP text encoders.
+        tokens: which positions of a prompt are made to read as its donor.
+        strength: its lambda, absolute.
+        preserves: whether prompts may be given that must read as before.
+    """
+
+    place: Literal["all_sites", "text_encoder"]
+    tokens: TokenSet
+    strength: float
+    preserves: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,9 +80,10 @@ class Target:
     Attributes:
         model_id: the model's id in the sweep.
         weights: hash of its weights.
-        sites: the sites to edit.
+        sites: the sites to edit; none where a method edits a text encoder.
         concepts: one or several attributes, edited together.
-        preserve: prompts that must read as before (the preservation term of UCE, Gandikota et al., WACV 2024, eq. 7).
+        preserve: records whose prompts must read as before (the preservation term of UCE, Gandikota et al., WACV 2024,
+            eq. 7).
         localization: what picked the sites, for provenance.
     """
 
@@ -71,7 +91,7 @@ class Target:
     weights: str
     sites: tuple[int, ...]
     concepts: tuple[Concept, ...]
-    preserve: tuple[str, ...] = ()
+    preserve: tuple[PromptRecord, ...] = ()
     localization: str = "by hand"
 
 
@@ -79,11 +99,21 @@ class Editor(Protocol):
     """Computes new weights."""
 
     def __call__(self, model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
-        """Returns the changes of K and V at the target's sites.
+        """Returns the changes of K and V at the target's sites, or of the text encoders.
 
         Raises:
             EditError: a site admits no edit, a prompt equals its donor, or the system has no unique solution.
         """
+
+
+def method(editor: str) -> Method | None:
+    """Returns what a published method fixes; None of an editor that edits wherever it is told to.
+
+    Raises:
+        SpecError: there is no such editor.
+    """
+    found: Method | None = getattr(registry.load("editors", editor), "METHOD", None)
+    return found
 
 
 def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> WeightDelta:
@@ -106,5 +136,6 @@ def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> Weig
         editor=settings.editor,
         settings=json.dumps(settings.model_dump(), sort_keys=True),
         localization=target.localization,
+        components=tuple(dict.fromkeys(change.component for change in changes)),
     )
     return WeightDelta(made, changes)

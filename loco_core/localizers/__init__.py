@@ -59,6 +59,17 @@ class LocalizeSettings(BaseModel):
         # The tiny surplus keeps 0.29 * 100 from becoming 28.
         return max(1, int(self.max_share * n_sites + 1e-9))
 
+    def sizes(self, n_sites: int) -> tuple[int, ...]:
+        """Window sizes to sweep in a model of ``n_sites`` sites where nobody says which.
+
+        They are the largest that may be picked and, going down from it, two thirds of the one before. Without the
+        largest nothing could be called distributed; of 70 sites these are 451 windows, all sizes would be 1,054.
+        """
+        found = [self.largest(n_sites)]
+        while found[-1] > 1:
+            found.append(round(found[-1] / 1.5))
+        return tuple(reversed(found))
+
 
 @dataclass(frozen=True)
 class Effect:

@@ -63,6 +63,8 @@ class FamilyInfo:
             reads it.
         pooled: what reads a pooled text beside cross-attention, in words; empty where nothing does.
         editable: which weights an edit may change, in words.
+        clip_encoders: components of the pipeline that are CLIP text encoders and whose text cross-attention reads;
+            empty where there are none.
         shared: what the addresses of sites begin with whose K and V serve the image too, so that they admit no edit of
             the text alone; empty where there are none.
         side_multiple: what sides of images must be multiples of, in pixels.
@@ -84,6 +86,7 @@ class FamilyInfo:
     stream: Literal["fixed", "evolving"] = "fixed"
     pooled: str = ""
     editable: str = "K and V of the text at every site"
+    clip_encoders: tuple[str, ...] = ()
     shared: str = ""
     side_multiple: int = 8
     schedulers: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 8 * int(config["sample_size"]),
     encoders="CLIP ViT-L and OpenCLIP ViT-bigG side by side, T5-XXL behind them",
+    clip_encoders=("text_encoder", "text_encoder_2"),
     stream="evolving",
     pooled="both CLIP encoders' projections, added to the time embedding",
     editable="K and V of the text at every site, fitted on what they read at the first step",

@@ -36,6 +36,7 @@ INFO = FamilyInfo(
     site_names=unet_site_names,
     native_side=lambda config: 8 * int(config["sample_size"]),
     encoders="CLIP ViT-L and OpenCLIP ViT-bigG, side by side",
+    clip_encoders=("text_encoder", "text_encoder_2"),
     pooled="the second encoder's projection, added to the time embedding",
 )
 

@@ -51,6 +51,7 @@ INFO = FamilyInfo(
     # The VAE enlarges eightfold, that of the bundled models fourfold.
     native_side=lambda config: 8 * int(config["sample_size"]),
     encoders="CLIP ViT-L (1.x), OpenCLIP ViT-H (2.x)",
+    clip_encoders=("text_encoder",),
     # With the bundled model on two CPU cores, a step of 96 rows.
     channels_last=True,
 )

@@ -10,207 +10,35 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from loco_core.deltas import applied, module_paths, projection
-from loco_core.editors import Concept, EditSettings, Target, fit_edit
+from loco_core.deltas import DENOISER, WeightDelta, applied, module_paths, projection
+from loco_core.editors import Concept, EditSettings, Target, fit_edit, method
 from loco_core.errors import EditError
 from loco_core.generate import generate
-from loco_core.models import LoadedModel, families, load_model
+from loco_core.models import LoadedModel, families
 from loco_core.sites import outputs
-from loco_core.types import Generation, GuidanceHalf, Intervention, Part, Pooled, PromptRecord, Row
+from loco_core.testing.plain_pipeline import STEPS, Plain, Subject
+from loco_core.types import GuidanceHalf, Intervention, Part, Pooled, PromptRecord, Row
+
+__all__ = ["FamilyContract", "Subject"]
 
 PROMPTS = (
     ("a red circle in the style of lumio", "a blue star"),
     ("a photo of a green square", "a photo of a yellow moon in the style of velor"),
 )
-STEPS, CELLS, TOLERANCE = 3, 16, 1e-4
+CELLS, TOLERANCE = 16, 1e-4
 WEIGHTS = "w" * 64
+EDITORS = ("loco_edit", "neurons", "uce", "diff_quick_fix")
 # What an engine with a mistake takes instead.
 EXCHANGED: dict[Part, Part] = {"kv": "kv", "k": "v", "v": "k"}
 OTHER_HALF: dict[GuidanceHalf, GuidanceHalf] = {
     "conditional": "unconditional", "unconditional": "conditional", "both": "both"
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A family under test.
-
-    Attributes:
-        family: its key, or its file.
-        folder: a tiny pipeline, saved by diffusers.
-        arguments: of the pipeline's call, without which it would not draw as the engine asks it to.
-        guidance_scale: of the generations.
-        side: of an image in pixels; None is the pipeline's default.
-    """
-
-    family: str
-    folder: Path
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    guidance_scale: float = 3.0
-    side: int | None = None
-
-    @property
-    def settings(self) -> Generation:
-        """How all images of the suite are generated."""
-        return Generation(STEPS, self.guidance_scale, self.side, self.side)
-
-    def load(self) -> LoadedModel:
-        """Loads the pipeline as a sweep does."""
-        return load_model(self.family, str(self.folder), None, "float32", "cpu")
-
-
-class Plain:
-    """The paper's intervention through the pipeline's own call with sentences, one image at a time, hook by hook.
-
-    It shares nothing with the engine: the donor is drawn first, alone, and what its conditional half makes of the text
-    at every site and step is noted; then the prompt is drawn, and hooks overwrite its rows with that.
-    """
-
-    def __init__(self, subject: Subject, model: LoadedModel) -> None:
-        self._subject, self._model = subject, model
-        self._denoiser = model.family.denoiser(model.pipeline)
-        self._guided = model.facts.guided
-
-    def free(self, text: str, seed: int) -> torch.Tensor:
-        """Returns the final latents of a sentence, drawn by the pipeline alone."""
-        latents: list[torch.Tensor] = []
-
-        def keep(*given: Any) -> Any:
-            latents[:] = [given[3]["latents"] if isinstance(given[-1], dict) else given[2]]
-            return given[3] if isinstance(given[-1], dict) else None
-
-        old = type(self._model.pipeline).__name__.startswith(("IF", "PixArt"))
-        watch: dict[str, Any] = {"callback": keep, "callback_steps": 1} if old else {"callback_on_step_end": keep}
-        sides = {"height": self._subject.side, "width": self._subject.side} if self._subject.side else {}
-        self._model.pipeline(
-            text, num_inference_steps=STEPS, guidance_scale=self._subject.guidance_scale, output_type="pt",
-            generator=[torch.Generator().manual_seed(seed)], **sides, **watch, **self._subject.arguments,
-        )  # fmt: skip
-        return latents[0][0]
-
-    def draw(self, row: Row) -> torch.Tensor:
-        """Returns the final latents of a row with its intervention."""
-        does, taken = row.intervention, self._taken(row)
-        seen = self._watched(row)
-        step = {"now": -1}
-        with ExitStack() as stack:
-            stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(lambda *_: _advance(step))))
-            for index in does.sites:
-                site = self._model.sites[index]
-                for letter, path in (("k", site.key_path), ("v", site.value_path)):
-                    if letter in does.part:
-                        module = self._denoiser.get_submodule(path)
-                        hook = self._overwrite(seen[path], step, row, taken)
-                        stack.enter_context(_Removing(module.register_forward_hook(hook)))
-                name = site.key_path.rpartition(".")[0]
-                if name in seen and "k" in does.part:
-                    hook = self._masked(seen[name], step, row, taken)
-                    attention = self._denoiser.get_submodule(name)
-                    stack.enter_context(_Removing(attention.register_forward_pre_hook(hook, with_kwargs=True)))
-            return self.free(row.prompt, row.seed)
-
-    def _halves(self, does: Intervention) -> tuple[int, ...]:
-        names = ("unconditional", "conditional") if self._guided else ("conditional",)
-        return tuple(at for at, name in enumerate(names) if does.guidance_half in (name, "both"))
-
-    def _taken(self, row: Row) -> dict[int, torch.Tensor]:
-        """Returns which positions each half takes from the donor."""
-        halves = self._halves(row.intervention)
-        own = [row.prompt if half == 1 or not self._guided else "" for half in halves]
-        words = self._model.family.encode(self._model.pipeline, [*own, row.donor]).words
-        either = {half: words[number] | words[-1] for number, half in enumerate(halves)}
-        kind = row.intervention.tokens
-        return {
-            half: torch.ones_like(found) if kind == "all" else found if kind == "words" else ~found
-            for half, found in either.items()
-        }
-
-    def _watched(self, row: Row) -> dict[str, list[torch.Tensor]]:
-        """Returns what the donor's conditional half made at every step, by module; masks by attention."""
-        seen: dict[str, list[torch.Tensor]] = {}
-        with ExitStack() as stack:
-            for index in row.intervention.sites:
-                site = self._model.sites[index]
-                for path in (site.key_path, site.value_path):
-                    hook = _note(seen.setdefault(path, []))
-                    stack.enter_context(_Removing(self._denoiser.get_submodule(path).register_forward_hook(hook)))
-                name = site.key_path.rpartition(".")[0]
-                attention = self._denoiser.get_submodule(name)
-                stack.enter_context(
-                    _Removing(attention.register_forward_pre_hook(_note_mask(seen, name), with_kwargs=True))
-                )
-            self.free(row.donor, row.seed)
-        return seen
-
-    def _overwrite(
-        self, seen: list[torch.Tensor], step: dict[str, int], row: Row, taken: dict[int, torch.Tensor]
-    ) -> Callable[..., torch.Tensor]:
-        does = row.intervention
-
-        def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
-            output = output.clone()
-            if does.step_start <= step["now"] < (STEPS if does.step_end is None else does.step_end):
-                for half, positions in taken.items():
-                    count = len(positions)
-                    output[half, :count][positions] = seen[step["now"]][:count][positions]
-            return output
-
-        return hook
-
-    def _masked(
-        self, seen: list[torch.Tensor], step: dict[str, int], row: Row, taken: dict[int, torch.Tensor]
-    ) -> Callable[..., Any]:
-        does = row.intervention
-
-        def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            mask = kwargs["attention_mask"].clone()
-            if does.step_start <= step["now"] < (STEPS if does.step_end is None else does.step_end):
-                for half, positions in taken.items():
-                    mask[half, 0, positions] = seen[step["now"]][0, positions]
-            return args, {**kwargs, "attention_mask": mask}
-
-        return hook
-
-
-class _Removing:
-    """Removes a hook at the end of a ``with`` block."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
-
-
-def _advance(step: dict[str, int]) -> None:
-    step["now"] += 1
-
-
-def _note(calls: list[torch.Tensor]) -> Callable[..., None]:
-    def hook(_: Any, __: Any, output: torch.Tensor) -> None:
-        calls.append(output[-1].clone())
-
-    return hook
-
-
-def _note_mask(seen: dict[str, list[torch.Tensor]], name: str) -> Callable[..., None]:
-    def hook(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        if kwargs.get("attention_mask") is not None:
-            seen.setdefault(name, []).append(kwargs["attention_mask"][-1].clone())
-
-    return hook
 
 
 def random_rows(sites: int, *, guided: bool, count: int = CELLS) -> list[Row]:
@@ -326,17 +154,24 @@ class FamilyContract:
         alone = torch.cat([self.drawn(model, subject, [row], 8) for row in rows])
         assert torch.allclose(together, alone, rtol=1e-5, atol=1e-5 * float(together.abs().max()))
 
-    @pytest.mark.parametrize("editor", ["loco_edit", "neurons"])
+    @pytest.mark.parametrize("editor", EDITORS)
     def test_edits_apply_and_undo_bit_for_bit(self, subject: Subject, model: LoadedModel, editor: str) -> None:
-        """At every site that admits one, with biases and without."""
-        denoiser = model.family.denoiser(model.pipeline)
-        before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-        delta = fit_edit(model, self.target(model), EditSettings(editor=editor, neurons=0.2))
+        """At every site that admits one, with biases and without, and in text encoders."""
+        before = {name: value.clone() for name, value in _weights(model)}
+        delta = self.edited(model, editor)
         row = [Row(*PROMPTS[0], 0)]
         clean = self.drawn(model, subject, row, 2)
         with applied(model, delta, WEIGHTS):
             assert not torch.equal(self.drawn(model, subject, row, 2), clean)
-        assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
+            changed = {
+                name.partition(".")[0] for name, value in _weights(model) if not torch.equal(value, before[name])
+            }
+        places = set(delta.provenance.components)
+        denoiser = model.family.denoiser(model.pipeline)
+        assert changed == {
+            part for part, module in _parts(model) if part in places or (module is denoiser and DENOISER in places)
+        }
+        assert all(torch.equal(value, before[name]) for name, value in _weights(model))
         assert torch.equal(self.drawn(model, subject, row, 2), clean)
 
     def test_loco_edit_reads_prompts_as_their_donors(self, model: LoadedModel) -> None:
@@ -356,13 +191,14 @@ class FamilyContract:
                 assert float((change * towards).sum()) > 0
             assert not torch.equal(edited[path], unedited[path])
 
+    @pytest.mark.parametrize("editor", ["loco_edit", "diff_quick_fix"])
     def test_an_edited_pipeline_is_what_plain_diffusers_loads(
-        self, subject: Subject, model: LoadedModel, tmp_path: Path
+        self, subject: Subject, model: LoadedModel, tmp_path: Path, editor: str
     ) -> None:
         """Saved with the edit, loaded without this project, it draws the same."""
         import diffusers
 
-        delta = fit_edit(model, self.target(model), EditSettings(strength=0.1))
+        delta = self.edited(model, editor)
         with applied(model, delta, WEIGHTS):
             model.pipeline.save_pretrained(tmp_path)
             edited = self.drawn(model, subject, [Row(*PROMPTS[0], 0)], 2)[0]
@@ -381,11 +217,38 @@ class FamilyContract:
         for path in module_paths(model, sites):
             assert isinstance(projection(model, path), torch.nn.Linear)
 
+    def edited(self, model: LoadedModel, editor: str) -> WeightDelta:
+        """An edit by one of the editors; skips where the family has nothing that it could change, and says so."""
+        fixed, target = method(editor), self.target(model)
+        settings = EditSettings(editor=editor, neurons=0.2)
+        if fixed is not None:
+            settings = EditSettings(editor=editor, tokens=fixed.tokens, strength=fixed.strength)
+        if fixed is not None and fixed.place == "text_encoder":
+            target = replace(target, sites=())
+            if not model.facts.clip_encoders:
+                with pytest.raises(EditError, match="edits the CLIP text encoder"):
+                    fit_edit(model, target, settings)
+                pytest.skip("its text is not CLIP's")
+            delta = fit_edit(model, target, settings)
+            assert delta.provenance.components == model.facts.clip_encoders
+            return delta
+        return fit_edit(model, target, settings)
+
     def target(self, model: LoadedModel) -> Target:
         """An edit at all sites that admit one."""
         sites = tuple(site.index for site in model.sites if site.text_only)
         concepts = tuple(Concept("style/x", (PromptRecord(*pair, "", "", ""),)) for pair in PROMPTS)
         return Target("tiny", WEIGHTS, sites, concepts)
+
+
+def _parts(model: LoadedModel) -> list[tuple[str, torch.nn.Module]]:
+    """Returns the parts of a pipeline that have weights, by name."""
+    return [(name, part) for name, part in model.pipeline.components.items() if isinstance(part, torch.nn.Module)]
+
+
+def _weights(model: LoadedModel) -> list[tuple[str, torch.Tensor]]:
+    """Returns all weights of a pipeline, their names beginning with that of the part."""
+    return [(f"{part}.{name}", value) for part, module in _parts(model) for name, value in module.state_dict().items()]
 
 
 def _broken(row: Row, mutant: str, sites: int) -> Row:

@@ -51,10 +51,13 @@ def _names(model: str) -> tuple[str, ...]:
 
 
 def _sites(name: str) -> None:
+    from loco_core.localizers import LocalizeSettings
     from loco_core.models import families, find_model
 
     names, facts = _names(name), families()[find_model(name)[0]]
     print(f"{name}: {len(names)} sites in execution order ({facts.status}); edits: {facts.editable}")
+    if names:
+        print(f"window sizes where a sweep names none: {', '.join(map(str, LocalizeSettings().sizes(len(names))))}")
     for index, site in enumerate(names):
         print(f"{index:3d}  {site}")
 

@@ -19,6 +19,7 @@ from orchestrator.cli import (
     localize,
     plan,
     report,
+    reproduce,
     run,
     status,
     submit,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("run")(run.run)
+app.command("reproduce")(reproduce.reproduce)
 app.command("retry")(run.retry)
 app.command("init")(init.init)
 app.command("submit")(submit.submit)

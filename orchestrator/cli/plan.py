@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.cli.options import JsonOption, ResultsOption, SweepFile, placed, results_of
+
+if TYPE_CHECKING:
+    from orchestrator.driver import Outlook
+    from orchestrator.spec import SweepSpec
 
 
 def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Show units, images, time and the smallest effect that the sweep can find."""
     from orchestrator.cli.progress import duration
-    from orchestrator.driver import outlook
-    from orchestrator.resolve import resolve
     from orchestrator.spec import load_sweep
 
     spec = load_sweep(sweep)
     with placed(sweep):
-        found = outlook(spec, resolve(spec), results_of(spec, results))
+        found = _outlook(spec, results_of(spec, results))
     if as_json:
         print(json.dumps(asdict(found)))
         return
@@ -32,3 +37,19 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
         f" ({spec.localize.threshold}) is shown to reach it in four of five sweeps of {spec.prompts} prompts"
         f" and {len(spec.seeds)} seeds"
     )
+
+
+def _outlook(spec: SweepSpec, root: str) -> Outlook:
+    """Counts what remains; before a sweep has results it can be counted without weights, too."""
+    from loco_core.errors import ModelError
+    from orchestrator.driver import outlook
+    from orchestrator.resolve import outline, resolve
+
+    try:
+        return outlook(spec, resolve(spec), root)
+    except ModelError as error:
+        if "://" in root or Path(root).is_dir():
+            raise
+        found = outlook(spec, outline(spec), None)
+        print(f"weights are missing: {error}\nwhat follows is counted from what is published", file=sys.stderr)
+        return found

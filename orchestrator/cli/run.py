@@ -207,12 +207,17 @@ def print_edits(found: Iterable[EditSummary]) -> None:
             table.add_row(model)
         shares = (row.flipped, row.neighbours_kept, row.content_kept)
         cells = (f"{100 * s.value:.0f} ({100 * s.low:.0f}-{100 * s.high:.0f})" if s.of else "-" for s in shares)
-        sites = span(row.sites[0], len(row.sites)) + ("*" if row.scope == "by_hand" else "")
-        table.add_row(f"  {row.attribute}", f"{row.editor} {sites}", *cells)
+        table.add_row(f"  {row.attribute}", f"{row.editor} {_place(row)}", *cells)
     Console().print(table)
     print("flipped: show the donor's class now; neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):
         print("* by hand: at a window that was named, not found")
+
+
+def _place(row: EditSummary) -> str:
+    if row.scope == "method":
+        return "all sites" if row.sites else "text encoder"
+    return span(row.sites[0], len(row.sites)) + ("*" if row.scope == "by_hand" else "")
 
 
 def span(start: int, size: int) -> str:

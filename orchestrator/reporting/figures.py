@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from orchestrator.reporting.findings import Finding, Findings
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCOPES = {
-    "localized": "#c2410c", "by_hand": "#7c3aed", "all_sites": "#0369a1", "window": "#94a3b8", "placebo": "#16a34a",
-    "random": "#ca8a04",
+    "localized": "#c2410c", "by_hand": "#7c3aed", "method": "#be185d", "all_sites": "#0369a1", "window": "#94a3b8",
+    "placebo": "#16a34a", "random": "#ca8a04",
 }  # fmt: skip
 """Colour of each scope of edits, the same on the page."""
 INCHES_A_ROW = 0.22
@@ -90,18 +91,24 @@ def _heatmap(figure: Figure, model: str, grid: Grid, size: int, items: Sequence[
 
 
 def _plane(figure: Figure, items: Sequence[Finding]) -> bool:
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for item in items:
         for edit in item.edits:
             kept = edit.summary.neighbours_kept
             if kept.of:
-                points.setdefault(edit.summary.scope, []).append((edit.summary.flipped.value, kept.value))
+                # Published methods by name, all else by scope.
+                scope = edit.summary.scope
+                group = scope, edit.summary.editor if scope == "method" else scope.replace("_", " ")
+                points.setdefault(group, []).append((edit.summary.flipped.value, kept.value))
     if not points:
         return False
     axis = figure.subplots()
-    for scope, pairs in points.items():
+    signs = dict(zip(sorted(name for scope, name in points if scope == "method"), cycle("Ds^P"), strict=False))
+    for (scope, name), pairs in points.items():
         x, y = zip(*pairs, strict=True)
-        axis.scatter(x, y, s=22, color=SCOPES[scope], label=scope.replace("_", " "), alpha=0.8, edgecolors="none")
+        axis.scatter(
+            x, y, s=22, color=SCOPES[scope], label=name, marker=signs.get(name, "o"), alpha=0.8, edgecolors="none"
+        )
     axis.set(xlabel="flipped to the donor's class", ylabel="neighbours kept", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axis.legend(fontsize=7)
     return True

@@ -43,14 +43,19 @@ class MeasuredEdit:
         """Editor and place in words."""
         row = self.row
         place = {"all_sites": "all sites", "placebo": "placebo", "random": "random neurons"}.get(row["scope"])
+        if row["scope"] == "method":
+            place = _method_place(row["site_indices"])
         return f"{row['editor']} at {place or sites(row['window_start'], row['window_size'])}"
 
     @property
     def label(self) -> str:
         """Editor, place and settings in words."""
         row = self.row
-        strength = f"λ {row['lambda']:g}, {row['tokens']}" if row["lambda"] is not None else f"{row['neurons']} neurons"
-        return f"{self.place}, {strength}"
+        if row["neurons"] is not None:
+            return f"{self.place}, {row['neurons']} neurons"
+        # Of published methods lambda is absolute.
+        strength = f"λ {row['lambda']:g}" if row["lambda"] is not None else f"absolute λ {row['lambda_absolute']:g}"
+        return f"{self.place}, {strength}, {row['tokens']}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Editing:
     """How edits were measured.
 
     Attributes:
-        editors: keys.
+        editors: keys of those that edit where something was localized, or where they were told to.
+        methods: published methods that edit a place of their own, with that place, in words.
         judges: what named what is seen; empty where only the sign of the CLIP margin did.
         seeds: of the ``report`` split.
         max_neighbour_loss: share of the neighbours' pictures that a chosen edit may spoil.
@@ -66,6 +72,7 @@ class Editing:
     """
 
     editors: Sequence[str]
+    methods: Sequence[str]
     judges: Sequence[str]
     seeds: int
     max_neighbour_loss: float
@@ -128,6 +135,11 @@ class Findings:
     cells: Mapping[str, int]
     editing: Editing | None
     provenance: Mapping[str, str]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Window sizes that were swept in any of the models."""
+        return sorted({size for names in self.sites.values() for size in self.spec.sizes(len(names))})
 
 
 def read_findings(store: Store) -> Findings:
@@ -192,8 +204,10 @@ def _editing(spec: SweepSpec, measured: Sequence[EditSummary], rows: Sequence[Ma
         return None
     inline = {item.label: item.attribute for item in spec.attributes if not isinstance(item, str)}
     edited = sorted({item.attribute for item in measured})
+    elsewhere = [item for item in measured if item.scope == "method"]
     return Editing(
-        editors=sorted({item.editor for item in measured}),
+        editors=sorted({item.editor for item in measured} - {item.editor for item in elsewhere}),
+        methods=sorted({f"{item.editor} ({_method_place(item.sites)})" for item in elsewhere}),
         judges=sorted({row["judge"] for row in rows if row["judge"] is not None}),
         seeds=len({row["seed"] for row in rows}),
         max_neighbour_loss=(spec.edit or EditSpec()).max_neighbour_loss,
@@ -228,6 +242,10 @@ def _finding(row: Mapping[str, Any], edits: Sequence[MeasuredEdit]) -> Finding:
         edits=tuple(edits),
         edit_sentences=tuple(_edit_sentence(edit) for edit in chosen),
     )
+
+
+def _method_place(edited: Sequence[int]) -> str:
+    return "all sites" if edited else "the text encoder"
 
 
 def _unlocalized(model: str, attribute: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from orchestrator.reporting.denoiser import draw
 from orchestrator.reporting.figures import SCOPES, Grid, effect_grids, pdfs
 from orchestrator.reporting.findings import Finding, Findings, MeasuredEdit, read_findings, sites
 from orchestrator.reporting.pictures import Album
+from orchestrator.reporting.published import beside
 from orchestrator.store import Store
 from orchestrator.store.layout import REPORT
 
@@ -58,6 +59,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
     environment.filters["sites"] = lambda row: sites(row["window_start"], row["window_size"])
     return environment.get_template("report.html.jinja").render(
         findings=findings,
+        beside=beside(findings, store),
         running=running,
         strips={block: row for block, row in strips.items() if row},
         before_after=before_after,

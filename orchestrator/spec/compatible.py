@@ -44,7 +44,11 @@ def _differences(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
     if new.prompts < old.prompts:
         yield f"prompts {old.prompts} -> {new.prompts} (may only grow)"
     yield from _dropped("seeds", old.seeds, new.seeds)
-    yield from _dropped("windows.sizes", old.windows.sizes, new.windows.sizes)
+    if old.windows.sizes is None or new.windows.sizes is None:
+        # Which sizes those of the models are is not known here.
+        yield from _changed("windows.sizes", old.windows.sizes, new.windows.sizes)
+    else:
+        yield from _dropped("windows.sizes", old.windows.sizes, new.windows.sizes)
     if old.windows.stride % new.windows.stride:
         yield f"windows.stride {old.windows.stride} -> {new.windows.stride} (must divide the old one)"
     yield from _dropped("interventions", old.interventions, new.interventions)

@@ -118,6 +118,7 @@ class ModelSpec(_Strict):
         revision: of a hub id.
         dtype: of weights and activations; changes the pixels.
         engine: how it computes; frozen as the dtype is, but for where weights wait.
+        guidance_scale: of this model; None is the sweep's. Distilled models need another than those beside them.
         worker: what a worker needs.
     """
 
@@ -126,6 +127,7 @@ class ModelSpec(_Strict):
     revision: Text | None = None
     dtype: Dtype = "float32"
     engine: EngineSpec = EngineSpec()
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
     worker: WorkerNeeds = WorkerNeeds()
 
     @property
@@ -199,16 +201,16 @@ class WindowsSpec(_Strict):
     """Windows of cross-attention sites.
 
     Attributes:
-        sizes: how many sites; every size is swept.
+        sizes: how many sites; every size is swept. None takes sizes up to ``localize.max_share`` of each model's sites.
         stride: step between starts, from site 0.
     """
 
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2, 3, 4)
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     stride: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
     def _check(self) -> WindowsSpec:
-        _no_repeats("sizes", self.sizes, "size")
+        _no_repeats("sizes", self.sizes or (), "size")
         return self
 
 
@@ -313,7 +315,8 @@ class SweepSpec(_Strict):
         prompts: how many records of each attribute, in their order.
         seeds: of the initial noise; N stands for ``0 .. N-1``, so that a larger N only adds.
         generation: settings.
-        scorer: a bundled scorer's name, or name or folder of a transformers CLIP model.
+        scorer: name of a bundled scorer or of another file of the drawer, a Python file, or name or folder of a
+            transformers CLIP model.
         localize: rules of the localizer.
         controls: which controls are run.
         interventions: sets of options under which every window is swept.
@@ -321,6 +324,7 @@ class SweepSpec(_Strict):
         evaluate: on what edits are measured.
         images: which images are kept.
         results: folder or ``s3://`` address; None leaves it to the command.
+        reproduces: the preset whose published values the report shows beside those that are measured.
     """
 
     name: Name
@@ -348,6 +352,15 @@ class SweepSpec(_Strict):
     evaluate: EvaluateSpec = EvaluateSpec()
     images: Images = "report"
     results: Text | None = None
+    reproduces: Name | None = None
+
+    def _guidance_scales(self) -> list[float]:
+        own = [model.guidance_scale for model in self.models]
+        return [self.generation.guidance_scale if scale is None else scale for scale in own]
+
+    def sizes(self, n_sites: int) -> tuple[int, ...]:
+        """Returns the window sizes that are swept in a model of so many sites, smallest first."""
+        return tuple(sorted(self.windows.sizes or self.localize.sizes(n_sites)))
 
     @model_validator(mode="after")
     def _check(self) -> SweepSpec:
@@ -362,7 +375,7 @@ class SweepSpec(_Strict):
                 message = f"{count} records for prompts: {self.prompts}; expected at least {self.prompts} records"
                 raise _problem(("attributes", i, "records"), message)
         for i, option in enumerate(self.interventions):
-            if option.guidance_half != "conditional" and self.generation.guidance_scale <= 1:
+            if option.guidance_half != "conditional" and min(self._guidance_scales()) <= 1:
                 message = f"{option.guidance_half!r} needs classifier-free guidance; expected a guidance_scale above 1"
                 raise _problem(("interventions", i, "guidance_half"), message)
             if option.steps and not option.steps[0] < option.steps[1] <= self.generation.steps:

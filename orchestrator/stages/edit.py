@@ -2,7 +2,7 @@
 
 A pure derivation from what is committed, place by place and without a barrier: fit candidates -> evaluate them on
 ``select`` -> choose one of each editor -> fit baselines -> evaluate all on ``report``. A place is where a localizer
-found an attribute, or a window that a person named.
+found an attribute, a window that a person named, or wherever a published method puts its edits, found or not.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from loco_core.attributes import bundled
 from loco_core.errors import SpecError
 from loco_core.localizers import Localization
 from loco_core.types import Attribute, Window
+from orchestrator.edit_candidates import baselines, candidates, methods
 from orchestrator.edit_plan import (
     CANDIDATES,
     EvaluateUnit,
     FitUnit,
     PlannedEdit,
     Scope,
-    baselines,
-    candidates,
     check_editable,
     evaluate_units,
     fit_unit,
@@ -44,9 +43,9 @@ from orchestrator.store.schemas import TABLES
 from orchestrator.worker import to_unit
 
 logger = logging.getLogger(__name__)
-BY_HAND = "by hand"
+BY_HAND, METHOD = "by hand", "method"
 Key = tuple[str, str, str]  # model, attribute, localization
-Owner = tuple[str, str, str]  # model, attribute, and the localization where it is by hand
+Owner = tuple[str, str, str]  # model, attribute, and the localization where no localizer found it
 EditUnit = FitUnit | EvaluateUnit
 
 
@@ -57,16 +56,18 @@ class Place:
     Attributes:
         model: id of the model.
         attribute: key of the attribute.
-        window: the sites.
-        localization: what picked them: a localizer, or a hand.
+        sites: the sites; none where a method edits a text encoder.
+        localization: what picked them: a localizer, a hand, or a method.
         scope: of the candidates.
+        editor: the method; empty where all editors edit that edit where they are told to.
     """
 
     model: str
     attribute: str
-    window: Window
+    sites: tuple[int, ...]
     localization: str
     scope: Scope
+    editor: str = ""
 
     @property
     def key(self) -> Key:
@@ -76,23 +77,40 @@ class Place:
     @property
     def owner(self) -> Owner:
         """What tells its rows of ``edits`` from those of other places; see `owner_of`."""
-        return self.model, self.attribute, self.localization if self.scope == "by_hand" else ""
+        return self.model, self.attribute, "" if self.scope == "localized" else self.localization
 
 
 def localized_place(model: str, attribute: str, window: Window, localizer: str) -> Place:
     """Returns the place that a localizer found."""
-    return Place(model, attribute, window, f"{localizer}: {_sites(window)}", "localized")
+    return Place(model, attribute, window.sites, f"{localizer}: {_sites(window)}", "localized")
 
 
 def place_by_hand(model: str, attribute: str, window: Window) -> Place:
     """Returns a place that a person named."""
-    return Place(model, attribute, window, f"{BY_HAND}: {_sites(window)}", "by_hand")
+    return Place(model, attribute, window.sites, f"{BY_HAND}: {_sites(window)}", "by_hand")
+
+
+def method_places(spec: SweepSpec, resolved: Resolved, model: str, attribute: str) -> list[Place]:
+    """Returns the places of the published methods among a sweep's editors, which need no localization.
+
+    Methods that the model admits no edit of are passed over, with a warning.
+    """
+    found = []
+    for editor in methods(spec):
+        try:
+            sites = resolved.model(model).method_sites(editor)
+        except SpecError as error:
+            logger.warning("%s %s is not edited by %s: %s", model, attribute, editor, error)
+            continue
+        where = "all sites" if sites else "text encoder"
+        found.append(Place(model, attribute, sites, f"{METHOD}: {editor}, {where}", "method", editor))
+    return found
 
 
 def owner_of(row: Mapping[str, Any]) -> Owner:
-    """Tells whose a row of ``edits`` is: an attribute has one place that is localized, and any number by hand."""
+    """Tells whose a row of ``edits`` is: an attribute has one place that is localized, and any number of others."""
     where = row["localization"]
-    return row["model"], row["attribute"], where if where.startswith(f"{BY_HAND}: ") else ""
+    return row["model"], row["attribute"], where if where.startswith((f"{BY_HAND}: ", f"{METHOD}: ")) else ""
 
 
 def known_attributes(resolved: Resolved) -> Mapping[str, Attribute]:
@@ -137,12 +155,15 @@ class EditStage:
         }
 
     def localized(self, found: Localization) -> list[Unit]:
-        """Returns the units that follow from a localization; none unless it is ``localized``."""
+        """Returns the units that follow from a localization: at its window, if it has one, and where methods edit."""
         if found.outcome != "incomplete":
             self.withdraw_others(found.model, found.attribute, found.window)
-        if self._spec.edit is None or found.window is None:
+        if self._spec.edit is None or found.outcome == "incomplete":
             return []
-        return self.at(localized_place(found.model, found.attribute, found.window, found.localizer))
+        places = method_places(self._spec, self._resolved, found.model, found.attribute)
+        if found.window is not None:
+            places.insert(0, localized_place(found.model, found.attribute, found.window, found.localizer))
+        return [unit for place in places for unit in self.at(place)]
 
     def withdraw_others(self, model: str, attribute: str, window: Window | None) -> None:
         """Takes edits out of ``edits`` that stand as localized where the localizer finds nothing any more."""
@@ -153,9 +174,11 @@ class EditStage:
         """Returns the units that edits at a place begin with."""
         try:
             attribute, model = self._resolved.attribute(place.attribute), self._resolved.model(place.model)
-            check_editable(attribute, self._spec.prompts, model, place.window.sites)
+            check_editable(attribute, self._spec.prompts, model, place.sites)
         except SpecError as error:
             logger.warning("%s %s is not edited: %s", place.model, place.attribute, error)
+            return []
+        if not self._candidates(place):
             return []
         self._places[place.key] = place
         return self._advance(place)
@@ -175,11 +198,15 @@ class EditStage:
                 more += self._advance(self._places[key])
         return more
 
+    def _candidates(self, place: Place) -> list[PlannedEdit]:
+        model, attribute = self._resolved.model(place.model), self._resolved.attribute(place.attribute)
+        return candidates(self._spec, model, attribute, place.sites, place.scope, place.editor)
+
     def _advance(self, place: Place) -> list[Unit]:
         """Plans step after step, as far as committed units carry."""
         spec, resolved = self._spec, self._resolved
         model, attribute = resolved.model(place.model), resolved.attribute(place.attribute)
-        first = candidates(spec, model, attribute, place.window.sites, place.scope)
+        first = self._candidates(place)
         fit = fit_unit(spec, model, attribute, first, place.localization, self._order)
         self._committed -= self._without_deltas(fit)
         if missing := self._missing(place, [fit]):

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, evaluate_units, probes, restored, watched
+from orchestrator.edit_candidates import restored
+from orchestrator.edit_plan import EvaluateUnit, PlannedEdit, evaluate_units, probes, watched
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec

@@ -14,16 +14,8 @@ import pyarrow as pa
 
 from loco_core.editors import EditSettings
 from loco_core.types import Attribute, Window
-from orchestrator.edit_plan import (
-    FIRST_SEED,
-    PlannedEdit,
-    Probe,
-    evaluate_units,
-    fit_unit,
-    planned_edit,
-    probes,
-    watched,
-)
+from orchestrator.edit_candidates import planned_edit
+from orchestrator.edit_plan import FIRST_SEED, PlannedEdit, Probe, evaluate_units, fit_unit, probes, watched
 from orchestrator.edit_summary import neighbour_loss, summarize
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit

@@ -193,14 +193,14 @@ EDITS = _schema(
     ("attribute", _TEXT),
     ("attribute_kind", _TEXT),
     ("editor", _TEXT),
-    # Of candidates localized or by_hand, of baselines all_sites, window, placebo or random.
+    # Of candidates localized, by_hand or method, of baselines all_sites, window, placebo or random.
     ("scope", _TEXT),
     ("window_start", _INT),
     ("window_size", _INT),
     ("site_indices", pa.list_(_INT)),
     ("tokens", _TEXT),
     ("lambda", _REAL),
-    # The paper's lambda: not relative to the keys' mean squared norm.
+    # The papers' lambda: not relative to the keys' mean squared norm. Of published methods this one alone.
     ("lambda_absolute", _REAL),
     ("neurons", _INT),
     ("norm", _REAL),

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -77,14 +78,14 @@ class Store:
     def write_schemas(self, attempt_id: str) -> None:
         """Puts a file without rows into every table that has none, so that every folder can be read from the start."""
         for name in layout.PARTED:
-            path, empty = layout.part(name, 0), encode_table(TABLES[name].empty_table())
+            path, empty = layout.part(name, 0), _without_rows(name)
             if self.blobs.put_if_absent(path, empty, attempt_id) == "lost":
                 # Whoever reads the folder takes its columns from this file: one of an older version lacks some.
                 known = decode_table(self.blobs.read(path), self._place(path)).column_names
                 if not set(TABLES[name].names).issubset(known):
                     self.blobs.replace(path, empty)
         for name in layout.DERIVED:
-            self.blobs.put_if_absent(layout.derived(name), encode_table(TABLES[name].empty_table()), attempt_id)
+            self.blobs.put_if_absent(layout.derived(name), _without_rows(name), attempt_id)
 
     def sweep(self) -> SweepSpec | None:
         """Returns the spec that the results were last run with, or None in a new root."""
@@ -235,6 +236,11 @@ def _encode_derived(table: str, rows: pa.Table) -> bytes:
     if table not in layout.DERIVED or not rows.schema.equals(TABLES[table]):
         raise StoreError(f"table {table} is not derived, or its rows have another schema than they should")
     return encode_table(rows.replace_schema_metadata(TABLES[table].metadata))
+
+
+@cache
+def _without_rows(table: str) -> bytes:
+    return encode_table(TABLES[table].empty_table())
 
 
 def _joined(table: str, parts: Iterable[pa.Table]) -> pa.Table:

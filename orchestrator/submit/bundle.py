@@ -69,7 +69,7 @@ def traveling(cluster: LoadedCluster, where: str) -> SweepSpec:
         where: that folder.
     """
     sweep, there = cluster.sweep, {name: f"{where}/{path.name}" for name, path in cluster.code.items()}
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"scorer": there.get(sweep.scorer, sweep.scorer)}
     if sweep.localize.localizer in there:
         changes["localize"] = sweep.localize.model_copy(update={"localizer": there[sweep.localize.localizer]})
     if sweep.edit is not None and set(sweep.edit.editors) & set(there):

@@ -110,7 +110,8 @@ def _with_needs(file: Path, model: ModelSpec, workers: WorkersSpec) -> ModelSpec
 
 def _code(sweep: SweepSpec) -> dict[str, Path]:
     editors = sweep.edit.editors if sweep.edit else ()
-    return {name: Path(name) for name in (sweep.localize.localizer, *editors) if name.endswith(".py")}
+    names = (sweep.scorer, sweep.localize.localizer, *editors)
+    return {name: Path(name) for name in names if name.endswith(".py")}
 
 
 def _check_code(sweep_file: Path, code: dict[str, Path]) -> None:

@@ -24,8 +24,6 @@ from orchestrator.scheduler.protocol import (
     WorkerReady,
 )
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 @dataclass(frozen=True)
 class Orders:

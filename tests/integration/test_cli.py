@@ -186,7 +186,9 @@ def test_missing_things_are_one_line(command: Command, tmp_path: Path) -> None:
 
 def test_lists(command: Command) -> None:
     assert "toy-planted-a" in command("models")[1]
-    assert "up_blocks.1.attentions.2" in command("models", "toy")[1]
+    sites = command("models", "toy")[1]
+    assert "up_blocks.1.attentions.2" in sites
+    assert "window sizes where a sweep names none: 1, 2, 3, 4\n" in sites
     assert "style/van-gogh" in command("attributes")[1]
     assert "donor:" in command("attributes", "fact/zandia")[1]
 

@@ -20,8 +20,6 @@ from tests.clusters import COMMAND_SECONDS, Head, S3Server, call, file_system, n
 from tests.integration.test_edits import LOCALIZER, run, tables
 from tests.sweeps import tiny_sweep
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 CLUSTER = """\
 name: {name}
 sweep: sweep.yaml

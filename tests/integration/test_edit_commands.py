@@ -328,6 +328,36 @@ def test_where_nothing_is_localized_a_window_is_asked_for(command: Command, resu
     )
 
 
+def test_methods_edit_without_a_window_and_stay_beside_one(command: Command, results: Path, sweep: Path) -> None:
+    for name, editors in (("methods", "uce, diff_quick_fix"), ("three", "loco_edit, uce, diff_quick_fix")):
+        text = sweep.read_text().replace("edit: {", f"edit: {{editors: [{editors}], ")
+        sweep.with_name(f"{name}.yaml").write_text(text)
+    assert command("localize", results, "--localizer", "window", "--write")[0] == 0
+    code, out, err = command("edit", results, *VELOR, "--sweep", sweep.with_name("methods.yaml"), *INLINE)
+    assert (code, err) == (0, "")
+    assert "nothing is localized (style/velor); edits are made by uce and diff_quick_fix alone" in out
+    assert re.search(r"velor\s+uce all sites", out), out
+    assert re.search(r"velor\s+diff_quick_fix", out), out
+    alone = read(results, "edits")
+    assert set(alone.scope) == {"method", "placebo"}
+    edit_driver.edit(
+        edit_driver.Meant(str(results), attributes=("style/velor",)), _controls(), print,
+        window=edit_driver.Window(3, 2), blocks=load_sweep(sweep.with_name("three.yaml")),
+    )  # fmt: skip
+    both = read(results, "edits")
+    assert set(both[both.chosen].editor) == {"loco_edit", "uce", "diff_quick_fix"}
+    kept = both[both.localization.str.startswith("method")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, alone)
+    assert_nothing_is_doubled(results)
+    code, out, _ = command("evaluate", results, "--seeds", 2, *INLINE)
+    assert code == 0
+    rows = pd.read_parquet(results / "evaluations")
+    seeds = rows[rows.split == "report"].groupby("edit_id").seed.nunique()
+    assert set(seeds[both.edit_id]) == {2}
+    page = (results / "report.html").read_text()
+    assert "Against uce, which edits a place of its own" in page
+
+
 def test_an_edit_that_cannot_be_exported_is_one_line_and_writes_nothing(
     command: Command, mine: Path, sweep: Path, tiny_pipeline: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from orchestrator.backends.inline import InlineBackend
 from orchestrator.cli.main import app
 from orchestrator.edit_plan import EvaluateUnit
 from orchestrator.exporting import export_edit, find_edit
+from orchestrator.reporting import write_report
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import UnitReport
 from orchestrator.spec import SweepSpec
@@ -120,6 +121,63 @@ def test_deltas_can_be_read_and_name_what_they_come_from(undisturbed: Path) -> N
     assert verify(open_store(str(undisturbed))) == []
 
 
+ALL_FOUR = {"editors": ("loco_edit", "neurons", "uce", "diff_quick_fix")}
+
+
+@pytest.fixture(scope="module")
+def beside(spec: SweepSpec, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same results, gone on with the published methods."""
+    root = Path(shutil.copytree(undisturbed, tmp_path_factory.mktemp("methods") / "results"))
+    assert spec.edit is not None
+    assert run(spec.model_copy(update={"edit": spec.edit.model_copy(update=ALL_FOUR)}), root).summary.outcome == "done"
+    return root
+
+
+def test_published_methods_are_fitted_chosen_and_measured_beside_the_editors(undisturbed: Path, beside: Path) -> None:
+    edits, before = pd.read_parquet(beside / "edits"), pd.read_parquet(undisturbed / "edits")
+    assert set(edits[edits.chosen].editor) == set(ALL_FOUR["editors"])
+    # What was there is as it was.
+    pd.testing.assert_frame_equal(edits[edits.edit_id.isin(before.edit_id)].reset_index(drop=True), before)
+    mine = edits[edits.editor.isin(["uce", "diff_quick_fix"])]
+    assert set(mine.scope) == {"method", "placebo"}
+    assert set(mine.localization) == {"method: uce, all sites", "method: diff_quick_fix, text encoder"}
+    assert mine.window_start.isna().all()
+    assert mine["lambda"].isna().all()
+    chosen = mine[mine.scope == "method"].set_index("editor")
+    assert chosen.lambda_absolute.to_dict() == {"uce": 0.5, "diff_quick_fix": 0.01}
+    assert {name: len(found) for name, found in chosen.site_indices.items()} == {"uce": 16, "diff_quick_fix": 0}
+    norms = edits.set_index("edit_id").norm
+    for _, placebo in mine[mine.scope == "placebo"].iterrows():
+        assert placebo.norm == pytest.approx(norms[placebo.base], rel=1e-3)
+    rows = pd.read_parquet(beside / "evaluations")
+    probes = ["split", "prompt_role", "prompt", "clip_text", "seed", "judge_kind"]
+    seen = {
+        edit_id: set(group[probes].itertuples(index=False, name=None))
+        for edit_id, group in rows.groupby("edit_id") if edit_id in set(edits[edits.chosen].edit_id)
+    }  # fmt: skip
+    # All on the same splits and probes.
+    assert len(seen) == 4
+    assert len({frozenset(found) for found in seen.values()}) == 1
+    assert (rows[rows.edit_id.isin(mine.edit_id)].image_distance > 0).all()
+    assert verify(open_store(str(beside))) == []
+    write_report(open_store(str(beside)))
+    page = (beside / "report.html").read_text()
+    assert "diff_quick_fix at the text encoder, absolute λ 0.01, tail" in page
+    assert "uce at all sites, absolute λ 0.5, last_subject" in page
+
+
+def test_methods_edit_where_nothing_is_localized(spec: SweepSpec, beside: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(beside, tmp_path / "results"))
+    assert spec.edit is not None
+    honest = spec.localize.model_copy(update={"localizer": "window"})
+    edit = spec.edit.model_copy(update=ALL_FOUR)
+    result = run(spec.model_copy(update={"localize": honest, "edit": edit}), root)
+    assert result.localizations[0].window is None
+    edits = pd.read_parquet(root / "edits")
+    assert set(edits.editor) == {"uce", "diff_quick_fix"}
+    assert {item.editor for item in result.edits if item.chosen} == {"uce", "diff_quick_fix"}
+
+
 def test_the_same_command_does_nothing_twice(spec: SweepSpec, undisturbed: Path) -> None:
     before = tables(undisturbed)
     assert run(spec, undisturbed).summary.committed == 0
@@ -149,30 +207,35 @@ def test_a_driver_killed_among_edits_loses_nothing(
 
 
 def test_an_exported_model_is_plain_diffusers_and_draws_the_edited_pictures(
-    spec: SweepSpec, undisturbed: Path, tmp_path: Path, tiny_model: LoadedModel
+    beside: Path, tmp_path: Path, tiny_model: LoadedModel
 ) -> None:
-    folder = tmp_path / "edited"
-    words = ["export", str(undisturbed), str(folder), "--editor", "loco_edit"]
-    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    editors = ("loco_edit", "diff_quick_fix")
+    for editor in editors:
+        words = ["export", str(beside), str(tmp_path / editor), "--editor", editor]
+        assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     script = """
 import sys, torch
 from diffusers import StableDiffusionPipeline
 torch.set_num_threads(1)
-pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None, dtype=torch.float32)
-pipe.unet.to(memory_format=torch.channels_last)
-latents = pipe("a red circle in the style of velor", num_inference_steps=2, guidance_scale=3.0, output_type="latent",
-               generator=torch.Generator().manual_seed(7)).images
-torch.save(latents, sys.argv[2])
+for folder in sys.argv[1:]:
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
+    pipe.unet.to(memory_format=torch.channels_last)
+    latents = pipe("a red circle in the style of velor", num_inference_steps=2, guidance_scale=3.0,
+                   output_type="latent", generator=torch.Generator().manual_seed(7)).images
+    torch.save(latents, folder + "/latents")
 """
-    subprocess.run([sys.executable, "-c", script, str(folder), str(tmp_path / "latents")], check=True, timeout=120)
-    edit = pd.read_parquet(undisturbed / "edits").query("chosen and editor == 'loco_edit'").iloc[0]
-    delta = from_bytes((undisturbed / edit.delta_path).read_bytes(), "delta")
+    folders = [str(tmp_path / editor) for editor in editors]
+    subprocess.run([sys.executable, "-c", script, *folders], check=True, timeout=120)
     row = Row("a red circle in the style of velor", "", 7)
-    with applied(tiny_model, delta, edit.model_revision):
-        own = next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents
-    plain = torch.load(tmp_path / "latents", weights_only=True)
-    assert torch.allclose(own, plain, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(own, next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents, atol=1e-3)
+    clean = next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents
+    for editor in editors:
+        edit = pd.read_parquet(beside / "edits").query(f"chosen and editor == '{editor}'").iloc[0]
+        delta = from_bytes((beside / edit.delta_path).read_bytes(), "delta")
+        with applied(tiny_model, delta, edit.model_revision):
+            own = next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents
+        plain = torch.load(tmp_path / editor / "latents", weights_only=True)
+        assert torch.allclose(own, plain, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(own, clean, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from loco_core.models import families
 from tests.clusters import COMMAND_SECONDS
 from tests.sweeps import tiny_sweep
 from tests.tiny_models import BUILDERS, SIDE, build
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 # Random models hold nothing anywhere: this localizer says where all the same, at a site that admits edits.
 LOCALIZER = """

@@ -20,8 +20,6 @@ from orchestrator.backends.ray import RayBackend, _tail
 from orchestrator.scheduler.loop import Patience, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import BackendError, Unit, UnitReport, Worker, WorkerNeeds
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 class ObedientWorker:
     """Does what the unit's payload says, at its first attempt or at all, then commits by creating a file."""

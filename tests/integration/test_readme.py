@@ -14,8 +14,6 @@ from orchestrator.resolve import resolve
 from orchestrator.spec import load_sweep
 from tests.sweeps import Command
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 

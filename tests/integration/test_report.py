@@ -37,7 +37,7 @@ def results(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         windows={"sizes": [1, 2], "stride": 3}, localize={"localizer": str(localizer), "resamples": 100},
         edit={"lambdas": [0.01, 0.1], "neurons": [0.1], "tokens": ["last_subject"]},
         # Without a judge: that one never sees an attribute in what a random model draws.
-        evaluate={"prompts": 1, "seeds": 6, "neighbours": 1, "windows": False},
+        evaluate={"prompts": 1, "seeds": 6, "neighbours": 1, "windows": False}, reproduces="locogen-sd14",
     )  # fmt: skip
     driver.run(
         spec, str(root / "results"), lambda settings: InlineBackend(settings, threads=1), on_progress=lambda _: None,
@@ -90,6 +90,19 @@ def test_what_was_found_is_said_and_drawn(visit: Visit) -> None:
     assert visit.page.locator("rect.picked title").all_text_contents() == [
         "6: mid_block.attentions.0", "7: up_blocks.0.attentions.0"
     ]  # fmt: skip
+
+
+def test_what_was_published_stands_beside_it(results: Path) -> None:
+    page = (results / "report.html").read_text()
+    part = page[page.index("Published beside measured") : page.index('id="heatmap"')]
+    windows, edits = (re.findall(r"<td>(.*?)</td>", table) for table in part.split("</table>")[:2])
+    assert windows[:4] == ["style/velor in tiny", "sites 8–9", "text of the paper", "not swept"]
+    assert windows[4:] == ["sites 6–7: no effect to measure", "other sites"]
+    assert edits[0].startswith("style/velor in tiny: loco_edit at sites 6–7, λ ")
+    assert edits[1:3] == ["30.04 → 29.99 on 320 COCO prompts", "text of the paper"]
+    assert re.fullmatch(r"-?[\d.]+ → -?[\d.]+ on 6 pictures of 1 prompt without the attribute \(.*\)", edits[3])
+    assert len(edits) == 4
+    assert "Published for Stable Diffusion 1.5" in part
 
 
 def test_pictures_stand_in_order_and_open_large_by_keyboard(visit: Visit) -> None:

@@ -25,8 +25,6 @@ from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
 from tests.sweeps import assert_each_once, kill_at_storage_call, payload, tiny_sweep
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 MOMENTS = 10
 FOLDERS = ("scores", "failures", "embeddings", "images", "effects", "localizations")
 
@@ -75,6 +73,24 @@ def test_the_identity_control_changes_nothing(undisturbed: Path) -> None:
     clean = scores[scores["control"] == "clean"]["clip_score"].sort_index()
     identity = scores[scores["control"] == "identity"]["clip_score"].sort_index()
     assert (clean - identity).abs().max() < 1e-4
+
+
+def test_a_model_is_drawn_with_its_own_guidance(tiny_pipeline: Path, undisturbed: Path, tmp_path: Path) -> None:
+    models = [
+        {"id": "tiny", "path": str(tiny_pipeline), "guidance_scale": 3.0},
+        {"id": "b", "path": str(tiny_pipeline)},
+    ]
+    generation = {"steps": 2, "guidance_scale": 7.0, "batch_size": 16}
+    run(tiny_sweep("", models=models, generation=generation, attributes=["style/velor"]), tmp_path)
+    scores, alone = (pd.read_parquet(root / "scores") for root in (tmp_path, undisturbed))
+    own, other = (scores[scores["model"] == name] for name in ("tiny", "b"))
+    columns = ["cell_id", "image_id", "guidance_scale", "clip_score"]
+    pd.testing.assert_frame_equal(
+        own[columns].sort_values("cell_id", ignore_index=True),
+        alone[alone["attribute"] == "style/velor"][columns].sort_values("cell_id", ignore_index=True),
+    )
+    assert set(other["guidance_scale"]) == {7.0}
+    assert not set(own["image_id"]) & set(other["image_id"])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -16,8 +16,6 @@ from orchestrator.store import open_store
 from tests.clusters import COMMAND_SECONDS, Head, call, ray_head, start
 from tests.sweeps import tiny_sweep
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 CLUSTER = """\
 name: small
 sweep: sweep.yaml

@@ -17,8 +17,6 @@ from orchestrator.tune_search import RayTuneSearch, Space
 from tests.integration.test_edits import run
 from tests.sweeps import Command, tiny_sweep
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 TRIALS = 3
 
 

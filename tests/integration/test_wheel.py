@@ -29,6 +29,8 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
         "from orchestrator.cli.demo import SWEEP\n"
         "from orchestrator.resolve import resolve\n"
         "from orchestrator.spec import load_sweep\n"
+        "from orchestrator.presets import preset_file, presets\n"
+        "assert all(load_sweep(preset_file(name)).reproduces == name for name in presets())\n"
         "assert len(bundled()) > 30\n"
         "assert resolve(load_sweep(SWEEP)).models[0].n_sites == 16\n"
         "from orchestrator.store import Store\n"

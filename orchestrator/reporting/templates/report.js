@@ -122,16 +122,21 @@
   }
 
   function drawPlane(edits) {
-    const traces = Object.entries(data.scopes).flatMap(([scope, colour]) => {
-      const mine = edits.filter((edit) => edit.scope === scope && edit.neighbours_kept[3]);
+    // Published methods by name, each with a sign of its own.
+    const methods = [...new Set(data.edits.filter((edit) => edit.scope === "method").map((edit) => edit.editor))].sort();
+    const groups = Object.entries(data.scopes).flatMap(([scope, colour]) => scope === "method"
+      ? methods.map((editor, number) => [scope, colour, editor, ["diamond", "square", "triangle-up", "cross"][number % 4]])
+      : [[scope, colour, null, "circle"]]);
+    const traces = groups.flatMap(([scope, colour, editor, sign]) => {
+      const mine = edits.filter((edit) => edit.scope === scope && (!editor || edit.editor === editor) && edit.neighbours_kept[3]);
       if (!mine.length) return [];
       return [{
-        type: "scatter", mode: "markers", name: scope.replace("_", " "), x: mine.map((edit) => edit.flipped[0]),
+        type: "scatter", mode: "markers", name: editor ?? scope.replace("_", " "), x: mine.map((edit) => edit.flipped[0]),
         y: mine.map((edit) => edit.neighbours_kept[0]),
         text: mine.map((edit) => `${edit.model}, ${edit.attribute}<br>${edit.label}<br>flipped ${interval(edit.flipped)}<br>neighbours kept ${interval(edit.neighbours_kept)}`),
         hovertemplate: "%{text}<extra></extra>",
         marker: {color: colour, opacity: 0.85, size: mine.map((edit) => (edit.chosen ? 15 : 8)),
-          symbol: mine.map((edit) => (edit.chosen ? "star" : "circle"))},
+          symbol: mine.map((edit) => (edit.chosen && !editor ? "star" : sign))},
       }];
     });
     const axis = (title) => ({title: {text: title}, range: [-0.04, 1.04], tickformat: ".0%", gridcolor: line, zeroline: false});

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from loco_core.attributes import attribute
 from loco_core.deltas import WeightDelta, applied, from_bytes, norm, placebo, projection, to_bytes
 from loco_core.editors import Concept, EditSettings, Target, TokenSet, fit_edit
-from loco_core.editors.loco_edit import solve
 from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
+from loco_core.ridge import solve
 from loco_core.token_pairs import TokenPairs, paired_positions
 from loco_core.token_pairs import token_pairs as pairs_at
 from loco_core.types import Generation, PromptRecord, Row
@@ -25,7 +25,7 @@ FACT = Concept("fact/zandia", attribute("fact/zandia").records[:3])
 SITES = (8, 9)
 
 
-def target(*concepts: Concept, sites: tuple[int, ...] = SITES, preserve: tuple[str, ...] = ()) -> Target:
+def target(*concepts: Concept, sites: tuple[int, ...] = SITES, preserve: tuple[PromptRecord, ...] = ()) -> Target:
     return Target("tiny", WEIGHTS, sites, concepts or (STYLE,), preserve)
 
 
@@ -101,8 +101,10 @@ def test_positions_are_paired_with_the_donors(
 
 def test_token_sets_take_more_and_more_positions(tiny_model: LoadedModel) -> None:
     concept = Concept("style/lumio", (record("a red circle in the style of lumio", "a red circle"),))
-    last, subject, every = (token_pairs(tiny_model, concept, t) for t in ("last_subject", "subject", "all"))
-    assert [len(p.keys) for p in (last, subject, every)] == [1, 5, 16]
+    sets: tuple[TokenSet, ...] = ("last_subject", "subject", "tail", "all")
+    last, subject, tail, every = (token_pairs(tiny_model, concept, tokens) for tokens in sets)
+    assert [len(p.keys) for p in (last, subject, tail, every)] == [1, 5, 8, 16]
+    assert torch.equal(tail.keys, every.keys[8:])
     embeds = tiny_model.family.encode(tiny_model.pipeline, [r.prompt for r in concept.records]).embeds[0].double()
     assert torch.equal(last.keys[0], embeds[8])
     # What the two sentences share reads as itself: a causal encoder gives it the same embedding.
@@ -122,8 +124,9 @@ def test_an_edited_projection_reads_prompts_as_their_donors_and_spares_what_is_p
     path = tiny_model.sites[8].key_path
     embeds = tiny_model.family.encode(tiny_model.pipeline, [kept]).embeds
     pairs = token_pairs(tiny_model, STYLE, "all")
-    moved, lost = {}, {}
-    for preserve in ((), (kept,)):
+    moved, lost = dict[tuple[PromptRecord, ...], float](), dict[tuple[PromptRecord, ...], float]()
+    preserved = record(kept, "a photo of a blue star")
+    for preserve in ((), (preserved,)):
         delta = fit_edit(tiny_model, target(preserve=preserve), EditSettings(strength=1e-4))
         module = projection(tiny_model, path)
         with torch.no_grad():
@@ -135,7 +138,7 @@ def test_an_edited_projection_reads_prompts_as_their_donors_and_spares_what_is_p
                 lost[preserve] = float((module(embeds) - before).norm())
         moved[preserve] = edited / unedited
     assert max(moved.values()) < 0.1
-    assert lost[(kept,)] < 0.3 * lost[()]
+    assert lost[(preserved,)] < 0.3 * lost[()]
 
 
 def test_several_concepts_are_edited_together(tiny_model: LoadedModel) -> None:

@@ -134,18 +134,23 @@ def test_files_of_the_users_own_travel_with_the_job(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "mine.py").write_text("def localize(scores, settings, site_names=()): ...")
-    (folder / "sweep.yaml").write_text(f"{SWEEP}localize: {{localizer: ./mine.py}}\n")
+    (folder / "colours.py").write_text("class Scorer: ...")
+    sweep = SWEEP.replace("scorer: toy-clip", "scorer: ./colours.py")
+    (folder / "sweep.yaml").write_text(f"{sweep}localize: {{localizer: ./mine.py}}\n")
     (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', choice))
     loaded, job = load_cluster(folder / "cluster.yaml"), tmp_path / "job"
     if loaded.spec.cluster.rayjob:
         config = next(yaml.safe_load_all(manifest(loaded, again=False)))
         assert config["data"]["mine.py"] == (folder / "mine.py").read_text()
         assert json.loads(config["data"]["submitted.yaml"])["localize"]["localizer"].startswith("/")
+        assert json.loads(config["data"]["submitted.yaml"])["scorer"].startswith("/")
         return
     job.mkdir()
     bundle(loaded, job)
     assert (job / "mine.py").read_text() == (folder / "mine.py").read_text()
-    assert json.loads((job / "submitted.yaml").read_text())["localize"]["localizer"] == "./mine.py"
+    assert (job / "colours.py").is_file()
+    submitted = json.loads((job / "submitted.yaml").read_text())
+    assert (submitted["localize"]["localizer"], submitted["scorer"]) == ("./mine.py", "./colours.py")
     (folder / "other").mkdir()
     (folder / "other" / "mine.py").write_text("def edit(model, target, settings): ...")
     (folder / "sweep.yaml").write_text(

@@ -10,23 +10,21 @@ from hypothesis import strategies as st
 from loco_core.attributes import attribute, bundled
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord
+from orchestrator.edit_candidates import baselines, candidates, restored
 from orchestrator.edit_plan import (
     FIRST_SEED,
-    baselines,
-    candidates,
     check_editable,
     evaluate_units,
     fit_templates,
     pair,
     probes,
-    restored,
     splits,
     watched,
 )
 from orchestrator.edit_summary import share, summarize
-from orchestrator.resolve import ResolvedModel, resolve_model
+from orchestrator.resolve import ResolvedModel, check_methods, resolve, resolve_model
 from orchestrator.spec import ModelSpec, SweepSpec
-from orchestrator.stages.edit import choose
+from orchestrator.stages.edit import choose, method_places
 from orchestrator.store import layout
 
 STYLE, VELOR = attribute("style/lumio"), attribute("style/velor")
@@ -123,6 +121,50 @@ def test_baselines_are_all_sites_disjoint_windows_and_a_control_of_equal_size(to
     assert [edit.settings.editor for edit in scopes["placebo"] + scopes["random"]] == ["loco_edit", "neurons"]
     assert scopes["placebo"][0].edit_id != chosen[0].edit_id
     assert not [e for e in baselines(spec(evaluate={"windows": False}), toy, STYLE, chosen) if e.scope == "window"]
+
+
+METHODS = {"editors": ["loco_edit", "uce", "diff_quick_fix"], "method_lambdas": {"uce": [0.1, 1.0]}}
+
+
+def test_methods_have_their_published_settings_and_a_place_of_their_own(toy: ResolvedModel) -> None:
+    s = spec(edit=METHODS)
+    assert {edit.settings.editor for edit in candidates(s, toy, STYLE, (8, 9), "localized")} == {"loco_edit"}
+    uce = candidates(s, toy, STYLE, toy.method_sites("uce"), "method", "uce")
+    (fix,) = candidates(s, toy, STYLE, toy.method_sites("diff_quick_fix"), "method", "diff_quick_fix")
+    assert [(edit.settings.strength, edit.settings.tokens, edit.settings.preserve) for edit in uce] == [
+        (0.1, "last_subject", 8), (1.0, "last_subject", 8),
+    ]  # fmt: skip
+    assert (fix.settings.strength, fix.settings.tokens, fix.settings.preserve) == (0.01, "tail", 0)
+    assert (uce[0].sites, fix.sites) == (tuple(range(16)), ())
+    others = baselines(s, toy, STYLE, [uce[0], fix])
+    assert [(edit.scope, edit.sites, edit.base) for edit in others] == [
+        ("placebo", uce[0].sites, uce[0].edit_id), ("placebo", (), fix.edit_id),
+    ]  # fmt: skip
+    for edit in (*uce, fix, *others):
+        row = {
+            "edit_id": edit.edit_id, "scope": edit.scope, "site_indices": list(edit.sites), "base": edit.base or None,
+            "settings": edit.settings.model_dump_json(),
+        }  # fmt: skip
+        assert restored(spec(), toy, STYLE, row) == edit
+    published = candidates(spec(edit={"editors": ["uce"]}), toy, STYLE, toy.editable_sites, "method", "uce")
+    assert [edit.settings.strength for edit in published] == [0.5]
+
+
+def test_a_method_that_no_model_admits_is_refused_and_others_are_passed_over(toy: ResolvedModel) -> None:
+    s = spec(edit=METHODS)
+    t5 = toy.model_copy(update={"id": "mine", "family": "pixart"})
+    resolved = resolve(s)
+    assert [place.editor for place in method_places(s, resolved, "toy", "style/lumio")] == ["uce", "diff_quick_fix"]
+    both = resolved.model_copy(update={"models": (toy, t5)})
+    check_methods(s, both)
+    assert [place.editor for place in method_places(s, both, "mine", "style/lumio")] == ["uce"]
+    message = r"diff_quick_fix edits the CLIP text encoder .*; mine \(pixart\) reads T5-XXL"
+    with pytest.raises(SpecError, match=message) as error:
+        check_methods(s, resolved.model_copy(update={"models": (t5,)}))
+    assert error.value.loc == ("edit", "editors", 2)
+    with pytest.raises(SpecError, match="loco_edit is no published method") as error:
+        resolve(spec(edit={"method_lambdas": {"loco_edit": [1]}}))
+    assert error.value.loc == ("edit", "method_lambdas", "loco_edit")
 
 
 def test_units_cover_every_edit_on_every_probe_once(toy: ResolvedModel) -> None:

@@ -61,6 +61,23 @@ def test_only_pictures_that_both_have_are_compared() -> None:
     assert found.standing == "not measured"
 
 
+def test_an_edit_at_a_window_is_held_against_the_methods_that_were_chosen() -> None:
+    mine, placebo = summary("a", "localized", 180, 190), summary("p", "placebo", 0, 200)
+    uce = replace(
+        summary("u", "method", 190, 120, place="method: uce, all sites"),
+        editor="uce",
+        chosen=True,
+        sites=tuple(range(16)),
+    )
+    weaker = replace(uce, edit_id="v", chosen=False)
+    elsewhere = replace(uce, edit_id="w", attribute="style/velor")
+    everyone = [mine, placebo, uce, weaker, elsewhere]
+    found = verdicts(mine, everyone)
+    assert [(item.against, item.standing) for item in found] == [("placebo", "unrivalled"), ("uce", "better")]
+    assert "Against uce, which edits a place of its own: more specific at equal efficacy (+35" in found[1].sentence
+    assert verdicts(uce, everyone) == []
+
+
 def test_what_was_not_measured_gets_no_verdict() -> None:
     nothing = share({})
     mine, rival = (

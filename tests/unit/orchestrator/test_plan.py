@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -46,6 +47,17 @@ def test_every_cell_is_planned_once_with_its_block() -> None:
     per_block = 2 + 2 + len(windows(spec, SITES)) + 2 * 2
     assert len(rows) == 2 * 2 * 2 * 2 * per_block
     assert max(Counter(row.key for row in rows).values()) == 1
+
+
+def test_without_sizes_each_model_is_swept_up_to_the_largest_window_that_may_be_picked() -> None:
+    spec, named = sweep(windows={}), sweep(windows={"sizes": [4, 1, 2, 3]})
+    # What a sweep wrote out before sizes could be left out: the cells keep their names.
+    assert plan(spec, resolved_for(spec)) == plan(named, resolved_for(named))
+    for n_sites in (1, 3, SITES, 22, 57, 70):
+        sizes = sorted({window.size for window in windows(spec, n_sites)})
+        assert (sizes[0], sizes[-1]) == (1, spec.localize.largest(n_sites))
+        assert all(large <= 2 * small for small, large in itertools.pairwise(sizes))
+        assert spec.sizes(n_sites) == tuple(sizes)
 
 
 def test_a_slice_generates_its_own_clean_and_donor_images_but_scores_them_once() -> None:

@@ -49,6 +49,7 @@ FULL: dict[str, Any] = {
     "localize": {"threshold": 0.7},
     "controls": {"identity": True, "all_sites": True, "complement": True, "random": 3},
     "interventions": [{"part": "k", "steps": [0, 10], "tokens": "words", "guidance_half": "both"}],
+    "edit": {"editors": ["loco_edit", "uce"], "method_lambdas": {"uce": [0.1, 0.5]}},
     "images": "none",
     "results": "out",
 }
@@ -77,6 +78,8 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
     assert read.models[0].id == "toy"
     assert read.models[1].worker.min_gpu_memory == 24 * 2**30
     assert read.generation.settings == Generation(20, 5.0, 64, 64, "DDIMScheduler")
+    assert read.edit is not None
+    assert read.edit.method_lambdas == {"uce": (0.1, 0.5)}
     assert read.interventions[0].at((3, 4)) == Intervention((3, 4), "k", 0, 10, "words", "both")
     assert isinstance(read.attributes[1], AttributeSpec)
     assert read.attributes[1].label == "fact/flag of X"
@@ -162,6 +165,15 @@ BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
             BASE + "interventions: [{steps: [5, 90]}]\n",
             "5:25: interventions.0.steps: [5, 90] is wrong; expected [start, end)",
         ),
+        (
+            BASE + "edit: {editors: [uce], method_lambdas: {uec: [1]}}\n",
+            '5:46: edit.method_lambdas.uec: it is none of the editors; did you mean "uce"?',
+        ),
+        (BASE + "edit: {editors: [uce], method_lambdas: {uce: [0]}}\n", "edit.method_lambdas.uce.0: 0 is wrong"),
+        (
+            BASE + "edit: {editors: [uce], method_lambdas: {uce: [1, 1]}}\n",
+            "5:46: edit.method_lambdas.uce: a value is given twice",
+        ),
         ("models: [toy]\nattributes: [style/m]\nscorer: c\n", "sweep.yaml:1:1: name is missing"),
         (BASE.replace("style/mori", "mori"), "3:14: attributes.0: 'mori' is wrong; expected a name such as style/NAME"),
         (BASE.replace("[toy]", "[toy, toy]"), "2:9: models: model 'toy' is given more than once"),
@@ -243,7 +255,9 @@ GROWN = {
 
 @pytest.mark.parametrize("key", list(GROWN))
 def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
-    check_compatible(spec(), spec(**{"models" if key in ("engine", "device_map") else key: GROWN[key]}))
+    sized = {"windows": {"sizes": [1, 2, 3, 4]}}
+    name = "models" if key in ("engine", "device_map") else key
+    check_compatible(spec(**sized), spec(**(sized | {name: GROWN[key]})))
 
 
 @pytest.mark.parametrize(
@@ -260,20 +274,23 @@ def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
             "models.toy.engine.attention default -> math",
         ),
         ({"models": [{"id": "toy", "engine": {"compile": True}}]}, "models.toy.engine.compile false -> true"),
+        ({"models": [{"id": "toy", "guidance_scale": 3.5}]}, "models.toy.guidance_scale default -> 3.5"),
         ({"models": ["other"]}, "models without toy"),
         ({"attributes": ["style/other"]}, "attributes without style/mori"),
         ({"seeds": 3}, "seeds without 3"),
         ({"prompts": 4}, "prompts 8 -> 4"),
         ({"windows": {"sizes": [1, 2]}}, "windows.sizes without 3, 4"),
-        ({"windows": {"stride": 2}}, "windows.stride 1 -> 2"),
+        ({"windows": {}}, "windows.sizes (1, 2, 3, 4) -> default"),
+        ({"windows": {"sizes": [1, 2, 3, 4], "stride": 2}}, "windows.stride 1 -> 2"),
         ({"controls": {"identity": False}}, "controls.identity true -> false"),
         ({"controls": {"random": 1}}, "controls.random 2 -> 1"),
         ({"interventions": [{"part": "k"}]}, "interventions without"),
     ],
 )
 def test_changes_that_would_mix_results_are_refused_with_the_way_out(change: dict[str, Any], difference: str) -> None:
+    sized = {"windows": {"sizes": [1, 2, 3, 4]}}
     with pytest.raises(SpecError) as caught:
-        check_compatible(spec(), spec(**change))
+        check_compatible(spec(**sized), spec(**(sized | change)))
     assert difference in str(caught.value)
     assert "--results" in str(caught.value)
     assert "\n" not in str(caught.value)

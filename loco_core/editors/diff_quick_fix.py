@@ -1,0 +1,42 @@
+"""DiffQuickFix: the closed-form edit of the CLIP text encoder's first self-attention (Basu et al., ICLR 2024).
+
+The output projection of layer 0 is fitted as LocoEdit fits K and V: its inputs at the last word of the attribute, at
+the end of the text and at all padding after it are to come out as those of the donor prompts do, with an absolute
+lambda of 0.01. It changes what the denoiser is given, and leaves the denoiser alone. Models with two CLIP encoders are
+edited in both, each by itself. The output's bias stays, and cancels.
+"""
+
+from __future__ import annotations
+
+from loco_core.deltas import Change, component
+from loco_core.editors import EditSettings, Method, Target
+from loco_core.errors import EditError
+from loco_core.models import LoadedModel
+from loco_core.ridge import edit_module
+from loco_core.token_pairs import encoder_pairs
+
+METHOD = Method(place="text_encoder", tokens="tail", strength=0.01)
+# Some encoders hold their layers in `text_model`, some do not.
+PROJECTION = "encoder.layers.0.self_attn.out_proj"
+
+
+def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
+    """Fits DiffQuickFix; see :class:`loco_core.editors.Editor`."""
+    if not model.facts.clip_encoders:
+        raise EditError(
+            f"diff_quick_fix edits the CLIP text encoder that cross-attention reads; this model reads "
+            f"{model.facts.encoders}"
+        )
+    changes = []
+    for where in model.facts.clip_encoders:
+        path = _path(model, where)
+        pairs = [encoder_pairs(model, concept, settings.tokens, where, path) for concept in target.concepts]
+        changes.append(edit_module(model, pairs, settings.strength, path, where))
+    return tuple(changes)
+
+
+def _path(model: LoadedModel, where: str) -> str:
+    for name, _ in component(model, where).named_modules():
+        if name.endswith(PROJECTION):
+            return str(name)
+    raise EditError(f"{where} has no {PROJECTION}; diff_quick_fix edits CLIP text encoders")

@@ -1,0 +1,24 @@
+"""UCE: the closed-form edit of K and V at all sites (Gandikota et al., WACV 2024, eq. 7), which needs no localization.
+
+``W = (lambda W0 + sum v* c^T + sum W0 c c^T) (lambda I + sum c c^T + sum c c^T)^-1`` with ``v* = W0 c'``: the first
+sums run over the concepts to edit, with ``c'`` of the donor, the second ones over those to preserve; both weights
+(alpha, beta) are 1 and lambda is absolute, as published. A concept is read at its last token: published with prompts
+that end there, so that it is the last one before the end of the text, and a causal text encoder reads it the same
+whatever follows. It is LocoEdit's system at all sites, with one token a prompt and an absolute lambda.
+"""
+
+from __future__ import annotations
+
+from loco_core.deltas import Change
+from loco_core.editors import EditSettings, Method, Target
+from loco_core.models import LoadedModel
+from loco_core.ridge import edit_sites
+from loco_core.token_pairs import read_subjects
+
+METHOD = Method(place="all_sites", tokens="last_subject", strength=0.5, preserves=True)
+
+
+def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
+    """Fits UCE; see :class:`loco_core.editors.Editor`."""
+    kept = read_subjects(model, target.preserve, target.sites) if target.preserve else None
+    return edit_sites(model, target, settings, kept, absolute=True)

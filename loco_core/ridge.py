@@ -1,0 +1,112 @@
+"""Closed-form edits of linear projections: the ridge regression that LocoEdit, UCE and DiffQuickFix have in common.
+
+``W = argmin ||C W^T - D W0^T||^2 + lambda ||W - W0||^2`` with keys ``C`` (positions of prompts with the attribute) and
+``D`` (positions of their donors). Its solution is ``W = W0 + W0 (D - C)^T (C C^T + lambda I)^-1 C``: one system for
+all projections that read the same, of the number of keys or of the width of what they read, whichever is smaller.
+Biases cancel. It is solved in float64: the usual form in float32, with an inverse of the size of the text's width, is
+wrong by 12 to 23 % of the edit at lambda 0.01. What is to read as before stands among the keys as its own donor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from loco_core.deltas import DENOISER, Change, module_paths, projection
+from loco_core.editors import EditSettings, Target
+from loco_core.errors import EditError
+from loco_core.models import LoadedModel
+from loco_core.token_pairs import TokenPairs, token_pairs
+
+RESIDUAL = 1e-6
+
+
+def edit_sites(
+    model: LoadedModel,
+    target: Target,
+    settings: EditSettings,
+    kept: Sequence[torch.Tensor] | None,
+    *,
+    absolute: bool = False,
+) -> tuple[Change, ...]:
+    """Fits K and V of the text at the target's sites.
+
+    Args:
+        model: a loaded model.
+        target: what is edited, and where.
+        settings: which positions, and lambda.
+        kept: what each site reads of the prompts that must read as before, ``(n, text width)``; None where there are
+            none.
+        absolute: see :func:`solve`.
+
+    Raises:
+        EditError: see :class:`loco_core.editors.Editor`.
+    """
+    paths = module_paths(model, target.sites)
+    # Before anything is computed: all of them must admit an edit.
+    for path in paths:
+        projection(model, path)
+    concepts = [token_pairs(model, concept, settings.tokens, target.sites) for concept in target.concepts]
+    changes, solved = [], dict[int, torch.Tensor]()
+    for number in range(len(target.sites)):
+        pairs = [pairs[number] for pairs in concepts]
+        if id(pairs[0]) not in solved:
+            same = [TokenPairs(kept[number], kept[number])] if kept else []
+            solved[id(pairs[0])] = solve(*_stacked([*pairs, *same]), settings.strength, absolute=absolute)
+        changes += [updated(model, path, solved[id(pairs[0])]) for path in paths[2 * number : 2 * number + 2]]
+    return tuple(changes)
+
+
+def edit_module(model: LoadedModel, pairs: Sequence[TokenPairs], strength: float, path: str, component: str) -> Change:
+    """Fits one projection of a component, with an absolute lambda.
+
+    Args:
+        model: a loaded model.
+        pairs: of each concept, what the projection reads.
+        strength: lambda.
+        path: of the projection inside its component.
+        component: name of the component.
+
+    Raises:
+        EditError: the system has no unique solution in float64.
+    """
+    return updated(model, path, solve(*_stacked(pairs), strength, absolute=True), component)
+
+
+def updated(model: LoadedModel, path: str, solution: torch.Tensor, component: str = DENOISER) -> Change:
+    """Returns all rows of a projection, changed by a solution of :func:`solve`."""
+    module = projection(model, path, component)
+    before = module.weight.detach().double().cpu()
+    weight = (before + before @ solution).to(module.weight.dtype)
+    return Change(path, torch.arange(module.out_features), weight, component=component)
+
+
+def solve(keys: torch.Tensor, donors: torch.Tensor, strength: float, *, absolute: bool = False) -> torch.Tensor:
+    """Returns ``(D - C)^T (C C^T + lambda I)^-1 C``, ``(width, width)`` of what the projections read.
+
+    Args:
+        keys: ``C``, ``(n, width)`` float64.
+        donors: ``D``, like ``keys``.
+        strength: lambda.
+        absolute: whether it is lambda itself, or a share of ``trace(C C^T) / n``.
+
+    Raises:
+        EditError: the system has no unique solution in float64.
+    """
+    scale = 1.0 if absolute else float(keys.square().sum(1).mean())
+    # Of (C C^T + a I)^-1 C = C (C^T C + a I)^-1 the smaller system: n keys, or the width of what is read.
+    dual = len(keys) <= keys.shape[1]
+    gram, right = (keys @ keys.T, keys) if dual else (keys.T @ keys, keys.T @ (donors - keys))
+    system = gram + strength * scale * torch.eye(len(gram), dtype=keys.dtype)
+    factor, info = torch.linalg.cholesky_ex(system)
+    if int(info) == 0:
+        solved = torch.cholesky_solve(right, factor)
+        residual = float((system @ solved - right).norm() / keys.norm())
+        if residual < RESIDUAL:
+            return (donors - keys).T @ solved if dual else solved.T
+    raise EditError(f"the system of {len(keys)} keys is singular at lambda {strength:g}; take a larger lambda")
+
+
+def _stacked(pairs: Sequence[TokenPairs]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([item.keys for item in pairs]), torch.cat([item.donors for item in pairs])

@@ -1,0 +1,137 @@
+"""Which edits a sweep asks for, candidates and what they are held against: pure, and the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from loco_core.attributes import bundled, siblings
+from loco_core.editors import EditSettings, method
+from loco_core.types import Attribute, Window
+from orchestrator import identity
+from orchestrator.edit_plan import PlannedEdit, Scope, splits
+from orchestrator.resolve import ResolvedModel
+from orchestrator.spec import EditSpec, SweepSpec
+
+
+def candidates(
+    spec: SweepSpec,
+    model: ResolvedModel,
+    attribute: Attribute,
+    sites: tuple[int, ...],
+    scope: Scope,
+    editor: str = "",
+) -> list[PlannedEdit]:
+    """Returns every edit that the spec asks for at some sites.
+
+    Args:
+        spec: the sweep.
+        model: what is edited.
+        attribute: what is removed or replaced.
+        sites: where.
+        scope: of the edits.
+        editor: the method that puts its edits there itself; empty means all editors that edit where they are told to.
+    """
+    listed = [item for item in _settings(spec) if (item.editor == editor if editor else not method(item.editor))]
+    return [planned_edit(spec, model, attribute, settings, scope, sites) for settings in listed]
+
+
+def methods(spec: SweepSpec) -> tuple[str, ...]:
+    """Returns the published methods among a sweep's editors: those that put their edits where they belong."""
+    return tuple(editor for editor in (spec.edit or EditSpec()).editors if method(editor))
+
+
+def _settings(spec: SweepSpec) -> Iterator[EditSettings]:
+    wanted = spec.edit or EditSpec()
+    for editor in wanted.editors:
+        if fixed := method(editor):
+            preserve = wanted.preserve if fixed.preserves else 0
+            for strength in wanted.method_lambdas.get(editor, (fixed.strength,)):
+                yield EditSettings(editor=editor, tokens=fixed.tokens, strength=strength, preserve=preserve)
+            continue
+        for tokens in wanted.tokens:
+            if editor == "neurons":
+                for share in wanted.neurons:
+                    yield EditSettings(editor=editor, tokens=tokens, neurons=share, fill=wanted.fill)
+            else:
+                for strength in wanted.lambdas:
+                    yield EditSettings(editor=editor, tokens=tokens, strength=strength, preserve=wanted.preserve)
+
+
+def baselines(
+    spec: SweepSpec, model: ResolvedModel, attribute: Attribute, chosen: Sequence[PlannedEdit]
+) -> list[PlannedEdit]:
+    """Returns what chosen edits are held against.
+
+    All sites that admit an edit over every strength of the chosen token set; the chosen settings at every window of
+    such sites of the same size that shares none with the localized one; a placebo of equal norm for closed-form edits,
+    as many random neurons for neurons. Of methods that say themselves where they edit the placebo alone.
+    """
+    found: list[PlannedEdit] = []
+    for edit in chosen:
+        if method(edit.settings.editor):
+            found.append(planned_edit(spec, model, attribute, edit.settings, "placebo", edit.sites, base=edit.edit_id))
+            continue
+        alike = [s for s in _settings(spec) if (s.editor, s.tokens) == (edit.settings.editor, edit.settings.tokens)]
+        every = model.editable_sites
+        found += [planned_edit(spec, model, attribute, settings, "all_sites", every) for settings in alike]
+        if spec.evaluate.windows:
+            own = Window(edit.sites[0], len(edit.sites))
+            windows = (Window(start, own.size) for start in range(model.n_sites - own.size + 1))
+            found += [
+                planned_edit(spec, model, attribute, edit.settings, "window", window.sites)
+                for window in windows
+                if not window.overlaps(own) and set(window.sites) <= set(every)
+            ]
+        scope: Scope = "random" if edit.settings.editor == "neurons" else "placebo"
+        found.append(planned_edit(spec, model, attribute, edit.settings, scope, edit.sites, base=edit.edit_id))
+    return found
+
+
+def planned_edit(
+    spec: SweepSpec,
+    model: ResolvedModel,
+    attribute: Attribute,
+    settings: EditSettings,
+    scope: Scope,
+    sites: tuple[int, ...],
+    base: str = "",
+) -> PlannedEdit:
+    """Names an edit by everything that changes its weights."""
+    records = splits(attribute, spec.prompts)["fit"]
+    texts = tuple(f"{record.prompt}\n{record.donor}" for record in records)
+    if settings.preserve:
+        # The nearest of other attributes are other ones.
+        swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
+        texts += tuple(sorted(alike(swept, attribute)))
+    kind = scope if scope in ("placebo", "random") else ""
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind, model.engine.bits)
+    return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
+
+
+def alike(swept: Iterable[Attribute], attribute: Attribute) -> dict[str, Attribute]:
+    """Returns the attributes that may be neighbours of one, by key: of its kind, swept or bundled in the same file.
+
+    Args:
+        swept: the attributes of the sweep.
+        attribute: whose neighbours are asked for.
+    """
+    known = {item.key: item for item in (*swept, *siblings(attribute.key))}
+    return {key: item for key, item in known.items() if item.kind == attribute.kind and key != attribute.key}
+
+
+def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: Mapping[str, Any]) -> PlannedEdit | None:
+    """Returns the edit of a row of ``edits``; None where this sweep no longer makes it.
+
+    An edit is fitted again where it is measured, so it must come out as it was: it does not where the sweep takes more
+    prompts now than when it was fitted, or the model's weights are others.
+    """
+    # Rows of an older version do not say their settings: they are those of the sweep, or they are lost.
+    written = row["settings"]
+    options = [EditSettings.model_validate_json(written)] if written else _settings(spec)
+    sites, base = tuple(row["site_indices"]), row["base"] or ""
+    for settings in options:
+        edit = planned_edit(spec, model, attribute, settings, row["scope"], sites, base)
+        if edit.edit_id == row["edit_id"]:
+            return edit
+    return None

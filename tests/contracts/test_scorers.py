@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from loco_core.scorers import CLIP, JUDGE, Scorer, load_scorer
+from loco_core.testing.scorers import ScorerContract
+
+
+class TestClip(ScorerContract):
+    @pytest.fixture(scope="class")
+    def scorer(self) -> Scorer:
+        return load_scorer(CLIP, None, "cpu")
+
+
+class TestJudge(ScorerContract):
+    @pytest.fixture(scope="class")
+    def scorer(self) -> Scorer:
+        return load_scorer(JUDGE, None, "cpu")

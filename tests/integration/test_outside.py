@@ -1,0 +1,172 @@
+"""A package of somebody else's adds a family, a scorer, a localizer and an editor, one file each, and sweeps use them.
+
+The package is a copy of ``tests/outside``, installed as pip leaves it: its files, and its entry points beside them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionPAGPipeline, StableDiffusionPipeline, UNet2DConditionModel
+
+from loco_core import registry
+from loco_core.localizers import Localizer
+from loco_core.models import LoadedModel
+from loco_core.scorers import Scorer, load_scorer
+from loco_core.testing.editors import EditorContract
+from loco_core.testing.families import FamilyContract, Subject
+from loco_core.testing.localizers import LocalizerContract
+from loco_core.testing.scorers import ScorerContract
+from orchestrator.resolve import resolve
+from tests.clusters import COMMAND_SECONDS
+from tests.sweeps import Command, tiny_sweep
+
+ENTRY_POINTS = """
+[loco_sweep.models]
+pag = stranger.pag
+[loco_sweep.scorers]
+outside-scorer = stranger.colours
+[loco_sweep.localizers]
+outside = stranger.lowest
+[loco_sweep.editors]
+outside_edit = stranger.shrink
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on the path that holds the package, for this process and those that it starts."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(Path(__file__).parents[1] / "outside", folder / "stranger")
+    about = folder / "stranger-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        importlib.invalidate_caches()
+        yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "stranger"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small pipeline of a class that no bundled family knows, with seven sites."""
+    folder = tmp_path_factory.mktemp("models") / "pag"
+    torch.manual_seed(5)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=8, out_channels=8, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=128, attention_head_dim=4, norm_num_groups=8,
+    )  # fmt: skip
+    parts = StableDiffusionPipeline.from_pretrained(tiny_pipeline, use_safetensors=True).components
+    StableDiffusionPAGPipeline(**{**parts, "unet": unet}, requires_safety_checker=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = tiny_sweep(
+        pipeline, attributes=["style/velor"], prompts=1, seeds=1, scorer="outside-scorer", controls={"random": 0},
+        windows={"sizes": [2], "stride": 2}, localize={"localizer": "outside", "resamples": 100},
+        edit={"editors": ["outside_edit"], "lambdas": [0.1, 1.0], "tokens": ["all"]},
+        evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "windows": False},
+    )  # fmt: skip
+    file = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
+    file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
+    return file
+
+
+class TestFamily(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, site: Path, pipeline: Path) -> Subject:
+        return Subject("pag", pipeline, {"pag_scale": 0.0})
+
+
+class TestScorer(ScorerContract):
+    @pytest.fixture(scope="class")
+    def scorer(self, site: Path) -> Scorer:
+        return load_scorer("outside-scorer", None, "cpu")
+
+
+@pytest.mark.usefixtures("site")
+class TestLocalizer(LocalizerContract):
+    @property
+    def localize(self) -> Localizer:
+        found: Localizer = registry.load("localizers", "outside").localize
+        return found
+
+
+class TestEditor(EditorContract):
+    editor = "outside_edit"
+
+    @pytest.fixture(scope="class")
+    def model(self, site: Path, tiny_model: LoadedModel) -> LoadedModel:
+        return tiny_model
+
+
+def test_a_sweep_on_ray_workers_goes_through_all_four(site: Path, sweep: Path) -> None:
+    words = ["run", "sweep.yaml", "--results", "results", "--workers", "1", "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli.main", *words], cwd=sweep.parent, capture_output=True, text=True,
+        timeout=COMMAND_SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    results = sweep.parent / "results"
+    scores = pd.read_parquet(results / "scores")
+    assert set(scores.family) == {"pag"}
+    assert set(scores.scorer) == {"outside-scorer"}
+    assert set(scores.status) == {"ok"}
+    swept = scores[scores.control == "window"]
+    assert (swept.image_distance > 0).all()
+    found = pd.read_parquet(results / "localizations").iloc[0]
+    assert (found.localizer, found.outcome) == ("outside", "localized")
+    assert found.window_start == swept.window_start[swept.clip_score.idxmin()]
+    edits = pd.read_parquet(results / "edits")
+    assert set(edits.editor) == {"outside_edit"}
+    assert set(edits["lambda"][edits.scope == "localized"]) == {0.1, 1.0}
+    assert (edits.norm > 0).all()
+    evaluations = pd.read_parquet(results / "evaluations")
+    assert {"localized", "all_sites", "placebo"} <= set(evaluations.scope[evaluations.split == "report"])
+    assert set(evaluations.scorer) == {"outside-scorer"}
+    assert "outside_edit" in (results / "report.html").read_text()
+
+
+def test_a_scorer_of_another_file_or_other_weights_is_another(pipeline: Path, site: Path, tmp_path: Path) -> None:
+    """What it gives would not belong into the same table."""
+    file, weights = tmp_path / "mine.py", tmp_path / "weights" / "model.safetensors"
+    weights.parent.mkdir()
+    code = (site / "stranger" / "colours.py").read_text() + f"\n\nWEIGHTS = {str(weights.parent)!r}\n"
+
+    def pinned(text: str, held: bytes) -> str:
+        file.write_text(text)
+        weights.write_bytes(held)
+        found = resolve(tiny_sweep(pipeline, scorer=str(file))).scorer
+        assert (found.name, found.source) == (str(file), str(file))
+        return found.weights
+
+    assert pinned(code, b"1") == pinned(code, b"1")
+    assert len({pinned(code, b"1"), pinned(code, b"2"), pinned(code + "\n", b"1")}) == 3
+    assert load_scorer(str(file), None, "cpu").path == str(weights.parent)  # type: ignore[attr-defined]
+
+
+def test_wrong_names_are_told_with_their_neighbours(site: Path, sweep: Path, command: Command) -> None:
+    for good, wrong in (("outside-scorer", "outside-scorr"), ("outside_edit", "outside_edt"), ("outside", "outsid")):
+        broken = sweep.with_name("broken.yaml")
+        broken.write_text(re.sub(rf"\b{good}$", wrong, sweep.read_text(), flags=re.MULTILINE))
+        code, _, error = command("plan", broken)
+        assert code == 2
+        assert f'did you mean "{good}"' in error
