@@ -152,12 +152,12 @@ def test_a_model_that_cannot_be_measured_ends_the_run_with_its_reason(
     def nothing_fits(*_: Any) -> BatchProbe:
         raise OutOfMemoryError("not even a batch of 1 fits; expected engine.offload, or a larger device")
 
-    spec = sweep(tiny_pipeline)
+    spec = sweep(tiny_pipeline).model_copy(update={"seeds": (0,)})
     auto = spec.model_copy(update={"generation": spec.generation.model_copy(update={"batch_size": "auto"})})
     monkeypatch.setattr(batch_sizes, "probe_batches", nothing_fits)
     with pytest.raises(ModelError, match=r"batch_size: auto: not even a batch of 1 fits; expected engine.offload"):
         run(auto, tmp_path)
     assert pd.read_parquet(tmp_path / "failures").empty
     monkeypatch.undo()
-    run(auto.model_copy(update={"seeds": (0,)}), tmp_path)
+    run(auto, tmp_path)
     assert not len(pd.read_parquet(tmp_path / "failures"))
