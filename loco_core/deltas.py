@@ -130,6 +130,11 @@ def projection(model: LoadedModel, path: str, where: str = DENOISER) -> torch.nn
         raise EditError(f"the model has no projection {path}; the edit is of another architecture") from error
     if not isinstance(module, torch.nn.Linear):
         raise EditError(f"{path} is a {type(module).__name__}; only a linear projection of the text can be edited")
+    if module.weight.is_meta:
+        # Written to, it would change nothing, silently: the weights are in a table of whatever offloads them.
+        raise EditError(
+            f"{path} is offloaded layer by layer and cannot be edited; expected engine.offload: model or none"
+        )
     return module
 
 
@@ -153,6 +158,9 @@ def applied(model: LoadedModel, delta: WeightDelta, weights: str) -> Iterator[No
     if made.dtype != model.dtype:
         raise EditError(f"the edit was fitted in {made.dtype}; the model is loaded in {model.dtype}: fit it again")
     with ExitStack() as stack, torch.no_grad():
+        # What was encoded with other weights is not what these would encode; undone last, hence behind all changes.
+        model.encoded.clear()
+        stack.callback(model.encoded.clear)
         for change in delta.changes:
             stack.enter_context(_changed(projection(model, change.module, change.component), change))
         yield
@@ -180,7 +188,8 @@ def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
         yield
     finally:
         for held, old in before:
-            held.data[rows] = old
+            # What offloads components may have moved them meanwhile.
+            held.data[rows.to(held.device)] = old.to(held.device)
         if handle is not None:
             handle.remove()
 
@@ -188,7 +197,7 @@ def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
 def _holder(rows: torch.Tensor, constant: torch.Tensor) -> Any:
     def hold(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
         held = output.clone()
-        held[..., rows] = constant
+        held[..., rows.to(held.device)] = constant.to(held.device)
         return held
 
     return hold

@@ -38,9 +38,9 @@ class DiffusersFamily:
     masked: ClassVar[bool] = False
     call: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
-    def load(self, path: str, revision: str | None, dtype: str, device: str) -> Any:
+    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> Any:
         """Loads the pipeline; see :func:`loco_core.models.load_pipeline`."""
-        return load_pipeline(self.pipeline_class, path, revision, dtype, device, **self.left_out)
+        return load_pipeline(self.pipeline_class, path, revision, dtype, device_map, **self.left_out)
 
     def denoiser(self, pipeline: Any) -> torch.nn.Module:
         """Returns the module whose cross-attention is intervened on."""
@@ -48,9 +48,11 @@ class DiffusersFamily:
         return found
 
     def where(self, pipeline: Any) -> dict[str, Any]:
-        """Returns dtype and device of the denoiser."""
+        """Returns the dtype of the denoiser and the device that it computes on."""
+        from loco_core.engine import device_of
+
         found = getattr(pipeline, self.part)
-        return {"dtype": found.dtype, "device": found.device}
+        return {"dtype": found.dtype, "device": device_of(found)}
 
     def width_of_pooled(self, config: Any) -> int:
         """Returns the width of pooled texts; 0 where there are none beside the prompts."""

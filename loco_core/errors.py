@@ -27,6 +27,10 @@ class ModelError(LocoError):
     """A model cannot be loaded, or is not what it was said to be."""
 
 
+class OutOfMemoryError(LocoError):
+    """A batch does not fit into the memory of its device, also with nothing else there."""
+
+
 class StoreError(LocoError):
     """A results folder cannot be read or written, or holds something else."""
 

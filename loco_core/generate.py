@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
+from loco_core.engine import kernels
 from loco_core.errors import ModelError, did_you_mean
 from loco_core.models import LoadedModel, PromptEmbeds
 from loco_core.routing import PromptKey, Router, draws, prompt_keys, source_of
@@ -72,7 +72,7 @@ def generate(
     for batch, sources in _batches(rows, batch_size, beside=model.facts.stream == "evolving"):
         drawn = batch + sources
         filled = drawn + [drawn[-1]] * (batch_size - len(drawn))
-        pictures = _run(model, filled, settings, encode or partial(model.family.encode, model.pipeline), during)
+        pictures = _run(model, filled, settings, encode or model.encode, during)
         yield Pictures(pictures.images[: len(batch)], pictures.latents[: len(batch)])
 
 
@@ -127,7 +127,7 @@ def _run(
     texts, pooled = prompts.take(base), prompts.take(halves["conditional"])
     negative = (prompts.take([0] * len(rows)), prompts.take(halves["unconditional"])) if guided else None
     last: list[torch.Tensor] = []
-    with router.route(keys, prompts, rows, settings.steps, guided), during():
+    with kernels(model.engine.attention), router.route(keys, prompts, rows, settings.steps, guided), during():
         images = pipeline(
             **family.arguments(pipeline, texts, pooled, negative),
             **_callback(pipeline, last),

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from loco_core.engine import device_of, replaced_forwards
 from loco_core.models import LoadedModel, PromptEmbeds
 from loco_core.sites import outputs
 from loco_core.types import Row
@@ -104,28 +105,25 @@ class Router:
         """
         plan = self._plan(keys, prompts, rows, steps, guided)
         tables = {} if self._evolves else self._tables(prompts)
-        patched: list[torch.nn.Module] = []
         self.step = -1
         counter = self._denoiser.register_forward_pre_hook(self._count)
         try:
-            for site in self._model.sites:
-                for part, path in enumerate((site.key_path, site.value_path)):
-                    projection = self._denoiser.get_submodule(path)
-                    projection.forward = (
-                        self._borrow(projection, plan, part, site.index)
-                        if self._evolves
-                        else self._look_up(tables[path], plan, part, site.index)
-                    )
-                    patched.append(projection)
-                if prompts.mask is not None:
-                    attention = self._denoiser.get_submodule(site.key_path.rpartition(".")[0])
-                    attention.forward = self._masked(attention, prompts.mask, plan, site.index)
-                    patched.append(attention)
-            yield
+            with replaced_forwards() as replace:
+                for site in self._model.sites:
+                    for part, path in enumerate((site.key_path, site.value_path)):
+                        projection = self._denoiser.get_submodule(path)
+                        forward = (
+                            self._borrow(projection, plan, part, site.index)
+                            if self._evolves
+                            else self._look_up(tables[path], plan, part, site.index)
+                        )
+                        replace(projection, forward)
+                    if prompts.mask is not None:
+                        attention = self._denoiser.get_submodule(site.key_path.rpartition(".")[0])
+                        replace(attention, self._masked(attention, prompts.mask, plan, site.index))
+                yield
         finally:
             counter.remove()
-            for module in patched:
-                del module.forward
 
     def _count(self, *_: Any) -> None:
         self.step += 1
@@ -144,7 +142,7 @@ class Router:
         halves = ("unconditional", "conditional") if guided else ("conditional",)
         # Read from, whichever half reads: the conditional row of the donor.
         drawn = {draws(row): len(rows) * (len(halves) - 1) + r for r, row in enumerate(rows)}
-        device = prompts.embeds.device
+        device = device_of(self._denoiser)
         base, donor, source, first, end = [], [], [], [], []
         swap = torch.zeros(2, len(self._model.sites), len(halves) * len(rows), dtype=torch.bool)
         for h, half in enumerate(halves):

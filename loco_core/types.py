@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Part = Literal["kv", "k", "v"]
 Tokens = Literal["all", "words", "padding"]
@@ -12,6 +12,9 @@ Pooled = Literal["prompt", "donor"]
 Control = Literal["window", "clean", "identity", "all_sites", "donor", "complement", "random"]
 Mode = Literal["remove", "replace"]
 Status = Literal["ok", "invalid"]
+Attention = Literal["default", "math", "efficient", "flash", "cudnn"]
+Offload = Literal["none", "model", "sequential"]
+DeviceMap = Literal["none", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,42 @@ class Generation:
     height: int | None = None
     width: int | None = None
     scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a model computes: memory and speed, not what is computed.
+
+    All but ``offload`` and ``device_map``, which only say where weights wait, change the last bits of an image.
+
+    Attributes:
+        attention: the kernel of torch's scaled dot-product attention; ``default`` leaves the choice to torch.
+        channels_last: memory layout of the denoiser's convolutions; None is what was measured faster where it runs.
+        compile: compiles the modules of the denoiser that no intervention reaches with ``torch.compile``.
+        vae_slicing: decodes one picture at a time; None does so everywhere but on the CPU.
+        vae_tiling: decodes large pictures in overlapping tiles, whose blended seams change pixels.
+        offload: what waits in the main memory while it is not used: components (``model``) or layers
+            (``sequential``).
+        device_map: ``balanced`` spreads the components of the pipeline over the GPUs of the worker.
+    """
+
+    attention: Attention = "default"
+    channels_last: bool | None = None
+    compile: bool = False
+    vae_slicing: bool | None = None
+    vae_tiling: bool = False
+    offload: Offload = "none"
+    device_map: DeviceMap = "none"
+
+    @property
+    def bits(self) -> dict[str, Any]:
+        """What was set and changes bits, by name; empty where nothing was."""
+        default = asdict(Engine())
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value != default[name] and name not in ("offload", "device_map")
+        }
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,22 @@ from scipy import special
 
 from loco_core.localizers import Localization
 from loco_core.types import Window
+from orchestrator.batch_sizes import probes, with_batch_sizes
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import CELL_KEY, PlannedUnit, sweep_id, windows
 from orchestrator.resolve import Resolved, check_methods, resolve
 from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
 from orchestrator.scheduler.protocol import Backend
-from orchestrator.session import Controls, absolute, drive, kept_seeds, leased, pinned_names, worker_settings
+from orchestrator.session import (
+    Controls,
+    absolute,
+    drive,
+    kept_seeds,
+    leased,
+    measure_batches,
+    pinned_names,
+    worker_settings,
+)
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.chain import Chain
 from orchestrator.stages.sweep import add_plan, failed_keys, missing_units, planned_units
@@ -40,6 +50,7 @@ class Outlook:
         cells: cells that they score.
         seconds: of work, by the cost table, on one worker of the slowest kind.
         minimum_detectable_effect: see :func:`minimum_detectable_effect`.
+        guessed_batches: models whose batch size the run measures first, so that the number of units is a guess.
     """
 
     units: int
@@ -47,6 +58,7 @@ class Outlook:
     cells: int
     seconds: float
     minimum_detectable_effect: float
+    guessed_batches: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     if root is not None and ("://" in root or Path(root).is_dir()):
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
+        resolved = with_batch_sizes(store, spec, resolved)
         known, committed = planned_units(store), store.committed()
         if methods(spec):
             traced = {pair_of(row) for row in committed_traces(store, PAIR).to_pylist()}
@@ -93,6 +106,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
             max(len(windows(spec, model.n_sites)) for model in resolved.models),
             spec.localize.confidence,
         ),
+        guessed_batches=tuple(unit.model for unit in probes(spec, resolved)),
     )
 
 
@@ -148,6 +162,17 @@ def run(
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
         pinned = pinned_names(store, resolved)
+        controls = Controls(make_backend, on_progress, stop, max_failures)
+        resolved = with_batch_sizes(store, spec, resolved)
+        if wanted := probes(spec, resolved):
+            marker = preflight(store.blobs)
+            # Workers want to see a sweep where they are sent.
+            store.record_sweep(identity, spec, uuid.uuid4().hex)
+            settings = worker_settings(root, identity, spec, resolved, marker)
+            summary = measure_batches(resolved, wanted, settings, lease, controls)
+            if summary.outcome != "done":
+                return RunResult(summary, (), (), 0)
+            resolved = with_batch_sizes(store, spec, resolved)
         known, new = planned_units(store), []
         if retry:
             new = _retried(store, spec, resolved, known)
@@ -160,7 +185,6 @@ def run(
         add_plan(store, new)
         chain = Chain(store, spec, resolved, identity, [*known, *new], on_localized)
         settings = worker_settings(root, identity, spec, resolved, marker)
-        controls = Controls(make_backend, on_progress, stop, max_failures)
         summary = drive(store, chain, settings, lease, controls)
         failed = len(failed_keys(store.read("scores"), store.read("failures")))
     found = chain.tables.main

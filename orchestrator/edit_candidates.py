@@ -105,7 +105,7 @@ def planned_edit(
         swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
         texts += tuple(sorted(alike(swept, attribute)))
     kind = scope if scope in ("placebo", "random") else ""
-    key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind)
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind, model.engine.bits)
     return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
 
 

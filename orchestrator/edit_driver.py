@@ -10,6 +10,7 @@ from typing import Any
 
 from loco_core.errors import EditError, SpecError, StoreError, did_you_mean
 from loco_core.types import Window
+from orchestrator.batch_sizes import with_batch_sizes
 from orchestrator.edit_candidates import methods
 from orchestrator.edit_plan import check_editable
 from orchestrator.edit_summary import EditSummary, summarize
@@ -252,7 +253,7 @@ def _checked(meant: Meant, spec: SweepSpec, *, named: str | None = None) -> Mean
 def _held(store: Store, spec: SweepSpec, meant: Meant) -> Iterator[_Results]:
     """Holds the lease on results whose models are still those that they were made with."""
     models = tuple(model for model in spec.models if meant.model in (None, model.id))
-    resolved = resolve(spec.model_copy(update={"models": models}))
+    resolved = with_batch_sizes(store, spec, resolve(spec.model_copy(update={"models": models})))
     with leased(store) as lease:
         store.blobs.clean()
         pinned_names(store, resolved)

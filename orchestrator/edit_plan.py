@@ -17,7 +17,7 @@ from loco_core.editors import EditSettings
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
-from orchestrator.plan import UNIT_SECONDS, sweep_id
+from orchestrator.plan import UNIT_SECONDS, batch_size, sweep_id
 from orchestrator.resolve import ResolvedModel
 from orchestrator.spec import SweepSpec
 
@@ -306,7 +306,7 @@ def evaluate_units(
     if not drawn:
         return []
     seconds = model.seconds_per_image * spec.generation.steps / 50
-    batch = math.ceil(len(drawn) / math.ceil(len(drawn) / spec.generation.batch_size))
+    batch = math.ceil(len(drawn) / math.ceil(len(drawn) / batch_size(spec, model)))
     # With fewer edits a unit, most of what is drawn on a slow model would be the pictures without an edit, again.
     together = max(LEAST_TOGETHER, int(UNIT_SECONDS / (seconds * batch)) - 1)
     lacking: dict[tuple[Probe, ...], list[PlannedEdit]] = {}

@@ -2,8 +2,8 @@
 
 An identity is the SHA-256 of a canonical JSON text (RFC 8785), so that the same thing has the same name on every
 machine, in every run, and in every order of work. Hashed is what changes the thing itself. **Not** hashed is what
-changes only how it is made: batch size, number and kind of workers, device, library versions, attempt, time, and the
-labels under which a cell is counted (attribute, control).
+changes only how it is made: batch size, number and kind of workers, device, where weights wait, library versions,
+attempt, time, and the labels under which a cell is counted (attribute, control).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class ImageKey:
         seed: of the initial noise.
         intervention: the order of its sites does not matter.
         generation: settings; None stands for the model's own, which ``weights`` covers.
+        engine: what was set of how the model computes and changes bits, by name; the defaults are not hashed, so that
+            an image made with them has the name that it had before there was a choice.
     """
 
     weights: str
@@ -49,6 +51,7 @@ class ImageKey:
     seed: int
     intervention: Intervention
     generation: Generation
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class EditKey:
         sites: the sites it changes.
         settings: of the editor.
         control: ``placebo`` or ``random`` where noise takes the place of the edit, else empty.
+        engine: as of an image.
     """
 
     weights: str
@@ -112,6 +116,7 @@ class EditKey:
     sites: tuple[int, ...]
     settings: Mapping[str, Any]
     control: str = ""
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,4 +217,6 @@ def _settings(value: Generation | Intervention) -> str:
 
 
 def _fields(key: DataclassInstance) -> dict[str, Any]:
-    return {field.name: getattr(key, field.name) for field in fields(key)}
+    found = {item.name: getattr(key, item.name) for item in fields(key)}
+    # Not hashed where nothing is set: see ImageKey.
+    return {name: value for name, value in found.items() if name != "engine" or value}

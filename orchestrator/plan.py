@@ -24,6 +24,7 @@ UNIT_SECONDS = 30.0
 # How many other contents a clean image is compared with, to know what unrelated content scores.
 UNRELATED_TEXTS = 8
 READ_ROWS = 10_000
+GUESSED_BATCH = 8
 CELL_KEY = ["model", "attribute", "control", "window_start", "window_size", "cell_id"]
 """Columns that make a row of the plan, of ``scores`` or of ``failures`` one of a kind."""
 
@@ -144,6 +145,12 @@ PLAN_SCHEMA = pa.schema(
 def sweep_id(spec: SweepSpec) -> str:
     """Returns the identity of a sweep; its axes are not part of it."""
     return identity.sweep_id(identity.SweepKey(spec.name, spec.generation.settings, spec.scorer))
+
+
+def batch_size(spec: SweepSpec, model: ResolvedModel) -> int:
+    """Returns rows a forward pass of a model; a guess where they are to be measured and were not yet."""
+    size = spec.generation.batch_size
+    return size if isinstance(size, int) else model.probed_batch or GUESSED_BATCH
 
 
 def windows(spec: SweepSpec, n_sites: int) -> tuple[Window, ...]:
@@ -269,11 +276,8 @@ def prompt_id(record: PromptRecord) -> str:
 
 def _identified(row: PlannedRow, model: ResolvedModel, resolved: Resolved, generation: Generation) -> PlannedRow:
     engine = row.engine_row
-    image = identity.image_id(
-        identity.ImageKey(
-            model.weights, model.dtype, engine.prompt, engine.donor, engine.seed, engine.intervention, generation
-        )
-    )
+    drawn = (engine.prompt, engine.donor, engine.seed, engine.intervention, generation)
+    image = identity.image_id(identity.ImageKey(model.weights, model.dtype, *drawn, model.engine.bits))
     scorer = resolved.scorer
     cell = identity.cell_id(
         identity.CellKey(image, scorer.name, scorer.weights, row.score_text, row.donor_text, row.content_text)
@@ -292,8 +296,9 @@ def _slices(
         return
     seconds = model.seconds_per_image * spec.generation.steps / 50
     # Whole batches, the two anchors included.
-    batches = max(1, int(UNIT_SECONDS / seconds / spec.generation.batch_size))
-    size = max(1, batches * spec.generation.batch_size - len(anchors))
+    rows = batch_size(spec, model)
+    batches = max(1, int(UNIT_SECONDS / seconds / rows))
+    size = max(1, batches * rows - len(anchors))
     for start in range(0, max(1, len(missing)), size):
         yield [*anchors, *missing[start : start + size]]
         anchors = [replace(row, emit=False) for row in anchors]
@@ -306,11 +311,11 @@ def _unit(
     name = identity.unit_id(identity.UnitKey(sweep_id(spec), "sweep", model.id, attribute.key, items, round_))
     images = len({row.image_id for row in rows})
     # As few batches as the spec allows, of equal size: a unit of three images must not be filled up to sixty-four.
-    batches = math.ceil(images / spec.generation.batch_size)
-    batch_size = math.ceil(images / batches)
+    batches = math.ceil(images / batch_size(spec, model))
+    size = math.ceil(images / batches)
     seconds = images * model.seconds_per_image * spec.generation.steps / 50
     numbered = tuple(
-        replace(row, unit_id=name, unit_order=order, row=i, expected_seconds=seconds, batch_size=batch_size)
+        replace(row, unit_id=name, unit_order=order, row=i, expected_seconds=seconds, batch_size=size)
         for i, row in enumerate(rows)
     )
     return PlannedUnit(name, model.id, attribute.key, order, seconds, numbered)

@@ -18,7 +18,7 @@ from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.tracing import check_traceable, reads
-from loco_core.types import Attribute, Generation
+from loco_core.types import Attribute, Engine, Generation
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 from orchestrator.weights import absolute, commit, read_json, weights_hash
@@ -34,12 +34,14 @@ class ResolvedModel(BaseModel):
         revision: commit on the hub; None for a folder.
         weights: hash of weights and configuration (of a hub model, its commit).
         dtype: of weights and activations.
+        engine: how it computes.
         guidance_scale: where it is not the sweep's.
         site_names: addresses of its sites in execution order.
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
         encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where the sweep does not trace them.
+        probed_batch: rows a forward pass, where the sweep leaves them to a probe that has been made.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,12 +52,14 @@ class ResolvedModel(BaseModel):
     revision: str | None
     weights: str
     dtype: str
+    engine: Engine = Engine()
     guidance_scale: float | None = None
     site_names: tuple[str, ...]
     native_side: int
     seconds_per_image: float
     worker: WorkerNeeds
     encoder_layers: int = 0
+    probed_batch: int | None = None
 
     @property
     def n_sites(self) -> int:
@@ -199,7 +203,7 @@ def _traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
             if method is not None:
                 check_traceable(model.family, method, model.id)
             if method == "causal_tracing":
-                if spec.generation.batch_size < 2:
+                if spec.generation.batch_size == 1:
                     raise SpecError(f"{name} draws the clean picture beside others; expected a batch_size of 2 or more")
                 encoders = families()[model.family].clip_encoders
                 files = (read_json(model.path, model.revision, f"{part}/config.json") for part in encoders)
@@ -217,6 +221,12 @@ def _localizer_at(number: int) -> tuple[str | int, ...]:
 def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
     """Refuses options that mean nothing in a model's family."""
     facts = families()[model.family]
+    if spec.edit is not None and model.engine.offload == "sequential":
+        with _at("models", [item.id for item in spec.models].index(model.id), "engine", "offload"):
+            raise SpecError(
+                f"weights of {model.id} that are offloaded layer by layer cannot be edited; expected offload: model, "
+                "or no edit"
+            )
     for i, option in enumerate(spec.interventions):
         if option.pooled == "donor" and not facts.pooled:
             with _at("interventions", i, "pooled"):
@@ -242,7 +252,7 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                 f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected {{id: {model.id}, "
                 "guidance_scale: NUMBER}}, for FLUX.1-dev 3.5"
             )
-    if facts.stream == "evolving" and spec.generation.batch_size < 2:
+    if facts.stream == "evolving" and spec.generation.batch_size == 1:
         with _at("generation", "batch_size"):
             raise SpecError(
                 f"every image of {model.id} reads from one that draws its donor beside it; expected a batch_size of 2 "
@@ -363,6 +373,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
         weights=weights,
         dtype=spec.dtype,
+        engine=spec.how,
         guidance_scale=spec.guidance_scale,
         site_names=site_names,
         native_side=native_side,

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from loco_core.errors import LocoError, SpecError, StoreError
+from loco_core.errors import LocoError, ModelError, SpecError, StoreError
+from orchestrator.batch_sizes import ProbeUnit, Unrecorded
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.loop import Patience, Progress, Requests, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend, Settled, Unit
@@ -20,7 +21,7 @@ from orchestrator.spec import SweepSpec
 from orchestrator.stages.sweep import StoreJournal
 from orchestrator.store import Lease, LeaseLostError, Store, decode_document, encode_document
 from orchestrator.store.layout import PROGRESS, RESOLVED
-from orchestrator.worker import WorkerSettings
+from orchestrator.worker import WorkerSettings, to_unit
 
 # Which images `images: report` keeps: those of the sweep's first seeds.
 REPORT_SEEDS = 2
@@ -104,6 +105,34 @@ def drive(
     return summary
 
 
+def measure_batches(
+    resolved: Resolved, units: Sequence[ProbeUnit], settings: WorkerSettings, lease: Beating, controls: Controls
+) -> RunSummary:
+    """Has workers measure how many rows a forward pass of their models should carry.
+
+    Args:
+        resolved: the sweep with its names looked up.
+        units: a measurement of each model.
+        settings: of the workers.
+        lease: held on the results.
+        controls: of the command.
+
+    Raises:
+        LocoError: workers cannot be had, or a model could not be measured.
+    """
+    backend = controls.make_backend(settings)
+    try:
+        summary = run_units(
+            backend, lambda settled: [] if settled else [to_unit(unit, resolved) for unit in units], Unrecorded(),
+            controls.on_progress, controls.stop, heartbeat=lease.alive, patience=Patience(),
+        )  # fmt: skip
+    finally:
+        backend.shutdown()
+    for failure in summary.failures:
+        raise ModelError(f"generation.batch_size: auto: {failure.error}")
+    return summary
+
+
 def worker_settings(root: str, sweep_id: str, spec: SweepSpec, resolved: Resolved, marker: str) -> WorkerSettings:
     """Returns what workers must know.
 
@@ -135,11 +164,12 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
     pinned: dict[str, Any] = (
         decode_document(found.data, f"{store.root}/{RESOLVED}")
         if found
-        else {"models": {}, "sites": {}, "scorer": resolved.scorer.weights}
+        else {"models": {}, "sites": {}, "engines": {}, "scorer": resolved.scorer.weights}
     )
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.weights)
         pinned["sites"][model.id] = model.site_names
+        pinned["engines"][model.id] = asdict(model.engine)
         if before != model.weights:
             raise SpecError(
                 f"{store.root}: results of {model.id} were made with weights {before[:12]}, {model.path} now holds "

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from loco_core.tracing import METHODS, Method, reads
 from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
-from orchestrator.plan import UNIT_SECONDS, prompt_id, sweep_id
+from orchestrator.plan import UNIT_SECONDS, batch_size, prompt_id, sweep_id
 from orchestrator.resolve import Resolved, ResolvedModel
 from orchestrator.spec import SweepSpec
 
@@ -98,13 +98,13 @@ def trace_units(spec: SweepSpec, resolved: Resolved, traced: Collection[Pair], f
 
 def _shape(spec: SweepSpec, model: ResolvedModel, method: Method, pairs: int) -> tuple[int, int, int]:
     """Returns rows a batch, images a prompt and seed, and prompts and seeds a unit."""
-    seconds, most = model.seconds_per_image * spec.generation.steps / 50, spec.generation.batch_size
+    seconds, most = model.seconds_per_image * spec.generation.steps / 50, batch_size(spec, model)
     if method == "attention_contribution":
         batch = math.ceil(pairs / math.ceil(pairs / most))
         return batch, 1, batch * max(1, int(UNIT_SECONDS / (seconds * batch)))
     # Corrupted, and every layer restored; each batch has a clean row of its own.
     rows = 1 + model.n_sites + model.encoder_layers
-    batches = math.ceil(rows / (most - 1))
+    batches = math.ceil(rows / max(1, most - 1))
     return 1 + math.ceil(rows / batches), rows + batches, max(1, int(UNIT_SECONDS / (seconds * (rows + batches))))
 
 

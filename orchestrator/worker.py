@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loco_core.errors import ModelError
+from loco_core.errors import ModelError, OutOfMemoryError
 from loco_core.generate import generate
 from loco_core.models import load_model
 from loco_core.scorers import load_scorer
 from loco_core.types import Generation, Row
 from orchestrator import edit_work
+from orchestrator.batch_sizes import ProbeUnit, probe
 from orchestrator.edit_plan import EvaluateUnit, FitUnit
 from orchestrator.plan import PlannedRow, PlannedUnit
 from orchestrator.resolve import Resolved, ResolvedModel
+from orchestrator.scheduler.host import one_line, release_memory
 from orchestrator.scheduler.protocol import Unit, UnitReport, WorkerNeeds
 from orchestrator.store import SCHEMA_VERSION, make_table, open_as_worker
 from orchestrator.trace_plan import TraceUnit
@@ -106,7 +109,9 @@ class PipelineWorker:
         needed = self._info.worker.min_gpu_memory
         if device == "cuda" and needed and (held := torch.cuda.get_device_properties(0).total_memory) < needed:
             raise ModelError(f"{model} wants a GPU of {needed / 2**30:.0f} GiB; this one has {held / 2**30:.0f} GiB")
-        self._model = load_model(self._info.family, self._info.path, self._info.revision, self._info.dtype, device)
+        self._model = load_model(
+            self._info.family, self._info.path, self._info.revision, self._info.dtype, device, self._info.engine
+        )
         if (found := tuple(site.name for site in self._model.sites)) != self._info.site_names:
             raise ModelError(
                 f"{model} runs sites that its configuration does not tell: {len(found)}, not {self._info.n_sites}; "
@@ -121,11 +126,36 @@ class PipelineWorker:
 
     def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
         """Does and commits a unit; see :class:`orchestrator.scheduler.protocol.Worker`."""
-        report = self._run(unit, attempt, row_by_row)
+        report = self._fitting(unit, attempt, row_by_row)
         ids = {"sweep_id": self._settings.sweep_id, "unit_id": unit.unit_id, "attempt": attempt, "model": unit.model}
         counts = {"rows": report.rows, "invalid": report.invalid, "failed_rows": report.failed_rows}
         logger.info("unit is %s", report.outcome, extra={**ids, **counts, "seconds": report.seconds})
         return report
+
+    def _fitting(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        """Runs a unit; once more where memory runs out: what earlier batches left behind may be what was lacking.
+
+        Raises:
+            OutOfMemoryError: it ran out again. Smaller batches would change the last bits of what is planned, and row
+                by row a batch is as large.
+        """
+        import torch
+
+        for _ in range(2):
+            try:
+                return self._run(unit, attempt, row_by_row)
+            except torch.OutOfMemoryError as error:
+                reason = ". ".join(one_line(error).split(". ")[:2])
+            # Not while the error is handled, whose frames hold the batch.
+            release_memory()
+        payload: Any = unit.payload
+        size = payload.rows[0].batch_size if isinstance(payload, PlannedUnit) else getattr(payload, "batch_size", None)
+        batches = f" with batches of {size}" if size else ""
+        raise OutOfMemoryError(
+            f"{unit.model} runs out of memory{batches} on {self._device} ({reason}); expected a smaller "
+            "generation.batch_size or engine.offload, and `loco-sweep run SWEEP --retry`; or another dtype or "
+            "engine.vae_tiling, in a new folder"
+        )
 
     def _run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
         match unit.payload:
@@ -137,6 +167,8 @@ class PipelineWorker:
                 return run_trace(self._bench(), unit.payload, attempt, self._device)
             case PlannedUnit():
                 return self._sweep(unit.payload, attempt, row_by_row)
+            case ProbeUnit():
+                return probe(self._store, self._model, self._device, self._generation, unit.payload, attempt)
         raise TypeError(f"no worker knows units of kind {unit.kind}")
 
     def _bench(self) -> edit_work.Bench:
@@ -180,6 +212,8 @@ class PipelineWorker:
         row_by_row: bool,
     ) -> dict[str, tuple[torch.Tensor, float]]:
         """Returns every image with the seconds it took; in row-by-row mode records the rows that raise."""
+        import torch
+
         size, found = planned.rows[0].batch_size, {}
         rows = {image_id: row.engine_row for image_id, row in images.items()}
         if not row_by_row:
@@ -190,6 +224,9 @@ class PipelineWorker:
             try:
                 for _, picture, seconds in self._timed({image_id: row}, size):
                     found[image_id] = (picture, seconds)
+            except torch.OutOfMemoryError:
+                # Every row is a batch of the same shape.
+                raise
             except Exception as error:  # whatever it is, it is recorded with its cells
                 failures[image_id] = error
         return found
@@ -295,6 +332,7 @@ class PipelineWorker:
             "height": height,
             "width": width,
             "dtype": self._info.dtype,
+            "engine": json.dumps(self._info.engine.bits, sort_keys=True),
             "scorer": scorer.name,
             "scorer_revision": scorer.weights,
             "score_text": row.score_text,
@@ -357,7 +395,7 @@ def _image(row: PlannedRow, scored: _Scored) -> dict[str, Any]:
     return {**names, "image": encode_image(scored.picture, row.image_id)}
 
 
-def to_unit(planned: PlannedUnit | FitUnit | EvaluateUnit | TraceUnit, resolved: Resolved) -> Unit:
+def to_unit(planned: PlannedUnit | FitUnit | EvaluateUnit | TraceUnit | ProbeUnit, resolved: Resolved) -> Unit:
     """Wraps a planned unit for the scheduler."""
     needs = resolved.model(planned.model).worker
     labels = tuple(sorted(needs.label_selector.items()))

@@ -57,7 +57,7 @@ class Family(UNetFamily):
 
         with torch.no_grad():
             embeds, _ = pipeline.encode_prompt(
-                prompts, do_classifier_free_guidance=False, device=pipeline.unet.device, clean_caption=False
+                prompts, do_classifier_free_guidance=False, device=self.where(pipeline)["device"], clean_caption=False
             )
         texts = pipeline._text_preprocessing(prompts, clean_caption=False)
         ids, words = t5_tokens(pipeline.tokenizer, texts, embeds.shape[1])

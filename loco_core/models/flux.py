@@ -54,7 +54,7 @@ class Family(DiffusersFamily):
         import torch
 
         with torch.no_grad():
-            embeds, pooled, _ = pipeline.encode_prompt(prompts, prompts, device=pipeline.transformer.device)
+            embeds, pooled, _ = pipeline.encode_prompt(prompts, prompts, device=self.where(pipeline)["device"])
         ids, words = t5_tokens(pipeline.tokenizer_2, prompts, embeds.shape[1])
         return PromptEmbeds(embeds, ids, words.to(embeds.device), pooled=pooled)
 

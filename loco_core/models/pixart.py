@@ -44,7 +44,7 @@ class Family(DiffusersFamily):
 
         with torch.no_grad():
             embeds, mask, _, _ = pipeline.encode_prompt(
-                prompts, do_classifier_free_guidance=False, device=pipeline.transformer.device, clean_caption=False
+                prompts, do_classifier_free_guidance=False, device=self.where(pipeline)["device"], clean_caption=False
             )
         texts = pipeline._text_preprocessing(prompts, clean_caption=False)
         ids, words = t5_tokens(pipeline.tokenizer, texts, embeds.shape[1])
@@ -61,7 +61,7 @@ class Family(DiffusersFamily):
             torch.zeros(n, denoiser.config.in_channels, side, side, **where),
             encoder_hidden_states=prompts.embeds,
             encoder_attention_mask=prompts.mask,
-            timestep=torch.zeros(n, dtype=torch.long, device=denoiser.device),
+            timestep=torch.zeros(n, dtype=torch.long, device=where["device"]),
             # Micro-conditions, which the models of 1024 pixels read.
             added_cond_kwargs={"resolution": torch.ones(n, 2, **where), "aspect_ratio": torch.ones(n, 1, **where)},
         )

@@ -51,11 +51,12 @@ class Family(DiffusersFamily):
 
         instruction = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
         rows: list[PromptEmbeds] = []
+        device = self.where(pipeline)["device"]
         for text in prompts:
             told = instruction if text else []
             with torch.no_grad():
                 embeds, mask, _, _ = pipeline.encode_prompt(
-                    [text], do_classifier_free_guidance=False, device=pipeline.transformer.device, clean_caption=False,
+                    [text], do_classifier_free_guidance=False, device=device, clean_caption=False,
                     max_sequence_length=LENGTH, complex_human_instruction=told,
                 )  # fmt: skip
             ids = _ids(pipeline, text, "\n".join(told))
@@ -74,11 +75,12 @@ class Family(DiffusersFamily):
         import torch
 
         denoiser, n = pipeline.transformer, len(prompts.embeds)
+        where = self.where(pipeline)
         side = 2 * int(denoiser.config.patch_size)
         denoiser(
-            torch.zeros(n, denoiser.config.in_channels, side, side, dtype=denoiser.dtype, device=denoiser.device),
+            torch.zeros(n, denoiser.config.in_channels, side, side, **where),
             prompts.embeds,
-            torch.zeros(n, dtype=denoiser.dtype, device=denoiser.device),
+            torch.zeros(n, **where),
             encoder_attention_mask=prompts.mask,
         )
 

@@ -52,7 +52,7 @@ class Family(DiffusersFamily):
 
         with torch.no_grad():
             embeds, _, pooled, _ = pipeline.encode_prompt(
-                prompts, None, None, device=pipeline.transformer.device, do_classifier_free_guidance=False
+                prompts, None, None, device=self.where(pipeline)["device"], do_classifier_free_guidance=False
             )
         ids, words = clip_tokens(pipeline.tokenizer, prompts, cut=pipeline.text_encoder_3 is not None)
         behind = embeds.shape[1] - ids.shape[1]
@@ -73,12 +73,13 @@ class Family(DiffusersFamily):
         import torch
 
         denoiser, n = pipeline.transformer, len(prompts.embeds)
+        where = self.where(pipeline)
         # As many image tokens as at the first step of a generation: text and image share one softmax.
         side = int(denoiser.config.sample_size)
         noise = torch.randn(1, denoiser.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
         denoiser(
-            noise.to(denoiser.device, denoiser.dtype).expand(n, -1, -1, -1),
+            noise.to(**where).expand(n, -1, -1, -1),
             encoder_hidden_states=prompts.embeds,
             pooled_projections=prompts.pooled,
-            timestep=torch.full((n,), 1000.0, device=denoiser.device),
+            timestep=torch.full((n,), 1000.0, device=where["device"]),
         )

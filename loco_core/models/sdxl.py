@@ -59,7 +59,10 @@ class Family(UNetFamily):
 
         with torch.no_grad():
             embeds, _, pooled, _ = pipeline.encode_prompt(
-                prompts, device=pipeline.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                prompts,
+                device=self.where(pipeline)["device"],
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
             )
         if pipeline.config.force_zeros_for_empty_prompt:
             said = torch.tensor([bool(text) for text in prompts], device=embeds.device)

@@ -27,6 +27,8 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
         print(json.dumps(asdict(found)))
         return
     print(f"units:   {found.units}")
+    if found.guessed_batches:
+        print(f"         if batches hold 8 images: the run measures that first for {', '.join(found.guessed_batches)}")
     print(f"images:  {found.images}")
     print(f"cells:   {found.cells}")
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")

@@ -39,7 +39,7 @@ class WorkerHost:
     def bind(self, model: str) -> None:
         """Loads a model, after the one before has left the memory. Raises whatever loading raises."""
         self._worker = None
-        _release_memory()
+        release_memory()
         self._limit_threads()
         self._worker = self._make_worker(model)
         self._limit_threads()
@@ -77,7 +77,8 @@ def one_line(error: BaseException | str) -> str:
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 1] + "…"
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
+    """Frees what nothing refers to any more, torch's cache on a GPU included."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -11,7 +11,9 @@ from typing import Any, Literal, Protocol
 
 from loco_core.errors import LocoError
 
-UnitKind = Literal["encode", "sweep", "fit", "evaluate", "trace"]
+UnitKind = Literal["encode", "sweep", "fit", "evaluate", "trace", "probe"]
+OUT_OF_MEMORY = "OutOfMemoryError"
+"""The error type of a unit whose batches do not fit into a worker's memory, as torch and this project name it."""
 UnitOutcome = Literal["committed", "already", "failed", "unstored"]
 LossReason = Literal["died", "preempted", "unreachable"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from orchestrator.scheduler.protocol import (
+    OUT_OF_MEMORY,
     Action,
     Bind,
     BindFailed,
@@ -113,6 +114,7 @@ class Scheduler:
         self._store_failures = 0
         self._load_failures: Counter[Group] = Counter()
         self._unloadable: dict[Group, BindFailed] = {}
+        self._too_large: Counter[Group] = Counter()
         self._kills: list[KillWorker] = []
         self._settled: list[Settled] = []
         self._failures = 0
@@ -252,8 +254,10 @@ class Scheduler:
             self._wait(task)
         elif task.open and failed:
             self._charge(task, replace(report, outcome="failed"))
+            self._note_memory(worker, report)
         elif task.open:
             self._settle(task, report)
+            self._too_large.pop(task.group, None)
         worker.streak = worker.streak + 1 if failed else 0
         if worker.leaving or worker.streak >= MAX_STREAK:
             self._kill(worker)
@@ -285,6 +289,14 @@ class Scheduler:
         task.losses += 1
         return task.losses <= MAX_LOSSES
 
+    def _note_memory(self, worker: _Worker, report: UnitReport) -> None:
+        """Gives a model's units up where all that is tried runs out of memory: at its batch size it does not fit."""
+        if report.error_type != OUT_OF_MEMORY:
+            return
+        self._too_large[worker.group] += 1
+        if self._too_large[worker.group] >= MAX_TRIES * self._limit:
+            self._cannot_run(worker.group, BindFailed(worker.name, OUT_OF_MEMORY, report.error or ""))
+
     def _load_failed(self, group: Group, failure: BindFailed) -> None:
         self._load_failures[group] += 1
         if self._load_failures[group] < MAX_TRIES * self._limit:
@@ -292,9 +304,12 @@ class Scheduler:
         if failure.unstored:
             self._unstorable = failure.error
         else:
-            self._unloadable[group] = failure
-            for *_, task in self._waiting.pop(group, []):
-                self._wait(task)
+            self._cannot_run(group, failure)
+
+    def _cannot_run(self, group: Group, failure: BindFailed) -> None:
+        self._unloadable[group] = failure
+        for *_, task in self._waiting.pop(group, []):
+            self._wait(task)
 
     def _kill(self, worker: _Worker) -> None:
         self._kills.append(KillWorker(worker.name))
@@ -326,7 +341,8 @@ class Scheduler:
         task.attempts += 1
         self._failed_attempts += 1
         self._retried[task.unit.unit_id] = task
-        if task.attempts < MAX_ATTEMPTS:
+        # Row by row at the frozen shape would run out of memory again.
+        if task.attempts < MAX_ATTEMPTS - (report.error_type == OUT_OF_MEMORY):
             self._wait(task)
         else:
             self._give_up(task, report)

@@ -6,6 +6,7 @@ from orchestrator.spec.edit import EditSpec, EvaluateSpec
 from orchestrator.spec.sweep import (
     AttributeSpec,
     ControlsSpec,
+    EngineSpec,
     GenerationSpec,
     InterventionSpec,
     ModelSpec,
@@ -20,6 +21,7 @@ __all__ = [
     "ClusterSpec",
     "ControlsSpec",
     "EditSpec",
+    "EngineSpec",
     "EvaluateSpec",
     "GenerationSpec",
     "InterventionSpec",

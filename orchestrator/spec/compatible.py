@@ -13,8 +13,9 @@ def check_compatible(old: SweepSpec, new: SweepSpec) -> None:
     """Refuses a spec that does not go on from the results of another one.
 
     Models, attributes, windows, prompts, seeds, controls and interventions may be added. Batch size, worker needs,
-    which images are kept, rules of the localizer and the results folder are free. All else would put different things
-    into one table.
+    where a model's weights wait (``engine.offload``, ``engine.device_map``), which images are kept, rules of the
+    localizer and the results folder are free. All else would put different things into one table: what else an engine
+    says changes the last bits of images, or with ``vae_tiling`` more, as another dtype does.
 
     Args:
         old: the spec that the results were made with.
@@ -59,8 +60,11 @@ def _models(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
     yield from _dropped("models", (model.id for model in old.models), kept)
     for model in old.models:
         if model.id in kept:
-            for key in sorted(ModelSpec.model_fields.keys() - {"id", "worker"}):
+            for key in sorted(ModelSpec.model_fields.keys() - {"id", "worker", "engine"}):
                 yield from _changed(f"models.{model.id}.{key}", getattr(model, key), getattr(kept[model.id], key))
+            before, after = model.engine.model_dump(), kept[model.id].engine.model_dump()
+            for key in sorted(before.keys() - {"offload", "device_map"}):
+                yield from _changed(f"models.{model.id}.engine.{key}", before[key], after[key])
 
 
 def _attributes(old: SweepSpec, new: SweepSpec) -> Iterator[str]:

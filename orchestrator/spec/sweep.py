@@ -21,7 +21,21 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from loco_core.localizers import LocalizeSettings
-from loco_core.types import Attribute, Generation, GuidanceHalf, Intervention, Mode, Part, Pooled, PromptRecord, Tokens
+from loco_core.types import (
+    Attention,
+    Attribute,
+    DeviceMap,
+    Engine,
+    Generation,
+    GuidanceHalf,
+    Intervention,
+    Mode,
+    Offload,
+    Part,
+    Pooled,
+    PromptRecord,
+    Tokens,
+)
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
@@ -63,6 +77,38 @@ class WorkerNeeds(_Strict):
     label_selector: dict[str, str] = Field(default_factory=dict)
 
 
+class EngineSpec(_Strict):
+    """How a model computes: memory and speed; see `loco_core.types.Engine`.
+
+    Attributes:
+        attention: kernel of torch's attention; ``default`` leaves the choice to torch.
+        channels_last: memory layout of the denoiser's convolutions; None is what was measured faster.
+        compile: compiles what no intervention reaches.
+        vae_slicing: decodes one picture at a time; None does so everywhere but on the CPU.
+        vae_tiling: decodes large pictures in tiles.
+        offload: what waits in the main memory while it is not used.
+        device_map: ``balanced`` spreads the pipeline over the GPUs of a worker; None does so where it has several.
+    """
+
+    attention: Attention = "default"
+    channels_last: bool | None = None
+    compile: bool = False
+    vae_slicing: bool | None = None
+    vae_tiling: bool = False
+    offload: Offload = "none"
+    device_map: DeviceMap | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> EngineSpec:
+        if self.offload != "none" and self.device_map == "balanced":
+            message = "'balanced' keeps all weights on GPUs; expected it without offload, or offload without it"
+            raise _problem(("device_map",), message)
+        if self.offload == "sequential" and self.compile:
+            message = "compiled modules would read weights that are not there; expected offload: model, or none"
+            raise _problem(("compile",), message)
+        return self
+
+
 class ModelSpec(_Strict):
     """A model of the sweep.
 
@@ -71,6 +117,7 @@ class ModelSpec(_Strict):
         path: folder or hub id of a diffusers pipeline; None takes the model that ``id`` names.
         revision: of a hub id.
         dtype: of weights and activations; changes the pixels.
+        engine: how it computes; frozen as the dtype is, but for where weights wait.
         guidance_scale: of this model; None is the sweep's. Distilled models need another than those beside them.
         worker: what a worker needs.
     """
@@ -79,8 +126,32 @@ class ModelSpec(_Strict):
     path: Text | None = None
     revision: Text | None = None
     dtype: Dtype = "float32"
+    engine: EngineSpec = EngineSpec()
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
     worker: WorkerNeeds = WorkerNeeds()
+
+    @property
+    def how(self) -> Engine:
+        """The engine as the science knows it: several GPUs share a model unless it says otherwise."""
+        several = self.worker.gpus is not None and self.worker.gpus > 1
+        device_map = self.engine.device_map or ("balanced" if several else "none")
+        return Engine(**{**self.engine.model_dump(), "device_map": device_map})
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        gpus, engine = self.worker.gpus, self.engine
+        if engine.device_map == "balanced" and (gpus is None or gpus < 2):
+            message = f"'balanced' spreads a model over several GPUs; expected worker.gpus of 2 or more, not {gpus}"
+            raise _problem(("engine", "device_map"), message)
+        if gpus is not None and gpus > 1 and engine.device_map == "none":
+            message = (
+                f"'none' leaves {gpus - 1} of {gpus} GPUs of a worker idle; expected 'balanced', or worker.gpus: 1"
+            )
+            raise _problem(("engine", "device_map"), message)
+        if gpus is not None and gpus != 1 and engine.offload != "none":
+            message = f"{engine.offload!r} keeps one GPU busy; expected worker.gpus: 1, not {gpus}"
+            raise _problem(("engine", "offload"), message)
+        return self
 
 
 class RecordSpec(_Strict):
@@ -152,7 +223,7 @@ class GenerationSpec(_Strict):
         height: in pixels; None is the model's own.
         width: in pixels; None is the model's own.
         scheduler: diffusers' class name; None is the model's own.
-        batch_size: rows a forward pass carries.
+        batch_size: rows a forward pass carries; ``auto`` measures it once a model, on a worker of the sweep.
     """
 
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -160,7 +231,10 @@ class GenerationSpec(_Strict):
     height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
     scheduler: Name | None = None
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    batch_size: Annotated[
+        Annotated[Annotated[int, Field(ge=1, le=4096)], Tag("rows")] | Annotated[Literal["auto"], Tag("word")],
+        Discriminator(lambda value: "word" if isinstance(value, str) else "rows"),
+    ] = 8
 
     @property
     def settings(self) -> Generation:

@@ -18,6 +18,7 @@ IN_FLIGHT = "_meta/inflight.json"
 LEASE = "_meta/lease.json"
 MARKER = "_meta/marker"
 PROGRESS = "_meta/progress.json"
+BATCHES = "_meta/batches"
 
 DELTAS = "deltas"
 REPORT = "report.html"
@@ -44,6 +45,11 @@ def unit(unit_id: str) -> str:
     if not _UNIT_ID.fullmatch(unit_id):
         raise StoreError(f"unit id {unit_id!r} is no file name; expected letters, digits, - and _")
     return f"{UNITS}/{unit_id}.parquet"
+
+
+def batch_size(model: str) -> str:
+    """Path of what was measured of a model's batches."""
+    return f"{BATCHES}/{model}.json"
 
 
 def delta(edit_id: str, scope: str = "localized") -> str:

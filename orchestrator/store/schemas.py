@@ -61,6 +61,7 @@ SCORES = _schema(
     ("height", _INT),
     ("width", _INT),
     ("dtype", _TEXT),
+    ("engine", _TEXT),
     ("scorer", _TEXT),
     ("scorer_revision", _TEXT),
     ("score_text", _TEXT),

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from loco_core.errors import SpecError
 from orchestrator.resolve import check_names
 from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
@@ -69,7 +71,7 @@ def load_cluster(path: str | Path) -> LoadedCluster:
             keys = error.loc if named else ("sweep", *error.loc)
             raise SpecError(f"{place(sweep_file, keys)}: {error}") from error
         _check_code(sweep_file, _code(sweep))
-    models = sweep.models if spec.cluster.local else tuple(_with_needs(m, spec.workers) for m in sweep.models)
+    models = sweep.models if spec.cluster.local else tuple(_with_needs(file, m, spec.workers) for m in sweep.models)
     return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
 
 
@@ -90,7 +92,7 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
             )
 
 
-def _with_needs(model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
+def _with_needs(file: Path, model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
     needs = model.worker
     filled = needs.model_copy(
         update={
@@ -98,7 +100,12 @@ def _with_needs(model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
             "label_selector": needs.label_selector or workers.label_selector,
         }
     )
-    return model.model_copy(update={"worker": filled})
+    try:
+        # Anew, as its rules are about what its worker has.
+        return ModelSpec.model_validate({**dict(model), "worker": filled})
+    except ValidationError as error:
+        where, (problem, *_) = place(file, ("workers", "gpus")), error.errors()
+        raise SpecError(f"{where}: workers.gpus: {workers.gpus}, with model {model.id}: {problem['msg']}") from None
 
 
 def _code(sweep: SweepSpec) -> dict[str, Path]:

@@ -34,10 +34,12 @@ def inline(settings: WorkerSettings) -> Backend:
 
 
 def run(
-    spec: SweepSpec, root: Path, make: Callable[[WorkerSettings], Backend] = inline
+    spec: SweepSpec, root: Path, make: Callable[[WorkerSettings], Backend] = inline, *, retry: bool = False
 ) -> tuple[driver.RunResult, list[Localization]]:
     found: list[Localization] = []
-    result = driver.run(spec, str(root), make, on_progress=lambda _: None, on_localized=found.append, stop=StopSwitch())
+    result = driver.run(
+        spec, str(root), make, on_progress=lambda _: None, on_localized=found.append, stop=StopSwitch(), retry=retry
+    )
     return result, found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,9 @@ from diffusers import (
 )
 
 from loco_core import registry
+from loco_core.deltas import Provenance, WeightDelta, applied
 from loco_core.errors import ModelError
-from loco_core.models import LoadedModel, families, find_model, load_model
+from loco_core.models import REMEMBERED, LoadedModel, families, find_model, load_model
 from loco_core.sites import record_sites, unet_site_names
 from loco_core.tokens import clip_tokens, t5_tokens
 from tests.tiny_models import t5_tokenizer
@@ -105,3 +107,22 @@ def test_a_damaged_pipeline_is_one_clean_line(tiny_pipeline: Path, tmp_path: Pat
     with pytest.raises(ModelError, match="cannot load") as error:
         load_model("stable_diffusion", str(broken), None, "float32", "cpu")
     assert "\n" not in str(error.value)
+
+
+def test_prompts_are_encoded_once_and_never_with_other_weights(
+    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, asked = tiny_model.family.encode, list[list[str]]()
+    monkeypatch.setattr(tiny_model.family, "encode", lambda p, texts: asked.append(texts) or encode(p, texts))
+    model = replace(tiny_model, encoded={})
+    first = model.encode(["", "a red circle"])
+    assert torch.equal(model.encode(["", "a red circle"]).embeds, first.embeds)
+    assert asked == [["", "a red circle"]]
+    delta = WeightDelta(Provenance("tiny", "w", "float32", (), (), "loco_edit", "{}", "by hand"), ())
+    with applied(model, delta, "w"):
+        model.encode(["", "a red circle"])
+    model.encode(["", "a red circle"])
+    assert len(asked) == 3
+    for number in range(REMEMBERED + 1):
+        model.encode([f"a red circle {number}"])
+    assert len(model.encoded) == REMEMBERED

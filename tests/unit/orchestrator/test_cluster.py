@@ -52,6 +52,13 @@ def test_workers_needs_go_to_models_that_do_not_say_their_own(folder: Path) -> N
     assert (sd15.gpus, sd15.label_selector) == (1, {"zone": "b"})
 
 
+def test_several_gpus_a_worker_share_its_model_unless_the_model_cannot_use_them(folder: Path) -> None:
+    assert load_cluster(folder / "cluster.yaml").sweep.models[0].how.device_map == "balanced"
+    (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: toy, engine: {offload: model}}]"))
+    with pytest.raises(SpecError, match=r"cluster.yaml:4:17: workers.gpus: 2, with model toy: 'model' keeps one GPU"):
+        load_cluster(folder / "cluster.yaml")
+
+
 def test_a_sweep_may_stand_in_the_cluster_file(folder: Path) -> None:
     inline = "sweep:\n" + "".join(f"  {line}\n" for line in SWEEP.splitlines())
     (folder / "cluster.yaml").write_text(CLUSTER.replace("sweep: sweep.yaml\n", inline))

@@ -10,7 +10,7 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from loco_core.types import Generation, Intervention
+from loco_core.types import Engine, Generation, Intervention
 from orchestrator.identity import (
     IDENTITY_VERSION,
     CellKey,
@@ -57,10 +57,20 @@ def test_identities_are_the_same_in_every_version_of_the_code() -> None:
         {"generation": Generation(steps=20, height=64)},
         {"generation": Generation(steps=20, width=64)},
         {"generation": Generation(steps=20, scheduler="DDIMScheduler")},
+        {"engine": Engine(attention="math").bits},
+        {"engine": Engine(channels_last=False).bits},
+        {"engine": Engine(compile=True).bits},
+        {"engine": Engine(vae_slicing=True).bits},
+        {"engine": Engine(vae_tiling=True).bits},
     ],
 )
 def test_whatever_changes_the_pixels_changes_the_image(change: dict[str, Any]) -> None:
     assert image_id(dataclasses.replace(IMAGE, **change)) != image_id(IMAGE)
+
+
+def test_where_weights_wait_changes_no_image() -> None:
+    for engine in (Engine(), Engine(offload="model"), Engine(device_map="balanced")):
+        assert image_id(dataclasses.replace(IMAGE, engine=engine.bits)) == image_id(IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -138,5 +148,6 @@ def test_an_identity_is_the_hash_of_a_canonical_text(
 ) -> None:
     intervention = Intervention((3, 4), step_end=20) if swapped else Intervention(step_end=20)
     key = ImageKey("w", "float16", prompt, donor if swapped else "", seed, intervention, Generation(20, guidance))
-    document = {"what": "image", "version": IDENTITY_VERSION, "content": dataclasses.asdict(key)}
+    content = {name: value for name, value in dataclasses.asdict(key).items() if name != "engine"}
+    document = {"what": "image", "version": IDENTITY_VERSION, "content": content}
     assert image_id(key) == hashlib.sha256(rfc8785.dumps(document)).hexdigest()

@@ -125,6 +125,30 @@ BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
             BASE + "generation: {guidance_scale: .nan}\n",
             "5:30: generation.guidance_scale: NaN is wrong; expected a finite number",
         ),
+        (
+            BASE.replace("[toy]", "[{id: toy, engine: {atention: math}}]"),
+            "2:29: unknown key 'atention'; expected one of attention, channels_last,",
+        ),
+        (
+            BASE.replace("[toy]", "[{id: toy, engine: {device_map: balanced}}]"),
+            "2:41: models.0.engine.device_map: 'balanced' spreads a model over several GPUs; expected worker.gpus of 2",
+        ),
+        (
+            BASE.replace("[toy]", "[{id: toy, engine: {device_map: none}, worker: {gpus: 2}}]"),
+            "2:41: models.0.engine.device_map: 'none' leaves 1 of 2 GPUs of a worker idle; expected 'balanced', or",
+        ),
+        (
+            BASE.replace("[toy]", "[{id: toy, engine: {offload: model}, worker: {gpus: 0}}]"),
+            "2:38: models.0.engine.offload: 'model' keeps one GPU busy; expected worker.gpus: 1, not 0",
+        ),
+        (
+            BASE.replace("[toy]", "[{id: toy, engine: {offload: sequential, compile: true}}]"),
+            "2:59: models.0.engine.compile: compiled modules would read weights that are not there",
+        ),
+        (
+            BASE.replace("[toy]", "[{id: toy, engine: {offload: model, device_map: balanced}}]"),
+            "2:57: models.0.engine.device_map: 'balanced' keeps all weights on GPUs",
+        ),
         (BASE + "generation: 5\n", "5:13: generation: 5 is wrong; expected an object"),
         (
             BASE + "images: nome\n",
@@ -221,6 +245,8 @@ GROWN = {
     "controls": {"complement": True, "random": 5},
     "interventions": [{}, {"part": "k"}],
     "generation": {"batch_size": 2},
+    "engine": [{"id": "toy", "engine": {"offload": "model"}}],
+    "device_map": [{"id": "toy", "worker": {"gpus": 2}}],
     "images": "all",
     "localize": {"threshold": 0.5},
     "results": "elsewhere",
@@ -230,7 +256,8 @@ GROWN = {
 @pytest.mark.parametrize("key", list(GROWN))
 def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
     sized = {"windows": {"sizes": [1, 2, 3, 4]}}
-    check_compatible(spec(**sized), spec(**(sized | {key: GROWN[key]})))
+    name = "models" if key in ("engine", "device_map") else key
+    check_compatible(spec(**sized), spec(**(sized | {name: GROWN[key]})))
 
 
 @pytest.mark.parametrize(
@@ -242,6 +269,11 @@ def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
         ({"generation": {"height": 64}}, "generation.height default -> 64"),
         ({"models": [{"id": "toy", "dtype": "float16"}]}, "models.toy.dtype float32 -> float16"),
         ({"models": [{"id": "toy", "revision": "b"}]}, "models.toy.revision default -> b"),
+        (
+            {"models": [{"id": "toy", "engine": {"attention": "math"}}]},
+            "models.toy.engine.attention default -> math",
+        ),
+        ({"models": [{"id": "toy", "engine": {"compile": True}}]}, "models.toy.engine.compile false -> true"),
         ({"models": [{"id": "toy", "guidance_scale": 3.5}]}, "models.toy.guidance_scale default -> 3.5"),
         ({"models": ["other"]}, "models without toy"),
         ({"attributes": ["style/other"]}, "attributes without style/mori"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loco_core.errors import StoreError
+from loco_core.errors import OutOfMemoryError, StoreError
 from orchestrator.scheduler.protocol import MakeWorker, Unit, UnitReport
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Publisher, Store, UnwritableError, check_marker, layout, open_store
@@ -144,15 +144,18 @@ def test_a_worker_that_commits_a_unit_after_it_was_given_up_changes_nothing(
 
 
 def test_batches_too_large_for_the_memory_are_retried_in_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, bool]] = []
+
     class Small(FakeWorker):
         def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+            tried.append((unit.unit_id, row_by_row))
             if unit.payload.rows[0].batch_size > 4:
-                raise MemoryError("CUDA out of memory")
+                raise OutOfMemoryError("CUDA out of memory")
             return super().run(unit, attempt, row_by_row)
 
     def sweep(batch_size: int) -> SweepSpec:
         return tiny_sweep(
-            "x", attributes=["style/velor"], localize={"localizer": "argmin"},
+            "x", attributes=["style/velor"], localize={"localizer": "argmin"}, seeds=4,
             generation={"steps": 2, "guidance_scale": 3.0, "batch_size": batch_size},
         )  # fmt: skip
 
@@ -160,6 +163,9 @@ def test_batches_too_large_for_the_memory_are_retried_in_smaller_ones(monkeypatc
     result, _ = run(sweep(16), store, monkeypatch, Small)
     assert result.failed_cells == store.read("failures").num_rows > 0
     assert set(store.read("failures")["error"].to_pylist()) == {"CUDA out of memory"}
+    # Three attempts, none row by row, show that nothing fits; of eight units most are not tried.
+    assert len(tried) == 4
+    assert not any(row_by_row for _, row_by_row in tried)
     result, _ = run(sweep(4), store, monkeypatch, Small, retry=True)
     assert (result.summary.outcome, result.failed_cells) == ("done", 0)
     run(sweep(4), undisturbed, monkeypatch)

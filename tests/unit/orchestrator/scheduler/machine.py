@@ -94,9 +94,10 @@ class Machine:
         self.workers[worker] = "ready"
         self.step(BindFailed(worker, "ModelError", "no such model"))
 
-    def done(self, worker: str, outcome: UnitOutcome = "committed") -> None:
+    def done(self, worker: str, outcome: UnitOutcome = "committed", error_type: str | None = None) -> None:
         work = self.queues[worker].pop(0)
-        self.step(UnitDone(worker, UnitReport(work.unit.unit_id, work.attempt, outcome, error="it failed")))
+        report = UnitReport(work.unit.unit_id, work.attempt, outcome, error_type=error_type, error="it failed")
+        self.step(UnitDone(worker, report))
 
     def lost(self, worker: str, reason: LossReason) -> None:
         self.forget(worker)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from orchestrator.scheduler.protocol import (
+    OUT_OF_MEMORY,
     KillWorker,
     LossReason,
     StopRequested,
@@ -68,6 +69,36 @@ def test_a_failing_unit_is_given_up_after_the_row_by_row_attempt() -> None:
     assert tries == [(1, False), (2, False), (3, True)]
     machine.finish()
     assert {u: r.outcome for u, r in machine.settled.items()} == {"u000": "failed", "u001": "committed"}
+
+
+def test_a_unit_that_runs_out_of_memory_does_not_do_so_row_by_row() -> None:
+    machine = started([unit(n) for n in range(9)])
+    while "u001" not in machine.settled:
+        (worker,) = machine.workers
+        if machine.workers[worker] == "bound" and machine.queues[worker][0].unit.unit_id == "u001":
+            machine.done(worker, "failed", OUT_OF_MEMORY)
+        else:
+            machine.advance(worker)
+    assert [(d.attempt, d.row_by_row) for d in machine.dispatched if d.unit.unit_id == "u001"] == [
+        (1, False),
+        (2, False),
+    ]
+    machine.finish()
+    assert Counter(report.outcome for report in machine.settled.values()) == {"committed": 8, "failed": 1}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_model_whose_batches_fit_nowhere_is_given_up_after_a_few(workers: int) -> None:
+    """Nobody waits for a thousand units to run out of memory; those of another model go on."""
+    units = [unit(n) for n in range(1000)]
+    machine = started([*units, unit(1000, model="b")], workers=workers)
+    while not machine.scheduler.over:
+        worker = next(w for w in machine.workers if machine.queues[w] or machine.workers[w] != "bound")
+        full = machine.workers[worker] == "bound" and machine.queues[worker][0].unit.model != "b"
+        machine.done(worker, "failed", OUT_OF_MEMORY) if full else machine.advance(worker)
+    assert machine.settled["u1000"].outcome == "committed"
+    assert {(machine.settled[item.unit_id].error_type) for item in units} == {OUT_OF_MEMORY}
+    assert len(machine.dispatched) <= (MAX_TRIES + 3) * workers
 
 
 def test_where_everything_fails_the_limit_is_reached_after_a_few_attempts() -> None:

@@ -1,0 +1,99 @@
+"""How many rows a forward pass should carry, measured: what fits, and what makes an image cheaper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from loco_core.errors import OutOfMemoryError
+from loco_core.generate import generate
+from loco_core.models import LoadedModel
+from loco_core.types import Generation, Intervention, Row
+
+LARGEST = 64
+STEPS = 4
+GAIN = 0.95
+"""A batch twice as large is worth it where an image costs less than this share of what it cost before."""
+FULL = 0.9
+"""Share of a GPU's memory that a batch may take: scorers and edits want some too."""
+
+
+@dataclass(frozen=True)
+class BatchProbe:
+    """What a probe found.
+
+    Attributes:
+        batch_size: rows a forward pass.
+        seconds: an image of a few steps took, by batch size.
+    """
+
+    batch_size: int
+    seconds: Mapping[int, float]
+
+
+def probe_batches(model: LoadedModel, prompt: str, donor: str, settings: Generation) -> BatchProbe:
+    """Draws batches of 1, 2, 4, ... rows, each with a swapped site, until they do not fit or make nothing cheaper.
+
+    Args:
+        model: a loaded model.
+        prompt: what the rows read.
+        donor: what their swapped sites read.
+        settings: of the generation; a few of its steps are drawn.
+
+    Raises:
+        OutOfMemoryError: not even the smallest batch fits.
+    """
+    beside = model.facts.stream == "evolving"
+    short = replace(settings, steps=min(STEPS, settings.steps))
+
+    def cost(size: int) -> float | None:
+        sites = len(model.sites)
+        rows = [Row(prompt, donor, 0, Intervention((at % sites,))) for at in range(size - beside)]
+        try:
+            # The first run of a shape chooses kernels, or compiles.
+            seconds = min(_timed(lambda: list(generate(model, rows, short, size))) for _ in range(2))
+        except torch.OutOfMemoryError:
+            return None
+        return None if _full() else seconds / size
+
+    return choose(cost, 2 if beside else 1)
+
+
+def choose(cost: Callable[[int], float | None], smallest: int) -> BatchProbe:
+    """Returns the batch size behind which doubling gains nothing.
+
+    Args:
+        cost: seconds an image takes in batches of a size; None where they do not fit.
+        smallest: size to begin with.
+
+    Raises:
+        OutOfMemoryError: not even the smallest fits.
+    """
+    seconds: dict[int, float] = {}
+    best = size = smallest
+    while size <= LARGEST and (found := cost(size)) is not None:
+        seconds[size] = found
+        if size > smallest and found > GAIN * seconds[best]:
+            break
+        best, size = size, 2 * size
+    if not seconds:
+        raise OutOfMemoryError(f"not even a batch of {smallest} fits; expected engine.offload, or a larger device")
+    return BatchProbe(best, seconds)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _full() -> bool:
+    if not torch.cuda.is_available():
+        return False
+    _, total = torch.cuda.mem_get_info()
+    used = torch.cuda.max_memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    return used > FULL * total

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from loco_core import batches
+from loco_core.batches import choose, probe_batches
+from loco_core.errors import OutOfMemoryError
+from loco_core.generate import generate
+from loco_core.models import LoadedModel
+from loco_core.types import Generation
+
+
+@pytest.mark.parametrize(
+    ("costs", "smallest", "expected", "tried"),
+    [
+        ({1: 1.0, 2: 0.6, 4: 0.4, 8: 0.39, 16: 0.1}, 1, 4, [1, 2, 4, 8]),
+        ({1: 1.0, 2: 0.6, 4: 0.4}, 1, 4, [1, 2, 4]),
+        ({1: 1.0, 2: 1.2}, 1, 1, [1, 2]),
+        ({2: 1.0, 4: 0.5}, 2, 4, [2, 4]),
+        ({size: 1 / size for size in (1, 2, 4, 8, 16, 32, 64, 128)}, 1, 64, [1, 2, 4, 8, 16, 32, 64]),
+    ],
+    ids=["no longer cheaper", "no longer fits", "dearer at once", "sources beside rows", "the limit"],
+)
+def test_batches_grow_while_an_image_gets_cheaper(
+    costs: dict[int, float], smallest: int, expected: int, tried: list[int]
+) -> None:
+    found = choose(costs.get, smallest)
+    assert (found.batch_size, list(found.seconds)) == (expected, tried)
+
+
+def test_a_model_of_which_no_batch_fits() -> None:
+    with pytest.raises(OutOfMemoryError, match=r"not even a batch of 2 fits; expected engine.offload"):
+        choose({}.get, 2)
+
+
+def test_a_probe_draws_whole_batches_and_takes_what_fits(
+    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int, int]] = []
+
+    def drawing(model: LoadedModel, rows: list, settings: Generation, size: int) -> object:
+        drawn.append((len(rows), size, settings.steps))
+        if size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(model, rows, settings, size)
+
+    monkeypatch.setattr(batches, "generate", drawing)
+    monkeypatch.setattr(batches, "GAIN", 1e9)
+    found = probe_batches(tiny_model, "a red circle", "a blue star", Generation(steps=50, guidance_scale=3.0))
+    assert (found.batch_size, list(found.seconds)) == (4, [1, 2, 4])
+    assert drawn == [(size, size, 4) for size in (1, 1, 2, 2, 4, 4, 8)]
