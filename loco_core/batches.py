@@ -74,11 +74,15 @@ def choose(cost: Callable[[int], float | None], smallest: int) -> BatchProbe:
     """
     seconds: dict[int, float] = {}
     best = size = smallest
-    while size <= LARGEST and (found := cost(size)) is not None:
+    misses = 0
+    # One doubling without a gain may be a busy moment of the machine; two in a row are not.
+    while size <= LARGEST and misses < 2 and (found := cost(size)) is not None:
         seconds[size] = found
-        if size > smallest and found > GAIN * seconds[best]:
-            break
-        best, size = size, 2 * size
+        if size == smallest or found <= GAIN * seconds[best]:
+            best, misses = size, 0
+        else:
+            misses += 1
+        size *= 2
     if not seconds:
         raise OutOfMemoryError(f"not even a batch of {smallest} fits; expected engine.offload, or a larger device")
     return BatchProbe(best, seconds)

@@ -14,13 +14,14 @@ from loco_core.types import Generation
 @pytest.mark.parametrize(
     ("costs", "smallest", "expected", "tried"),
     [
-        ({1: 1.0, 2: 0.6, 4: 0.4, 8: 0.39, 16: 0.1}, 1, 4, [1, 2, 4, 8]),
+        ({1: 1.0, 2: 0.6, 4: 0.4, 8: 0.39, 16: 0.39, 32: 0.1}, 1, 4, [1, 2, 4, 8, 16]),
+        ({1: 1.0, 2: 1.3, 4: 0.4, 8: 0.39}, 1, 4, [1, 2, 4, 8]),
         ({1: 1.0, 2: 0.6, 4: 0.4}, 1, 4, [1, 2, 4]),
         ({1: 1.0, 2: 1.2}, 1, 1, [1, 2]),
         ({2: 1.0, 4: 0.5}, 2, 4, [2, 4]),
         ({size: 1 / size for size in (1, 2, 4, 8, 16, 32, 64, 128)}, 1, 64, [1, 2, 4, 8, 16, 32, 64]),
     ],
-    ids=["no longer cheaper", "no longer fits", "dearer at once", "sources beside rows", "the limit"],
+    ids=["no longer cheaper", "a busy moment", "no longer fits", "dearer at once", "sources beside rows", "the limit"],
 )
 def test_batches_grow_while_an_image_gets_cheaper(
     costs: dict[int, float], smallest: int, expected: int, tried: list[int]
