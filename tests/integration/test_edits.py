@@ -166,8 +166,8 @@ def test_published_methods_are_fitted_chosen_and_measured_beside_the_editors(und
     assert "uce at all sites, absolute λ 0.5, last_subject" in page
 
 
-def test_methods_edit_where_nothing_is_localized(spec: SweepSpec, beside: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(beside, tmp_path / "results"))
+def test_methods_edit_where_nothing_is_localized(spec: SweepSpec, undisturbed: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(undisturbed, tmp_path / "results"))
     assert spec.edit is not None
     honest = spec.localize.model_copy(update={"localizer": "window"})
     edit = spec.edit.model_copy(update=ALL_FOUR)
