@@ -62,6 +62,8 @@ def sweep(model: str) -> SweepSpec:
             "edit": {
                 "editors": ["loco_edit", "neurons", "uce", "diff_quick_fix"], "lambdas": [0.01, 0.1],
                 "neurons": [0.1], "tokens": ["all"],
+                # The published lambdas, 0.5 and 0.01, and larger ones: they are absolute, and this text is narrow.
+                "method_lambdas": {"uce": [0.5, 5.0, 50.0], "diff_quick_fix": [0.01, 0.1, 1.0, 10.0]},
             },
             "evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False},
         },
