@@ -192,7 +192,9 @@ def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribut
                     "sites"
                 )
         _check_options(spec, model)
-    return check_names(spec)
+    attributes = check_names(spec)
+    _check_subjects(spec, attributes)
+    return attributes
 
 
 def _traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
@@ -211,6 +213,19 @@ def _traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
                     update={"encoder_layers": 2 * sum(int(file["num_hidden_layers"]) for file in files)}
                 )
     return model
+
+
+def _check_subjects(spec: SweepSpec, attributes: tuple[Attribute, ...]) -> None:
+    """Refuses to trace prompts whose donors say the same: no word of them is the subject."""
+    if all(reads(name) is None for name in spec.localize.localizers):
+        return
+    for i, item in enumerate(attributes):
+        for record in item.records[: spec.prompts]:
+            if record.prompt.split() == record.donor.split():
+                with _at("attributes", i):
+                    raise SpecError(
+                        f'{item.key}: the prompt "{record.prompt}" equals its donor; it has no words to trace'
+                    )
 
 
 def _localizer_at(number: int) -> tuple[str | int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -65,8 +66,9 @@ class LocalizeSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> LocalizeSettings:
-        for i, name in enumerate(self.beside):
-            if name in self.localizers[: i + 1]:
+        names = [name_of(name) for name in self.localizers]
+        for i, name in enumerate(names[1:]):
+            if name in names[: i + 1]:
                 context = {"name": name, "loc": ("beside", i)}
                 raise PydanticCustomError("rule", "{name} is named twice; expected every localizer once", context)
         return self
@@ -194,6 +196,11 @@ class Localization:
         if self.window_start is None or self.window_size is None:
             return None
         return Window(self.window_start, self.window_size)
+
+
+def name_of(localizer: str) -> str:
+    """Returns a localizer's name in tables: its key, or its file's name, wherever the file lies."""
+    return Path(localizer).stem if localizer.endswith(".py") else localizer
 
 
 def relative_depth(window: Window, n_sites: int) -> float:

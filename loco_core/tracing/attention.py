@@ -165,7 +165,7 @@ def written_by(
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores + mask[:, None].float()
-    taken = torch.nn.functional.pad(words, (0, keys.shape[1] - words.shape[1]))
+    taken = torch.nn.functional.pad(words.to(scores.device), (0, keys.shape[1] - words.shape[1]))
     weights = scores.softmax(dim=-1) * taken[:, None, None]
     mixed = (weights @ value).transpose(1, 2).flatten(2)
     written: torch.Tensor = torch.nn.functional.linear(mixed, attention.to_out[0].weight.float())

@@ -184,11 +184,9 @@ def draw(
 
 
 def _read(model: LoadedModel, texts: PromptEmbeds, names: list[str]) -> PromptEmbeds:
-    """Stands for the family's encoder: names are numbers of texts, and the empty prompt."""
-    empty = model.family.encode(model.pipeline, [""])
-    taken = texts.take([int(name) for name in names if name])
-    if names.index("") or names.count("") != 1:
-        raise ValueError("expected the empty prompt first, and once")
+    """Stands for the family's encoder: the first is the empty prompt, others are numbers of texts."""
+    empty = model.family.encode(model.pipeline, names[:1])
+    taken = texts.take([int(name) for name in names[1:]])
     return PromptEmbeds(
         torch.cat([empty.embeds, taken.embeds]),
         torch.cat([empty.ids, taken.ids]),

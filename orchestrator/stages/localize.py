@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core import registry
 from loco_core.evidence import MISSING_SHARE
-from loco_core.localizers import Localization, LocalizeSettings
+from loco_core.localizers import Localization, LocalizeSettings, name_of
 from loco_core.types import Attribute
 from orchestrator.spec import InterventionSpec
 from orchestrator.store import Store
@@ -42,11 +41,6 @@ def localize(
     run = registry.function("localizers", settings.localizer, "localize")
     found: Localization = run(under(scores, intervention) if intervention else scores, settings, site_names)
     return replace(found, localizer=name_of(settings.localizer))
-
-
-def name_of(localizer: str) -> str:
-    """Returns a localizer's name in tables: its key, or its file's name, wherever the file lies."""
-    return Path(localizer).stem if localizer.endswith(".py") else localizer
 
 
 def unless_incomplete(found: Localization, missing: int, cells: int) -> Localization:

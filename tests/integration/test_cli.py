@@ -260,3 +260,15 @@ def test_a_model_that_cannot_be_traced_is_refused_where_it_stands(
     assert (
         f"{sweep}:11:21: tiny (pixart) cannot be traced by causal_tracing; supported: sdxl, stable_diffusion" in error
     )
+
+
+def test_prompts_without_a_word_to_trace_are_refused_where_they_stand(command: Command, sweep: Path) -> None:
+    record = "{prompt: a star, donor: a star, score_text: a star, donor_text: a shape, content_text: a star}"
+    written = f"attributes: [{{kind: object, name: star, mode: remove, records: [{record}]}}]"
+    text = sweep.read_text().replace("attributes: [style/velor]", written).replace("prompts: 2", "prompts: 1")
+    sweep.write_text(text)
+    assert command("plan", sweep)[0] == 0
+    sweep.write_text(text.replace("resamples: 100", "beside: [attention_contribution]"))
+    code, _, error = command("plan", sweep)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f'{sweep}:4:14: object/star: the prompt "a star" equals its donor; it has no words to trace' in error

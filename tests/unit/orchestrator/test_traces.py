@@ -211,8 +211,9 @@ def test_localizing_by_traces_that_are_incomplete_says_so(monkeypatch: pytest.Mo
 
 
 def test_localizers_named_twice_or_unknown_are_refused() -> None:
-    with pytest.raises(ValueError, match="window is named twice"):
-        tiny_sweep("x", localize={"beside": ["argmin", "window"]})
+    for twice in ("window", "./mine/window.py"):
+        with pytest.raises(ValueError, match="window is named twice"):
+            tiny_sweep("x", localize={"beside": ["argmin", twice]})
     from orchestrator.resolve import check_names
 
     spec: SweepSpec = tiny_sweep("x", localize={"beside": ["causal_tracking"]})
