@@ -40,7 +40,7 @@ class ResolvedModel(BaseModel):
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
-        encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where the sweep does not trace them.
+        encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where nobody asked for them.
         probed_batch: rows a forward pass, where the sweep leaves them to a probe that has been made.
     """
 
@@ -177,7 +177,7 @@ def _as_published(spec: ModelSpec) -> ResolvedModel:
     return ResolvedModel(
         id=spec.id, family=family, path=known.hub_id, revision=spec.revision or known.revision, weights="",
         dtype=spec.dtype, guidance_scale=spec.guidance_scale, site_names=site_names, native_side=native_side,
-        seconds_per_image=known.seconds_per_image, worker=spec.worker,
+        seconds_per_image=known.seconds_per_image, worker=spec.worker, encoder_layers=2 * known.encoder_layers,
     )  # fmt: skip
 
 
@@ -207,12 +207,19 @@ def _traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
             if method == "causal_tracing":
                 if spec.generation.batch_size == 1:
                     raise SpecError(f"{name} draws the clean picture beside others; expected a batch_size of 2 or more")
-                encoders = families()[model.family].clip_encoders
-                files = (read_json(model.path, model.revision, f"{part}/config.json") for part in encoders)
-                model = model.model_copy(
-                    update={"encoder_layers": 2 * sum(int(file["num_hidden_layers"]) for file in files)}
-                )
+                # Of a model as published it is known without the hub.
+                count = model.encoder_layers or 2 * _encoder_layers(model)
+                model = model.model_copy(update={"encoder_layers": count})
     return model
+
+
+def _encoder_layers(model: ResolvedModel) -> int:
+    parts = families()[model.family].clip_encoders
+    files = [read_json(model.path, model.revision, f"{part}/config.json") for part in parts]
+    try:
+        return sum(int(file["num_hidden_layers"]) for file in files)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{model.path}: a text encoder's configuration tells no num_hidden_layers") from error
 
 
 def _check_subjects(spec: SweepSpec, attributes: tuple[Attribute, ...]) -> None:

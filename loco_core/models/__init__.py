@@ -33,6 +33,7 @@ class ModelInfo:
         revision: the commit that the family was written against.
         path: folder of a model that ships with the project.
         seconds_per_image: cost of one image of 50 steps on the slowest device that it is used on; plans start from it.
+        encoder_layers: transformer layers of its CLIP text encoders as published, all of them together; 0 without any.
         published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
             said of the model without its weights.
     """
@@ -41,6 +42,7 @@ class ModelInfo:
     hub_id: str = ""
     revision: str | None = None
     path: Path | None = None
+    encoder_layers: int = 0
     published: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -26,6 +26,7 @@ INFO = FamilyInfo(
             12.0,
             "stabilityai/stable-diffusion-xl-base-1.0",
             "462165984030d82259a11f4367a4eed129e94a7b",
+            encoder_layers=12 + 32,
             published=_UNET,
         ),
     },

@@ -30,18 +30,27 @@ INFO = FamilyInfo(
     models={
         **{name: ModelInfo(0.15, path=_WEIGHTS / name) for name in _BUNDLED},
         "sd14": ModelInfo(
-            4.0, "CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b", published=_UNET
+            4.0,
+            "CompVis/stable-diffusion-v1-4",
+            "133a221b8aa7292a167afc5127cb63fb5005638b",
+            encoder_layers=12,
+            published=_UNET,
         ),
         "sd15": ModelInfo(
             4.0,
             "stable-diffusion-v1-5/stable-diffusion-v1-5",
             "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+            encoder_layers=12,
             published=_UNET,
         ),
         "sd21": ModelInfo(
-            6.0, "stabilityai/stable-diffusion-2-1", "5cae40e6a2745ae2b01ad92ae5043f95f23644d6", published=_UNET_2
+            6.0,
+            "stabilityai/stable-diffusion-2-1",
+            "5cae40e6a2745ae2b01ad92ae5043f95f23644d6",
+            encoder_layers=23,
+            published=_UNET_2,
         ),
-        "openjourney": ModelInfo(4.0, "prompthero/openjourney", published=_UNET),
+        "openjourney": ModelInfo(4.0, "prompthero/openjourney", encoder_layers=12, published=_UNET),
     },
     status="supported",
     gigabytes=4.0,

@@ -220,3 +220,12 @@ def test_localizers_named_twice_or_unknown_are_refused() -> None:
     with pytest.raises(SpecError, match='did you mean "causal_tracing"') as error:
         check_names(spec)
     assert error.value.loc == ("localize", "beside", 0)
+
+
+def test_layers_of_published_encoders_are_counted_without_the_hub() -> None:
+    from orchestrator.resolve import outline
+
+    traced = {"name": "x", "models": ["sd15", "sdxl", "toy"], "attributes": ["style/velor"], "scorer": "toy-clip"}
+    spec = SweepSpec.model_validate({**traced, "localize": {"beside": ["causal_tracing"]}}, strict=False)
+    # A self-attention and an MLP in each of 12, of 12 and 32, and of the bundled encoder's 3 layers.
+    assert [model.encoder_layers for model in outline(spec).models] == [24, 88, 6]
