@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class LocoError(Exception):
@@ -49,6 +50,16 @@ class ViewError(LocoError):
 
 class LocalizationError(LocoError):
     """A score table cannot be localized: columns or controls are missing."""
+
+
+@contextmanager
+def located(*loc: str | int) -> Iterator[None]:
+    """Notes in an error which value of the sweep it is about."""
+    try:
+        yield
+    except LocoError as error:
+        error.loc = loc
+        raise
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

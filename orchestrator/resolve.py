@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from loco_core import registry
 from loco_core.attributes import attribute
 from loco_core.editors import method
-from loco_core.errors import LocoError, ModelError, SpecError, did_you_mean
+from loco_core.errors import ModelError, SpecError, did_you_mean, located
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
-from loco_core.tracing import check_traceable, reads
+from loco_core.tracing import reads
 from loco_core.types import Attribute, Engine, Generation
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
+from orchestrator.traceable import check_subjects, localizer_at, traceable
 from orchestrator.weights import absolute, commit, read_json, weights_hash
 
 
@@ -138,11 +138,11 @@ def resolve(spec: SweepSpec) -> Resolved:
     """
     models = []
     for i, item in enumerate(spec.models):
-        with _at("models", i):
+        with located("models", i):
             model = resolve_model(item)
-        models.append(_traceable(spec, model))
+        models.append(traceable(spec, model))
     attributes = _checked(spec, models)
-    with _at("scorer"):
+    with located("scorer"):
         scorer = _scorer(spec)
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
 
@@ -158,9 +158,9 @@ def outline(spec: SweepSpec) -> Resolved:
     """
     models = []
     for i, item in enumerate(spec.models):
-        with _at("models", i):
+        with located("models", i):
             model = _as_published(item)
-        models.append(_traceable(spec, model))
+        models.append(traceable(spec, model))
     attributes = _checked(spec, models)
     scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
@@ -186,96 +186,53 @@ def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribut
     for model in models:
         sizes = spec.windows.sizes or (1,)
         if (largest := max(sizes)) > model.n_sites:
-            with _at("windows", "sizes", sizes.index(largest)):
+            with located("windows", "sizes", sizes.index(largest)):
                 raise SpecError(
                     f"windows.sizes: {largest} is larger than {model.id}, which has {model.n_sites} cross-attention "
                     "sites"
                 )
         _check_options(spec, model)
     attributes = check_names(spec)
-    _check_subjects(spec, attributes)
+    check_subjects(spec, attributes)
     return attributes
-
-
-def _traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
-    """Checks that a model can be traced as the localizers want it, and counts the layers that this takes."""
-    for i, name in enumerate(spec.localize.localizers):
-        with _at(*_localizer_at(i)):
-            method = reads(name)
-            if method is not None:
-                check_traceable(model.family, method, model.id)
-            if method == "causal_tracing":
-                if spec.generation.batch_size == 1:
-                    raise SpecError(f"{name} draws the clean picture beside others; expected a batch_size of 2 or more")
-                # Of a model as published it is known without the hub.
-                count = model.encoder_layers or 2 * _encoder_layers(model)
-                model = model.model_copy(update={"encoder_layers": count})
-    return model
-
-
-def _encoder_layers(model: ResolvedModel) -> int:
-    parts = families()[model.family].clip_encoders
-    files = [read_json(model.path, model.revision, f"{part}/config.json") for part in parts]
-    try:
-        return sum(int(file["num_hidden_layers"]) for file in files)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{model.path}: a text encoder's configuration tells no num_hidden_layers") from error
-
-
-def _check_subjects(spec: SweepSpec, attributes: tuple[Attribute, ...]) -> None:
-    """Refuses to trace prompts whose donors say the same: no word of them is the subject."""
-    if all(reads(name) is None for name in spec.localize.localizers):
-        return
-    for i, item in enumerate(attributes):
-        for record in item.records[: spec.prompts]:
-            if record.prompt.split() == record.donor.split():
-                with _at("attributes", i):
-                    raise SpecError(
-                        f'{item.key}: the prompt "{record.prompt}" equals its donor; it has no words to trace'
-                    )
-
-
-def _localizer_at(number: int) -> tuple[str | int, ...]:
-    """Returns where in a sweep a localizer is named: first the one that edits follow."""
-    return ("localize", "beside", number - 1) if number else ("localize", "localizer")
 
 
 def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
     """Refuses options that mean nothing in a model's family."""
     facts = families()[model.family]
     if spec.edit is not None and model.engine.offload == "sequential":
-        with _at("models", [item.id for item in spec.models].index(model.id), "engine", "offload"):
+        with located("models", [item.id for item in spec.models].index(model.id), "engine", "offload"):
             raise SpecError(
                 f"weights of {model.id} that are offloaded layer by layer cannot be edited; expected offload: model, "
                 "or no edit"
             )
     for i, option in enumerate(spec.interventions):
         if option.pooled == "donor" and not facts.pooled:
-            with _at("interventions", i, "pooled"):
+            with located("interventions", i, "pooled"):
                 raise SpecError(f"nothing in {model.id} ({model.family}) reads a pooled text; expected pooled: prompt")
         if option.guidance_half != "conditional" and not facts.guided:
-            with _at("interventions", i, "guidance_half"):
+            with located("interventions", i, "guidance_half"):
                 raise SpecError(
                     f"{model.id} ({model.family}) has distilled guidance, without an unconditional half; expected "
                     "guidance_half: conditional"
                 )
     for side in ("height", "width"):
         if (pixels := getattr(spec.generation, side)) is not None and pixels % facts.side_multiple:
-            with _at("generation", side):
+            with located("generation", side):
                 raise SpecError(f"{pixels} is no side of {model.id}; expected a multiple of {facts.side_multiple}")
     if spec.generation.scheduler is not None:
-        with _at("generation", "scheduler"):
+        with located("generation", "scheduler"):
             whose = f" for {model.id} ({model.family})"
             _check_scheduler(spec.generation.scheduler, facts.schedulers or _karras(), whose)
     named = model.guidance_scale is not None or "guidance_scale" in spec.generation.model_fields_set
     if not facts.guided and not named:
-        with _at("models", [item.id for item in spec.models].index(model.id)):
+        with located("models", [item.id for item in spec.models].index(model.id)):
             raise SpecError(
                 f"{model.id} ({model.family}) is distilled for a guidance scale of its own; expected {{id: {model.id}, "
                 "guidance_scale: NUMBER}}, for FLUX.1-dev 3.5"
             )
     if facts.stream == "evolving" and spec.generation.batch_size == 1:
-        with _at("generation", "batch_size"):
+        with located("generation", "batch_size"):
             raise SpecError(
                 f"every image of {model.id} reads from one that draws its donor beside it; expected a batch_size of 2 "
                 "or more"
@@ -296,7 +253,7 @@ def check_methods(spec: SweepSpec, resolved: Resolved) -> None:
             except SpecError as error:
                 refused.append(error)
         if len(refused) == len(resolved.models):
-            with _at("edit", "editors", i):
+            with located("edit", "editors", i):
                 raise refused[0]
 
 
@@ -309,42 +266,32 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     attributes = []
     for i, item in enumerate(spec.models):
         if item.path is None:
-            with _at("models", i):
+            with located("models", i):
                 find_model(item.id)
     for i, name in enumerate(spec.attributes):
-        with _at("attributes", i):
+        with located("attributes", i):
             attributes.append(_attribute(name, spec.prompts))
     if spec.reproduces is not None:
-        with _at("reproduces"):
+        with located("reproduces"):
             published(spec.reproduces)
     for i, name in enumerate(spec.localize.localizers):
-        with _at(*_localizer_at(i)):
+        with located(*localizer_at(i)):
             registry.function("localizers", name, "localize")
             reads(name)
     for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
-        with _at("edit", "editors", i):
+        with located("edit", "editors", i):
             registry.function("editors", editor, "edit")
     for editor in spec.edit.method_lambdas if spec.edit else ():
         if method(editor) is None:
-            with _at("edit", "method_lambdas", editor):
+            with located("edit", "method_lambdas", editor):
                 raise SpecError(
                     f"{editor} is no published method with an absolute lambda; its strengths stand in lambdas"
                 )
     if spec.generation.scheduler is not None:
-        with _at("generation", "scheduler"):
+        with located("generation", "scheduler"):
             others = {name for facts in families().values() for name in facts.schedulers}
             _check_scheduler(spec.generation.scheduler, {*_karras(), *others})
     return tuple(attributes)
-
-
-@contextmanager
-def _at(*loc: str | int) -> Iterator[None]:
-    """Notes in an error which value of the sweep it is about."""
-    try:
-        yield
-    except LocoError as error:
-        error.loc = loc
-        raise
 
 
 def _check_scheduler(name: str, known: Collection[str], whose: str = "") -> None:

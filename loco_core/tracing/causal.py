@@ -135,8 +135,8 @@ def corrupt(
     Returns:
         the clean row, then the corrupted ones.
     """
-    if not model.facts.clip_encoders:
-        raise ModelError("causal tracing restores layers of CLIP text encoders; this model has others")
+    if not model.facts.clip_encoders or model.facts.stream != "fixed":
+        raise ModelError("causal tracing restores layers of CLIP text encoders; this model reads other text too")
     both = model.family.encode(model.pipeline, [prompt, donor])
     words = changed_words(both.take([0]), both.take([1]), 0)
     if not words:

@@ -165,6 +165,10 @@ def test_a_trace_that_fails_is_recorded_stops_nothing_else_and_is_tried_again(
     monkeypatch.setattr(_Cursed, "broken", False)
     run(spec, store, monkeypatch, _Cursed)
     assert said(store) == said(whole)
+    # Half of what is wanted is not enough.
+    monkeypatch.setattr(_Cursed, "broken", True)
+    run(tiny_sweep("x", **SMALL, seeds=4), store, monkeypatch, _Cursed)
+    assert {row[1]: row[3] for row in said(store)}["causal_tracing"] == "incomplete"
 
 
 def test_a_localizer_that_reads_traces_can_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:

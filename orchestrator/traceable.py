@@ -1,0 +1,67 @@
+"""Whether the models and prompts of a sweep can be traced as its localizers want it; without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loco_core.errors import ModelError, SpecError, located
+from loco_core.models import families
+from loco_core.tracing import check_traceable, reads
+from loco_core.types import Attribute
+from orchestrator.spec import SweepSpec
+from orchestrator.weights import read_json
+
+if TYPE_CHECKING:
+    from orchestrator.resolve import ResolvedModel
+
+
+def traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
+    """Checks that a model can be traced as the localizers want it, and counts the layers that this takes.
+
+    Raises:
+        SpecError: it cannot.
+        ModelError: the configuration of one of its text encoders is none.
+    """
+    for i, name in enumerate(spec.localize.localizers):
+        with located(*localizer_at(i)):
+            method = reads(name)
+            if method is not None:
+                check_traceable(model.family, method, model.id)
+            if method == "causal_tracing":
+                if spec.generation.batch_size == 1:
+                    raise SpecError(f"{name} draws the clean picture beside others; expected a batch_size of 2 or more")
+                # Of a model as published it is known without the hub.
+                count = model.encoder_layers or 2 * _encoder_layers(model)
+                model = model.model_copy(update={"encoder_layers": count})
+    return model
+
+
+def _encoder_layers(model: ResolvedModel) -> int:
+    parts = families()[model.family].clip_encoders
+    files = [read_json(model.path, model.revision, f"{part}/config.json") for part in parts]
+    try:
+        return sum(int(file["num_hidden_layers"]) for file in files)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{model.path}: a text encoder's configuration tells no num_hidden_layers") from error
+
+
+def check_subjects(spec: SweepSpec, attributes: tuple[Attribute, ...]) -> None:
+    """Refuses to trace prompts whose donors say the same: no word of them is the subject.
+
+    Raises:
+        SpecError: there is one, of those that the sweep takes.
+    """
+    if all(reads(name) is None for name in spec.localize.localizers):
+        return
+    for i, item in enumerate(attributes):
+        for record in item.records[: spec.prompts]:
+            if record.prompt.split() == record.donor.split():
+                with located("attributes", i):
+                    raise SpecError(
+                        f'{item.key}: the prompt "{record.prompt}" equals its donor; it has no words to trace'
+                    )
+
+
+def localizer_at(number: int) -> tuple[str | int, ...]:
+    """Returns where in a sweep a localizer is named: first the one that edits follow."""
+    return ("localize", "beside", number - 1) if number else ("localize", "localizer")
