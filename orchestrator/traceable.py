@@ -27,6 +27,11 @@ def traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
             method = reads(name)
             if method is not None:
                 check_traceable(model.family, method, model.id)
+                if model.engine.offload == "sequential":
+                    raise SpecError(
+                        f"layers of {model.id} that are offloaded one by one cannot be traced by {name}; expected "
+                        "offload: model, or another localizer"
+                    )
             if method == "causal_tracing":
                 if spec.generation.batch_size == 1:
                     raise SpecError(f"{name} draws the clean picture beside others; expected a batch_size of 2 or more")

@@ -9,6 +9,7 @@ import pytest
 
 from loco_core.errors import SpecError
 from loco_core.localizers import Localization
+from loco_core.types import Engine
 from orchestrator import driver
 from orchestrator.reporting.findings import read_findings
 from orchestrator.scheduler.protocol import Unit, UnitReport
@@ -19,6 +20,7 @@ from orchestrator.stages.status import survey
 from orchestrator.store import Store
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
 from orchestrator.trace_plan import TraceUnit, trace_units
+from orchestrator.traceable import traceable
 from tests.sweeps import FakeWorker, fake_resolved, tiny_sweep
 from tests.unit.orchestrator.test_driver import _forget_lease, run
 
@@ -224,6 +226,15 @@ def test_localizers_named_twice_or_unknown_are_refused() -> None:
     with pytest.raises(SpecError, match='did you mean "causal_tracing"') as error:
         check_names(spec)
     assert error.value.loc == ("localize", "beside", 0)
+
+
+def test_layers_that_are_offloaded_one_by_one_are_not_traced() -> None:
+    spec = tiny_sweep("x", localize={"beside": ["argmin", "causal_tracing"]})
+    (model,) = fake_resolved(spec).models
+    assert traceable(spec, model) == model
+    with pytest.raises(SpecError, match="expected offload: model, or another localizer") as error:
+        traceable(spec, model.model_copy(update={"engine": Engine(offload="sequential")}))
+    assert error.value.loc == ("localize", "beside", 1)
 
 
 def test_layers_of_published_encoders_are_counted_without_the_hub() -> None:
