@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from loco_core.localizer_bench.serve import Served
 from scipy.stats import binomtest
 
+from loco_core.localizer_bench.serve import Served
 from loco_core.localizers import LocalizeSettings, rule
 from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS

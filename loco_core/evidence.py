@@ -46,6 +46,7 @@ class Evidence:
         full: mean clean minus donor margin, one column.
         clean: mean clean margin, one column.
         complete: windows with nearly all their cells.
+        settled: windows with cells on all pairs of the table; only these are picked from and compared.
         ratios: effects of windows, then complements, then all sites; None without an established full effect.
         low: simultaneous lower bounds of the window effects; NaN for incomplete windows, likewise ``high``.
         high: simultaneous upper bounds; an invalid image counts as if it had had the full effect.
@@ -59,6 +60,7 @@ class Evidence:
     full: Means
     clean: Means
     complete: Bools
+    settled: Bools
     ratios: Ratios | None
     low: Floats
     high: Floats
@@ -116,8 +118,23 @@ class Evidence:
         return float(weighted_ratios(flat, full, estimate)[np.arange(len(best)), best].mean())
 
 
-def gather(table: ScoreTable, settings: LocalizeSettings) -> Evidence:
-    """Estimates all windows of a table together."""
+def gather(
+    table: ScoreTable,
+    settings: LocalizeSettings,
+    *,
+    family: int = 0,
+    high_confidence: float | None = None,
+    alike: float | None = None,
+) -> Evidence:
+    """Estimates all windows of a table together.
+
+    Args:
+        table: what was read.
+        settings: the ``localize:`` block.
+        family: how many windows those of the table were chosen from; 0 where they were not.
+        high_confidence: of the upper bounds, where a part of the error is spent elsewhere.
+        alike: how alike windows vary, see `loco_core.statistics.likeness`; None estimates it from those of the table.
+    """
     paired = (table.clean.valid & table.donor.valid)[:, :, 0]
     top, bottom, present = numerators(table, paired)
     full = crossed_means(bottom[:, :, None], paired[:, :, None])
@@ -134,16 +151,18 @@ def gather(table: ScoreTable, settings: LocalizeSettings) -> Evidence:
         weights = crossed_weights(
             paired.shape[0], paired.shape[1], settings.resamples, np.random.default_rng([settings.seed, 0])
         )
-        ratios = crossed_ratios(top, bottom, present, weights, count)
+        ratios = crossed_ratios(top, bottom, present, weights, count, alike)
         columns = np.flatnonzero(complete)
-        low[columns] = ratios.simultaneous_low(settings.confidence, columns)
-        high[columns] = ratios.simultaneous_high(settings.confidence, columns) + invalid[columns]
+        above = settings.confidence if high_confidence is None else high_confidence
+        low[columns] = ratios.simultaneous_low(settings.confidence, columns, family)
+        high[columns] = ratios.simultaneous_high(above, columns, family) + invalid[columns]
     return Evidence(
         table=table,
         paired=paired,
         full=full,
         clean=clean,
         complete=complete,
+        settled=np.ones(count, dtype=np.bool_),
         ratios=ratios,
         low=low,
         high=high,

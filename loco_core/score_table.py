@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +95,50 @@ class ScoreTable:
     complement: Images
     unrelated: Floats
     cells: int
+
+    def part(
+        self, prompts: Sequence[str], seeds: Sequence[int], windows: Sequence[Window], complements: Sequence[Window]
+    ) -> ScoreTable:
+        """Returns the table of these prompts, seeds and windows alone, in this order; what is not there is absent."""
+        rows, columns = _places(prompts, self.prompts), _places(seeds, self.seeds)
+        one = np.zeros(1, dtype=np.intp)
+
+        def images(of: Images, layers: NDArray[np.intp]) -> Images:
+            taken = {field.name: _taken(getattr(of, field.name), rows, columns, layers) for field in fields(Images)}
+            return Images(**taken)
+
+        table = replace(
+            self,
+            prompts=tuple(prompts),
+            seeds=tuple(seeds),
+            windows=tuple(windows),
+            complements=tuple(complements),
+            clean=images(self.clean, one),
+            donor=images(self.donor, one),
+            all_sites=images(self.all_sites, one),
+            swept=images(self.swept, _places(windows, self.windows)),
+            complement=images(self.complement, _places(complements, self.complements)),
+            unrelated=_taken(self.unrelated[:, :, None], rows, columns, one)[:, :, 0],
+        )
+        every = (table.clean, table.donor, table.all_sites, table.swept, table.complement)
+        return replace(table, cells=sum(int(of.present.sum()) for of in every))
+
+
+def _places(wanted: Sequence[Hashable], there: Sequence[Hashable]) -> NDArray[np.intp]:
+    """Where each of ``wanted`` is in ``there``, -1 where it is not."""
+    place = {item: i for i, item in enumerate(there)}
+    return np.array([place.get(item, -1) for item in wanted], dtype=np.intp)
+
+
+def _taken(
+    values: NDArray[Any], rows: NDArray[np.intp], columns: NDArray[np.intp], layers: NDArray[np.intp]
+) -> NDArray[Any]:
+    """Takes ``(P, S, W)`` values at three lists of places; -1 gives NaN, or False."""
+    blank = False if values.dtype == np.bool_ else np.nan
+    taken = np.full((len(rows), len(columns), len(layers)), blank, dtype=values.dtype)
+    there = np.ix_(rows >= 0, columns >= 0, layers >= 0)
+    taken[there] = values[np.ix_(rows[rows >= 0], columns[columns >= 0], layers[layers >= 0])]
+    return taken
 
 
 def read_scores(scores: pa.Table, site_names: Sequence[str] = ()) -> ScoreTable:

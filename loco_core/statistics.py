@@ -2,7 +2,7 @@
 
 Formula sources: crossed (pigeonhole) bootstrap, Owen 2007, "The pigeonhole bootstrap"; variance of a mean under two
 crossed random factors, Searle, "Linear Models", chapter 11; degrees of freedom, Satterthwaite 1946; max-T bounds,
-Westfall and Young 1993; Holm 1979; Wilson 1927.
+Westfall and Young 1993; Sidak 1967; Holm 1979; Wilson 1927.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def half_split_weights(n_prompts: int, n_seeds: int, splits: int, rng: np.random
     return np.concatenate([first, 1 - first]), np.concatenate([1 - first, first])
 
 
-def two_way_variance(values: Floats, present: Bools, pool: int = 0) -> tuple[Floats, Floats]:
+def two_way_variance(
+    values: Floats, present: Bools, pool: int = 0, alike: float | None = None
+) -> tuple[Floats, Floats]:
     """Estimates the sampling variance of the mean over prompts and seeds, both taken as random.
 
     The bootstrap alone is not enough here: with four seeds its variance of a seed effect is a quarter too small, and
@@ -55,25 +57,21 @@ def two_way_variance(values: Floats, present: Bools, pool: int = 0) -> tuple[Flo
         values: ``(P, S, W)``.
         present: ``(P, S, W)``; absent values are filled by row mean + column mean - mean.
         pool: mean squares are moderated towards those of the first so many columns, see `moderated`.
+        alike: how alike these are, as `likeness` says of more columns than are here.
 
     Returns:
         variance ``(W,)`` and Satterthwaite degrees of freedom ``(W,)``; infinite and 1 for a single pair.
     """
-    values = _filled(values, present)
     n_prompts, n_seeds, width = values.shape
     total = n_prompts * n_seeds
     if total < 2:
         return np.full(width, np.inf), np.ones(width)
-    mean = values.mean(axis=(0, 1))
-    if n_prompts == 1 or n_seeds == 1:
-        square, free = moderated(values.reshape(total, width).var(axis=0, ddof=1), total - 1.0, pool)
+    squares = _mean_squares(_filled(values, present))
+    parts = [moderated(square, free, pool, alike) for square, free in squares]
+    if len(parts) == 1:
+        square, free = parts[0]
         return square / total, free
-    by_prompt, by_seed = values.mean(axis=1) - mean, values.mean(axis=0) - mean
-    residual = values - mean - by_prompt[:, None] - by_seed[None]
-    free_prompt, free_seed = n_prompts - 1.0, n_seeds - 1.0
-    prompt, f_prompt = moderated(n_seeds * (by_prompt**2).sum(axis=0) / free_prompt, free_prompt, pool)
-    seed, f_seed = moderated(n_prompts * (by_seed**2).sum(axis=0) / free_seed, free_seed, pool)
-    rest, f_rest = moderated((residual**2).sum(axis=(0, 1)) / (free_prompt * free_seed), free_prompt * free_seed, pool)
+    (prompt, f_prompt), (seed, f_seed), (rest, f_rest) = parts
     # Never below the residual alone: a negative variance component is noise.
     square = np.maximum(prompt + seed - rest, rest)
     spread = prompt**2 / f_prompt + seed**2 / f_seed + rest**2 / f_rest
@@ -81,7 +79,45 @@ def two_way_variance(values: Floats, present: Bools, pool: int = 0) -> tuple[Flo
     return square / total, np.clip(free, np.minimum(f_prompt, f_seed), f_rest)
 
 
-def moderated(squares: Floats, free: float, pool: int) -> tuple[Floats, Floats]:
+def likeness(values: Floats, present: Bools) -> float:
+    """Estimates how alike columns ``(P, S, W)`` vary, for a smaller table with a few of them.
+
+    A handful of columns cannot tell whether they are alike. These are taken to be, unless they differ by more than the
+    error of that estimate (one standard error); prompts, seeds and the rest are taken together for it.
+
+    Returns:
+        degrees of freedom that a mean square may borrow, see `moderated`.
+    """
+    excess, precision = 0.0, 0.0
+    for squares, free in _mean_squares(_filled(values, present)):
+        usable = squares[np.isfinite(squares) & (squares > 0)]
+        if len(usable) < 3:
+            continue
+        spread, expected = float(np.log(usable).var(ddof=1)), float(special.polygamma(1, free / 2))
+        weight = (len(usable) - 1) / (2 * max(spread, expected) ** 2)
+        excess, precision = excess + weight * (spread - expected), precision + weight
+    return 0.0 if precision == 0 else _borrowed(excess / precision - precision**-0.5)
+
+
+def _mean_squares(values: Floats) -> list[tuple[Floats, float]]:
+    """Mean squares ``(W,)`` and degrees of freedom of prompts, seeds and the rest; of all pairs if there is one row."""
+    n_prompts, n_seeds, width = values.shape
+    mean = values.mean(axis=(0, 1))
+    if n_prompts == 1 or n_seeds == 1:
+        total = n_prompts * n_seeds
+        return [(values.reshape(total, width).var(axis=0, ddof=1), total - 1.0)]
+    by_prompt, by_seed = values.mean(axis=1) - mean, values.mean(axis=0) - mean
+    residual = values - mean - by_prompt[:, None] - by_seed[None]
+    free_prompt, free_seed = n_prompts - 1.0, n_seeds - 1.0
+    free_rest = free_prompt * free_seed
+    return [
+        (n_seeds * (by_prompt**2).sum(axis=0) / free_prompt, free_prompt),
+        (n_prompts * (by_seed**2).sum(axis=0) / free_seed, free_seed),
+        ((residual**2).sum(axis=(0, 1)) / free_rest, free_rest),
+    ]
+
+
+def moderated(squares: Floats, free: float, pool: int, shared: float | None = None) -> tuple[Floats, Floats]:
     """Draws mean squares towards the mean of the first ``pool`` columns, as far as these are alike.
 
     With four seeds a mean square has three degrees of freedom, and the extremes of sixty such say little. How far they
@@ -93,6 +129,7 @@ def moderated(squares: Floats, free: float, pool: int) -> tuple[Floats, Floats]:
         squares: ``(W,)``.
         free: their degrees of freedom.
         pool: how many columns are taken together; fewer than three are not.
+        shared: how many degrees of freedom to borrow, where that is known from more columns.
 
     Returns:
         moderated mean squares and degrees of freedom ``(W,)``.
@@ -100,12 +137,15 @@ def moderated(squares: Floats, free: float, pool: int) -> tuple[Floats, Floats]:
     usable = np.flatnonzero(np.isfinite(squares[:pool]) & (squares[:pool] > 0))
     if len(usable) < 3:
         return squares, np.full(len(squares), free)
-    excess = float(np.log(squares[usable]).var(ddof=1) - special.polygamma(1, free / 2))
-    shared = MOST_SHARED
-    if excess > special.polygamma(1, MOST_SHARED / 2):
-        shared = 2 * _inverse_trigamma(excess)
+    if shared is None:
+        shared = _borrowed(float(np.log(squares[usable]).var(ddof=1) - special.polygamma(1, free / 2)))
     mean = squares[usable].mean()
     return (shared * mean + free * squares) / (shared + free), np.full(len(squares), free + shared)
+
+
+def _borrowed(excess: float) -> float:
+    """Degrees of freedom of a prior whose logarithm varies by so much, at most `MOST_SHARED`."""
+    return 2 * _inverse_trigamma(excess) if excess > special.polygamma(1, MOST_SHARED / 2) else MOST_SHARED
 
 
 def _inverse_trigamma(value: float) -> float:
@@ -163,13 +203,20 @@ class Ratios(Means):
     present: Bools
     deviations: Floats
 
-    def simultaneous_low(self, confidence: float, columns: NDArray[np.intp]) -> Floats:
-        """One-sided lower bounds ``(len(columns),)`` that hold for all these columns together."""
-        return self.value[columns] - self._width(self.deviations[:, columns], confidence, columns)
+    def simultaneous_low(self, confidence: float, columns: NDArray[np.intp], family: int = 0) -> Floats:
+        """One-sided lower bounds ``(len(columns),)`` that hold for all these columns together.
 
-    def simultaneous_high(self, confidence: float, columns: NDArray[np.intp]) -> Floats:
-        """One-sided upper bounds ``(len(columns),)`` that hold for all these columns together."""
-        return self.value[columns] + self._width(-self.deviations[:, columns], confidence, columns)
+        Args:
+            confidence: of all together.
+            columns: which.
+            family: how many columns they were chosen from, by whatever rule: the bounds hold for these all (Sidak
+                1967, where the others are not there to be resampled).
+        """
+        return self.value[columns] - self._width(self.deviations[:, columns], confidence, columns, family)
+
+    def simultaneous_high(self, confidence: float, columns: NDArray[np.intp], family: int = 0) -> Floats:
+        """One-sided upper bounds ``(len(columns),)``, arguments as of `simultaneous_low`."""
+        return self.value[columns] + self._width(-self.deviations[:, columns], confidence, columns, family)
 
     def difference(self, column: int, others: NDArray[np.intp]) -> Means:
         """Paired differences of one column to others."""
@@ -178,10 +225,12 @@ class Ratios(Means):
         variance, free = two_way_variance(influence, present)
         return Means(self.value[column] - self.value[others], np.sqrt(variance), free)
 
-    def _width(self, deviations: Floats, confidence: float, columns: NDArray[np.intp]) -> Floats:
+    def _width(self, deviations: Floats, confidence: float, columns: NDArray[np.intp], family: int) -> Floats:
         if not len(columns):
             return np.zeros(0)
         critical = np.quantile(deviations.max(axis=1), confidence)
+        if family > len(columns):
+            critical = max(critical, special.ndtri(confidence ** (1 / family)))
         # The resamples say how the columns move together; the tail of few prompts and seeds is Student's.
         quantile = special.stdtrit(self.free[columns], special.ndtr(critical))
         return np.asarray(quantile * self.error[columns])
@@ -197,7 +246,14 @@ def crossed_means(values: Floats, present: Bools) -> Means:
     return Means(mean, np.sqrt(variance), free)
 
 
-def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weights: Floats, pool: int) -> Ratios:
+def crossed_ratios(
+    numerator: Floats,
+    denominator: Floats,
+    present: Bools,
+    weights: Floats,
+    pool: int,
+    alike: float | None = None,
+) -> Ratios:
     """Estimates ``sum(numerator) / sum(denominator)`` for every column, over the pairs that the column has.
 
     A column without pairs is NaN throughout.
@@ -208,6 +264,7 @@ def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weigh
         present: ``(P, S, W)``.
         weights: ``(B, P * S)`` from `crossed_weights`.
         pool: variances are moderated towards what the first so many columns have in common.
+        alike: how alike these are, see `likeness`; None estimates it from themselves.
     """
     n_prompts, n_seeds, width = numerator.shape
     top = np.where(present, numerator, 0.0).reshape(-1, width)
@@ -216,7 +273,7 @@ def crossed_ratios(numerator: Floats, denominator: Floats, present: Bools, weigh
     full = bottom.sum(axis=0)
     value = np.divide(top.sum(axis=0), full, out=np.full(width, np.nan), where=full > 0)
     influence = ((top - value * bottom) / np.where(full > 0, full / count, np.nan)).reshape(n_prompts, n_seeds, width)
-    variance, free = two_way_variance(influence, present, pool)
+    variance, free = two_way_variance(influence, present, pool, alike)
     # Without gaps all columns have the same denominator: one product instead of one a column.
     deviations = weighted_ratios(top, bottom[:, :1] if present.all() else bottom, weights) - value
     spread = deviations.std(axis=0)

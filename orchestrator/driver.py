@@ -10,10 +10,9 @@ from pathlib import Path
 from scipy import special
 
 from loco_core.localizers import Localization
-from loco_core.types import Window
 from orchestrator.batch_sizes import probes, with_batch_sizes
 from orchestrator.edit_summary import EditSummary, summarize
-from orchestrator.plan import CELL_KEY, PlannedUnit, sweep_id, windows
+from orchestrator.plan import PlannedUnit, plan, sweep_id, windows
 from orchestrator.resolve import Resolved, check_methods, resolve
 from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
 from orchestrator.scheduler.protocol import Backend
@@ -29,7 +28,7 @@ from orchestrator.session import (
 )
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.chain import Chain
-from orchestrator.stages.sweep import add_plan, failed_keys, missing_units, planned_units
+from orchestrator.stages.sweep import add_plan, beginnings, failed_keys, missing_units, planned_units, units_again
 from orchestrator.stages.trace import committed_traces
 from orchestrator.store import Publisher, Store, encode_document, open_store, preflight
 from orchestrator.store.layout import RESOLVED
@@ -51,6 +50,8 @@ class Outlook:
         seconds: of work, by the cost table, on one worker of the slowest kind.
         minimum_detectable_effect: see :func:`minimum_detectable_effect`.
         guessed_batches: models whose batch size the run measures first, so that the number of units is a guess.
+        most_cells: with a localizer that begins small: how many cells it may ask for in all, complements aside; else
+            None.
     """
 
     units: int
@@ -59,6 +60,7 @@ class Outlook:
     seconds: float
     minimum_detectable_effect: float
     guessed_batches: tuple[str, ...]
+    most_cells: int | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     return Outlook(
         units=len(units) + len(traces),
         images=sum(len({row.image_id for row in unit.rows}) for unit in units) + sum(unit.images for unit in traces),
-        cells=sum(row.emit for unit in units for row in unit.rows),
+        cells=_cells(units),
         seconds=sum(unit.expected_seconds for unit in units) + sum(unit.expected_seconds for unit in traces),
         minimum_detectable_effect=minimum_detectable_effect(
             spec.prompts,
@@ -107,7 +109,12 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
             spec.localize.confidence,
         ),
         guessed_batches=tuple(unit.model for unit in probes(spec, resolved)),
+        most_cells=None if beginnings(spec, resolved) is None else _cells(plan(spec, resolved)),
     )
+
+
+def _cells(units: Sequence[PlannedUnit]) -> int:
+    return sum(row.emit for unit in units for row in unit.rows)
 
 
 # Standard deviation of a window's effect over prompts, over seeds, and of the rest, in units of the full effect.
@@ -199,21 +206,7 @@ def _retried(store: Store, spec: SweepSpec, resolved: Resolved, known: Sequence[
     pending = {row.key for unit in known if unit.unit_id in waiting for row in unit.rows if row.emit}
     failed = failed_keys(store.read("scores"), store.read("failures")) - pending
     round_ = len(store.plans())
-    new = missing_units(spec, resolved, known, forget=failed, round_=round_)
-    keys = [dict(zip(CELL_KEY, key, strict=True)) for key in failed]
-    complements = sorted(
-        {
-            (key["model"], key["attribute"], Window(key["window_start"], key["window_size"]))
-            for key in keys
-            if key["control"] == "complement"
-        }
-    )
-    if complements:
-        again = failed - {row.key for unit in new for row in unit.rows}
-        new += missing_units(
-            spec, resolved, [*known, *new], forget=again, complements=complements, round_=round_
-        )  # fmt: skip
-    return new
+    return units_again(spec, resolved, known, failed, round_)
 
 
 def _needed_bytes(spec: SweepSpec, resolved: Resolved, units: Sequence[PlannedUnit]) -> int:

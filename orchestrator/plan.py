@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
+from loco_core.localizers import Grid, Request
 from loco_core.types import Attribute, Control, Generation, Intervention, PromptRecord, Row, Window
 from orchestrator import identity
 from orchestrator.resolve import Resolved, ResolvedModel
@@ -116,13 +117,35 @@ class PlannedUnit:
     rows: tuple[PlannedRow, ...]
 
 
+Block = tuple[str, str]
+"""Model and attribute."""
+
+
 @dataclass(frozen=True)
 class _Draft:
-    """A cell before it has a unit: its control, its window and its intervention."""
+    """A cell before it has a prompt, a seed and a unit: its control, its window and its intervention."""
 
     control: Control
     window: Window | None
     intervention: Intervention
+
+
+@dataclass(frozen=True)
+class _Drafts:
+    """What is wanted of one (model, attribute): some drafts on all prompts and seeds, others on the first few."""
+
+    everywhere: tuple[_Draft, ...]
+    requested: tuple[tuple[Request, tuple[_Draft, ...]], ...]
+
+    def of(self, prompt: int, seed: int) -> list[_Draft]:
+        """Drafts of one prompt and seed, each once."""
+        found = dict.fromkeys(self.everywhere)
+        for request, drafts in self.requested:
+            if (request.prompts is None or prompt < request.prompts) and (
+                request.seeds is None or seed < request.seeds
+            ):
+                found |= dict.fromkeys(drafts)
+        return list(found)
 
 
 PLAN_SCHEMA = pa.schema(
@@ -162,12 +185,19 @@ def windows(spec: SweepSpec, n_sites: int) -> tuple[Window, ...]:
     )
 
 
+def grid(spec: SweepSpec, attribute: Attribute, n_sites: int) -> Grid:
+    """Returns everything that a localizer may ask for of one (model, attribute)."""
+    prompts = tuple(prompt_id(record) for record in attribute.records[: spec.prompts])
+    return Grid(n_sites, windows(spec, n_sites), prompts, spec.seeds)
+
+
 def plan(
     spec: SweepSpec,
     resolved: Resolved,
     planned: Collection[tuple[Any, ...]] = (),
     *,
-    complements: Sequence[tuple[str, str, Window]] = (),
+    requests: Mapping[Block, Sequence[Request]] | None = None,
+    only: Collection[tuple[Any, ...]] | None = None,
     first_order: int = 0,
     round_: int = 0,
 ) -> list[PlannedUnit]:
@@ -177,8 +207,8 @@ def plan(
         spec: the sweep.
         resolved: the sweep with its names looked up.
         planned: keys of rows that earlier plan files hold.
-        complements: (model, attribute, window) whose complement is wanted on top of the spec: every site but the
-            window's reads the donor.
+        requests: what is wanted of which (model, attribute), instead of the whole grid; nothing of those not named.
+        only: keys of rows to plan, out of these; None plans them all.
         first_order: number of units already planned.
         round_: 0, or which retry this is.
 
@@ -189,41 +219,64 @@ def plan(
     done, order, units = set(planned), first_order, []
     for model in resolved.models:
         for attribute in resolved.attributes:
-            wanted = tuple(w for m, a, w in complements if (m, a) == (model.id, attribute.key))
-            drafts = _drafts(spec, model.n_sites, wanted, only_complements=bool(complements))
-            for seed in spec.seeds:
-                for record in attribute.records[: spec.prompts]:
-                    block = _block(spec, resolved, model, attribute, record, seed, drafts)
-                    for rows in _slices(spec, model, block, done):
+            if requests is None:
+                drafts = _Drafts(_whole_grid(spec, model.n_sites), ())
+            else:
+                drafts = _requested(spec, model.n_sites, requests.get((model.id, attribute.key), ()))
+            for at, seed in enumerate(spec.seeds):
+                for number, record in enumerate(attribute.records[: spec.prompts]):
+                    wanted = drafts.of(number, at)
+                    if not wanted:
+                        continue
+                    block = _block(spec, resolved, model, attribute, record, seed, [*_ANCHORS, *wanted])
+                    for rows in _slices(spec, model, block, done, only):
                         units.append(_unit(spec, model, attribute, rows, order, round_))
                         order += 1
     return units
 
 
-def _drafts(spec: SweepSpec, n_sites: int, wanted: Sequence[Window], *, only_complements: bool) -> list[_Draft]:
-    every = tuple(range(n_sites))
-    options = spec.interventions
+_ANCHORS = (_Draft("clean", None, Intervention()), _Draft("donor", None, Intervention()))
+
+
+def _whole_grid(spec: SweepSpec, n_sites: int) -> tuple[_Draft, ...]:
     swept = windows(spec, n_sites)
-    drafts = [_Draft("clean", None, Intervention()), _Draft("donor", None, Intervention())]
-    if not only_complements:
-        if spec.controls.identity:
-            drafts.append(_Draft("identity", None, Intervention(every)))
-        for option in options:
-            if spec.controls.all_sites:
-                drafts.append(_Draft("all_sites", None, option.at(every)))
-            drafts += [_Draft("window", window, option.at(window.sites)) for window in swept]
-            drafts += [
-                _Draft("random", Window(-1, size), option.at(sites))
-                for size in spec.sizes(n_sites)
-                for sites in random_sites(n_sites, size, spec.controls.random)
-            ]
-    complement_windows = wanted if only_complements else swept if spec.controls.complement else ()
-    drafts += [
-        _Draft("complement", window, options[0].at(tuple(s for s in every if s not in window.sites)))
-        for window in complement_windows
-        if window.size < n_sites
-    ]
+    drafts = _references(spec, n_sites)
+    for option in spec.interventions:
+        drafts += [_Draft("window", window, option.at(window.sites)) for window in swept]
+        drafts += [
+            _Draft("random", Window(-1, size), option.at(sites))
+            for size in spec.sizes(n_sites)
+            for sites in random_sites(n_sites, size, spec.controls.random)
+        ]
+    if spec.controls.complement:
+        drafts += [_complement(spec, window, n_sites) for window in swept if window.size < n_sites]
+    return tuple(drafts)
+
+
+def _requested(spec: SweepSpec, n_sites: int, requests: Sequence[Request]) -> _Drafts:
+    """Drafts of requests; every intervention of the spec is run at a requested window, as in the whole grid."""
+    found = []
+    for request in requests:
+        drafts = _references(spec, n_sites)
+        if request.control == "window" and request.window is not None:
+            drafts += [_Draft("window", request.window, o.at(request.window.sites)) for o in spec.interventions]
+        if request.control == "complement" and request.window is not None and request.window.size < n_sites:
+            drafts.append(_complement(spec, request.window, n_sites))
+        found.append((request, tuple(drafts)))
+    return _Drafts((), tuple(found))
+
+
+def _references(spec: SweepSpec, n_sites: int) -> list[_Draft]:
+    every = tuple(range(n_sites))
+    drafts = [_Draft("identity", None, Intervention(every))] if spec.controls.identity else []
+    if spec.controls.all_sites:
+        drafts += [_Draft("all_sites", None, option.at(every)) for option in spec.interventions]
     return drafts
+
+
+def _complement(spec: SweepSpec, window: Window, n_sites: int) -> _Draft:
+    others = tuple(site for site in range(n_sites) if site not in window.sites)
+    return _Draft("complement", window, spec.interventions[0].at(others))
 
 
 def random_sites(n_sites: int, size: int, count: int) -> list[tuple[int, ...]]:
@@ -286,12 +339,16 @@ def _identified(row: PlannedRow, model: ResolvedModel, resolved: Resolved, gener
 
 
 def _slices(
-    spec: SweepSpec, model: ResolvedModel, block: Iterator[PlannedRow], done: set[tuple[Any, ...]]
+    spec: SweepSpec,
+    model: ResolvedModel,
+    block: Iterator[PlannedRow],
+    done: set[tuple[Any, ...]],
+    only: Collection[tuple[Any, ...]] | None,
 ) -> Iterator[list[PlannedRow]]:
     """Cuts what is missing of a block into units, each led by the block's clean and donor images."""
     clean, donor, *rest = block
-    missing = [row for row in rest if row.key not in done]
-    anchors = [replace(row, emit=row.key not in done) for row in (clean, donor)]
+    missing = [row for row in rest if _wanted(row, done, only)]
+    anchors = [replace(row, emit=_wanted(row, done, only)) for row in (clean, donor)]
     if not missing and not any(row.emit for row in anchors):
         return
     seconds = model.seconds_per_image * spec.generation.steps / 50
@@ -302,6 +359,10 @@ def _slices(
     for start in range(0, max(1, len(missing)), size):
         yield [*anchors, *missing[start : start + size]]
         anchors = [replace(row, emit=False) for row in anchors]
+
+
+def _wanted(row: PlannedRow, done: set[tuple[Any, ...]], only: Collection[tuple[Any, ...]] | None) -> bool:
+    return row.key not in done and (only is None or row.key in only)
 
 
 def _unit(

@@ -8,27 +8,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from loco_core.localizer_bench.planted import PlantedResult, PlantedTruth, run_planted
-from loco_core.localizer_bench.report import BenchReport, Measure, OutcomeCount
+from loco_core.localizer_bench.report import BenchReport, Measure, OutcomeCount, Thrift
+from loco_core.localizer_bench.serve import Served
 from loco_core.localizer_bench.simulate import (
     KINDS,
     THRESHOLD,
-    WINDOWS,
+    Layout,
     Noise,
     SimulatedTable,
     simulated_table,
     simulated_tables,
 )
-from loco_core.localizers import Localization, Localizer, LocalizeSettings
+from loco_core.localizers import Localization, LocalizeSettings, Rule
 
 __all__ = [
     "BenchReport",
+    "Layout",
     "Measure",
     "Noise",
     "OutcomeCount",
     "PlantedResult",
     "PlantedTruth",
     "SimulatedTable",
+    "Thrift",
     "run_bench",
     "run_planted",
     "simulated_table",
@@ -51,56 +56,66 @@ class _Answer:
     def true_effect(self) -> float:
         """True effect of the picked window; 0 if it is none that was swept."""
         window = self.found.window
-        return float(self.table.effects[WINDOWS.index(window)]) if window in WINDOWS else 0.0
+        windows = self.table.layout.windows
+        return float(self.table.effects[windows.index(window)]) if window in windows else 0.0
 
 
 def run_bench(
-    localizer: Localizer,
+    rule: Rule,
     name: str,
     settings: LocalizeSettings | None = None,
     *,
     tables: int = 2000,
     seed: int = 0,
     noise: Noise | None = None,
+    layout: Layout | None = None,
+    reference: Rule | None = None,
     planted: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> BenchReport:
     """Holds a localizer against tables whose truth is known.
 
-    Complements that it asks for are added once, then it is asked again, as a sweep does.
+    It is given what it asks for, as a sweep does, and asked again: the whole grid and then complements, or, if it
+    begins small, only that.
 
     Args:
-        localizer: what is measured.
+        rule: what is measured.
         name: its name in the report.
         settings: given to it as they are; the declared truths are made for the default threshold of 0.8 and largest
             share of a quarter.
         tables: how many to simulate.
         seed: of the simulation.
         noise: of the simulation.
+        layout: windows of the simulation.
+        reference: is given the whole grid of every table; answers and images of both are compared.
         planted: folder of tables of planted models, see `run_planted`.
         progress: called with the number of tables done.
 
     Raises:
         LocalizationError: from the localizer, or about the planted folder.
     """
-    settings, noise = settings or LocalizeSettings(), noise or Noise()
+    settings, noise, layout = settings or LocalizeSettings(), noise or Noise(), layout or Layout()
     start = time.process_time()
-    results = run_planted(planted, lambda scores: localizer(scores, settings)) if planted else ()
+    results = run_planted(planted, rule, settings) if planted else ()
     answers: list[_Answer] = []
-    for number, table in enumerate(simulated_tables(tables, seed, noise), start=1):
-        found = localizer(table.scores, settings)
-        if found.wants_complements:
-            found = localizer(table.with_complements(found.wants_complements), settings)
-        answers.append(_Answer(table.without_scores(), found))
+    thrift = Thrift() if reference else None
+    for number, table in enumerate(simulated_tables(tables, seed, noise, layout), start=1):
+        served = Served(pa.concat_tables([table.scores, table.complement_scores]), layout.sites)
+        answer = served.answer(rule, settings)
+        if reference and thrift:
+            thrift = thrift.plus(answer, served.answer(reference, settings))
+        answers.append(_Answer(table.without_scores(), answer.found))
         if progress:
             progress(number)
     return BenchReport(
         localizer=name,
         settings=settings,
         noise=noise,
+        layout=layout,
         seed=seed,
         tables=tables,
         measures=_measures(answers),
+        thrift=thrift,
         outcomes=_outcomes(answers),
         planted=results,
         cpu_seconds=time.process_time() - start,
@@ -133,7 +148,8 @@ def _rate(name: str, covered: Sequence[bool | None], at_least: float, at_most: f
 
 
 def _declared_covered(answer: _Answer) -> bool | None:
-    window, true = WINDOWS[answer.table.declared], float(answer.table.effects[answer.table.declared])
+    window = answer.table.layout.windows[answer.table.declared]
+    true = float(answer.table.effects[answer.table.declared])
     for effect in answer.found.effects:
         if (effect.window_start, effect.window_size) == (window.start, window.size):
             return _covers(effect.ci_low, effect.ci_high, true)
@@ -149,7 +165,7 @@ def _covers(low: float | None, high: float | None, true: float) -> bool | None:
 
 
 def _all_covered(answer: _Answer) -> bool | None:
-    true = {(w.start, w.size): float(e) for w, e in zip(WINDOWS, answer.table.effects, strict=True)}
+    true = {(w.start, w.size): float(e) for w, e in zip(answer.table.layout.windows, answer.table.effects, strict=True)}
     lows = [(e.simultaneous_low, true[e.window_start, e.window_size]) for e in answer.found.effects]
     known = [low <= effect for low, effect in lows if low is not None]
     return all(known) if known else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loco_core.errors import LocalizationError, did_you_mean
-from loco_core.localizers import Localization
+from loco_core.localizer_bench.serve import Served
+from loco_core.localizers import Localization, LocalizeSettings, Rule
 
 TRUTH_FILE = "truth.json"
 
@@ -38,6 +38,8 @@ class PlantedResult:
         sites: what it picked.
         right: the outcome is right, and the sites exactly those planted where there are sites to be found.
         reason: the localizer's own sentence.
+        images: that it took.
+        all_images: in the table.
     """
 
     table: str
@@ -48,16 +50,19 @@ class PlantedResult:
     sites: tuple[int, ...]
     right: bool
     reason: str
+    images: int
+    all_images: int
 
 
-def run_planted(folder: Path, localize: Callable[[pa.Table], Localization]) -> tuple[PlantedResult, ...]:
+def run_planted(folder: Path, rule: Rule, settings: LocalizeSettings) -> tuple[PlantedResult, ...]:
     """Holds a localizer against all ``*.parquet`` of a folder, each of one (model, attribute, set of seeds).
 
     Args:
         folder: has a ``truth.json`` beside the tables, ``{model: {kind: {"sites": [..], "outcome": ".."}}}``; an
             attribute may stand in place of a kind and then goes before it. Complements that a localizer might ask for
             should be among the rows.
-        localize: the localizer, settings bound.
+        rule: the localizer.
+        settings: given to it.
 
     Raises:
         LocalizationError: the folder has no tables, or the truth file is missing, broken or silent on a table.
@@ -66,19 +71,23 @@ def run_planted(folder: Path, localize: Callable[[pa.Table], Localization]) -> t
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise LocalizationError(f"{folder}: no .parquet tables to hold the localizer against")
-    return tuple(_result(path, truths, localize) for path in paths)
+    return tuple(_result(path, truths, rule, settings) for path in paths)
 
 
-def _result(path: Path, truths: dict[str, Any], localize: Callable[[pa.Table], Localization]) -> PlantedResult:
+def _result(path: Path, truths: dict[str, Any], rule: Rule, settings: LocalizeSettings) -> PlantedResult:
     try:
         scores = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise LocalizationError(f"{path}: not a readable Parquet file ({error})") from error
-    found = localize(scores)
+    answer = Served(scores).answer(rule, settings)
+    found = answer.found
     truth = _truth(truths, found, path.parent / TRUTH_FILE)
     sites = found.window.sites if found.window else ()
     right = found.outcome == truth.outcome and (truth.outcome != "localized" or sites == truth.sites)
-    return PlantedResult(path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason)
+    return PlantedResult(
+        path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason,
+        answer.images, scores.num_rows,
+    )  # fmt: skip
 
 
 def _truth(truths: dict[str, Any], found: Localization, path: Path) -> PlantedTruth:

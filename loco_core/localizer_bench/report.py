@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.table import Table
 
 from loco_core.localizer_bench.planted import PlantedResult
-from loco_core.localizer_bench.simulate import Noise
+from loco_core.localizer_bench.serve import Answer
+from loco_core.localizer_bench.simulate import Layout, Noise
 from loco_core.localizers import LocalizeSettings
 from loco_core.statistics import wilson
 
@@ -68,6 +69,47 @@ class OutcomeCount:
 
 
 @dataclass(frozen=True)
+class Thrift:
+    """What a localizer that begins small saves against one that is given the whole grid, and how often they agree.
+
+    Attributes:
+        tables: how many.
+        same: of these with the same outcome and window.
+        images: that were scored for it, complements included.
+        all_images: that were scored for the other.
+        drawn: images that were drawn for it, clean and donor images that go with every round included.
+        all_drawn: for the other.
+    """
+
+    tables: int = 0
+    same: int = 0
+    images: int = 0
+    all_images: int = 0
+    drawn: int = 0
+    all_drawn: int = 0
+
+    def plus(self, few: Answer, whole: Answer) -> Thrift:
+        """Adds a table."""
+        same = (few.found.outcome, few.found.window) == (whole.found.outcome, whole.found.window)
+        return Thrift(
+            self.tables + 1,
+            self.same + same,
+            self.images + few.images,
+            self.all_images + whole.images,
+            self.drawn + few.drawn,
+            self.all_drawn + whole.drawn,
+        )
+
+    def __str__(self) -> str:
+        low, high = wilson(self.same, self.tables)
+        return (
+            f"{self.images / self.all_images:.1%} of the whole grid's scores, {self.drawn / self.all_drawn:.1%} of its "
+            f"images (every round draws clean and donor again); same outcome and window in "
+            f"{self.same / self.tables:.1%} of {self.tables} tables ({low:.1%}-{high:.1%})"
+        )
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """The result of a benchmark; prints as rich tables, and as JSON.
 
@@ -75,9 +117,11 @@ class BenchReport:
         localizer: its name.
         settings: what it was given.
         noise: what was simulated.
+        layout: windows of it.
         seed: of the simulation.
         tables: how many tables were simulated.
         measures: rates with aims.
+        thrift: against a localizer that is given the whole grid; None where it was not compared.
         outcomes: what was said of which truth kind.
         planted: results on tables of planted models; empty if none were given.
         cpu_seconds: CPU time it took.
@@ -86,9 +130,11 @@ class BenchReport:
     localizer: str
     settings: LocalizeSettings
     noise: Noise
+    layout: Layout
     seed: int
     tables: int
     measures: tuple[Measure, ...]
+    thrift: Thrift | None
     outcomes: tuple[OutcomeCount, ...]
     planted: tuple[PlantedResult, ...]
     cpu_seconds: float
@@ -108,10 +154,12 @@ class BenchReport:
             "localizer": self.localizer,
             "settings": self.settings.model_dump(),
             "noise": asdict(self.noise),
+            "layout": asdict(self.layout),
             "seed": self.seed,
             "tables": self.tables,
             "passed": self.passed,
             "measures": measures,
+            "thrift": asdict(self.thrift) if self.thrift else None,
             "outcomes": [asdict(count) for count in self.outcomes],
             "planted": [asdict(result) for result in self.planted],
             "cpu_seconds": self.cpu_seconds,
@@ -119,7 +167,9 @@ class BenchReport:
         return json.dumps(whole, indent=2)
 
     def __rich__(self) -> Group:
-        tables = [self._measure_table(), self._outcome_table()]
+        tables: list[Table | str] = [self._measure_table(), self._outcome_table()]
+        if self.thrift and self.thrift.tables:
+            tables.append(f"simulated tables: {self.thrift}")
         if self.planted:
             tables.append(self._planted_table())
         return Group(*tables)
@@ -144,7 +194,9 @@ class BenchReport:
 
     def _planted_table(self) -> Table:
         right = sum(result.right for result in self.planted)
-        table = Table(title=f"planted models: {right} of {len(self.planted)} right")
+        title = f"planted models: {right} of {len(self.planted)} right"
+        images, all_images = (sum(getattr(r, name) for r in self.planted) for name in ("images", "all_images"))
+        table = Table(title=f"{title}, {images / all_images:.1%} of the images")
         for name in ("model", "attribute", "planted", "found", ""):
             table.add_column(name)
         for r in self.planted:

@@ -17,10 +17,30 @@ from loco_core.localizers import Outcome
 from loco_core.statistics import Floats
 from loco_core.types import Window
 
-SITES = 16
-SIZES = (1, 2, 3, 4)
+
+@dataclass(frozen=True)
+class Layout:
+    """Which windows of which model are simulated.
+
+    Attributes:
+        sites: of the model.
+        largest: all sizes from 1 to this one are swept.
+    """
+
+    sites: int = 16
+    largest: int = 4
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows, by size and start."""
+        sizes = range(1, self.largest + 1)
+        return tuple(Window(start, size) for size in sizes for start in range(self.sites - size + 1))
+
+
+LAYOUTS = {16: Layout(), 70: Layout(70, 8)}
+"""By number of sites: Stable Diffusion 1 and 2, Stable Diffusion XL."""
+SITES, WINDOWS = Layout().sites, Layout().windows
 THRESHOLD = 0.8
-WINDOWS = tuple(Window(start, size) for size in SIZES for start in range(SITES - size + 1))
 REACHED = 0.95
 """True effect of a window that holds all that must be swapped."""
 
@@ -62,12 +82,13 @@ class SimulatedTable:
         kind: which truth, see `KINDS`.
         outcomes: what a localizer may say of it; the first is the answer that enough images would give.
         window: the window to be found, where there is one.
-        effects: true effect of every window of `WINDOWS`.
-        kept: true effect of swapping everything but a window, for every window of `WINDOWS`.
+        effects: true effect of every window of the layout.
+        kept: true effect of swapping everything but a window, for every window of the layout.
         declared: a window chosen without looking at the scores, on which intervals are checked: the one to be found,
             else a drawn one.
         scores: rows without complements.
         complement_scores: rows of the complement of every window, to be added as far as they are asked for.
+        layout: which windows there are.
     """
 
     kind: str
@@ -78,6 +99,7 @@ class SimulatedTable:
     declared: int
     scores: pa.Table
     complement_scores: pa.Table
+    layout: Layout
 
     def without_scores(self) -> SimulatedTable:
         """The truth alone: two thousand tables need not be kept."""
@@ -85,9 +107,10 @@ class SimulatedTable:
 
     def with_complements(self, windows: Sequence[Window]) -> pa.Table:
         """The scores with the complements of these windows added, as a sweep would after it was asked."""
-        wanted = [WINDOWS.index(window) for window in windows]
-        pairs = self.complement_scores.num_rows // len(WINDOWS)
-        rows = np.concatenate([np.arange(pairs) * len(WINDOWS) + column for column in wanted])
+        every = self.layout.windows
+        wanted = [every.index(window) for window in windows]
+        pairs = self.complement_scores.num_rows // len(every)
+        rows = np.concatenate([np.arange(pairs) * len(every) + column for column in wanted])
         return pa.concat_tables([self.scores, self.complement_scores.take(rows)])
 
 
@@ -118,112 +141,111 @@ _SHARES = (0.4, 0.12, 0.08, 0.08, 0.08, 0.06, 0.04, 0.04, 0.05, 0.05)
 _UNRESOLVED: Outcome = "inconclusive"
 
 
-def simulated_tables(count: int = 2000, seed: int = 0, noise: Noise | None = None) -> Iterator[SimulatedTable]:
+def simulated_tables(
+    count: int = 2000, seed: int = 0, noise: Noise | None = None, layout: Layout | None = None
+) -> Iterator[SimulatedTable]:
     """Draws tables of 8 to 12 prompts and 4 to 8 seeds, two fifths of them with one window to be found."""
     noise = noise or Noise()
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        yield simulated_table(str(rng.choice(KINDS, p=_SHARES)), rng, noise)
+        yield simulated_table(str(rng.choice(KINDS, p=_SHARES)), rng, noise, layout)
 
 
-def simulated_table(kind: str, rng: np.random.Generator, noise: Noise) -> SimulatedTable:
+def simulated_table(kind: str, rng: np.random.Generator, noise: Noise, layout: Layout | None = None) -> SimulatedTable:
     """Draws one table of a truth kind."""
-    truth = _truth(kind, rng)
+    layout = layout or Layout()
+    truth, windows = _truth(kind, rng, layout), layout.windows
     prompts, seeds = int(rng.choice([8, 10, 12])), int(rng.choice([4, 6, 8]))
-    drawn = int(rng.integers(len(WINDOWS)))
-    declared = drawn if truth.window is None else WINDOWS.index(truth.window)
-    scores, complements = _scores(truth, prompts, seeds, rng, noise)
-    return SimulatedTable(kind, truth.outcomes, truth.window, truth.effects, truth.kept, declared, scores, complements)
+    drawn = int(rng.integers(len(windows)))
+    declared = drawn if truth.window is None else windows.index(truth.window)
+    scores, complements = _scores(truth, prompts, seeds, rng, noise, layout)
+    return SimulatedTable(
+        kind, truth.outcomes, truth.window, truth.effects, truth.kept, declared, scores, complements, layout
+    )
 
 
-def _truth(kind: str, rng: np.random.Generator) -> _Truth:
+def _truth(kind: str, rng: np.random.Generator, layout: Layout) -> _Truth:
+    sites = layout.sites
     if kind in ("single", "damaging"):
-        size = int(rng.integers(1, 5))
-        sites = _window_sites(size, rng)
-        effects, kept = _needed([sites], float(rng.uniform(1, 2)))
+        size = int(rng.integers(1, layout.largest + 1))
+        window = Window(int(rng.integers(0, sites - size + 1)), size)
+        effects, kept = _needed([window.sites], float(rng.uniform(1, 2)), layout)
         if kind == "damaging":
             return _Truth(("damaging",), effects, kept, damage=0.4)
-        return _Truth(("localized",), effects, kept, window=Window(sites[0], size))
+        return _Truth(("localized",), effects, kept, window=window)
     if kind in ("all_at_0.70", "all_at_0.79"):
-        level = np.full(len(WINDOWS), float(kind[-4:]))
+        level = np.full(len(layout.windows), float(kind[-4:]))
         return _Truth(("distributed", _UNRESOLVED), level, level)
     if kind == "two_disjoint":
-        size = int(rng.integers(1, 4))
-        first, second = (
-            tuple(range(start, start + size)) for start in (int(rng.integers(0, 5)), int(rng.integers(8, 12)))
-        )
-        effects, kept = _needed([first, second], 1.5)
+        size = int(rng.integers(1, layout.largest))
+        starts = int(rng.integers(0, sites // 3)), int(rng.integers(sites // 2, 3 * sites // 4))
+        effects, kept = _needed([Window(start, size).sites for start in starts], 1.5, layout)
         return _Truth(("multiple",), effects, kept)
     if kind == "redundant":
-        pair = (int(rng.integers(0, 6)), int(rng.integers(10, 16)))
+        pair = (int(rng.integers(0, 3 * sites // 8)), int(rng.integers(5 * sites // 8, sites)))
         alone = rng.uniform(0.0, 0.35, 2)
-        return _Truth(("redundant", _UNRESOLVED), *_either(pair, alone))
+        return _Truth(("redundant", _UNRESOLVED), *_either(pair, alone, layout))
     if kind == "distributed":
-        scattered = rng.permutation(SITES)[: int(rng.integers(6, 13))]
-        return _Truth(("distributed", _UNRESOLVED), *_additive(scattered))
+        scattered = rng.permutation(sites)[: int(rng.integers(3 * sites // 8, 13 * sites // 16))]
+        return _Truth(("distributed", _UNRESOLVED), *_additive(scattered, layout))
     if kind == "graded":
-        return _Truth(("distributed", _UNRESOLVED), *_graded(int(rng.integers(0, SITES))))
-    noise_only = np.zeros(len(WINDOWS))
+        return _Truth(("distributed", _UNRESOLVED), *_graded(int(rng.integers(0, sites)), layout))
+    noise_only = np.zeros(len(layout.windows))
     if kind == "absent":
         return _Truth(("absent",), noise_only, noise_only, full_effect=0.0, clean_margin=-0.05)
     return _Truth(("no_effect",), noise_only, noise_only, full_effect=0.0)
 
 
-def _window_sites(size: int, rng: np.random.Generator) -> tuple[int, ...]:
-    start = int(rng.integers(0, SITES - size + 1))
-    return tuple(range(start, start + size))
-
-
-def _needed(groups: Sequence[tuple[int, ...]], power: float) -> tuple[Floats, Floats]:
+def _needed(groups: Sequence[tuple[int, ...]], power: float, layout: Layout) -> tuple[Floats, Floats]:
     """Swapping all of any group removes the attribute; swapping a share of it removes that share to a power."""
 
     def effect(swapped: set[int]) -> float:
         return REACHED * float(max((len(swapped & set(group)) / len(group)) ** power for group in groups))
 
-    return _over_windows(effect)
+    return _over_windows(effect, layout)
 
 
-def _either(pair: tuple[int, int], alone: Floats) -> tuple[Floats, Floats]:
+def _either(pair: tuple[int, int], alone: Floats, layout: Layout) -> tuple[Floats, Floats]:
     """Either of two sites draws the attribute: swapping one removes little, swapping both removes it."""
 
     def effect(swapped: set[int]) -> float:
         gone = [site in swapped for site in pair]
         return REACHED if all(gone) else float(max([0.0, *alone[gone]]))
 
-    return _over_windows(effect)
+    return _over_windows(effect, layout)
 
 
-def _additive(sites: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def _additive(sites: NDArray[np.int64], layout: Layout) -> tuple[Floats, Floats]:
     """Each of many sites removes an equal part."""
     chosen = {int(site) for site in sites}
 
     def effect(swapped: set[int]) -> float:
         return REACHED * len(swapped & chosen) / len(chosen)
 
-    return _over_windows(effect)
+    return _over_windows(effect, layout)
 
 
-def _graded(strong: int) -> tuple[Floats, Floats]:
+def _graded(strong: int, layout: Layout) -> tuple[Floats, Floats]:
     """One site removes most, all others together the rest: keeping most by itself is then no redundancy."""
 
     def effect(swapped: set[int]) -> float:
-        return 0.6 * (strong in swapped) + (REACHED - 0.6) * len(swapped - {strong}) / (SITES - 1)
+        return 0.6 * (strong in swapped) + (REACHED - 0.6) * len(swapped - {strong}) / (layout.sites - 1)
 
-    return _over_windows(effect)
+    return _over_windows(effect, layout)
 
 
-def _over_windows(effect: Callable[[set[int]], float]) -> tuple[Floats, Floats]:
+def _over_windows(effect: Callable[[set[int]], float], layout: Layout) -> tuple[Floats, Floats]:
     """Effects of swapping every window, and of swapping everything but it."""
-    everything = set(range(SITES))
-    swapped = np.array([effect(set(window.sites)) for window in WINDOWS])
-    rest = np.array([effect(everything - set(window.sites)) for window in WINDOWS])
+    everything = set(range(layout.sites))
+    swapped = np.array([effect(set(window.sites)) for window in layout.windows])
+    rest = np.array([effect(everything - set(window.sites)) for window in layout.windows])
     return swapped, rest
 
 
 def _scores(
-    truth: _Truth, prompts: int, seeds: int, rng: np.random.Generator, noise: Noise
+    truth: _Truth, prompts: int, seeds: int, rng: np.random.Generator, noise: Noise, layout: Layout
 ) -> tuple[pa.Table, pa.Table]:
-    grid = (prompts, seeds)
+    grid, windows = (prompts, seeds), list(layout.windows)
     full = truth.full_effect * (noise.full_effect + noise.prompt_full * rng.standard_normal((prompts, 1, 1)))
     base = truth.clean_margin + noise.prompt * rng.standard_normal((prompts, 1, 1))
     base = base + noise.seed * rng.standard_normal((1, seeds, 1))
@@ -239,14 +261,16 @@ def _scores(
     fixed = margins(np.array([0.0, 1.0, 1.0]), varies=False)
     lost = np.where(truth.effects >= THRESHOLD, truth.damage, 0.0)
     main = _rows(
-        ["clean", "donor", "all_sites"] + ["window"] * len(WINDOWS),
-        [None] * 3 + list(WINDOWS),
+        ["clean", "donor", "all_sites"] + ["window"] * len(windows),
+        [None, None, None, *windows],
         np.concatenate([fixed, margins(truth.effects)], axis=2),
         np.concatenate([np.zeros(3), lost]),
         rng,
         noise,
+        layout,
     )
-    rest = _rows(["complement"] * len(WINDOWS), list(WINDOWS), margins(truth.kept), np.zeros(len(WINDOWS)), rng, noise)
+    controls, unharmed = ["complement"] * len(windows), np.zeros(len(windows))
+    rest = _rows(controls, windows, margins(truth.kept), unharmed, rng, noise, layout)
     return main, rest
 
 
@@ -257,13 +281,14 @@ def _rows(
     damage: Floats,
     rng: np.random.Generator,
     noise: Noise,
+    layout: Layout,
 ) -> pa.Table:
     prompts, seeds, width = margins.shape
     pairs = prompts * seeds
     unrelated = 0.15
     own = unrelated + noise.content_range * (1 - damage)
     content = own + noise.content * rng.standard_normal(margins.shape)
-    every = list(range(SITES))
+    every = list(range(layout.sites))
     names, codes = np.unique(controls, return_inverse=True)
 
     def per_pair(values: Sequence[object], kind: pa.DataType) -> pa.Array:

@@ -1,13 +1,13 @@
 """From a score table to the layers that control an attribute, with evidence. One file a localizer, its name is the key.
 
-A localizer's file exports one function, `localize`, with the signature of `Localizer`: pure, and deterministic given
-``settings.seed``. One that reads traces instead of scores says of which method in a constant ``READS``; see
-`loco_core.tracing`.
+A localizer's file exports a function `localize` with the signature of `Localizer`: pure, and deterministic given
+``settings.seed``. One that decides from a part of the grid and asks for more exports `begin` too, see `Rule`. One that
+reads traces instead of scores says of which method in a constant ``READS``; see `loco_core.tracing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from loco_core import registry
 from loco_core.types import Window
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class LocalizeSettings(BaseModel):
         damage_share: a window that loses more content than this, as a share of the difference between an image's own
             content and unrelated content, is not eligible.
         seed: of the resamples and splits.
+        screen: with a sequential localizer: on how many prompt-seed pairs a window is tried first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +60,7 @@ class LocalizeSettings(BaseModel):
     resamples: Annotated[int, Field(ge=100)] = 1000
     damage_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
+    screen: Annotated[int, Field(ge=4)] = 8
 
     @property
     def localizers(self) -> tuple[str, ...]:
@@ -88,6 +91,43 @@ class LocalizeSettings(BaseModel):
         while found[-1] > 1:
             found.append(round(found[-1] / 1.5))
         return tuple(reversed(found))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything that a sweep may run for one (model, attribute).
+
+    Attributes:
+        n_sites: of the model.
+        windows: by size and start.
+        prompts: ids, in the order in which the sweep takes them.
+        seeds: likewise.
+    """
+
+    n_sites: int
+    windows: tuple[Window, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Cells that a localizer wants: one window on some prompts and seeds. What the sweep holds already costs nothing.
+
+    Clean, donor outright and all-sites cells of the same prompts and seeds go with every request: they are what effects
+    are measured against.
+
+    Attributes:
+        control: ``window`` swaps the window, ``complement`` everything but it; ``clean`` asks for no window at all.
+        window: None with ``clean`` only.
+        prompts: how many of the grid's first prompts; None all of them.
+        seeds: likewise.
+    """
+
+    control: Literal["window", "complement", "clean"]
+    window: Window | None
+    prompts: int | None = None
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +196,8 @@ class Localization:
         possible_size: the smallest size whose upper simultaneous bound reaches the threshold: where it is below
             ``window_size``, this budget does not resolve the size.
         effects: one row a swept window, by size and start.
-        wants_complements: windows whose complements should be run and added to the scores before localizing again.
+        wants: cells that the answer should rest on, beyond those of the whole grid if that is planned at once. As long
+            as some of them were never planned the answer is not final: they are run, and it is localized again.
     """
 
     model: str
@@ -188,7 +229,7 @@ class Localization:
     reason: str
     possible_size: int | None
     effects: tuple[Effect, ...]
-    wants_complements: tuple[Window, ...]
+    wants: tuple[Request, ...]
 
     @property
     def window(self) -> Window | None:
@@ -224,3 +265,42 @@ class Localizer(Protocol):
         Raises:
             LocalizationError: columns or controls are missing, or rows do not belong together.
         """
+
+
+class Begin(Protocol):
+    """A pure function that says what a sequential localizer is to be given at first."""
+
+    def __call__(self, grid: Grid, settings: LocalizeSettings) -> tuple[Request, ...]:
+        """Asks for the cells to begin with."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a localizer's file exports.
+
+    Attributes:
+        localize: see `Localizer`; with `begin` it is given the grid as a fourth argument.
+        begin: where the file has it, nothing but what it and `Localization.wants` ask for is run; where it has not, the
+            whole grid is.
+    """
+
+    localize: Callable[..., Localization]
+    begin: Begin | None = None
+
+    def __call__(
+        self, scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str], grid: Grid | None
+    ) -> Localization:
+        """Localizes; arguments and errors as of `Localizer`, and the grid where it is known."""
+        if self.begin is None:
+            return self.localize(scores, settings, site_names)
+        return self.localize(scores, settings, site_names, grid)
+
+
+def rule(key: str) -> Rule:
+    """Returns a localizer by its key or file.
+
+    Raises:
+        SpecError: there is no such localizer, or it has no function ``localize``.
+    """
+    begin = getattr(registry.load("localizers", key), "begin", None)
+    return Rule(registry.function("localizers", key, "localize"), begin)

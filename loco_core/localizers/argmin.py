@@ -67,7 +67,7 @@ def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[
         reason=f"lowest mean CLIP score ({mean[best]:.3f}) of the windows of {smallest} sites",
         possible_size=None,
         effects=_effects(evidence, best),
-        wants_complements=(),
+        wants=(),
     )
 
 

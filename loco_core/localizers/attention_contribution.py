@@ -84,7 +84,7 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
         f"all); the {size} sites with the largest are {', '.join(map(str, ranked))}",
         possible_size=None,
         effects=_effects(table, sites, settings, best),
-        wants_complements=(),
+        wants=(),
     )
 
 

@@ -127,7 +127,7 @@ def _answer(
         reason=reason,
         possible_size=None,
         effects=effects,
-        wants_complements=(),
+        wants=(),
     )
 
 

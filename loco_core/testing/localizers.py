@@ -2,14 +2,15 @@
 
 class TestMine(LocalizerContract):
     @property
-    def localize(self) -> Localizer:
-        return mine.localize
+    def rule(self) -> Rule:
+        return Rule(mine.localize)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
@@ -18,8 +19,10 @@ import pytest
 
 from loco_core.errors import LocalizationError
 from loco_core.localizer_bench import Noise, SimulatedTable, simulated_table
+from loco_core.localizer_bench.serve import Answer, Served
 from loco_core.localizer_bench.simulate import KINDS, SITES, WINDOWS
-from loco_core.localizers import Localizer, LocalizeSettings, Outcome
+from loco_core.localizers import Localization, LocalizeSettings, Outcome, Rule
+from loco_core.types import Window
 
 SITE_NAMES = tuple(f"site.{i}" for i in range(SITES))
 SETTINGS = LocalizeSettings(resamples=200)
@@ -30,28 +33,65 @@ def a_table(kind: str = "single", seed: int = 0, noise: Noise | None = None) -> 
     return simulated_table(kind, np.random.default_rng(seed), noise or Noise())
 
 
+def served(kind: str) -> Served:
+    """A simulated table of one truth kind, complements included, to be asked for row by row."""
+    table = a_table(kind)
+    return Served(pa.concat_tables([table.scores, table.complement_scores]), SITES)
+
+
 class LocalizerContract:
     """What every localizer promises, whatever its rule."""
 
     @property
-    def localize(self) -> Localizer:
-        """The function under test."""
-        raise NotImplementedError("return your localizer's `localize` function here")
+    def rule(self) -> Rule:
+        """What is under test; with `begin` where your file has it."""
+        raise NotImplementedError("return a Rule of your localizer's `localize` function here")
+
+    def localize(self, scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str] = ()) -> Localization:
+        """Localizes from rows that are there."""
+        return self.rule(scores, settings, site_names, None)
+
+    def answer(self, kind: str) -> Answer:
+        """What is said of a table when nothing more is wanted."""
+        return served(kind).answer(self.rule, SETTINGS, SITE_NAMES)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_answers_every_kind_of_table(self, kind: str) -> None:
-        """Names the table, a known outcome, a reason, and one effect row for each swept window."""
-        found = self.localize(a_table(kind).scores, SETTINGS, SITE_NAMES)
+        """Names the table, a known outcome, a reason, and one effect row for each window that was run."""
+        found = self.answer(kind).found
         assert (found.model, found.attribute, found.attribute_kind) == ("simulated", "style/simulated", "style")
         assert found.outcome in get_args(Outcome)
         assert found.reason
-        assert [(e.window_start, e.window_size) for e in found.effects] == [(w.start, w.size) for w in WINDOWS]
-        assert set(found.wants_complements) <= set(WINDOWS)
+        run = [Window(effect.window_start, effect.window_size) for effect in found.effects]
+        assert run == [window for window in WINDOWS if window in run]
+        if self.rule.begin is None:
+            assert len(run) == len(WINDOWS)
+        assert {request.window for request in found.wants} <= {None, *WINDOWS}
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_only_what_was_asked_for_counts(self, kind: str) -> None:
+        """A localizer that begins small says of the whole grid what it says of its own part of it."""
+        if self.rule.begin is None:
+            pytest.skip("is given the whole grid")
+        whole, few = served(kind), self.answer(kind)
+        assert few.images < whole.scores.num_rows / 2
+        assert self.rule(whole.scores, SETTINGS, SITE_NAMES, whole.grid) == few.found
+
+    def test_asks_for_what_is_missing(self) -> None:
+        """Without a row that it asked for, a localizer that begins small still asks for it."""
+        if self.rule.begin is None:
+            pytest.skip("is given the whole grid")
+        table = served("single")
+        first = self.rule.begin(table.grid, SETTINGS)
+        assert first == self.rule.begin(table.grid, SETTINGS)
+        found = self.rule(table.rows(first[: len(first) // 2]), SETTINGS, SITE_NAMES, table.grid)
+        assert found.outcome == "incomplete"
+        assert set(first) <= set(found.wants)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_window_is_given_exactly_if_localized(self, kind: str) -> None:
         """The picked window is one that was swept, and comes with its sites, depth and ties."""
-        found = self.localize(a_table(kind).scores, SETTINGS, SITE_NAMES)
+        found = self.answer(kind).found
         assert (found.window is not None) == (found.outcome == "localized")
         if found.window is not None:
             assert found.window in WINDOWS
@@ -80,7 +120,7 @@ class LocalizerContract:
     @pytest.mark.parametrize("kind", KINDS)
     def test_holds_nulls_not_nan(self, kind: str) -> None:
         """Plain finite Python values: the rows go to Parquet and JSON as they are."""
-        found = self.localize(a_table(kind).scores, SETTINGS, SITE_NAMES)
+        found = self.answer(kind).found
         json.dumps(dataclasses.asdict(found), allow_nan=False)
 
     @pytest.mark.parametrize("column", ["clip_score", "control", "seed", "window_start"])

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from loco_core.errors import LocalizationError, did_you_mean
-from loco_core.localizers.window import FEW_PROMPTS, FEW_SEEDS
 from loco_core.statistics import Bools, Floats
+from loco_core.verdict import FEW_PROMPTS, FEW_SEEDS
 
 REQUIRED = (
     "model", "attribute", "attribute_kind", "mode", "component", "layer", "layer_name", "control", "prompt_id", "seed",

@@ -31,6 +31,11 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
         print(f"         if batches hold 8 images: the run measures that first for {', '.join(found.guessed_batches)}")
     print(f"images:  {found.images}")
     print(f"cells:   {found.cells}")
+    if found.most_cells is not None:
+        print(
+            f"         to begin with; {spec.localize.localizer} asks for more as it goes, at most {found.most_cells}"
+            " in all and some complements"
+        )
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
     print(
         f"effects: a window whose effect is {found.minimum_detectable_effect:.2f} above the threshold"

@@ -8,15 +8,14 @@ from dataclasses import asdict, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loco_core import registry
 from loco_core.evidence import MISSING_SHARE
-from loco_core.localizers import Localization, LocalizeSettings, name_of
+from loco_core.localizers import Grid, Localization, LocalizeSettings, name_of, rule
 from loco_core.types import Attribute
 from orchestrator.spec import InterventionSpec
 from orchestrator.store import Store
 from orchestrator.store.schemas import make_table
 
-_NOT_COLUMNS = ("effects", "wants_complements")
+_NOT_COLUMNS = ("effects", "wants")
 
 
 def localize(
@@ -24,6 +23,7 @@ def localize(
     settings: LocalizeSettings,
     site_names: Sequence[str],
     intervention: InterventionSpec | None,
+    grid: Grid | None = None,
 ) -> Localization:
     """Localizes one attribute of one model.
 
@@ -33,13 +33,14 @@ def localize(
         site_names: the model's sites in execution order.
         intervention: the sweep's first set of options: windows under other options are factors of their own, and never
             mixed into one effect. None takes all rows, as of traces.
+        grid: all that a sequential localizer may ask for; None takes that for all that there is.
 
     Raises:
         SpecError: there is no such localizer.
         LocalizationError: columns or controls are missing.
     """
-    run = registry.function("localizers", settings.localizer, "localize")
-    found: Localization = run(under(scores, intervention) if intervention else scores, settings, site_names)
+    rows = under(scores, intervention) if intervention else scores
+    found = rule(settings.localizer)(rows, settings, site_names, grid)
     return replace(found, localizer=name_of(settings.localizer))
 
 
@@ -56,7 +57,7 @@ def unless_incomplete(found: Localization, missing: int, cells: int) -> Localiza
     reason = f"{missing} of {cells} cells have no score; `loco-sweep run` goes on, `retry` computes failed cells again"
     return replace(
         found, outcome="incomplete", reason=reason, window_start=None, window_size=None, site_names=(),
-        relative_depth=None, wants_complements=(),
+        relative_depth=None, wants=(),
     )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def unscored(model: str, attribute: Attribute, settings: LocalizeSettings, reaso
         best_start=None, best_size=None, site_names=(), relative_depth=None, effect=None, ci_low=None, ci_high=None,
         runner_up_start=None, runner_up_effect=None, tie_set=(), sufficiency=None, damage=None, all_sites_effect=None,
         threshold=settings.threshold, n_prompts=0, n_seeds=0, cells=0, exploratory=True, reason=reason,
-        possible_size=None, effects=(), wants_complements=(),
+        possible_size=None, effects=(), wants=(),
     )  # fmt: skip
 
 

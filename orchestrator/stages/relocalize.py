@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from loco_core.errors import LocalizationError, StoreError, did_you_mean
 from loco_core.kind_claim import KindClaim, claim_kind
-from loco_core.localizers import Localization, LocalizeSettings
+from loco_core.localizers import Grid, Localization, LocalizeSettings
 from loco_core.tracing import reads
 from loco_core.types import Window
-from orchestrator.plan import CELL_KEY, cell_key
+from orchestrator.plan import CELL_KEY, cell_key, grid
+from orchestrator.resolve import check_names
 from orchestrator.spec import InterventionSpec
 from orchestrator.stages.localize import effects_table, localizations_table, localize, under, unless_incomplete
 from orchestrator.stages.sweep import planned_units
@@ -113,8 +114,8 @@ def _all(source: ScoreSource, settings: LocalizeSettings) -> list[Localization]:
     found = []
     for block in sorted({(row["model"], row["attribute"]) for row in rows.select(["model", "attribute"]).to_pylist()}):
         mine = rows.filter(pc.and_(pc.equal(rows["model"], block[0]), pc.equal(rows["attribute"], block[1])))
-        options = source.intervention if method is None else None
-        item = localize(mine, settings, _site_names(source, block[0]), options)
+        options, sites = source.intervention if method is None else None, _site_names(source, block[0])
+        item = localize(mine, settings, sites, options, _grid(source, block[1], len(sites)))
         if method is not None:
             item = unless_incomplete(
                 item, source.pairs - len({pair_of(row) for row in mine.select(PAIR).to_pylist()}), source.pairs
@@ -168,6 +169,13 @@ def _site_names(source: ScoreSource, model: str) -> tuple[str, ...]:
         return ()
     pinned = decode_document(found.data, f"{source.store.root}/{RESOLVED}")
     return tuple(pinned["sites"].get(model, ()))
+
+
+def _grid(source: ScoreSource, attribute: str, n_sites: int) -> Grid | None:
+    """Returns what the sweep may have run of an attribute; None where the scores are not of a results root."""
+    spec = source.store.sweep() if source.store else None
+    named = [item for item in check_names(spec) if item.key == attribute] if spec else []
+    return grid(spec, named[0], n_sites) if spec and named and n_sites else None
 
 
 def _read_parquet(address: str) -> pa.Table:

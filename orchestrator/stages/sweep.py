@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core.errors import LocalizationError, LocoError
-from loco_core.localizers import Localization
+from loco_core.localizers import Grid, Localization, Request, rule
 from loco_core.tracing import reads
 from loco_core.types import Window
-from orchestrator.plan import CELL_KEY, PlannedRow, PlannedUnit, cell_key, from_table, plan, to_table
+from orchestrator.plan import CELL_KEY, Block, PlannedRow, PlannedUnit, cell_key, from_table, grid, plan, to_table
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit, UnitReport
 from orchestrator.spec import SweepSpec
@@ -24,7 +24,6 @@ from orchestrator.stages.localize import Tables, localize, unless_incomplete, un
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
 from orchestrator.worker import cell_columns, to_unit
 
-Block = tuple[str, str]  # model, attribute
 # What a planned row is made of where its cell, which is committed, does not say it.
 _BLANK = {
     **{field.name: None for field in fields(PlannedRow)}, "unit_order": 0, "row": 0, "emit": True,
@@ -37,9 +36,7 @@ def missing_units(
     resolved: Resolved,
     known: Sequence[PlannedUnit],
     *,
-    complements: Sequence[tuple[str, str, Window]] = (),
-    forget: Iterable[tuple[object, ...]] = (),
-    round_: int = 0,
+    requests: Mapping[Block, Sequence[Request]] | None = None,
 ) -> list[PlannedUnit]:
     """Plans what no plan file holds yet; writes nothing.
 
@@ -47,15 +44,57 @@ def missing_units(
         spec: the sweep.
         resolved: the sweep with its names looked up.
         known: units of all plan files.
-        complements: see :func:`orchestrator.plan.plan`.
-        forget: keys of planned rows that are wanted again.
-        round_: 0, or which retry this is.
+        requests: what a localizer asks for, by model and attribute; None is what it begins with, which for most is the
+            whole grid.
 
     Returns:
         the new units.
     """
-    planned = {row.key for unit in known for row in unit.rows if row.emit} - set(forget)
-    return plan(spec, resolved, planned, complements=complements, first_order=len(known), round_=round_)
+    wanted = beginnings(spec, resolved) if requests is None else requests
+    return plan(spec, resolved, _planned(known), requests=wanted, first_order=len(known))
+
+
+def beginnings(spec: SweepSpec, resolved: Resolved) -> dict[Block, Sequence[Request]] | None:
+    """Returns what the sweep's localizers begin with, by model and attribute; None where that is the whole grid."""
+    begins = [rule(name).begin for name in spec.localize.localizers if reads(name) is None]
+    found: dict[Block, list[Request]] = defaultdict(list)
+    for begin in begins:
+        if begin is None:
+            return None
+        for model in resolved.models:
+            for attribute in resolved.attributes:
+                found[model.id, attribute.key] += begin(grid(spec, attribute, model.n_sites), spec.localize)
+    return dict(found) if begins else None
+
+
+def units_again(
+    spec: SweepSpec, resolved: Resolved, known: Sequence[PlannedUnit], failed: Collection[tuple[Any, ...]], round_: int
+) -> list[PlannedUnit]:
+    """Plans cells that failed once more, whoever asked for them.
+
+    Args:
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+        known: units of all plan files.
+        failed: keys of the cells.
+        round_: which retry this is, from 1.
+    """
+    requests: dict[Block, list[Request]] = defaultdict(list)
+    for cell in sorted(failed, key=str):
+        model, attribute, control, start, size, _ = cell
+        if control in ("window", "complement"):
+            requests[model, attribute].append(Request(control, Window(start, size)))
+    found: list[PlannedUnit] = []
+    # All of the grid, and what may have been asked for outside it.
+    for wanted in (None, requests):
+        planned = (_planned(known) - set(failed)) | _planned(found)
+        order = len(known) + len(found)
+        found += plan(spec, resolved, planned, requests=wanted, only=failed, first_order=order, round_=round_)
+    return found
+
+
+def _planned(units: Iterable[PlannedUnit]) -> set[tuple[Any, ...]]:
+    return {row.key for unit in units for row in unit.rows if row.emit}
 
 
 def add_plan(store: Store, new: Sequence[PlannedUnit]) -> None:
@@ -158,8 +197,8 @@ class SweepStage:
         for block in blocks:
             first, *others = self._localizers
             found = self._localize_one(block, first)
-            wanted = [(*block, window) for window in found.wants_complements]
-            new = missing_units(self._spec, self._resolved, self._units, complements=wanted) if wanted else []
+            wanted = {block: found.wants}
+            new = missing_units(self._spec, self._resolved, self._units, requests=wanted) if found.wants else []
             if new:
                 add_plan(self._store, new)
                 self._units += new
@@ -175,15 +214,22 @@ class SweepStage:
     def _localize_one(self, block: Block, localizer: str) -> Localization:
         units = [unit for unit in self._units if (unit.model, unit.attribute) == block]
         scores = self._store.read_units([unit.unit_id for unit in units])
-        planned = {row.key for unit in units for row in unit.rows if row.emit}
+        planned = _planned(units)
         missing = planned - {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
         settings = self._spec.localize.model_copy(update={"localizer": localizer})
         try:
-            found = localize(scores, settings, self._resolved.model(block[0]).site_names, self._spec.interventions[0])
+            sites, intervention = self._resolved.model(block[0]).site_names, self._spec.interventions[0]
+            found = localize(scores, settings, sites, intervention, self._grid(block))
         except LocalizationError as error:
             # Every other attribute goes on: what was computed must not depend on one that cannot be localized.
             return unscored(block[0], self._resolved.attribute(block[1]), settings, str(error))
         return unless_incomplete(found, len(missing), len(planned))
+
+    def _grid(self, block: Block) -> Grid | None:
+        """Returns what may be asked for of an attribute; None of one that the sweep file names no more."""
+        model, attribute = self._resolved.model(block[0]), block[1]
+        named = [item for item in self._resolved.attributes if item.key == attribute]
+        return grid(self._spec, named[0], model.n_sites) if named else None
 
 
 class StoreJournal:

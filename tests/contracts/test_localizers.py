@@ -1,20 +1,26 @@
 from __future__ import annotations
 
-from loco_core.localizers import Localizer, argmin, attention_contribution, causal_tracing, window
+from loco_core.localizers import Rule, argmin, attention_contribution, causal_tracing, sequential, window
 from loco_core.testing.localizers import LocalizerContract
 from loco_core.testing.traces import TraceLocalizerContract
 
 
 class TestWindow(LocalizerContract):
     @property
-    def localize(self) -> Localizer:
-        return window.localize
+    def rule(self) -> Rule:
+        return Rule(window.localize)
+
+
+class TestSequential(LocalizerContract):
+    @property
+    def rule(self) -> Rule:
+        return Rule(sequential.localize, sequential.begin)
 
 
 class TestArgmin(LocalizerContract):
     @property
-    def localize(self) -> Localizer:
-        return argmin.localize
+    def rule(self) -> Rule:
+        return Rule(argmin.localize)
 
 
 class TestAttentionContribution(TraceLocalizerContract):

@@ -40,7 +40,7 @@ from loco_core.localizers.window import localize as honest
 
 def localize(scores, settings, site_names=()):
     return replace(honest(scores, settings, site_names), outcome="localized", window_start=8, window_size=2,
-                   wants_complements=())
+                   wants=())
 """
 FOLDERS = ("scores", "edits", "evaluations")
 MOMENTS = 5

@@ -21,7 +21,7 @@ from loco_core.localizers.window import localize as honest
 
 def localize(scores, settings, site_names=()):
     return replace(honest(scores, settings, site_names), outcome="localized", window_start=1, window_size=1,
-                   wants_complements=())
+                   wants=())
 """
 
 

@@ -35,9 +35,15 @@ ANSWERS = {
 def answer(table: SimulatedTable, with_settings: LocalizeSettings = SETTINGS) -> Localization:
     """Asks as a sweep does: complements are added where they are asked for."""
     found = localize(table.scores, with_settings, SITE_NAMES)
-    if found.wants_complements:
-        found = localize(table.with_complements(found.wants_complements), with_settings, SITE_NAMES)
+    if found.wants:
+        found = localize(table.with_complements(windows(found)), with_settings, SITE_NAMES)
     return found
+
+
+def windows(found: Localization) -> list[Window]:
+    """The windows whose complements it wants."""
+    assert {request.control for request in found.wants} <= {"complement"}
+    return [request.window for request in found.wants if request.window is not None]
 
 
 def changed(scores: pa.Table, column: str, rows: np.ndarray, value: object) -> pa.Table:
@@ -87,12 +93,12 @@ def test_effects_are_shares_of_the_full_effect() -> None:
 def test_complement_of_the_picked_window_gives_its_sufficiency() -> None:
     table = a_table("single", 0, QUIET)
     first = localize(table.scores, SETTINGS)
-    assert first.wants_complements == (first.window,)
+    assert windows(first) == [first.window]
     assert first.sufficiency is None
-    second = localize(table.with_complements(first.wants_complements), SETTINGS)
-    assert second.wants_complements == ()
+    second = localize(table.with_complements(windows(first)), SETTINGS)
+    assert second.wants == ()
     assert second.sufficiency == pytest.approx(1, abs=0.05)
-    assert replace(second, sufficiency=None, cells=first.cells, wants_complements=first.wants_complements) == first
+    assert replace(second, sufficiency=None, cells=first.cells, wants=first.wants) == first
 
 
 def test_redundant_needs_complements_and_asks_for_disjoint_ones_that_cover_the_model() -> None:
@@ -100,9 +106,9 @@ def test_redundant_needs_complements_and_asks_for_disjoint_ones_that_cover_the_m
     first = localize(table.scores, SETTINGS)
     assert first.outcome == "distributed"
     assert "complements" in first.reason
-    assert sorted(site for window in first.wants_complements for site in window.sites) == list(range(16))
-    second = localize(table.with_complements(first.wants_complements), SETTINGS)
-    assert (second.outcome, second.wants_complements) == ("redundant", ())
+    assert sorted(site for window in windows(first) for site in window.sites) == list(range(16))
+    second = localize(table.with_complements(windows(first)), SETTINGS)
+    assert (second.outcome, second.wants) == ("redundant", ())
     assert second.sufficiency is not None
     assert second.sufficiency > 0.5
 

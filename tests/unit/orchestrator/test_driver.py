@@ -11,6 +11,7 @@ import pytest
 
 from loco_core.errors import LocoError, SpecError, StoreError
 from loco_core.localizers import Localization
+from loco_core.types import Window
 from orchestrator import driver, session
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.resolve import Resolved
@@ -298,3 +299,62 @@ def test_two_drivers_do_not_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> N
 def _forget_lease(blobs: MemoryBlobs) -> None:
     """The dead driver's lease names this very process, which lives: a real one would be seen to be dead."""
     blobs.files.pop("_meta/lease.json", None)
+
+
+# A third of the grid's pairs at first, so that even a test's grid has several looks.
+SEQUENTIAL: dict[str, Any] = {
+    "attributes": ["style/velor"],
+    "windows": {"sizes": [1, 2, 3], "stride": 1},
+    "prompts": 3,
+    "seeds": 4,
+    "controls": {"random": 0},
+    "localize": {"localizer": "sequential", "resamples": 100, "screen": 4},
+}
+
+
+def test_a_sequential_sweep_finds_what_the_whole_grid_says_from_fewer_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, whole = Store(MemoryBlobs()), Store(MemoryBlobs())
+    _, found = run(tiny_sweep("x", **SEQUENTIAL), few, monkeypatch)
+    settings = {**SEQUENTIAL["localize"], "localizer": "window"}
+    _, expected = run(tiny_sweep("x", **{**SEQUENTIAL, "localize": settings}), whole, monkeypatch)
+    assert [item.window for item in found] == [item.window for item in expected] == [Window(4, 2)]
+    assert all(item.sufficiency is not None for item in found), "the complement was run too"
+    assert_each_once(few.read("scores"))
+    assert few.read("scores").num_rows < whole.read("scores").num_rows / 2
+    assert len(few.plans()) > 2, "planned in rounds"
+
+
+def test_plan_says_what_a_sequential_sweep_begins_with_and_the_most_that_it_may_ask_for() -> None:
+    spec = tiny_sweep("x", **SEQUENTIAL)
+    whole = tiny_sweep("x", **{**SEQUENTIAL, "localize": {"localizer": "window"}})
+    begins, all_of_it = (driver.outlook(item, fake_resolved(item), None) for item in (spec, whole))
+    assert begins.most_cells == all_of_it.cells
+    assert begins.cells == 4 * (4 + 14), "on four pairs: four controls, and the windows of three sites"
+    assert all_of_it.most_cells is None
+
+
+def test_a_sequential_sweep_with_more_seeds_equals_a_fresh_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown, fresh = Store(MemoryBlobs()), Store(MemoryBlobs())
+    run(tiny_sweep("x", **SEQUENTIAL), grown, monkeypatch)
+    run(tiny_sweep("x", **{**SEQUENTIAL, "seeds": 6}), grown, monkeypatch)
+    run(tiny_sweep("x", **{**SEQUENTIAL, "seeds": 6}), fresh, monkeypatch)
+    assert grown.read("localizations").to_pylist() == fresh.read("localizations").to_pylist()
+    assert grown.read("effects").to_pylist() == fresh.read("effects").to_pylist()
+
+
+def test_a_sequential_sweep_killed_between_rounds_ends_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny_sweep("x", **SEQUENTIAL)
+    blobs = FaultyBlobs(MemoryBlobs(), 10**9, after=False)
+    undisturbed = Store(blobs)
+    run(spec, undisturbed, monkeypatch)
+    expected, rounds = payload(undisturbed.read("scores")), len(undisturbed.plans())
+    for share in (0.35, 0.7):
+        left = MemoryBlobs()
+        with pytest.raises(CrashError):
+            run(spec, Store(FaultyBlobs(left, int(share * blobs.calls), after=True)), monkeypatch)
+        survivor = Store(left)
+        _forget_lease(left)
+        run(spec, survivor, monkeypatch)
+        assert payload(survivor.read("scores")) == expected, f"killed after {share:.0%} of the storage calls"
+        assert survivor.read("localizations").to_pylist() == undisturbed.read("localizations").to_pylist()
+        assert len(survivor.plans()) == rounds

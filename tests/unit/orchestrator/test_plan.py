@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_core.attributes import attribute
+from loco_core.localizers import Request
 from loco_core.types import Window
 from orchestrator.plan import from_table, plan, random_sites, to_table, windows
 from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
@@ -102,11 +103,32 @@ def test_complements_are_planned_on_top() -> None:
     spec = sweep()
     resolved = resolved_for(spec)
     planned = {row.key for unit in plan(spec, resolved) for row in unit.rows}
-    units = plan(spec, resolved, planned, complements=[("m", "style/velor", Window(3, 2))])
+    units = plan(spec, resolved, planned, requests={("m", "style/velor"): [Request("complement", Window(3, 2))]})
     emitted = [row for unit in units for row in unit.rows if row.emit]
     assert len(emitted) == 4
     assert {row.control for row in emitted} == {"complement"}
     assert all(set(row.site_indices) == set(range(SITES)) - {3, 4} for row in emitted)
+
+
+def test_requests_are_planned_on_the_first_prompts_and_seeds_alone() -> None:
+    spec, controls = sweep(prompts=3, seeds=4), ("clean", "donor", "identity", "all_sites", "window")
+    block, window = ("m", "style/velor"), Window(3, 2)
+    few = plan(spec, resolved_for(spec), requests={block: [Request("window", window, 2, 1)]})
+    rows = [row for unit in few for row in unit.rows if row.emit]
+    assert Counter(row.control for row in rows) == dict.fromkeys(controls, 2)
+    assert {row.seed for row in rows} == {0}
+    grown = plan(spec, resolved_for(spec), {row.key for row in rows}, requests={block: [Request("window", window)]})
+    more = [row for unit in grown for row in unit.rows if row.emit]
+    assert Counter(row.control for row in more) == dict.fromkeys(controls, 10)
+    assert not plan(spec, resolved_for(spec), requests={("m", "style/other"): [Request("window", window)]})
+
+
+def test_only_named_rows_are_planned() -> None:
+    spec = sweep()
+    every = {row.key for unit in plan(spec, resolved_for(spec)) for row in unit.rows}
+    again = set(sorted(every, key=str)[:3])
+    units = plan(spec, resolved_for(spec), every - again, only=again, round_=1)
+    assert {row.key for unit in units for row in unit.rows if row.emit} == again
 
 
 def test_random_sets_are_prefix_stable() -> None:

@@ -1,0 +1,356 @@
+"""The answer of `window` from fewer images: large windows first, few prompts and seeds first, then only contenders.
+
+An effect hardly shrinks when a window grows. So what a large window does not reach no window inside it reaches, and a
+small window is run only where all large ones around it may still reach the threshold. The stopping rule is fixed
+beforehand: looks at nested parts of the grid (`loco_core.looks`), at each of which windows whose simultaneous upper
+bound is below the threshold are dropped, at a share of the error that the look may spend. Only at the last look, on all
+prompts and seeds, a window may pass, by a lower bound that holds for every window of the grid, run or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from scipy import special
+
+from loco_core.evidence import MISSING_SHARE, Evidence, gather
+from loco_core.localizers import Grid, Localization, LocalizeSettings, Request
+from loco_core.looks import Look, combined, looks
+from loco_core.score_table import ScoreTable, read_scores
+from loco_core.statistics import likeness
+from loco_core.types import Window
+from loco_core.verdict import PREVAILS, Verdict, judge, report, shortlist
+
+NAME = "sequential"
+FUTILE, LASTING = 2.0, 3.0
+"""By how many standard errors an estimate may still move up to pass, and down to be dropped. Wrong guesses cost a
+localization, or call inconclusive what is distributed; they never make a window pass."""
+PROMISING = 0.5
+"""Share of the way from the threshold to passing at which windows inside are run."""
+POOLED = 4
+"""Windows that are taken to a further look at least, if any is."""
+
+
+def begin(grid: Grid, settings: LocalizeSettings) -> tuple[Request, ...]:
+    """Asks for what the first look takes: the windows that no other in range contains."""
+    return _Search(None, grid, settings).begin()
+
+
+def localize(
+    scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str] = (), grid: Grid | None = None
+) -> Localization:
+    """Localizes one (model, attribute), or asks for more, by the rules of `loco_core.verdict.judge`.
+
+    Only cells that it asked for, now or before, count: what else there is changes nothing.
+
+    Args:
+        scores: see `loco_core.localizers.Localizer`.
+        settings: the ``localize:`` block.
+        site_names: the model's sites in execution order.
+        grid: all that may be asked for; without it, what the scores hold.
+
+    Raises:
+        LocalizationError: columns or controls are missing, or rows do not belong together.
+    """
+    table = read_scores(scores, site_names)
+    search = _Search(table, grid or _grid_of(table), settings)
+    verdict = search.run()
+    if verdict is None:
+        waiting = Verdict("incomplete", f"{search.open()} cells are to be run before it goes on")
+        return report(gather(table, settings), waiting, settings, site_names, NAME, search.requests())
+    found = report(search.evidence(), verdict, settings, site_names, NAME, search.requests())
+    return replace(found, possible_size=search.possible_size())
+
+
+def _grid_of(table: ScoreTable) -> Grid:
+    """Takes the prompts and seeds with most cells to be those that were taken first."""
+    cells = table.swept.present
+    prompts = sorted(range(len(table.prompts)), key=lambda i: (-int(cells[i].sum()), i))
+    seeds = sorted(range(len(table.seeds)), key=lambda i: (-int(cells[:, i].sum()), i))
+    return Grid(
+        table.n_sites, table.windows, tuple(table.prompts[i] for i in prompts), tuple(table.seeds[i] for i in seeds)
+    )
+
+
+class _Search:
+    """One search from its beginning; what was asked for, and what came of it."""
+
+    def __init__(self, table: ScoreTable | None, grid: Grid, settings: LocalizeSettings) -> None:
+        self._table, self._grid, self._settings = table, grid, settings
+        self._looks = looks(len(grid.prompts), len(grid.seeds), settings.screen)
+        largest = settings.largest(grid.n_sites)
+        self._in_range = [window for window in grid.windows if window.size <= largest]
+        self._top = 0
+        self._windows: dict[Window, int] = {}
+        self._complements: dict[Window, int] = {}
+        self._bounds: dict[Window, float] = {}
+        """Upper bounds of windows at the look at which they were judged last."""
+        self._dropped: set[Window] = set()
+        self._alike: float | None = None
+        self._seen: dict[Hashable, Evidence] = {}
+
+    def begin(self) -> tuple[Request, ...]:
+        self._ask(self._outer(), 0)
+        return self.requests()
+
+    def requests(self) -> tuple[Request, ...]:
+        """All that was asked for, in a fixed order."""
+        top = self._looks[self._top]
+        found = [Request("clean", None, top.prompts, top.seeds)]
+        for control, asked in (("window", self._windows), ("complement", self._complements)):
+            for window in sorted(asked, key=_order):
+                look = self._looks[asked[window]]
+                found.append(Request(control, window, look.prompts, look.seeds))  # type: ignore[arg-type]
+        return tuple(found)
+
+    def run(self) -> Verdict | None:
+        """Goes through all that is answered; None where an answer is missing."""
+        for _ in self._steps():
+            if self.open():
+                return judge(self.evidence(), self._settings) if self._only_complements_open() else None
+        verdict = judge(self.evidence(), self._settings, complements_done=True)
+        # What they add to the answer does not change it.
+        self._ask(verdict.complements, self._top, complement=True)
+        return verdict
+
+    def _only_complements_open(self) -> bool:
+        return bool(self._complements) and not self.open(complements=False)
+
+    def open(self, *, complements: bool = True) -> int:
+        """How many cells that were asked for are not there, if they are more than may be missing."""
+        assert self._table is not None
+        top, also = self._looks[self._top], self._complements if complements else {}
+        part = self._part(top, self._windows, also)
+        absent = int((~part.clean.present).sum() + (~part.donor.present).sum())
+        short = absent > 2 * MISSING_SHARE * top.pairs
+        for images, asked in ((part.swept, self._windows), (part.complement, also)):
+            for column, level in enumerate(asked.values()):
+                look = self._looks[level]
+                gone = int((~images.present[: look.prompts, : look.seeds, column]).sum())
+                absent += gone
+                short |= gone > MISSING_SHARE * look.pairs
+        return absent if short else 0
+
+    def evidence(self) -> Evidence:
+        """Everything that is known, each window from the largest look that it was taken at."""
+        windows = sorted(self._windows, key=_order)
+        complements = [window for window, level in self._complements.items() if level == self._top]
+        table = self._part(self._looks[self._top], windows, sorted(complements, key=_order))
+        table = replace(table, cells=self._cells())
+        base = self._at(self._top)
+        if base.ratios is None:
+            return replace(base, table=replace(base.table, cells=self._cells()))
+        earlier = {}
+        for window in windows:
+            if self._windows[window] < self._top:
+                levels = range(self._windows[window], -1, -1)
+                of = next(seen for seen in map(self._at, levels) if seen.ratios is not None)
+                earlier[window] = (of, min(float(of.high[of.table.windows.index(window)]), self._bound(window)))
+        return combined(table, base, earlier)
+
+    def possible_size(self) -> int | None:
+        """The smallest size of a window that may reach the threshold, run or not."""
+        sizes = [window.size for window in self._in_range if self._may(window)]
+        return min(sizes) if sizes and self._alike is not None else None
+
+    def _cells(self) -> int:
+        """How many cells there are of those that were asked for."""
+        part = self._part(self._looks[self._top], self._windows, self._complements)
+        cells = sum(int(images.present.sum()) for images in (part.clean, part.donor, part.all_sites))
+        for images, asked in ((part.swept, self._windows), (part.complement, self._complements)):
+            for column, level in enumerate(asked.values()):
+                look = self._looks[level]
+                cells += int(images.present[: look.prompts, : look.seeds, column].sum())
+        return cells
+
+    def _steps(self) -> Iterator[None]:
+        """Yields where what was asked for must be there before it goes on."""
+        outer = self._outer()
+        first = 0
+        self._ask(outer, first)
+        yield
+        while self._at(first).ratios is None:
+            if first == len(self._looks) - 1:
+                return
+            # Nothing to take shares of yet: the controls alone tell whether there ever will be.
+            first += 1
+            self._top = first
+            yield
+        if first:
+            self._ask(outer, first)
+            yield
+        last = len(self._looks) - 1
+        seen = self._at(first).ratios
+        assert seen is not None
+        self._alike = likeness(seen.influence[:, :, : len(outer)], seen.present[:, :, : len(outer)])
+        yield from self._raise(outer, first, last)
+        if around := [window for window in outer if self._promises(window)]:
+            for size in range(min(w.size for w in self._in_range), max(w.size for w in outer)):
+                inner = [
+                    window
+                    for window in self._in_range
+                    if window.size == size and self._may(window) and any(_inside(window, w) for w in around)
+                ]
+                self._ask(inner, first)
+                yield
+                yield from self._raise(inner, first, last, inner=True)
+                if self._passing(inner):
+                    return
+            return
+        if any(self._may(window) for window in outer):
+            return
+        yield from self._sufficient(first, last)
+
+    def _raise(self, windows: Sequence[Window], first: int, last: int, *, inner: bool = False) -> Iterator[None]:
+        """Takes windows from look to look, and drops those whose upper bound falls below the threshold.
+
+        Those that will hardly pass any more go no further either. An outer one is needed even so where all of them
+        must be dropped, for the attribute to be told distributed; unless one will hardly be dropped any more.
+        """
+        for level in range(first, last + 1):
+            evidence = self._at(level)
+            alive, hopeful, lasting = [], [], []
+            for window in windows:
+                if self._windows.get(window) != level:
+                    continue
+                column = evidence.table.windows.index(window)
+                self._bounds[window] = float(evidence.high[column])
+                if self._bounds[window] < self._settings.threshold:
+                    self._dropped.add(window)
+                    continue
+                alive.append(window)
+                may_pass, may_drop = self._outlook(evidence, column, level)
+                hopeful += [window] if may_pass else []
+                lasting += [] if may_drop else [window]
+            # The first look, of a few pairs, is there to drop windows; it is too soon to give up on any.
+            going = hopeful if inner or (lasting and level > first) else alive
+            if level == last or not going:
+                return
+            self._ask(going, level + 1)
+            self._ask(self._companions(first, level + 1), level + 1)
+            yield
+
+    def _outlook(self, evidence: Evidence, column: int, level: int) -> tuple[bool, bool]:
+        """Tells whether a window may still pass at the last look, and whether it may still be dropped.
+
+        Given an estimate of ``error`` from a share ``t`` of the pairs, that of all of them will differ from it by
+        ``error * sqrt(1 - t)`` and have an error of ``error * sqrt(t)`` (Brownian information, Lan and Wittes 1988).
+        """
+        ratios = evidence.ratios
+        if ratios is None:
+            # A full effect that an earlier look had established by luck.
+            return True, True
+        share = self._looks[level].pairs / self._looks[-1].pairs
+        error, effect, threshold = ratios.error[column], ratios.value[column], self._settings.threshold
+        confidence = self._settings.confidence ** (1 / len(self._in_range))
+        width = special.stdtrit(ratios.free[column] / share, confidence) * error * share**0.5
+        drift = error * (1 - share) ** 0.5
+        return effect + FUTILE * drift >= threshold + width, effect - LASTING * drift < threshold - width
+
+    def _promises(self, window: Window) -> bool:
+        """Tells whether the estimate of a window is nearer to passing than to the threshold.
+
+        Not whether it passes: a little less than a window may pass where the whole of it, with more damage, does not.
+        """
+        evidence = self._at(self._windows[window])
+        column = evidence.table.windows.index(window)
+        effect, low = evidence.effect[column], evidence.low[column]
+        return bool(self._may(window) and effect - self._settings.threshold >= PROMISING * (effect - low))
+
+    def _companions(self, first: int, level: int) -> list[Window]:
+        """The strongest windows, to be run beside contenders: how much effects vary is not told from one or two."""
+        evidence = self._at(first)
+        waiting = [i for i, w in enumerate(evidence.table.windows) if self._windows[w] < level]
+        waiting.sort(key=lambda i: (-evidence.effect[i], i))
+        there = sum(reached >= level for reached in self._windows.values())
+        return [evidence.table.windows[i] for i in waiting[: max(0, POOLED - there)]]
+
+    def _sufficient(self, first: int, last: int) -> Iterator[None]:
+        """Runs complements: does some window alone keep the attribute?"""
+        candidates = shortlist(self.evidence(), self._in_range)
+        self._ask(candidates, first, complement=True)
+        self._ask(candidates, first)
+        yield
+        for level in range(first, last + 1):
+            evidence = self._at(level)
+            columns = evidence.complement_columns()
+            if evidence.ratios is None:
+                return
+            index = np.array([columns[w] for w in candidates if w in columns], dtype=np.intp)
+            low = evidence.ratios.simultaneous_low(self._confidence(level), index)
+            candidates = tuple(
+                window
+                for window, bound in zip([w for w in candidates if w in columns], low, strict=True)
+                if bound < PREVAILS
+            )
+            if level == last or not candidates:
+                return
+            self._ask(candidates, level + 1, complement=True)
+            self._ask(candidates, level + 1)
+            self._ask(self._companions(first, level + 1), level + 1)
+            yield
+
+    def _outer(self) -> list[Window]:
+        """Windows in range that no other in range contains."""
+        return [w for w in self._in_range if not any(_inside(w, other) for other in self._in_range)]
+
+    def _may(self, window: Window) -> bool:
+        """No window around it, nor itself, was dropped."""
+        return not any(window == other or _inside(window, other) for other in self._dropped)
+
+    def _bound(self, window: Window) -> float:
+        """The least upper bound of all windows around one, and of itself."""
+        around = (bound for other, bound in self._bounds.items() if window == other or _inside(window, other))
+        return min(around, default=np.inf)
+
+    def _passing(self, windows: Iterable[Window]) -> bool:
+        """Tells whether one of these windows passes without too much damage."""
+        evidence = self._at(len(self._looks) - 1)
+        harmless = np.nan_to_num(evidence.damage) <= self._settings.damage_share
+        passing = harmless & (evidence.low >= self._settings.threshold)
+        return any(passes and window in windows for window, passes in zip(evidence.table.windows, passing, strict=True))
+
+    def _at(self, level: int) -> Evidence:
+        """What one look says of all windows that were taken at it."""
+        windows, complements = (
+            tuple(sorted((w for w, reached in asked.items() if reached >= level), key=_order))
+            for asked in (self._windows, self._complements)
+        )
+        key = (level, windows, complements, self._alike)
+        if key not in self._seen:
+            self._seen[key] = self._gather(level, windows, complements)
+        return self._seen[key]
+
+    def _gather(self, level: int, windows: tuple[Window, ...], complements: tuple[Window, ...]) -> Evidence:
+        table = self._part(self._looks[level], windows, complements)
+        last = level == len(self._looks) - 1
+        family = len(self._in_range) if last else 0
+        evidence = gather(
+            table, self._settings, family=family, high_confidence=self._confidence(level), alike=self._alike
+        )
+        return evidence if last else replace(evidence, low=np.full_like(evidence.low, np.nan))
+
+    def _confidence(self, level: int) -> float:
+        return 1 - (1 - self._settings.confidence) * self._looks[level].spends
+
+    def _part(self, look: Look, windows: Iterable[Window], complements: Iterable[Window]) -> ScoreTable:
+        assert self._table is not None
+        prompts, seeds = self._grid.prompts[: look.prompts], self._grid.seeds[: look.seeds]
+        return self._table.part(prompts, seeds, tuple(windows), tuple(complements))
+
+    def _ask(self, windows: Iterable[Window], level: int, *, complement: bool = False) -> None:
+        asked = self._complements if complement else self._windows
+        for window in windows:
+            asked[window] = max(level, asked.get(window, 0))
+            self._top = max(self._top, level)
+
+
+def _order(window: Window) -> tuple[int, int]:
+    return window.size, window.start
+
+
+def _inside(window: Window, other: Window) -> bool:
+    return window != other and other.start <= window.start and window.start + window.size <= other.start + other.size

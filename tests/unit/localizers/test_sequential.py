@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from loco_core.localizer_bench import Noise
+from loco_core.localizer_bench.serve import Served
+from loco_core.localizers import Grid, LocalizeSettings, Rule, sequential, window
+from loco_core.looks import looks
+from loco_core.statistics import MOST_SHARED, likeness
+from loco_core.testing.localizers import SETTINGS, SITE_NAMES, a_table, served
+from loco_core.types import Window
+from tests.unit.localizers.test_window import QUIET, rows_of
+
+RULE = Rule(sequential.localize, sequential.begin)
+
+
+def served_quietly(kind: str, seed: int) -> Served:
+    table = a_table(kind, seed, QUIET)
+    return Served(pa.concat_tables([table.scores, table.complement_scores]), 16)
+
+
+@pytest.mark.parametrize("kind", ["single", "all_at_0.70", "two_disjoint", "redundant", "distributed", "damaging"])
+def test_enough_images_give_the_answer_of_the_whole_grid(kind: str) -> None:
+    table = served_quietly(kind, 1)
+    few, whole = table.answer(RULE, SETTINGS), table.answer(Rule(window.localize), SETTINGS)
+    assert (few.found.outcome, few.found.window) == (whole.found.outcome, whole.found.window)
+    assert few.found.possible_size == whole.found.possible_size
+    assert few.images < 0.35 * whole.images
+
+
+@pytest.mark.parametrize(("kind", "share"), [("absent", 0.1), ("no_effect", 0.1), ("distributed", 0.2)])
+def test_what_cannot_be_localized_ends_early(kind: str, share: float) -> None:
+    table = served(kind)
+    answer = table.answer(RULE, SETTINGS)
+    assert answer.found.outcome == kind
+    assert answer.images < share * table.answer(Rule(window.localize), SETTINGS).images
+
+
+def test_it_begins_with_the_largest_windows_on_few_pairs() -> None:
+    table = served("single")
+    begun = sequential.begin(table.grid, SETTINGS)
+    asked = [request for request in begun if request.window is not None]
+    assert [request.window for request in asked] == [Window(start, 4) for start in range(13)]
+    assert {(request.prompts or 0) * (request.seeds or 0) for request in begun} == {SETTINGS.screen}
+    coarse = Grid(
+        16, tuple(Window(s, n) for n in (1, 2) for s in range(0, 15, 3)), table.grid.prompts, table.grid.seeds
+    )
+    asked_first = [request.window for request in sequential.begin(coarse, SETTINGS)[1:]]
+    assert asked_first == [Window(s, 2) for s in range(0, 15, 3)]
+
+
+def test_a_claim_holds_for_windows_that_were_not_run() -> None:
+    """The bound of one contender is that of one out of fifty-eight."""
+    table = served_quietly("single", 0)
+    few, whole = table.answer(RULE, SETTINGS).found, table.answer(Rule(window.localize), SETTINGS).found
+    low = {(e.window_start, e.window_size): e.simultaneous_low for e in whole.effects}
+    run = [
+        (e.simultaneous_low, low[e.window_start, e.window_size]) for e in few.effects if e.simultaneous_low is not None
+    ]
+    assert run
+    assert all(mine == pytest.approx(theirs, abs=0.03) for mine, theirs in run)
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(1, 1), (1, 4), (2, 2), (8, 1), (8, 4), (12, 8), (100, 10)])
+def test_looks_are_nested_spend_all_the_error_and_end_with_the_grid(prompts: int, seeds: int) -> None:
+    found = looks(prompts, seeds, 8)
+    assert (found[-1].prompts, found[-1].seeds) == (prompts, seeds)
+    assert sum(look.spends for look in found) == pytest.approx(1)
+    for before, after in itertools.pairwise(found):
+        assert before.prompts <= after.prompts
+        assert before.seeds <= after.seeds
+        assert before.pairs < after.pairs
+        assert before.spends < after.spends
+
+
+def test_columns_of_one_scale_may_borrow_and_of_many_scales_may_not() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((4, 2, 13))
+    there = np.ones(values.shape, dtype=np.bool_)
+    assert likeness(values, there) == MOST_SHARED
+    assert likeness(values * 10 ** rng.uniform(-2, 2, 13), there) < 2
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(1, 1), (2, 2), (8, 1)])
+def test_small_grids_are_answered(prompts: int, seeds: int) -> None:
+    whole = served("single")
+    grid = Grid(16, whole.grid.windows, whole.grid.prompts[:prompts], whole.grid.seeds[:seeds])
+    found = RULE(whole.scores, SETTINGS, SITE_NAMES, grid)
+    assert (found.n_prompts, found.n_seeds) == (prompts, seeds)
+    assert found.outcome != "incomplete"
+
+
+def test_a_lost_cell_is_borne_and_is_still_asked_for() -> None:
+    table = a_table("single", 0, Noise(image=0.002))
+    assert table.window is not None
+    lost = np.flatnonzero(rows_of(table.scores, Window(0, 4)))[:1]
+    scores = table.scores.take(np.delete(np.arange(table.scores.num_rows), lost))
+    grid = served("single").grid
+    found = RULE(scores, LocalizeSettings(resamples=200, screen=32), SITE_NAMES, grid)
+    assert found.outcome == "localized"
+    assert Window(0, 4) in {request.window for request in found.wants}
