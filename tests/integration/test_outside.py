@@ -20,8 +20,7 @@ import torch
 import yaml
 from diffusers import StableDiffusionPAGPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
-from loco_core import registry
-from loco_core.localizers import Localizer
+from loco_core.localizers import Rule, rule
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer, load_scorer
 from loco_core.testing.editors import EditorContract
@@ -105,9 +104,8 @@ class TestScorer(ScorerContract):
 @pytest.mark.usefixtures("site")
 class TestLocalizer(LocalizerContract):
     @property
-    def localize(self) -> Localizer:
-        found: Localizer = registry.load("localizers", "outside").localize
-        return found
+    def rule(self) -> Rule:
+        return rule("outside")
 
 
 class TestEditor(EditorContract):

@@ -62,7 +62,7 @@ def test_a_search_stops_those_that_fall_behind_and_closes_in_on_the_best() -> No
     backend = RayBackend(lambda model: None, workers=1, threads=1)  # type: ignore[arg-type, return-value]
     try:
         space = Space(("loco_edit",), Window(4, 2), 16, 4, preserve=0, fill="zero")
-        search = RayTuneSearch(space, trials=16, concurrent=4, seeds=8, seed=1)
+        search = RayTuneSearch(space, trials=32, concurrent=4, seeds=8, seed=1)
         search.start()
         reached: dict[str, int] = {}
         strengths: list[float] = []
@@ -81,10 +81,11 @@ def test_a_search_stops_those_that_fall_behind_and_closes_in_on_the_best() -> No
     finally:
         search.stop()
         backend.shutdown()
-    assert len(reached) == 16
+    assert len(reached) == 32
     assert sum(seeds == 1 for seeds in reached.values()) >= 2
-    assert sum(seeds == 8 for seeds in reached.values()) <= 8
-    early, late = (np.abs(np.log10(part) + 1).mean() for part in (strengths[:8], strengths[-6:]))
+    assert sum(seeds == 8 for seeds in reached.values()) <= 16
+    # The first ten are drawn blindly.
+    early, late = (np.abs(np.log10(part) + 1).mean() for part in (strengths[:10], strengths[-10:]))
     assert late < early
 
 
