@@ -95,13 +95,19 @@ def localizations(model: str, store: Store) -> list[dict[str, Any]]:
         read = traces.filter(pc.and_(pc.equal(traces["attribute"], name), pc.equal(traces["method"], method)))
         start, size = row["window_start"], row["window_size"]
         picked = [] if start is None else list(range(start, start + size))
-        found.append(_said(model, truths, name, method, row["outcome"], picked, read if len(read) else mine))
+        # Identity swaps decide nothing; complements are asked for by the windows' rules alone.
+        unused = ["identity"] if method == "window" else ["identity", "complement"]
+        used = mine.filter(pc.invert(pc.is_in(mine["control"], pa.array(unused))))
+        found.append(_said(model, truths, name, method, row["outcome"], picked, read if len(read) else used))
         if method == "window":
             settings = LocalizeSettings(localizer="sequential")
             answer = Served(mine).answer(rule("sequential"), settings)
             window = answer.found.window
             sites = list(window.sites) if window else []
-            found.append(_said(model, truths, name, "sequential", answer.found.outcome, sites, answer.scores))
+            said = _said(model, truths, name, "sequential", answer.found.outcome, sites, answer.scores)
+            # Every round draws clean and donor again.
+            again = answer.drawn / said["images"]
+            found.append({**said, "images": answer.drawn, "seconds": said["seconds"] * again})
     return found
 
 
@@ -141,7 +147,7 @@ def edit_row(item: EditSummary) -> dict[str, Any]:
 
 def ratio(pairs: Sequence[tuple[int, int]]) -> str:
     """Returns a ratio of sums in percent, with a bootstrap interval over the pairs of model and attribute."""
-    hits, of = np.array(pairs, dtype=float).T
+    hits, of = np.array(pairs, dtype=float).reshape(-1, 2).T
     if not of.sum():
         return "-"
     drawn = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
@@ -164,6 +170,8 @@ def print_localizers(rows: Sequence[Mapping[str, Any]]) -> None:
     print("|---|---|---|---|---|---|---|")
     for method in dict.fromkeys(row["method"] for row in rows if "outcome" in row):
         mine = [row for row in rows if row["method"] == method and row["truth"] is not None]
+        if not mine:
+            continue
         placed = [row for row in mine if row["true_outcome"] == "localized"]
         both = [(len(set(row["sites"]) & set(row["truth"])), row) for row in placed]
         print(

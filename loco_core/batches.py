@@ -49,6 +49,9 @@ def probe_batches(model: LoadedModel, prompt: str, donor: str, settings: Generat
     beside = model.facts.stream == "evolving"
     short = replace(settings, steps=min(STEPS, settings.steps))
 
+    # A peak of the model that this process held before would pass for one of this model.
+    _forget_peak()
+
     def cost(size: int) -> float | None:
         sites = len(model.sites)
         rows = [Row(prompt, donor, 0, Intervention((at % sites,))) for at in range(size - beside)]
@@ -56,6 +59,7 @@ def probe_batches(model: LoadedModel, prompt: str, donor: str, settings: Generat
             # The first run of a shape chooses kernels, or compiles.
             seconds = min(_timed(lambda: list(generate(model, rows, short, size))) for _ in range(2))
         except torch.OutOfMemoryError:
+            _forget_peak()
             return None
         return None if _full() else seconds / size
 
@@ -92,6 +96,12 @@ def _timed(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _full() -> bool:

@@ -123,7 +123,7 @@ def kernels(attention: Attention) -> Iterator[None]:
         with sdpa_kernel(KERNELS[attention]):
             yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if not reason.startswith(("No viable backend", "No available kernel")):
             raise
         raise ModelError(
@@ -160,7 +160,7 @@ def _try_to_compile(device: str) -> None:
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
     except Exception as error:  # whatever a toolchain raises, it is the toolchain that is missing
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"engine.compile: torch.compile does not work here: {reason}; expected compile: false"
         ) from error

@@ -53,6 +53,8 @@ class Evidence:
         damage: lost content, NaN where nothing is known.
         invalid: share of invalid images.
         flip_rate: share of images moved to the donor's side, NaN where no clean image is on the attribute's side.
+        prompts: with cells of each window.
+        seeds: with cells of each window.
     """
 
     table: ScoreTable
@@ -67,6 +69,8 @@ class Evidence:
     damage: Floats
     invalid: Floats
     flip_rate: Floats
+    prompts: Floats
+    seeds: Floats
 
     @property
     def sizes(self) -> NDArray[np.intp]:
@@ -169,6 +173,8 @@ def gather(
         damage=_damage(table, paired),
         invalid=invalid,
         flip_rate=_flip_rate(table, paired),
+        prompts=(table.swept.present & paired[:, :, None]).any(axis=1).sum(axis=0).astype(float),
+        seeds=(table.swept.present & paired[:, :, None]).any(axis=0).sum(axis=0).astype(float),
     )
 
 

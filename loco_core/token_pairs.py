@@ -108,7 +108,7 @@ def read_texts(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int])
 
     Of an evolving text it is the words alone: hundreds of positions of padding, at every site, would fill any memory.
     """
-    encoded = model.encode(prompts)
+    encoded = model.family.encode(model.pipeline, list(prompts))
     seen = torch.ones_like(encoded.ids, dtype=torch.bool) if encoded.mask is None else encoded.mask.bool().cpu()
     if model.facts.stream == "evolving":
         seen = encoded.words.cpu()
@@ -136,7 +136,9 @@ def read_subjects(
 
 
 def _encoded(model: LoadedModel, records: Sequence[PromptRecord]) -> tuple[PromptEmbeds, PromptEmbeds]:
-    return model.encode([item.prompt for item in records]), model.encode([item.donor for item in records])
+    # Not remembered: prompts of a fit are many, and what is remembered stays on the GPU.
+    encode, pipeline = model.family.encode, model.pipeline
+    return encode(pipeline, [item.prompt for item in records]), encode(pipeline, [item.donor for item in records])
 
 
 def _positions(

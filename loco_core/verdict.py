@@ -229,7 +229,7 @@ def report(
         exploratory=n_prompts < FEW_PROMPTS or n_seeds < FEW_SEEDS,
         reason=verdict.reason,
         possible_size=int(evidence.sizes[may].min()) if may.any() else None,
-        effects=_effects(evidence, verdict.ties, settings, (n_prompts, n_seeds)),
+        effects=_effects(evidence, verdict.ties, settings),
         wants=wants,
     )
 
@@ -261,9 +261,7 @@ def _sufficiency(evidence: Evidence, window: Window | None) -> float | None:
     return None if column is None or evidence.ratios is None else finite(1 - evidence.ratios.value[column])
 
 
-def _effects(
-    evidence: Evidence, ties: tuple[int, ...], settings: LocalizeSettings, counts: tuple[int, int]
-) -> tuple[Effect, ...]:
+def _effects(evidence: Evidence, ties: tuple[int, ...], settings: LocalizeSettings) -> tuple[Effect, ...]:
     table, eligible, half = evidence.table, _eligible(evidence, settings), _half_widths(evidence, settings)
     return tuple(
         Effect(
@@ -278,8 +276,8 @@ def _effects(
             damage=finite(evidence.damage[i]),
             eligible=bool(eligible[i]),
             in_tie_set=i in ties,
-            n_prompts=counts[0],
-            n_seeds=counts[1],
+            n_prompts=int(evidence.prompts[i]),
+            n_seeds=int(evidence.seeds[i]),
             flip_rate=finite(evidence.flip_rate[i]),
         )
         for i, window in enumerate(table.windows)

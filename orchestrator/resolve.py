@@ -257,20 +257,30 @@ def check_methods(spec: SweepSpec, resolved: Resolved) -> None:
                 raise refused[0]
 
 
+def named_attributes(spec: SweepSpec) -> tuple[Attribute, ...]:
+    """Looks up the attributes of a sweep.
+
+    Raises:
+        SpecError: a name is unknown; ``loc`` says where in the sweep.
+    """
+    attributes = []
+    for i, name in enumerate(spec.attributes):
+        with located("attributes", i):
+            attributes.append(_attribute(name, spec.prompts))
+    return tuple(attributes)
+
+
 def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     """Looks up the names of a sweep that a machine without any weights knows; returns its attributes.
 
     Raises:
         SpecError: a name is unknown; ``loc`` says where in the sweep.
     """
-    attributes = []
     for i, item in enumerate(spec.models):
         if item.path is None:
             with located("models", i):
                 find_model(item.id)
-    for i, name in enumerate(spec.attributes):
-        with located("attributes", i):
-            attributes.append(_attribute(name, spec.prompts))
+    attributes = named_attributes(spec)
     if spec.reproduces is not None:
         with located("reproduces"):
             published(spec.reproduces)
@@ -291,7 +301,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
         with located("generation", "scheduler"):
             others = {name for facts in families().values() for name in facts.schedulers}
             _check_scheduler(spec.generation.scheduler, {*_karras(), *others})
-    return tuple(attributes)
+    return attributes
 
 
 def _check_scheduler(name: str, known: Collection[str], whose: str = "") -> None:

@@ -169,7 +169,8 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.weights)
         pinned["sites"][model.id] = model.site_names
-        pinned["engines"][model.id] = asdict(model.engine)
+        # Results of an earlier version do not say it.
+        pinned.setdefault("engines", {})[model.id] = asdict(model.engine)
         if before != model.weights:
             raise SpecError(
                 f"{store.root}: results of {model.id} were made with weights {before[:12]}, {model.path} now holds "

@@ -34,9 +34,11 @@ def run_trace(bench: Bench, unit: TraceUnit, attempt: int, device: str) -> UnitR
     }  # fmt: skip
     rows = [{**common, **row} for row in found]
     outcome = bench.store.commit_unit(unit.unit_id, {"traces": make_table("traces", rows)}, uuid.uuid4().hex)
+    # Pictures, not rows: the contributions of all sites come from one.
     invalid = sum(row["status"] == "invalid" for row in rows)
+    drawn = len(unit.items) if unit.method == "attention_contribution" else len(rows)
     return UnitReport(
-        unit.unit_id, attempt, "committed" if outcome == "won" else "already", rows=len(rows) - invalid,
+        unit.unit_id, attempt, "committed" if outcome == "won" else "already", rows=drawn - invalid,
         invalid=invalid, seconds=time.monotonic() - began,
     )  # fmt: skip
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from loco_core.errors import LocalizationError
-from loco_core.evidence import established, finite
+from loco_core.evidence import MISSING_SHARE, established, finite
 from loco_core.localizers import Effect, Localization, LocalizeSettings, Outcome, relative_depth
 from loco_core.statistics import Bools, Floats, Means, Ratios, crossed_means, crossed_ratios, crossed_weights
 from loco_core.tracing.table import TraceTable, Values, names_of, read_traces, two_sided
@@ -48,17 +49,19 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
     texts = table.values("restored", "text_encoder")
     found = [_ratios(values, corrupted.value, full, paired, settings) for values in (sites, texts)]
     denoiser, encoder = found
-    if any(np.isnan(ratios.value).all() for ratios in found):
-        raise LocalizationError(f"{table.model}, {table.attribute}: no restored picture is one")
-    best, word = int(np.nanargmax(denoiser.value)), int(np.nanargmax(encoder.value))
+    whole = [np.flatnonzero(_whole(values, paired)) for values in (sites, texts)]
+    if not all(map(len, whole)):
+        raise LocalizationError(f"{table.model}, {table.attribute}: too many restored pictures of every layer are none")
+    best, word = (int(at[ratios.value[at].argmax()]) for at, ratios in zip(whole, found, strict=True))
     side = two_sided(settings.confidence)
     beside = f"; of the text encoder's layers {texts.names[word]} brings back {_share(encoder, word, side)}"
     share = f"site {best} brings back {_share(denoiser, best, side)} of what the noise takes"
     effects = (
-        *_effects(table, settings, sites, denoiser, "denoiser", best),
-        *_effects(table, settings, texts, encoder, "text_encoder", word),
+        *_effects(table, settings, sites, denoiser, "denoiser", best, whole[0]),
+        *_effects(table, settings, texts, encoder, "text_encoder", word, whole[1]),
     )
-    if not denoiser.low(side)[best] > 0:
+    # The best of all: its bound must hold for whichever site would have been it.
+    if not denoiser.simultaneous_low(settings.confidence, whole[0])[whole[0] == best][0] > 0:
         reason = f"no single site is shown to bring anything back: {share}, the most of all{beside}"
         return _answer(table, settings, "inconclusive", reason, best, denoiser, site_names, effects)
     reason = f"restored from the clean run, {share}, more than any other{beside}"
@@ -72,6 +75,12 @@ def _ratios(values: Values, corrupted: Floats, full: Floats, paired: Bools, sett
         full.shape[0], full.shape[1], settings.resamples, np.random.default_rng([settings.seed, 0])
     )
     return crossed_ratios(back, full, present, weights, back.shape[2])
+
+
+def _whole(values: Values, paired: Bools) -> Bools:
+    """Tells which layers have next to all of their pictures: one lucky picture of a layer says nothing of it."""
+    whole: Bools = values.present[paired].mean(axis=0) >= 1 - MISSING_SHARE
+    return whole
 
 
 def _share(ratios: Means, at: int, side: float) -> str:
@@ -95,8 +104,8 @@ def _answer(
     if best is not None and ratios is not None:
         effect, low, high = (finite(found[best]) for found in (ratios.value, ratios.low(side), ratios.high(side)))
         tied = tuple(effect.window_start for effect in effects if effect.in_tie_set and effect.component == "denoiser")
-        order = np.argsort(-np.nan_to_num(ratios.value, nan=-np.inf), kind="stable")
-        runner_up = int(order[1]) if len(order) > 1 else None
+        others = [row for row in effects if row.component == "denoiser" and row.eligible and row.window_start != best]
+        runner_up = max(others, key=lambda row: row.effect or 0.0).window_start if others else None
     return Localization(
         model=table.model,
         attribute=table.attribute,
@@ -136,7 +145,13 @@ def _site_count(effects: Sequence[Effect]) -> int:
 
 
 def _effects(
-    table: TraceTable, settings: LocalizeSettings, values: Values, ratios: Ratios, component: str, best: int
+    table: TraceTable,
+    settings: LocalizeSettings,
+    values: Values,
+    ratios: Ratios,
+    component: str,
+    best: int,
+    whole: NDArray[np.intp],
 ) -> tuple[Effect, ...]:
     side = two_sided(settings.confidence)
     low, high = ratios.low(side), ratios.high(side)
@@ -152,8 +167,8 @@ def _effects(
             ci_high=finite(high[i]),
             simultaneous_low=None,
             damage=None,
-            eligible=True,
-            in_tie_set=i == best or bool(behind[i] <= 0),
+            eligible=i in whole,
+            in_tie_set=i == best or (i in whole and bool(behind[i] <= 0)),
             n_prompts=len(table.prompts),
             n_seeds=len(table.seeds),
             flip_rate=None,

@@ -44,6 +44,7 @@ def simulated_traces(
     noise: float = 0.01,
     prompts: int = 8,
     seeds: int = 4,
+    draw: int = 0,
 ) -> pa.Table:
     """Makes traces of a declared truth.
 
@@ -55,8 +56,9 @@ def simulated_traces(
         noise: standard deviation of a margin, or of a contribution's logarithm.
         prompts: how many.
         seeds: how many.
+        draw: of the noise.
     """
-    rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+    rng, rows = np.random.default_rng(draw), list[dict[str, Any]]()
 
     def add(prompt: int, seed: int, control: str, component: str | None, layer: int | None, value: float) -> None:
         name = None if layer is None else f"{'site' if component == 'denoiser' else 'encoder'}.{layer}"

@@ -158,9 +158,10 @@ class EditStage:
         """Returns the units that follow from a localization: at its window, if it has one, and where methods edit."""
         if found.outcome != "incomplete":
             self.withdraw_others(found.model, found.attribute, found.window)
-        if self._spec.edit is None or found.outcome == "incomplete":
+        if self._spec.edit is None:
             return []
         places = method_places(self._spec, self._resolved, found.model, found.attribute)
+        # One that is incomplete names no window.
         if found.window is not None:
             places.insert(0, localized_place(found.model, found.attribute, found.window, found.localizer))
         return [unit for place in places for unit in self.at(place)]

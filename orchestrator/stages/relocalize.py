@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,18 @@ from loco_core.errors import LocalizationError, StoreError, did_you_mean
 from loco_core.kind_claim import KindClaim, claim_kind
 from loco_core.localizers import Grid, Localization, LocalizeSettings
 from loco_core.tracing import reads
-from loco_core.types import Window
+from loco_core.types import Attribute, Window
 from orchestrator.plan import CELL_KEY, cell_key, grid
-from orchestrator.resolve import check_names
-from orchestrator.spec import InterventionSpec
-from orchestrator.stages.localize import effects_table, localizations_table, localize, under, unless_incomplete
+from orchestrator.resolve import named_attributes
+from orchestrator.spec import InterventionSpec, SweepSpec
+from orchestrator.stages.localize import (
+    effects_table,
+    localizations_table,
+    localize,
+    under,
+    unless_incomplete,
+    unscored,
+)
 from orchestrator.stages.sweep import planned_units
 from orchestrator.stages.trace import committed_traces
 from orchestrator.store import Lease, MissingFileError, Store, decode_document, open_store
@@ -40,6 +47,8 @@ class ScoreSource:
         planned: keys of the cells that the sweep planned, by model and attribute; empty for other Parquet.
         traces: rows of the results root; none of other Parquet.
         pairs: prompts and seeds that the sweep wants to have traced of every attribute.
+        spec: the sweep; None for other Parquet.
+        attributes: of the sweep, by key.
     """
 
     scores: pa.Table
@@ -49,6 +58,8 @@ class ScoreSource:
     planned: Mapping[tuple[str, str], frozenset[tuple[object, ...]]]
     traces: pa.Table
     pairs: int = 0
+    spec: SweepSpec | None = None
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
 def read_scores(address: str) -> ScoreSource:
@@ -68,7 +79,9 @@ def read_scores(address: str) -> ScoreSource:
     # Units, not published parts: a running sweep has committed more than it has published.
     scores, traces = store.read_units(sorted(store.committed())), committed_traces(store)
     pairs = spec.prompts * len(spec.seeds)
-    return ScoreSource(scores, store, spec.localize, spec.interventions[0], _planned(store), traces, pairs)
+    attributes = {item.key: item for item in named_attributes(spec)}
+    first = spec.interventions[0]
+    return ScoreSource(scores, store, spec.localize, first, _planned(store), traces, pairs, spec, attributes)
 
 
 def _planned(store: Store) -> dict[tuple[str, str], frozenset[tuple[object, ...]]]:
@@ -115,7 +128,14 @@ def _all(source: ScoreSource, settings: LocalizeSettings) -> list[Localization]:
     for block in sorted({(row["model"], row["attribute"]) for row in rows.select(["model", "attribute"]).to_pylist()}):
         mine = rows.filter(pc.and_(pc.equal(rows["model"], block[0]), pc.equal(rows["attribute"], block[1])))
         options, sites = source.intervention if method is None else None, _site_names(source, block[0])
-        item = localize(mine, settings, sites, options, _grid(source, block[1], len(sites)))
+        try:
+            item = localize(mine, settings, sites, options, _grid(source, block[1], len(sites)))
+        except LocalizationError as error:
+            # Of a sweep the other attributes go on, as in its run.
+            if block[1] not in source.attributes:
+                raise
+            found.append(unscored(block[0], source.attributes[block[1]], settings, str(error)))
+            continue
         if method is not None:
             item = unless_incomplete(
                 item, source.pairs - len({pair_of(row) for row in mine.select(PAIR).to_pylist()}), source.pairs
@@ -173,9 +193,8 @@ def _site_names(source: ScoreSource, model: str) -> tuple[str, ...]:
 
 def _grid(source: ScoreSource, attribute: str, n_sites: int) -> Grid | None:
     """Returns what the sweep may have run of an attribute; None where the scores are not of a results root."""
-    spec = source.store.sweep() if source.store else None
-    named = [item for item in check_names(spec) if item.key == attribute] if spec else []
-    return grid(spec, named[0], n_sites) if spec and named and n_sites else None
+    named = source.attributes.get(attribute)
+    return grid(source.spec, named, n_sites) if source.spec and named and n_sites else None
 
 
 def _read_parquet(address: str) -> pa.Table:
