@@ -19,7 +19,7 @@ from orchestrator import batch_sizes, worker
 from orchestrator.driver import outlook
 from orchestrator.resolve import resolve
 from orchestrator.spec import EditSpec, SweepSpec
-from orchestrator.store import decode_document, open_store
+from orchestrator.store import decode_document, encode_document, open_store
 from orchestrator.store.layout import RESOLVED
 from tests.integration.test_run import run
 from tests.sweeps import tiny_sweep
@@ -62,6 +62,16 @@ def test_what_an_engine_was_set_to_stands_beside_every_score(
     pinned = decode_document(store.blobs.read(RESOLVED), RESOLVED)
     assert pinned["engines"]["tiny"]["attention"] == "math"
     assert pinned["engines"]["tiny"]["offload"] == "none"
+
+
+def test_results_that_say_nothing_of_engines_go_on(spec: SweepSpec, tmp_path: Path) -> None:
+    run(spec, tmp_path)
+    store = open_store(str(tmp_path))
+    pinned = decode_document(store.blobs.read(RESOLVED), RESOLVED)
+    del pinned["engines"]
+    store.blobs.replace(RESOLVED, encode_document(pinned))
+    again, _ = run(spec, tmp_path)
+    assert (again.failed_cells, again.summary.committed) == (0, 0)
 
 
 def test_edits_of_layers_that_are_offloaded_one_by_one_are_refused_before_anything_is_loaded(

@@ -40,6 +40,18 @@ def test_what_cannot_be_localized_ends_early(kind: str, share: float) -> None:
     assert answer.images < share * table.answer(Rule(window.localize), SETTINGS).images
 
 
+def test_effects_count_what_each_window_was_run_on() -> None:
+    answer = served_quietly("single", 1).answer(RULE, SETTINGS)
+    run: dict[Window, set[tuple[str, int]]] = {}
+    for row in answer.scores.to_pylist():
+        if row["control"] == "window":
+            window_of = Window(row["window_start"], row["window_size"])
+            run.setdefault(window_of, set()).add((row["prompt_id"], row["seed"]))
+    counts = {Window(row.window_start, row.window_size): (row.n_prompts, row.n_seeds) for row in answer.found.effects}
+    assert counts == {w: (len({p for p, _ in pairs}), len({s for _, s in pairs})) for w, pairs in run.items()}
+    assert len(set(counts.values())) > 1
+
+
 def test_it_begins_with_the_largest_windows_on_few_pairs() -> None:
     table = served("single")
     begun = sequential.begin(table.grid, SETTINGS)
