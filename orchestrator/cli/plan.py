@@ -33,7 +33,7 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
     print(f"cells:   {found.cells}")
     if found.most_cells is not None:
         print(
-            f"         to begin with; {spec.localize.localizer} asks for more as it goes, at most {found.most_cells}"
+            f"         to begin with; the localizer asks for more as it goes, at most {found.most_cells}"
             " in all and some complements"
         )
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")

@@ -47,6 +47,9 @@ def _differences(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
     if old.windows.sizes is None or new.windows.sizes is None:
         # Which sizes those of the models are is not known here.
         yield from _changed("windows.sizes", old.windows.sizes, new.windows.sizes)
+        if old.windows.sizes == new.windows.sizes:
+            # Up to this share they go where they are not named.
+            yield from _changed("localize.max_share", old.localize.max_share, new.localize.max_share)
     else:
         yield from _dropped("windows.sizes", old.windows.sizes, new.windows.sizes)
     if old.windows.stride % new.windows.stride:

@@ -296,6 +296,14 @@ def test_changes_that_would_mix_results_are_refused_with_the_way_out(change: dic
     assert "\n" not in str(caught.value)
 
 
+def test_default_sizes_keep_the_share_that_they_come_from() -> None:
+    wider = {"localize": {"max_share": 0.5}}
+    with pytest.raises(SpecError, match=r"localize\.max_share 0\.25 -> 0\.5"):
+        check_compatible(spec(), spec(**wider))
+    sized = {"windows": {"sizes": [1, 2, 3, 4]}}
+    check_compatible(spec(**sized), spec(**sized, **wider))
+
+
 def test_records_may_be_added_at_the_end_only() -> None:
     inline = {"kind": "style", "name": "m", "mode": "remove"}
     old = spec(prompts=1, attributes=[inline | {"records": [RECORD]}])
