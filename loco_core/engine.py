@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loco_core.errors import ModelError
+from loco_core.errors import ModelError, first_line
 from loco_core.types import Attention, Engine, Site
 
 KERNELS = {
@@ -123,7 +123,7 @@ def kernels(attention: Attention) -> Iterator[None]:
         with sdpa_kernel(KERNELS[attention]):
             yield
     except RuntimeError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if not reason.startswith(("No viable backend", "No available kernel")):
             raise
         raise ModelError(
@@ -160,7 +160,7 @@ def _try_to_compile(device: str) -> None:
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
     except Exception as error:  # whatever a toolchain raises, it is the toolchain that is missing
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"engine.compile: torch.compile does not work here: {reason}; expected compile: false"
         ) from error

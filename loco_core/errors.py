@@ -74,3 +74,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f'; did you mean "{near[0]}"?'
     return f"; known: {', '.join(choices)}" if choices else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of a library's message, or what kind of error it is where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

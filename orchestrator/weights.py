@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loco_core.errors import ModelError
+from loco_core.errors import ModelError, first_line
 
 # Pickled weights run code when they are read.
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
@@ -57,7 +57,7 @@ def _download(repository: str, revision: str | None, name: str) -> Path:
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:  # the hub's client raises a dozen unrelated classes
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelError(f"cannot get {name} of {repository} from the hub or its local cache: {reason}") from error
 
 

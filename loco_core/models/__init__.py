@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loco_core import registry
-from loco_core.errors import ModelError, SpecError, did_you_mean
+from loco_core.errors import ModelError, SpecError, did_you_mean, first_line
 from loco_core.quiet import quiet_libraries
 from loco_core.sites import record_sites
 from loco_core.types import Engine, Site
@@ -314,7 +314,7 @@ def load_pipeline(
             **components,
         )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelError(f"cannot load {path} as a {class_name} from safetensors: {reason}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

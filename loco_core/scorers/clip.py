@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from loco_core.errors import ModelError
+from loco_core.errors import ModelError, first_line
 
 
 class Scorer:
@@ -26,7 +26,7 @@ class Scorer:
             self._tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
             self._processor = CLIPImageProcessorPil.from_pretrained(path, revision=revision)
         except (OSError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise ModelError(f"cannot load {path} as a CLIP model from safetensors: {reason}") from error
         self._model.to(device).eval()
         self._device = device

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from loco_core.errors import ModelError, SpecError
+from loco_core.errors import ModelError, SpecError, first_line
 from loco_core.toyworld.training.judge import CLASSES, heads, upscale
 from loco_core.toyworld.world import KINDS, PLAIN
 
@@ -42,7 +42,7 @@ class Scorer:
                 path, revision=revision, use_safetensors=True, dtype=torch.float32
             )
         except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"cannot load the judge from {path}: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"cannot load the judge from {path}: {first_line(error)}") from error
         self._model.to(device).eval()
         self._device = device
         self._abstain_below: dict[str, float] = self._model.config.abstain_below

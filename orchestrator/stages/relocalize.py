@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from loco_core.errors import LocalizationError, StoreError, did_you_mean
+from loco_core.errors import LocalizationError, StoreError, did_you_mean, first_line
 from loco_core.kind_claim import KindClaim, claim_kind
 from loco_core.localizers import Grid, Localization, LocalizeSettings
 from loco_core.tracing import reads
@@ -205,4 +205,4 @@ def _read_parquet(address: str) -> pa.Table:
     try:
         return pq.read_table(address)
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{address} is not Parquet that can be read: {str(error).splitlines()[0]}") from error
+        raise StoreError(f"{address} is not Parquet that can be read: {first_line(error)}") from error
