@@ -156,17 +156,21 @@ def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
 
 def row_of(item: EditSummary, every: Iterable[EditSummary], row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is kept of an edit: settings, counts with bounds, and how it stands beside its baselines."""
-    shares = {
-        name: {field: getattr(share, field) for field in ("hits", "of", "low", "high")}
-        for name, share in vars(item).items() if isinstance(share, Share)
-    }  # fmt: skip
     kept = {
         name: row[name]
         for name in ("attribute", "chosen", "edit_id", "editor", "lambda", "lambda_absolute", "localization", "model",
                      "neurons", "norm", "scope", "settings", "site_indices", "tokens")
     }  # fmt: skip
     beside = [asdict(verdict) for verdict in verdicts(item, every)] if item.chosen else []
-    return {**kept, **shares, "verdicts": beside}
+    return {**kept, **shares(item), "verdicts": beside}
+
+
+def shares(item: EditSummary) -> dict[str, dict[str, float]]:
+    """Returns the counts of an edit with their bounds, by name."""
+    return {
+        name: {field: getattr(share, field) for field in ("hits", "of", "low", "high")}
+        for name, share in vars(item).items() if isinstance(share, Share)
+    }  # fmt: skip
 
 
 def rate(row: Mapping[str, Any], name: str) -> float | None:

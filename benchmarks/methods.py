@@ -1,6 +1,6 @@
 """Every localization and every edit method on the same prompts and seeds, beside what they cost.
 
-``python benchmarks/methods.py [MODEL ...]``; resumable. Writes ``benchmarks/methods.json``, a row a method,
+``python -m benchmarks.methods [MODEL ...]``; resumable. Writes ``benchmarks/methods.json``, a row a method,
 and prints the tables from it; ``--print`` only prints. An attribute goes through one sweep with all localizers beside
 each other and all editors; the sequential localizer is given, of the same scores, what it asks for.
 """
@@ -20,19 +20,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import binomtest
 
+from benchmarks.edits import NAMES, model_name, shares
 from loco_core.localizer_bench.serve import Served
 from loco_core.localizers import LocalizeSettings, rule
 from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS
 from orchestrator import driver
 from orchestrator.backends.ray import RayBackend
-from orchestrator.edit_summary import EditSummary, Share, summarize
+from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Store, open_store
 
 TABLE = Path(__file__).with_suffix(".json")
-NAMES = ("toy", *MODELS)
 ATTRIBUTES = {
     "style": ("style/lumio", "style/velor", "style/sorelle"),
     "object": ("object/star", "object/circle", "object/heart"),
@@ -135,13 +135,9 @@ def _said(
 
 def edit_row(item: EditSummary) -> dict[str, Any]:
     """Returns what a chosen edit does to pictures that it was neither fitted nor chosen on."""
-    shares = {
-        name: {field: getattr(share, field) for field in ("hits", "of", "low", "high")}
-        for name, share in vars(item).items() if isinstance(share, Share)
-    }  # fmt: skip
     return {
         "model": item.model, "attribute": item.attribute, "method": item.editor, "scope": item.scope,
-        "sites": list(item.sites), **shares,
+        "sites": list(item.sites), **shares(item),
     }  # fmt: skip
 
 
@@ -198,13 +194,6 @@ def print_edits(rows: Iterable[Mapping[str, Any]]) -> None:
             rates = [100 * row[name]["hits"] / row[name]["of"] for row in some if row[name]["of"]]
             cells.append(f"{statistics.median(rates):.0f} ({min(rates):.0f})" if rates else "-")
         print("|", " | ".join([*key, str(len(some)), *cells]), "|")
-
-
-def model_name(value: str) -> str:
-    """Returns a model's name. As ``choices`` argparse would refuse to be given none."""
-    if value not in NAMES:
-        raise argparse.ArgumentTypeError(f"{value!r} is wrong; expected one of {', '.join(NAMES)}")
-    return value
 
 
 def main() -> None:
