@@ -69,8 +69,8 @@ class Evidence:
     damage: Floats
     invalid: Floats
     flip_rate: Floats
-    prompts: Floats
-    seeds: Floats
+    prompts: NDArray[np.intp]
+    seeds: NDArray[np.intp]
 
     @property
     def sizes(self) -> NDArray[np.intp]:
@@ -148,6 +148,7 @@ def gather(
     complete = np.full(count, bool(paired.mean() >= enough))
     if paired.any():
         complete &= table.swept.present[paired].mean(axis=0) >= enough
+    run = table.swept.present & paired[:, :, None]
     ratios = None
     low, high = np.full(count, np.nan), np.full(count, np.nan)
     invalid = _mean(~table.swept.valid, present[:, :, :count])
@@ -173,8 +174,8 @@ def gather(
         damage=_damage(table, paired),
         invalid=invalid,
         flip_rate=_flip_rate(table, paired),
-        prompts=(table.swept.present & paired[:, :, None]).any(axis=1).sum(axis=0).astype(float),
-        seeds=(table.swept.present & paired[:, :, None]).any(axis=0).sum(axis=0).astype(float),
+        prompts=run.any(axis=1).sum(axis=0),
+        seeds=run.any(axis=0).sum(axis=0),
     )
 
 

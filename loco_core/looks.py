@@ -104,8 +104,8 @@ def combined(table: ScoreTable, base: Evidence, earlier: Mapping[Window, tuple[E
         damage=of_windows("damage"),
         invalid=of_windows("invalid"),
         flip_rate=of_windows("flip_rate"),
-        prompts=of_windows("prompts"),
-        seeds=of_windows("seeds"),
+        prompts=of_windows("prompts").astype(np.intp),
+        seeds=of_windows("seeds").astype(np.intp),
     )
 
 

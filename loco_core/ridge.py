@@ -50,7 +50,7 @@ def edit_sites(
     concepts = [token_pairs(model, concept, settings.tokens, target.sites) for concept in target.concepts]
     changes, solved = [], dict[int, torch.Tensor]()
     for number in range(len(target.sites)):
-        pairs = [pairs[number] for pairs in concepts]
+        pairs = [sites[number] for sites in concepts]
         if id(pairs[0]) not in solved:
             same = [TokenPairs(kept[number], kept[number])] if kept else []
             solved[id(pairs[0])] = solve(*_stacked([*pairs, *same]), settings.strength, absolute=absolute)
