@@ -25,7 +25,7 @@ from orchestrator.stages.edit import EditStage, Place, localized_place, method_p
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
-from orchestrator.stages.tune import Trial, TuneStage
+from orchestrator.stages.tune import Search, Space, Trial, TuneStage
 from orchestrator.store import Store, open_store, preflight
 
 Say = Callable[[str], None]
@@ -174,9 +174,8 @@ def tune(
     *,
     window: Window | None,
     editors: tuple[str, ...],
-    trials: int,
+    search: Callable[[Space, int], Search],
     seed: int,
-    concurrent: int,
 ) -> TuneResult:
     """Searches the settings of an edit, and measures the best like any other edit.
 
@@ -185,15 +184,12 @@ def tune(
         controls: where it runs, who is told, and what stops it.
         window: where the edit is made; None searches that too.
         editors: keys of editors.
-        trials: how many settings are tried.
+        search: makes the search of a space, on so many seeds.
         seed: of the search.
-        concurrent: how many trials wait for measurements at once.
 
     Raises:
         LocoError: a name is unknown, the search breaks off, or the results cannot be read or written.
     """
-    from orchestrator.tune_search import RayTuneSearch, Space
-
     store, recorded = _opened(meant.root)
     wanted = recorded.edit or EditSpec()
     spec = recorded.model_copy(update={"edit": wanted})
@@ -206,10 +202,10 @@ def tune(
         count = len(model.editable_sites)
         largest = min(spec.localize.largest(model.n_sites), count)
         space = Space(editors, window, count, largest, wanted.preserve, wanted.fill)
-        search = RayTuneSearch(space, trials=trials, concurrent=concurrent, seeds=spec.evaluate.seeds, seed=seed)
-        stage = TuneStage(store, spec, held.resolved, name, search, seed)
+        found = search(space, spec.evaluate.seeds)
+        stage = TuneStage(store, spec, held.resolved, name, found, seed)
         result = _driven(
-            held, Publishing(store, stage.step), controls, meant, requests=stage.requests, before_shutdown=search.stop
+            held, Publishing(store, stage.step), controls, meant, requests=stage.requests, before_shutdown=found.stop
         )
         return TuneResult(result, stage.trials, stage.best, spec.evaluate.seeds)
 

@@ -11,10 +11,9 @@ import os
 import shutil
 import tempfile
 import threading
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import optuna
 import ray
@@ -26,66 +25,17 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from loco_core.editors import EditSettings, TokenSet
 from loco_core.errors import LocoError
-from loco_core.types import Window
 from orchestrator.scheduler.host import one_line
 from orchestrator.scheduler.protocol import BackendError
-from orchestrator.stages.tune import Request
+from orchestrator.stages.tune import Request, Space
 
 METRIC, TIME = "objective", "seeds"
 REDUCTION = 2
 """Of the trials that reach a rung, one in so many goes on."""
-LAMBDAS, NEURONS = (1e-4, 10.0), (0.01, 0.3)
 STOP_SECONDS = 30.0
 TRIAL_MEMORY = 1 << 20
 """What a trial takes of its node, in bytes: Ray Tune knows no trial that takes nothing."""
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is searched.
-
-    Attributes:
-        editors: keys of editors.
-        window: the sites, or None: any window of at most ``largest`` sites.
-        n_sites: of the model.
-        largest: sites of the largest window.
-        preserve: see `loco_core.editors.EditSettings`.
-        fill: see `loco_core.editors.EditSettings`.
-    """
-
-    editors: tuple[str, ...]
-    window: Window | None
-    n_sites: int
-    largest: int
-    preserve: int
-    fill: str
-
-    def propose(self, trial: Any) -> None:
-        """Names the parameters of an Optuna trial; those of the other editor are not asked for."""
-        editor = trial.suggest_categorical("editor", list(self.editors))
-        if editor == "neurons":
-            trial.suggest_float("neurons", *NEURONS, log=True)
-        else:
-            trial.suggest_float("lambda", *LAMBDAS, log=True)
-        trial.suggest_categorical("tokens", list(get_args(TokenSet)))
-        if self.window is None:
-            trial.suggest_int("size", 1, self.largest)
-            trial.suggest_int("start", 0, self.n_sites - 1)
-
-    def request(self, trial: str, config: dict[str, Any], seeds: int) -> Request:
-        """Turns a trial's parameters into what it asks for."""
-        settings: dict[str, Any] = {"editor": config["editor"], "tokens": config["tokens"]}
-        if config["editor"] == "neurons":
-            settings |= {"neurons": config["neurons"], "fill": self.fill}
-        else:
-            settings |= {"strength": config["lambda"], "preserve": self.preserve}
-        window = self.window
-        if window is None:
-            size = config["size"]
-            window = Window(min(config["start"], self.n_sites - size), size)
-        return Request(trial, EditSettings(**settings), window, seeds)
 
 
 class _Broker:
@@ -219,6 +169,8 @@ class RayTuneSearch:
     def _search(self) -> None:
         # Nothing but the table of trials is kept of a search.
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+        # Its newer reporter prints a banner at every verbosity, and names a folder that is gone when one reads it.
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         algorithm = OptunaSearch(self._space.propose, metric=METRIC, mode="max", seed=self._seed)
         scheduler = ASHAScheduler(

@@ -58,6 +58,7 @@ def tune(
     """Search an edit's lambda, neurons, tokens and window with Ray Tune, and measure the best on unseen prompts."""
     from orchestrator import edit_driver
     from orchestrator.cli.edit import work
+    from orchestrator.tune_search import RayTuneSearch
 
     named = None if window is None else parse_window(window)
     make = backend_maker(BackendName.RAY, workers, threads, address)
@@ -66,8 +67,10 @@ def tune(
     def search(controls: Controls, say: Callable[[str], None]) -> EditResult:
         result = edit_driver.tune(
             edit_driver.Meant(results, model, () if attribute is None else (attribute,)), controls, window=named,
-            editors=tuple(str(item) for item in editor or [EditorName.LOCO_EDIT]), trials=trials, seed=seed,
-            concurrent=2 * worker_count(workers),
+            editors=tuple(str(item) for item in editor or [EditorName.LOCO_EDIT]), seed=seed,
+            search=lambda space, seeds: RayTuneSearch(
+                space, trials=trials, concurrent=2 * worker_count(workers), seeds=seeds, seed=seed
+            ),
         )  # fmt: skip
         found.append(result)
         return result.edits

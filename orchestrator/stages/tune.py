@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import pyarrow as pa
 
-from loco_core.editors import EditSettings
+from loco_core.editors import EditSettings, TokenSet
 from loco_core.types import Attribute, Window
 from orchestrator.edit_candidates import planned_edit
 from orchestrator.edit_plan import FIRST_SEED, PlannedEdit, Probe, evaluate_units, fit_unit, probes, watched
@@ -26,6 +26,7 @@ from orchestrator.store import SCHEMA_VERSION, Store, make_table
 from orchestrator.worker import to_unit
 
 LOCALIZATION = "tune"
+LAMBDAS, NEURONS = (1e-4, 10.0), (0.01, 0.3)
 FAILED = -2.0
 """Objective of an edit that could not be measured: worse than any that could."""
 
@@ -45,6 +46,52 @@ class Request:
     settings: EditSettings
     window: Window
     seeds: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched.
+
+    Attributes:
+        editors: keys of editors.
+        window: the sites, or None: any window of at most ``largest`` sites.
+        n_sites: of the model.
+        largest: sites of the largest window.
+        preserve: see `loco_core.editors.EditSettings`.
+        fill: see `loco_core.editors.EditSettings`.
+    """
+
+    editors: tuple[str, ...]
+    window: Window | None
+    n_sites: int
+    largest: int
+    preserve: int
+    fill: str
+
+    def propose(self, trial: Any) -> None:
+        """Names the parameters of an Optuna trial; those of the other editor are not asked for."""
+        editor = trial.suggest_categorical("editor", list(self.editors))
+        if editor == "neurons":
+            trial.suggest_float("neurons", *NEURONS, log=True)
+        else:
+            trial.suggest_float("lambda", *LAMBDAS, log=True)
+        trial.suggest_categorical("tokens", list(get_args(TokenSet)))
+        if self.window is None:
+            trial.suggest_int("size", 1, self.largest)
+            trial.suggest_int("start", 0, self.n_sites - 1)
+
+    def request(self, trial: str, config: dict[str, Any], seeds: int) -> Request:
+        """Turns a trial's parameters into what it asks for."""
+        settings: dict[str, Any] = {"editor": config["editor"], "tokens": config["tokens"]}
+        if config["editor"] == "neurons":
+            settings |= {"neurons": config["neurons"], "fill": self.fill}
+        else:
+            settings |= {"strength": config["lambda"], "preserve": self.preserve}
+        window = self.window
+        if window is None:
+            size = config["size"]
+            window = Window(min(config["start"], self.n_sites - size), size)
+        return Request(trial, EditSettings(**settings), window, seeds)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import pytest
 
 from loco_core.types import Window
 from orchestrator.backends.ray import RayBackend
+from orchestrator.stages.tune import Space
 from orchestrator.store import open_store, verify
-from orchestrator.tune_search import RayTuneSearch, Space
+from orchestrator.tune_search import RayTuneSearch
 from tests.integration.test_edits import run
 from tests.sweeps import Command, tiny_sweep
 
@@ -38,6 +39,7 @@ def test_a_search_writes_its_trials_and_measures_the_best_edit(swept: Path, comm
                              "--editor", "neurons")  # fmt: skip
     assert (code, err) == (0, "")
     assert f"{TRIALS} trials" in out
+    assert "Configuration for experiment" not in out
     trials, edits = pd.read_parquet(swept / "trials"), pd.read_parquet(swept / "edits")
     assert len(trials) == TRIALS == trials.trial.nunique()
     assert set(trials.seeds) <= {1, 2, 4}

@@ -1,0 +1,164 @@
+"""The search of an edit's settings by Ray Tune against a plain grid that draws as many pictures.
+
+``python -m benchmarks.tune``; resumable. Both choose on the ``select`` split and are judged on ``report``: the share of
+pictures flipped to what the donor shows, as long as neighbours lose no more than is allowed. Writes
+``benchmarks/tune.json``, a row a search, and prints the README's table from it; ``--print`` only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from benchmarks.edits import backend, sweep
+from loco_core.editors import EditSettings, TokenSet
+from loco_core.toyworld.planting import MODELS
+from loco_core.types import Window
+from orchestrator import edit_driver
+from orchestrator.edit_summary import neighbour_loss
+from orchestrator.plan import sweep_id
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.session import Controls
+from orchestrator.spec import EditSpec
+from orchestrator.stages.tune import LAMBDAS, Request, Search, Space, objective
+from orchestrator.store import open_store
+from orchestrator.tune_search import RayTuneSearch
+
+TABLE = Path(__file__).with_suffix(".json")
+MODEL = "toy-planted-a"
+ATTRIBUTES = ("style/lumio", "style/velor", "fact/zandia")
+SEEDS, TRIALS, CONCURRENT = (0, 1, 2), 32, 4
+EVALUATE = {"evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False}}
+GRID_SIZE = 2
+"""Windows of the grid where the place is searched too: all of this size that do not overlap."""
+
+
+class Grid:
+    """A search that measures a list of settings on all seeds, as the editors' lists in a sweep are.
+
+    Args:
+        space: what is searched.
+        seeds: on how many each is measured.
+        count: how many settings.
+    """
+
+    def __init__(self, space: Space, seeds: int, count: int) -> None:
+        if space.window is None:
+            windows = [Window(start, GRID_SIZE) for start in range(0, space.n_sites - GRID_SIZE + 1, GRID_SIZE)]
+            places: list[tuple[Window, TokenSet]] = [(window, "all") for window in windows]
+        else:
+            places = [(space.window, tokens) for tokens in get_args(TokenSet)]
+        # The middle of each of so many equal parts of the range that the search has.
+        each = max(1, round(count / len(places)))
+        edges = np.linspace(*np.log10(LAMBDAS), 2 * each + 1)
+        points = [(*place, float(10**power)) for place in places for power in edges[1::2]]
+        self._new = [
+            Request(str(number), EditSettings(editor="loco_edit", tokens=tokens, strength=strength), window, seeds)
+            for number, (window, tokens, strength) in enumerate(points)
+        ]
+        self._open = len(points)
+
+    def start(self) -> None:
+        """Has nothing to start."""
+
+    def take(self) -> list[Request]:
+        """Returns all at first, then nothing."""
+        new, self._new = self._new, []
+        return new
+
+    def answer(self, trial: str, objective: float) -> None:
+        """Counts the answer."""
+        self._open -= 1
+
+    def over(self) -> bool:
+        """Tells whether all are answered."""
+        return not self._open
+
+    def stop(self) -> None:
+        """Has nothing to stop."""
+
+
+def measure(root: str, attribute: str, window: Window | None) -> list[dict[str, Any]]:
+    """Searches an attribute's edit with several seeds and then by a grid; returns a row a search."""
+    settings = sweep(MODEL, EVALUATE)
+    store = open_store(root)
+    store.record_sweep(sweep_id(settings), settings, uuid.uuid4().hex)
+
+    def run(name: str, seed: int, search: Callable[[Space, int], Search]) -> tuple[dict[str, Any], int]:
+        result = edit_driver.tune(
+            edit_driver.Meant(root, MODEL, (attribute,)), Controls(backend, lambda _: None, StopSwitch()),
+            window=window, editors=("loco_edit",), search=search, seed=seed,
+        )  # fmt: skip
+        row = {
+            "attribute": attribute, "searched": "lambda, tokens" if window else "lambda, tokens, window",
+            "search": name, "seed": seed, "trials": len(result.trials),
+            "pictures": sum(trial.pictures for trial in result.trials), **judged(result),
+        }  # fmt: skip
+        print(row, flush=True)
+        return row, max(trial.pictures for trial in result.trials)
+
+    def tuned(seed: int) -> Callable[[Space, int], Search]:
+        return lambda space, seeds: RayTuneSearch(space, trials=TRIALS, concurrent=CONCURRENT, seeds=seeds, seed=seed)
+
+    rows, whole = zip(*(run("tune", seed, tuned(seed)) for seed in SEEDS), strict=True)
+    count = round(statistics.mean(row["pictures"] for row in rows) / max(whole))
+    return [*rows, run("grid", 0, lambda space, seeds: Grid(space, seeds, count))[0]]
+
+
+def judged(result: edit_driver.TuneResult) -> dict[str, Any]:
+    """Returns what the best edit of a search is, and what it does to pictures that it was not chosen on."""
+    if result.best is None:
+        return {"objective": None}
+    request = result.best.request
+    edit = next(item for item in result.edits.edits if item.edit_id == result.best.edit_id and item.scope == "by_hand")
+    loss = neighbour_loss(edit)
+    return {
+        "window": [request.window.start, request.window.size], "lambda": request.settings.strength,
+        "tokens": request.settings.tokens, "chosen_on": result.best.objective, "flipped": edit.flipped.value,
+        "neighbour_loss": loss,
+        "objective": objective(edit.flipped.value, loss, EditSpec().max_neighbour_loss),
+    }  # fmt: skip
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints, an attribute and what is searched, what both searches found."""
+    print("| attribute | searched | pictures, tune | pictures, grid | flipped on report, tune (each seed) | grid |")
+    print("|---|---|---|---|---|---|")
+    for attribute, searched in dict.fromkeys((row["attribute"], row["searched"]) for row in rows):
+        mine = [row for row in rows if (row["attribute"], row["searched"]) == (attribute, searched)]
+        cells = {
+            name: [(row["pictures"], row["objective"]) for row in mine if row["search"] == name]
+            for name in ("tune", "grid")
+        }
+        pictures = [f"{statistics.mean(n for n, _ in found):.0f}" for found in cells.values()]
+        found = [", ".join("none" if o is None else f"{100 * o:.0f}" for _, o in some) for some in cells.values()]
+        print("|", " | ".join([attribute, searched, *pictures, *found]), "|")
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("results/tune"))
+    parser.add_argument("--print", action="store_true", dest="only_print")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = json.loads(TABLE.read_text()) if TABLE.exists() else []
+    for attribute in [] if arguments.only_print else ATTRIBUTES:
+        sites = MODELS[MODEL].plants[attribute.split("/")[0]].sites
+        for window in (Window(sites[0], len(sites)), None):
+            root = arguments.work / f"{attribute.replace('/', '-')}-{'place' if window is None else 'strength'}"
+            found = measure(str(root), attribute, window)
+            searched = found[0]["searched"]
+            rows = [row for row in rows if (row["attribute"], row["searched"]) != (attribute, searched)] + found
+            TABLE.write_text(json.dumps(rows, indent=1) + "\n")
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
