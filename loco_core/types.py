@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 Part = Literal["kv", "k", "v"]
@@ -143,11 +143,10 @@ class Engine:
     @property
     def bits(self) -> dict[str, Any]:
         """What was set and changes bits, by name; empty where nothing was."""
-        default = asdict(Engine())
         return {
-            name: value
-            for name, value in asdict(self).items()
-            if value != default[name] and name not in ("offload", "device_map")
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default and field.name not in ("offload", "device_map")
         }
 
 

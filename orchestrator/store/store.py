@@ -165,6 +165,18 @@ class Store:
         paths = self.blobs.list(layout.folder(table))
         return _joined(table, (decode_table(self.blobs.read(path), self._place(path)) for path in paths))
 
+    def read_part(self, table: str, number: int) -> pa.Table:
+        """Returns the rows of one published part of a growing table.
+
+        Raises:
+            MissingFileError: it is not published, or its file is gone.
+            DamagedFileError: its file is not what was written.
+        """
+        path, record = layout.part(table, number), layout.published(number)
+        # A part without rows of a table has no file of it.
+        there = path in decode_document(self.blobs.read(record), self._place(record))["files"]
+        return _joined(table, [decode_table(self.blobs.read(path), self._place(path))] if there else [])
+
     def read_columns(self, table: str, columns: Sequence[str]) -> pa.Table:
         """Returns some columns of what `read` returns, and reads no more than they take.
 
