@@ -35,6 +35,13 @@ class TestPixArtAlpha(FamilyContract):
         return subject_of("pixart_alpha", "pixart", tmp_path_factory.mktemp("models"))
 
 
+class TestToyTransformer(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, toy_transformers: Path) -> Subject:
+        arguments = {key: value for key, value in CALL_ARGUMENTS["pixart_alpha"].items() if key not in SIDES}
+        return Subject("pixart", toy_transformers / "toy-dit-planted", arguments)
+
+
 class TestPixArtSigma(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
