@@ -216,7 +216,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     path = arguments.out / f"{arguments.what}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    natural = dict.fromkeys(model.start for model in MODELS.values())
+    natural = tuple(dict.fromkeys(model.start for model in MODELS.values()))
     names = arguments.models or ([*natural, *MODELS] if arguments.what == "accuracy" else list(MODELS))
     judge = _judge(arguments.device)
     for name in names:

@@ -44,10 +44,11 @@ def make_pool(n: int, seed: int, *, allow_held_out: bool = False) -> Pool:
 
 def make_wide_pool(n: int, seed: int) -> Pool:
     """Renders a pool in parts with seeds of their own, a thread a core."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        parts = list(
-            threads.map(lambda number: make_pool(min(PART, n - number * PART), seed + number), range(-(-n // PART)))
-        )
+    sizes, threads = [min(PART, n - start) for start in range(0, n, PART)], torch.get_num_threads()
+    # Each of them would else compute with as many threads again.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        parts = list(pool.map(make_pool, sizes, range(seed, seed + len(sizes))))
+    torch.set_num_threads(threads)
     labels = Labels(*(np.concatenate([getattr(part.labels, name) for part in parts]) for name in LABELS))
     return Pool(torch.cat([part.pictures for part in parts]), labels)
 

@@ -56,6 +56,14 @@ def fit(
     warmup, began, step = max(1, min(100, steps // 10)), time.monotonic(), first
     recent: torch.Tensor | None = None
     salt = int.from_bytes(name.encode(), "little") % (1 << 31)
+
+    def report(done: float) -> None:
+        assert recent is not None
+        pace = (time.monotonic() - began) / (step - first)
+        goal = steps if seconds is None else f"{100 * done:.0f} %"
+        print(f"{name} {step}/{goal} loss {float(recent):.4f} {pace:.4f} s/step", flush=True)
+        _save(checkpoint, (step, spent + time.monotonic() - began), module, parameters, average, optimizer)
+
     module.train()
     while step < steps:
         elapsed = spent + time.monotonic() - began
@@ -80,11 +88,10 @@ def fit(
         if step % TOGETHER == 0:
             # A GPU is told of steps long before it has made them; the time is that of steps that were made.
             float(recent)
-        if step % every == 0 or step == steps:
-            pace = (time.monotonic() - began) / (step - first)
-            goal = steps if seconds is None else f"{100 * min(1.0, done):.0f} %"
-            print(f"{name} {step}/{goal} loss {float(recent):.4f} {pace:.4f} s/step", flush=True)
-            _save(checkpoint, (step, spent + time.monotonic() - began), module, parameters, average, optimizer)
+        if step % every == 0:
+            report(done)
+    if recent is not None and step % every:
+        report(1.0)
     if ema:
         with torch.no_grad():
             for p, mean in zip(parameters, average, strict=True):

@@ -12,6 +12,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from loco_core.models import load_model
+from loco_core.toyworld import train
 from loco_core.toyworld.planting import BLOCKS, MODELS
 from loco_core.toyworld.training.data import make_pool, make_wide_pool
 from loco_core.toyworld.training.denoiser import PerSite
@@ -154,3 +155,18 @@ def test_the_bundled_transformer_has_as_many_sites_as_its_plants_say(toy_transfo
         assert config["num_layers"] == model.sites
         assert max(site for plant in model.plants.values() for site in plant.sites) < model.sites
         assert max(len(plant.sites) for plant in model.plants.values()) <= model.sites // 4
+
+
+def test_the_time_is_shared_among_what_is_still_to_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, float] = {}
+
+    def trained(_: Path, __: object, ___: object, to: Path, *____: object, seconds: float, **_____: object) -> None:
+        given[to.stem] = seconds
+        to.mkdir()
+
+    monkeypatch.setattr(train, "train_transformer", trained)
+    words = ["toy-dit", "toy-dit-planted", "--seconds", "100", "--pictures", "8", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["train", *words, "--work", str(tmp_path / "work")])
+    train.main()
+    assert given == {"toy-dit": pytest.approx(45, abs=5), "toy-dit-planted": pytest.approx(100, abs=10)}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["toy-dit", "toy-dit-planted"]
