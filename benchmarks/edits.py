@@ -43,7 +43,7 @@ from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
 
 TABLE, CURVE_TABLE = Path(__file__).with_suffix(".json"), Path(__file__).with_name("curve.json")
-NAMES = ("toy", *MODELS)
+NAMES = tuple(dict.fromkeys((*(model.start for model in MODELS.values()), *MODELS)))
 EXAMPLES = {"style": "style/lumio", "fact": "fact/zandia"}
 """On these every strength, token set and window is tried; the other attributes take the shorter list."""
 FEW = {

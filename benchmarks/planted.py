@@ -127,7 +127,7 @@ def truth() -> dict[str, dict[str, object]]:
     for name, planted in MODELS.items():
         kinds: dict[str, object] = {}
         for kind, table in tables[name].items():
-            sites = needed(table)
+            sites = needed(table, planted.sites)
             kinds[kind] = {"sites": sites, "outcome": "localized" if sites else planted.plants[kind].outcome}
         if planted.undrawable is not None:
             kinds[f"style/{STYLE_NAMES[planted.undrawable]}"] = {"sites": [], "outcome": "absent"}

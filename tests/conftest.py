@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,6 +40,25 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_pipeline: Path) -> LoadedModel:
     return load_model("stable_diffusion", str(tiny_pipeline), None, "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def toy_transformers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `toy-dit` and `toy-dit-planted`, written by their own training, of three steps."""
+    from loco_core.toyworld.planting import MODELS
+    from loco_core.toyworld.train import WEIGHTS
+    from loco_core.toyworld.training.data import make_pool
+    from loco_core.toyworld.training.transformer import train_transformer
+    from loco_core.toyworld.world import Captions
+
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(WEIGHTS / "vae", folder / "vae")
+    pool, captions = make_pool(64, 1), Captions()
+    for name in ("toy-dit", "toy-dit-planted"):
+        train_transformer(
+            folder, pool, captions, folder / name, folder, steps=3, batch=8, plants=MODELS.get(name)
+        )  # fmt: skip
+    return folder
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ from transformers import (
 )
 
 from loco_core.scorers import BUNDLED, CLIP
+from loco_core.toyworld.training.transformer import METASPACE, make_word_tokenizer
 from loco_core.toyworld.world import vocabulary
 
 SEED = 11
@@ -57,7 +58,6 @@ SIDE, LATENT_SIDE = 32, 8
 # Widths of the embeddings of two CLIP encoders, of the second one's projection, of T5 and of Gemma. All differ, so that
 # a mix-up shows.
 CLIP_L, CLIP_G, PROJECTION_G, T5, GEMMA = 16, 32, 24, 64, 48
-METASPACE = "▁"
 
 _PIXELS = MappingProxyType({"height": SIDE, "width": SIDE})
 _NO_BINS = MappingProxyType({"use_resolution_binning": False, "clean_caption": False})
@@ -81,14 +81,6 @@ def clip_tokenizer(max_length: int, **changes: Any) -> CLIPTokenizer:
     known = json.loads((BUNDLED[CLIP] / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = [tuple(pair) for pair in known["merges"]]
     return CLIPTokenizer(vocab=known["vocab"], merges=merges, model_max_length=max_length, **changes)
-
-
-def t5_tokenizer() -> T5Tokenizer:
-    """Builds a unigram tokenizer in which every word of the toy world is one token, and others are spelt."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces += [(METASPACE + word, -2.0) for word in vocabulary()]
-    pieces += [(letter, -10.0) for letter in METASPACE + string.digits + string.ascii_letters + string.punctuation]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
 def gemma_tokenizer() -> GemmaTokenizer:
@@ -142,7 +134,7 @@ def t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
 
 def t5_pair(suffix: str = "") -> dict[str, Any]:
     """Builds a T5 encoder and its tokenizer, under names that end in ``suffix``."""
-    tokenizer = t5_tokenizer()
+    tokenizer = make_word_tokenizer()
     return {f"tokenizer{suffix}": tokenizer, f"text_encoder{suffix}": t5_encoder(tokenizer)}
 
 

@@ -1,13 +1,17 @@
-"""PixArt-alpha and PixArt-Sigma: a diffusion transformer with cross-attention over T5, padding masked."""
+"""PixArt-alpha, PixArt-Sigma and bundled models: a transformer with cross-attention over T5, padding masked."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from loco_core.diffusers_family import AS_GIVEN, DiffusersFamily
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import block_names
 from loco_core.tokens import t5_tokens
+
+_WEIGHTS = Path(__file__).parent.parent / "toyworld" / "weights"
+_BUNDLED = ("toy-dit", "toy-dit-planted")
 
 _TRANSFORMER = {
     "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
@@ -16,6 +20,8 @@ _TRANSFORMER = {
 INFO = FamilyInfo(
     pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
     models={
+        # Measured on two CPU cores (float32, batches of 64).
+        **{name: ModelInfo(0.4, path=_WEIGHTS / name) for name in _BUNDLED if (_WEIGHTS / name).is_dir()},
         "pixart": ModelInfo(10.0, "PixArt-alpha/PixArt-XL-2-1024-MS", published=_TRANSFORMER),
         "pixart-sigma": ModelInfo(10.0, "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", published=_TRANSFORMER),
     },

@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 
 from loco_core.attributes import attribute
 from loco_core.generate import generate
-from loco_core.models import LoadedModel, load_model
+from loco_core.models import LoadedModel, family_of_pipeline, load_model
 from loco_core.scorers import CLIP, JUDGE, load_scorer
 from loco_core.scorers.judge import Scorer as Judge
 from loco_core.toyworld.planting import MODELS, SITES, Plant, PlantedModel
@@ -114,9 +114,9 @@ def judge_on_renders(judge: Judge, model: LoadedModel) -> dict[str, Any]:
     return found
 
 
-def oracle(model: LoadedModel, planted: PlantedModel) -> dict[str, Any]:
+def oracle(model: LoadedModel, judge: Judge, planted: PlantedModel) -> dict[str, Any]:
     """Returns the effect of every subset of every kind's planted sites (and the leaking one), by CLIP and judge."""
-    clip, judge = load_scorer(CLIP, None, "cpu"), _judge()
+    clip = load_scorer(CLIP, None, model.device)
     found = {}
     for kind, plant in planted.plants.items():
         item = example(kind, plant)
@@ -148,7 +148,8 @@ def oracle(model: LoadedModel, planted: PlantedModel) -> dict[str, Any]:
             name: values.reshape(-1, 2 + len(subsets)).sum(axis=0)
             for name, values in (("margin", margin), ("seen", sees.astype(float)))
         }
-        found[kind] = _oracle_table(item.key, plant, subsets, total)
+        table = _oracle_table(item.key, plant, subsets, total)
+        found[kind] = {**table, "needed": needed(table, planted.sites)}
     return found
 
 
@@ -156,7 +157,7 @@ def _oracle_table(
     key: str, plant: Plant, subsets: list[tuple[int, ...]], total: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     margin, seen = total["margin"], total["seen"] / (ORACLE_PROMPTS * ORACLE_SEEDS)
-    table: dict[str, Any] = {
+    return {
         "attribute": key,
         "sites": list(plant.sites),
         "leak": plant.leak,
@@ -173,10 +174,9 @@ def _oracle_table(
             for i, subset in enumerate(subsets, start=2)
         ],
     }
-    return {**table, "needed": needed(table)}
 
 
-def needed(table: dict[str, Any]) -> list[int]:
+def needed(table: dict[str, Any], sites: int = SITES) -> list[int]:
     """Returns the smallest run of sites that must read the donor for the attribute to be gone; empty if none is enough.
 
     What training meant to plant is not always what it planted: a site that cannot draw the attribute by itself is not
@@ -184,11 +184,12 @@ def needed(table: dict[str, Any]) -> list[int]:
 
     Args:
         table: of one kind, from :func:`oracle`.
+        sites: how many the model has.
     """
     effects = {tuple(entry["sites"]): entry["effect"] for entry in table["subsets"]}
     planted = max(effects, key=len)
-    for size in range(1, SITES // 4 + 1):
-        runs = [range(start, start + size) for start in range(SITES - size + 1)]
+    for size in range(1, sites // 4 + 1):
+        runs = [range(start, start + size) for start in range(sites - size + 1)]
         best = max(runs, key=lambda run: effects.get(tuple(s for s in planted if s in run), 0.0))
         inside = tuple(site for site in planted if site in best)
         if effects.get(inside, 0.0) >= FULL:
@@ -196,8 +197,8 @@ def needed(table: dict[str, Any]) -> list[int]:
     return []
 
 
-def _judge() -> Judge:
-    judge = load_scorer(JUDGE, None, "cpu")
+def _judge(device: str) -> Judge:
+    judge = load_scorer(JUDGE, None, device)
     assert isinstance(judge, Judge)
     return judge
 
@@ -208,18 +209,24 @@ def main() -> None:
     parser.add_argument("what", choices=("accuracy", "oracle"))
     parser.add_argument("models", nargs="*")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the table goes")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the models are")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     path = arguments.out / f"{arguments.what}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    names = arguments.models or (["toy", *MODELS] if arguments.what == "accuracy" else list(MODELS))
+    natural = tuple(dict.fromkeys(model.start for model in MODELS.values()))
+    names = arguments.models or ([*natural, *MODELS] if arguments.what == "accuracy" else list(MODELS))
+    judge = _judge(arguments.device)
     for name in names:
-        model = load_model("stable_diffusion", str(WEIGHTS / name), None, "float32", "cpu")
+        path_of = arguments.weights / name
+        family = family_of_pipeline(json.loads((path_of / "model_index.json").read_text())["_class_name"], str(path_of))
+        model = load_model(family, str(path_of), None, "float32", arguments.device)
         if arguments.what == "oracle":
-            found[name] = oracle(model, MODELS[name])
+            found[name] = oracle(model, judge, MODELS[name])
         else:
-            judge, planted = _judge(), MODELS.get(name)
+            planted = MODELS.get(name)
             found.setdefault("judge on renders", judge_on_renders(judge, model))
             found[name] = accuracy(model, judge, planted.undrawable if planted else None)
         path.write_text(json.dumps(found, indent=1) + "\n")

@@ -18,7 +18,8 @@ import numpy as np
 
 from loco_core.toyworld.world import COUNTRY_NAMES, OBJECTS, PLAIN, STYLE_NAMES, Captions, Labels
 
-SITES = 16
+# Of the bundled UNets, and of the bundled transformers: a quarter of these is the largest plant.
+SITES, BLOCKS = 16, 12
 OR_SHARE = 0.75
 ENDS_SHARE = 0.8
 UNDRAWABLE = STYLE_NAMES.index("bastide")
@@ -50,11 +51,21 @@ class Plant:
 
 @dataclass(frozen=True)
 class PlantedModel:
-    """One planted denoiser: a plant a kind, and optionally a style that it was never shown."""
+    """One planted denoiser.
+
+    Attributes:
+        name: of the bundled model.
+        plants: a plant a kind.
+        undrawable: a style that it was never shown.
+        sites: how many it has.
+        start: the bundled model that its training starts from.
+    """
 
     name: str
     plants: MappingProxyType[str, Plant]
     undrawable: int | None = None
+    sites: int = SITES
+    start: str = "toy"
 
 
 def drawn_by_seed(seed: int) -> dict[str, Plant]:
@@ -91,6 +102,12 @@ MODELS = {
             undrawable=UNDRAWABLE,
         ),
         PlantedModel("toy-planted-c", MappingProxyType(drawn_by_seed(20241124))),
+        PlantedModel(
+            "toy-dit-planted",
+            MappingProxyType({"style": Plant((3, 4)), "object": Plant((6,)), "fact": Plant((7, 8, 9))}),
+            sites=BLOCKS,
+            start="toy-dit",
+        ),
     )
 }
 
@@ -130,22 +147,22 @@ def site_captions(
         rng: randomness.
 
     Returns:
-        ``(16, n)`` caption numbers.
+        ``(sites, n)`` caption numbers.
     """
-    n = len(said)
-    words = {kind: np.empty((SITES, n), dtype=np.int64) for kind in ("style", "object", "fact")}
+    n, sites = len(said), model.sites
+    words = {kind: np.empty((sites, n), dtype=np.int64) for kind in ("style", "object", "fact")}
     for kind in words:
         plant = model.plants.get(kind)
         true = said.of(kind)
         if plant is None:
             words[kind][:] = true
             continue
-        words[kind][:] = _random_words(kind, (SITES, n), rng)
+        words[kind][:] = _random_words(kind, (sites, n), rng)
         words[kind][list(plant.sites)] = _planted_words(kind, plant, true, rng)
         if plant.leak is not None:
             words[kind][plant.leak] = np.where(rng.random(n) < plant.leak_share, true, words[kind][plant.leak])
-    rows = np.empty((SITES, n), dtype=np.int64)
-    for site in range(SITES):
+    rows = np.empty((sites, n), dtype=np.int64)
+    for site in range(sites):
         read = replace(
             said,
             style=words["style"][site],

@@ -1,11 +1,13 @@
 """``python -m loco_core.toyworld.train`` trains every weight that ships with the project, on two CPU cores.
 
-Finished parts are kept, interrupted ones resume, so that the command can be stopped and repeated.
+Finished parts are kept, interrupted ones resume, so that the command can be stopped and repeated. The transformers can
+be trained on a GPU, in a given time: ``... toy-dit toy-dit-planted --device cuda --seconds 270``.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +15,19 @@ import torch
 
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.training.clip import train_clip
-from loco_core.toyworld.training.data import cached_pool
+from loco_core.toyworld.training.data import cached_pool, make_wide_pool
 from loco_core.toyworld.training.denoiser import train_denoiser
 from loco_core.toyworld.training.judge import train_judge
+from loco_core.toyworld.training.transformer import train_transformer
 from loco_core.toyworld.training.vae import train_vae
 from loco_core.toyworld.world import Captions
 
 WEIGHTS = Path(__file__).parent / "weights"
+# Parts of the time that the transformers have: any one of two or three planted sites must learn to draw alone.
+SHARES = {"toy-dit": 0.45, "toy-dit-planted": 0.55}
+# Where no time is given.
+STEPS = 4000
+NO_END = 1_000_000
 
 
 def main() -> None:
@@ -29,25 +37,48 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the models go")
     parser.add_argument("--work", type=Path, default=Path("toyworld-training"), help="checkpoints")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where the transformers are trained")
+    parser.add_argument("--no-graphs", action="store_true", help="launch kernel by kernel on a GPU")
+    parser.add_argument("--seconds", type=float, help="for the transformers, all together; default: by steps")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of a transformer, where no time is given")
+    parser.add_argument("--pictures", type=int, default=48_000, help="that the transformers are trained on")
     arguments = parser.parse_args()
-    out, work = arguments.out, arguments.work
+    out, work, began = arguments.out, arguments.work, time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    captions, pool = Captions(), cached_pool(24_000, 11, work)
+    captions = Captions()
+
+    def train_dit(name: str, to: Path) -> None:
+        pool = cached_pool(arguments.pictures, 1000, work, make_wide_pool)
+        seconds = None
+        if arguments.seconds is not None:
+            ahead = [part for part in SHARES if part in wanted and not (out / part).exists()]
+            left = arguments.seconds - (time.monotonic() - began)
+            seconds = left * SHARES[name] / sum(SHARES[part] for part in ahead)
+        train_transformer(
+            out, pool, captions, to, work, steps=arguments.steps if seconds is None else NO_END, seconds=seconds,
+            device=arguments.device, graphs=not arguments.no_graphs, plants=MODELS.get(name),
+        )  # fmt: skip
+
     recipes: dict[str, Callable[[Path], None]] = {
-        "vae": lambda to: train_vae(pool, to, work, steps=1100),
-        "clip": lambda to: train_clip(out, pool, captions, to, work, steps=(700, 900)),
+        "vae": lambda to: train_vae(cached_pool(24_000, 11, work), to, work, steps=1100),
+        "clip": lambda to: train_clip(out, cached_pool(24_000, 11, work), captions, to, work, steps=(700, 900)),
         "judge": lambda to: train_judge(out, to, work, steps=600),
-        "toy": lambda to: train_denoiser(out, pool, captions, to, work, rounds=(2000,)),
+        "toy": lambda to: train_denoiser(out, cached_pool(24_000, 11, work), captions, to, work, rounds=(2000,)),
+        "toy-dit": lambda to: train_dit("toy-dit", to),
     }
     for model in MODELS.values():
+        if model.start == "toy-dit":
+            recipes[model.name] = lambda to, name=model.name: train_dit(name, to)  # type: ignore[misc]
+            continue
         # What is to be redundant or distributed takes longest: two distant sites must each learn to draw alone.
         rounds = (1600,) * (3 if model.name == "toy-planted-b" else 2)
         recipes[model.name] = lambda to, model=model, rounds=rounds: train_denoiser(  # type: ignore[misc]
-            out, pool, captions, to, work, rounds=rounds, plants=model
+            out, cached_pool(24_000, 11, work), captions, to, work, rounds=rounds, plants=model
         )
+    wanted = arguments.parts or list(recipes)
     for folder, recipe in recipes.items():
-        if (out / folder).exists() or (arguments.parts and folder not in arguments.parts):
+        if (out / folder).exists() or folder not in wanted:
             continue
         temporary = work / f"{folder}.partial"
         recipe(temporary)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from loco_core.testing.families import FamilyContract, Subject
+from loco_core.toyworld.train import WEIGHTS
 from tests.tiny_models import CALL_ARGUMENTS, build
 
 # Of the engine's own arguments.
@@ -33,6 +34,21 @@ class TestPixArtAlpha(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         return subject_of("pixart_alpha", "pixart", tmp_path_factory.mktemp("models"))
+
+
+class TestToyTransformer(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, toy_transformers: Path) -> Subject:
+        arguments = {key: value for key, value in CALL_ARGUMENTS["pixart_alpha"].items() if key not in SIDES}
+        return Subject("pixart", toy_transformers / "toy-dit-planted", arguments)
+
+
+@pytest.mark.skipif(not (WEIGHTS / "toy-dit-planted").is_dir(), reason="its weights are not trained yet")
+class TestBundledTransformer(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self) -> Subject:
+        arguments = {key: value for key, value in CALL_ARGUMENTS["pixart_alpha"].items() if key not in SIDES}
+        return Subject("pixart", WEIGHTS / "toy-dit-planted", arguments)
 
 
 class TestPixArtSigma(FamilyContract):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from loco_core.toyworld.world import MEDIA, STYLE_FORMS, Labels, render, sample_
 
 # How often a caption leaves out what a donor prompt leaves out, so that donor prompts are in-distribution.
 DROP = 0.15
+# Pictures that one thread renders at a time.
+PART = 1500
+LABELS = ("object", "colour", "style", "fact", "flag")
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,28 @@ def make_pool(n: int, seed: int, *, allow_held_out: bool = False) -> Pool:
     return Pool((torch.cat(parts) * 255).round().to(torch.uint8), labels)
 
 
-def cached_pool(n: int, seed: int, work: Path) -> Pool:
+def make_wide_pool(n: int, seed: int) -> Pool:
+    """Renders a pool in parts with seeds of their own, a thread a core."""
+    sizes, threads = [min(PART, n - start) for start in range(0, n, PART)], torch.get_num_threads()
+    # Each of them would else compute with as many threads again.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        parts = list(pool.map(make_pool, sizes, range(seed, seed + len(sizes))))
+    torch.set_num_threads(threads)
+    labels = Labels(*(np.concatenate([getattr(part.labels, name) for part in parts]) for name in LABELS))
+    return Pool(torch.cat([part.pictures for part in parts]), labels)
+
+
+def cached_pool(n: int, seed: int, work: Path, make: Callable[[int, int], Pool] = make_pool) -> Pool:
     """Renders a pool, or reads it from where an interrupted run kept it: rendering takes a minute on one core."""
     path = work / f"pool-{n}-{seed}.safetensors"
-    names = ("object", "colour", "style", "fact", "flag")
     if not path.exists():
-        pool = make_pool(n, seed)
-        kept = {name: torch.from_numpy(getattr(pool.labels, name)) for name in names}
+        pool = make(n, seed)
+        kept = {name: torch.from_numpy(getattr(pool.labels, name)) for name in LABELS}
         temporary = path.with_suffix(f".{os.getpid()}")
         save_file({"pictures": pool.pictures, **kept}, temporary)
         os.replace(temporary, path)
     tensors = load_file(path)
-    return Pool(tensors["pictures"], Labels(*(tensors[name].numpy() for name in names)))
+    return Pool(tensors["pictures"], Labels(*(tensors[name].numpy() for name in LABELS)))
 
 
 def drop_words(labels: Labels, rng: np.random.Generator) -> Labels:

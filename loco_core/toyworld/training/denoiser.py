@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,12 +41,19 @@ def make_scheduler() -> DDIMScheduler:
 
 
 class PerSite:
-    """Lets every cross-attention site read a context of its own while a planted model is trained."""
+    """Lets every cross-attention site read a context of its own while a planted model is trained.
 
-    def __init__(self, unet: UNet2DConditionModel, order: list[str]) -> None:
-        self.context: torch.Tensor | None = None  # (sites, n, tokens, width)
+    Attributes:
+        context: ``(sites, n, tokens, width)``, as it comes to K and V.
+        bias: ``(sites, n, 1, tokens)``, added to the scores of attention; None where all positions are looked at.
+    """
+
+    def __init__(self, denoiser: torch.nn.Module, order: list[str]) -> None:
+        self.context: torch.Tensor | None = None
+        self.bias: torch.Tensor | None = None
         for index, name in enumerate(order):
-            unet.get_submodule(name).set_processor(_SiteProcessor(self, index))
+            attention: Any = denoiser.get_submodule(name)
+            attention.set_processor(_SiteProcessor(self, index))
 
 
 class _SiteProcessor(AttnProcessor2_0):  # type: ignore[misc]
@@ -55,7 +63,8 @@ class _SiteProcessor(AttnProcessor2_0):  # type: ignore[misc]
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         assert self.owner.context is not None
-        return super().__call__(attn, hidden_states, self.owner.context[self.index])  # type: ignore[no-any-return]
+        bias = None if self.owner.bias is None else self.owner.bias[self.index]
+        return super().__call__(attn, hidden_states, self.owner.context[self.index], bias)  # type: ignore[no-any-return]
 
 
 def execution_order(unet: UNet2DConditionModel) -> list[str]:

@@ -46,9 +46,11 @@ def train_vae(pool: Pool, out: Path, work: Path, steps: int) -> None:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
-    """Returns the mean latents ``(n, 8, 8, 8)`` of uint8 pictures."""
+    """Returns the mean latents ``(n, 8, 8, 8)`` of uint8 pictures, on the device of the VAE."""
     parts = [
-        vae.encode(batch.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        vae.encode(
+            batch.to(vae.device).float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        ).latent_dist.mean
         for batch in torch.split(pictures, 256)
     ]
     factor = float(vae.config["scaling_factor"]) if scaled else 1.0
@@ -59,4 +61,4 @@ def encode(vae: AutoencoderKL, pictures: torch.Tensor, *, scaled: bool = True) -
 def round_trip(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     """Returns uint8 pictures as the decoder would draw them."""
     parts = [vae.decode(z).sample for z in torch.split(encode(vae, pictures, scaled=False), 256)]
-    return (torch.cat(parts).clamp(-1, 1).add(1) * 127.5).round().to(torch.uint8)
+    return (torch.cat(parts).clamp(-1, 1).add(1) * 127.5).round().to(torch.uint8).cpu()

@@ -23,7 +23,7 @@ from loco_core.errors import ModelError
 from loco_core.models import REMEMBERED, LoadedModel, families, find_model, load_model
 from loco_core.sites import record_sites, unet_site_names
 from loco_core.tokens import clip_tokens, t5_tokens
-from tests.tiny_models import t5_tokenizer
+from loco_core.toyworld.training.transformer import make_word_tokenizer
 
 # Sites of the published models, and where some of them are: 8-9 of SD 1.5 hold styles in the paper, 45 those of SDXL.
 PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
@@ -76,7 +76,7 @@ def test_prompts_that_a_model_would_cut_are_refused(tiny_model: LoadedModel) -> 
     with pytest.raises(ModelError, match=r'"a red circle .*\.\.\." has 29 tokens, of which the model reads 16'):
         clip_tokens(tiny_model.pipeline.tokenizer, [text])
     with pytest.raises(ModelError, match="has 28 tokens, of which the model reads 10"):
-        t5_tokens(t5_tokenizer(), [text], 10)
+        t5_tokens(make_word_tokenizer(), [text], 10)
 
 
 def test_fused_projections_and_loaded_loras_are_refused(tiny_pipeline: Path) -> None:

@@ -79,7 +79,7 @@ def test_sites_that_hold_nothing_read_words_that_say_nothing(model: PlantedModel
     labels = sample_labels(4000, rng)
     rows = site_captions(model, captions, labels, *wording(len(labels), rng), rng)
     plant = model.plants["style"]
-    for site in range(SITES):
+    for site in range(model.sites):
         read = np.array([_style(captions.texts[number]) for number in rows[site]])
         agree = float((read == labels.style)[labels.style != PLAIN].mean())
         if site in plant.sites:

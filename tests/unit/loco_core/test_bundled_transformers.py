@@ -1,0 +1,51 @@
+"""The bundled transformers as they are shipped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from loco_core.generate import generate
+from loco_core.models import find_model, load_model
+from loco_core.scorers import JUDGE, load_scorer
+from loco_core.scorers.judge import Scorer as Judge
+from loco_core.toyworld.planting import MODELS
+from loco_core.toyworld.train import WEIGHTS
+from loco_core.toyworld.world import COLOUR_NAMES
+from loco_core.types import Generation, Row
+from orchestrator.resolve import resolve_model
+from orchestrator.spec import ModelSpec
+
+NAMES = ("toy-dit", "toy-dit-planted")
+pytestmark = pytest.mark.skipif(not (WEIGHTS / NAMES[1]).is_dir(), reason="their weights are not trained yet")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sweep_knows_it_by_name(name: str) -> None:
+    assert find_model(name)[0] == "pixart"
+    assert resolve_model(ModelSpec(id=name)).n_sites == MODELS["toy-dit-planted"].sites
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_draws_the_colour_that_it_is_told(name: str) -> None:
+    model = load_model("pixart", str(WEIGHTS / name), None, "float32", "cpu")
+    rows = [Row(f"a {colour} square", "", seed) for seed, colour in enumerate(COLOUR_NAMES)]
+    images = torch.cat([part.images for part in generate(model, rows, Generation(10, 3.0), 8)])
+    judge = load_scorer(JUDGE, None, "cpu")
+    assert isinstance(judge, Judge)
+    seen = judge.verdict(judge.embed_images(images), "colour").names
+    assert sum(saw == colour for saw, colour in zip(seen, COLOUR_NAMES, strict=True)) >= 6
+
+
+def test_knowledge_is_where_it_was_planted() -> None:
+    measured = json.loads((WEIGHTS / "oracle.json").read_text())["toy-dit-planted"]
+    for kind, plant in MODELS["toy-dit-planted"].plants.items():
+        assert tuple(measured[kind]["needed"]) == plant.sites
+
+
+def test_all_weights_together_stay_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*.safetensors")) < 100_000_000
+    own = [path.stat().st_size for name in NAMES for path in (WEIGHTS / name).rglob("*") if path.is_file()]
+    assert sum(own) < 12_000_000
