@@ -199,7 +199,8 @@ def run(name: str, place: Place, out: Path, limit: float, start: str) -> dict[st
     path = place.scratch / "found" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    process: Any = multiprocessing.get_context(start).Process(target=inside, args=(name, place, out, path))
+    context: Any = multiprocessing.get_context(start)
+    process = context.Process(target=inside, args=(name, place, out, path))
     began = time.monotonic()
     process.start()
     process.join(limit)

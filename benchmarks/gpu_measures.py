@@ -149,7 +149,10 @@ def one_image(case: Case, model: LoadedModel, record: Record) -> None:
     """What a clean image takes alone."""
     device, row = model.device, [Row(PROMPT, DONOR, 0)]
     forget(device)
-    run = lambda: list(generate(model, row, case.settings, 1))  # noqa: E731
+
+    def run() -> list[Pictures]:
+        return list(generate(model, row, case.settings, 1))
+
     first = seconds(run, device)
     record["one image"] = {
         "first_seconds": first,
@@ -219,7 +222,12 @@ class Bare:
         decoded: list[Any] = []
         decode = getattr(self._vae, "decode", None)
         if self._vae is not None and decode is not None:
-            self._vae.decode = lambda latents, **given: (decoded.append(latents), decode(latents, **given))[1]
+
+            def keep(latents: torch.Tensor, **given: Any) -> Any:
+                decoded.append(latents)
+                return decode(latents, **given)
+
+            self._vae.decode = keep
         try:
             list(generate(model, swapping(model, batch), replace(case.settings, steps=2), batch))
         finally:
@@ -307,7 +315,10 @@ def _drawn(case: Case, model: LoadedModel, batch: int) -> tuple[dict[str, Any], 
     """Draws one batch again and again; returns what that took, and the pictures."""
     forget(model.device)
     rows = [replace(row, seed=at) for at, row in enumerate(swapping(model, batch))]
-    run = lambda: list(generate(model, rows, case.settings, batch))  # noqa: E731
+
+    def run() -> list[Pictures]:
+        return list(generate(model, rows, case.settings, batch))
+
     first = seconds(run, model.device)
     taken = [seconds(run, model.device) for _ in range(REPEATS)]
     (drawn,) = run()

@@ -11,20 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 import yaml
 
 from benchmarks.record import Record
 from loco_core.generate import Pictures, generate
 from loco_core.toyworld import PLANTED_TABLES
-from orchestrator import driver, worker
+from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
-from orchestrator.store import decode_document, open_store
+from orchestrator.store import decode_document, layout, open_store
 
 CELL = ["attribute", "prompt_id", "seed", "control", "window_start", "window_size"]
 SCORES = ["clip_score", "clip_score_donor", "clip_score_content"]
@@ -76,10 +77,8 @@ def toy(record: Record, folder: Path, limit: float, **changes: Any) -> None:
     called(record, "doctor", "doctor", limit=60)
     called(record, "run", "run", file, "--results", results, limit=limit)
     store = open_store(str(results))
-    sizes = {
-        path: decode_document(store.blobs.read(path), path) for path in store.blobs.list("_meta") if "batch" in path
-    }
-    record["batch_size: auto"] = sizes
+    path = layout.batch_size("toy-planted-a")
+    record["batch_size: auto"] = decode_document(store.blobs.read(path), path)
     scores = pd.read_parquet(results / "scores")
     record["cells"] = {
         "device": sorted(set(scores["device"])),
@@ -121,7 +120,7 @@ def killed(record: Record, folder: Path, limit: float, **changes: Any) -> None:
     Needs the results of :func:`toy`.
     """
     undisturbed = pd.read_parquet(folder / "toy" / "scores")
-    batch = int(undisturbed["batch_size"].iloc[0])
+    batch = int(undisturbed["batch_size"].max())
     generation = {"steps": 8, "guidance_scale": 3.0, "batch_size": batch}
     content = toy_sweep(name="killed", generation=generation, attributes=ATTRIBUTES[:1], images="none", **changes)
     del content["edit"], content["evaluate"]
@@ -131,10 +130,10 @@ def killed(record: Record, folder: Path, limit: float, **changes: Any) -> None:
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         record["worker killed after units"] = _wait(results, 2, limit)
-        victims = [child for child in psutil.Process(process.pid).children(recursive=True) if _is_worker(child)]
-        for child in victims:
-            os.kill(child.pid, signal.SIGKILL)
-        record["killed"] = [" ".join(child.cmdline()) if child.is_running() else child.pid for child in victims]
+        victims = [child.pid for child in psutil.Process(process.pid).children(recursive=True) if _is_worker(child)]
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        record["workers killed"] = len(victims)
         record["driver killed after units"] = _wait(results, 6, limit)
     finally:
         process.kill()
@@ -162,7 +161,7 @@ def _is_worker(process: psutil.Process) -> bool:
 def _wait(results: Path, units: int, limit: float) -> int:
     """Waits until so many units are committed; returns how many are."""
     end = time.monotonic() + limit
-    while (count := len(list((results / "scores").glob("*.parquet")))) < units:
+    while (count := len(list((results / "_meta" / "units").glob("*.parquet")))) < units:
         if time.monotonic() > end:
             raise TimeoutError(f"{count} of {units} units after {limit:.0f} s")
         time.sleep(0.05)
@@ -241,11 +240,8 @@ def taken_once(record: Record, device: str) -> Iterator[None]:
         yield from generate(*given)
         hog.clear()
 
-    worker.generate, before = generating, worker.generate  # type: ignore[attr-defined]
-    try:
+    with patch("orchestrator.worker.generate", generating):
         yield
-    finally:
-        worker.generate = before  # type: ignore[attr-defined]
     record["tries"] = len(tries)
 
 

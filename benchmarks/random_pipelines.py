@@ -87,14 +87,13 @@ def heed_text(denoiser: torch.nn.Module) -> None:
     """Strengthens what the denoiser reads of the text, where K and V serve the text alone."""
     with torch.no_grad():
         for module in denoiser.modules():
+            names: tuple[str, ...] = ()
             if getattr(module, "add_k_proj", None) is not None:
-                parts = (module.add_k_proj, module.add_v_proj)
+                names = ("add_k_proj", "add_v_proj")
             elif getattr(module, "is_cross_attention", False):
-                parts = (module.to_k, module.to_v)
-            else:
-                continue
-            for part in parts:
-                part.weight.mul_(GAIN)
+                names = ("to_k", "to_v")
+            for name in names:
+                module.get_parameter(f"{name}.weight").mul_(GAIN)
 
 
 def scheduler(kind: type[Any], **config: Any) -> Any:
