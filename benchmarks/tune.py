@@ -33,8 +33,8 @@ from orchestrator.tune_search import RayTuneSearch
 
 TABLE = Path(__file__).with_suffix(".json")
 MODEL = "toy-planted-a"
-ATTRIBUTES = ("style/lumio", "style/velor", "fact/zandia")
-SEEDS, TRIALS, CONCURRENT = (0, 1, 2), 32, 4
+ATTRIBUTES = ("style/lumio", "fact/zandia")
+SEEDS, TRIALS, CONCURRENT = (0, 1), 32, 4
 EVALUATE = {"evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False}}
 GRID_SIZE = 2
 """Windows of the grid where the place is searched too: all of this size that do not overlap."""

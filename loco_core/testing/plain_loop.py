@@ -72,5 +72,5 @@ def encode(pipe: Any, text: str) -> torch.Tensor:
     """Returns a text's embedding ``(1, tokens, width)``, encoded by itself."""
     tokenizer = pipe.tokenizer
     ids = tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    hidden: torch.Tensor = pipe.text_encoder(ids).last_hidden_state
+    hidden: torch.Tensor = pipe.text_encoder(ids.to(pipe.text_encoder.device)).last_hidden_state
     return hidden
