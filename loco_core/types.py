@@ -122,7 +122,8 @@ class Engine:
     All but ``offload`` and ``device_map``, which only say where weights wait, change the last bits of an image.
 
     Attributes:
-        attention: the kernel of torch's scaled dot-product attention; ``default`` leaves the choice to torch.
+        attention: the kernel that torch's scaled dot-product attention prefers, where it serves; ``default`` leaves
+            the choice to torch.
         channels_last: memory layout of the denoiser's convolutions; None is what was measured faster where it runs.
         compile: compiles the modules of the denoiser that no intervention reaches with ``torch.compile``.
         vae_slicing: decodes one picture at a time; None does so everywhere but on the CPU.

@@ -166,9 +166,15 @@ def test_settings_that_a_machine_without_a_gpu_cannot_follow(load: Load, monkeyp
             load("sdxl", engine)
 
 
-def test_kernels_and_parts_that_are_not_there(load: Load) -> None:
-    with pytest.raises(ModelError, match=r"attention: efficient does not serve this model .*one of math, flash, cudnn"):
-        load("sdxl", Engine(attention="efficient"))
+def test_a_kernel_that_does_not_serve_a_model_leaves_it_to_the_others(
+    load: Load, plain: dict[str, torch.Tensor]
+) -> None:
+    """A CPU has none of them; flash and cudnn do not serve every attention of a model on a GPU either."""
+    for name in ("efficient", "flash", "cudnn"):
+        assert torch.equal(drawn(load("sdxl", Engine(attention=name))), plain["sdxl"])  # type: ignore[arg-type]
+
+
+def test_parts_that_are_not_there(load: Load) -> None:
     for name in ("vae_slicing", "vae_tiling"):
         with pytest.raises(ModelError, match=f"{name}: a IFPipeline has no VAE"):
             load("deepfloyd_if", replace(Engine(), **{name: True}))
