@@ -21,7 +21,7 @@ INFO = FamilyInfo(
     pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
     models={
         # Measured on two CPU cores (float32, batches of 64).
-        **{name: ModelInfo(0.4, path=_WEIGHTS / name) for name in _BUNDLED if (_WEIGHTS / name).is_dir()},
+        **{name: ModelInfo(0.4, path=_WEIGHTS / name) for name in _BUNDLED},
         "pixart": ModelInfo(10.0, "PixArt-alpha/PixArt-XL-2-1024-MS", published=_TRANSFORMER),
         "pixart-sigma": ModelInfo(10.0, "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", published=_TRANSFORMER),
     },
