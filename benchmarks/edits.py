@@ -1,7 +1,8 @@
 """Edits of every style and fact of the bundled models, on 200 held-out pictures each, beside their baselines.
 
-A kind of a planted model is edited at the sites where the localizer finds its example in the bundled score tables; of
-the natural model at the best window of a sweep of the examples, localized or not.
+A kind of a planted UNet is edited at the sites where the localizer finds its example in the bundled score tables; of
+the planted transformer, which has no such tables, where it was planted; of a natural model at the best window of a
+sweep of the examples, localized or not.
 
 ``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (a row an edit) and prints the
 README's tables from it; ``--print`` only prints. ``--curve`` measures LocoEdit of the examples at every strength and
@@ -66,8 +67,14 @@ CURVE = {
     },
     "evaluate": FEW["evaluate"],
 }  # fmt: skip
+# A planted transformer: which tokens are to be edited where every word has read every other.
+SHORT = {
+    "edit": {"editors": ["loco_edit"], "lambdas": [0.01, 0.1], "tokens": ["last_subject", "subject", "all"]},
+    "evaluate": FEW["evaluate"],
+}
 # Held-out prompts are 8 of a style and 4 of a fact, and as many paraphrases: 208 pictures of each attribute.
 REPORT = {"style": {"prompts": 8, "seeds": 13}, "fact": {"prompts": 8, "seeds": 26}}
+SHORT_REPORT = {"style": {"prompts": 8, "seeds": 6}, "fact": {"prompts": 8, "seeds": 12}}
 
 
 def sweep(model: str, blocks: Mapping[str, Any]) -> SweepSpec:
@@ -91,6 +98,11 @@ def backend(settings: WorkerSettings) -> Backend:
     return RayBackend(settings, workers=len(os.sched_getaffinity(0)), threads=1)
 
 
+def is_transformer(model: str) -> bool:
+    """Tells whether a model is a bundled transformer, natural or planted, and no UNet."""
+    return "toy-dit" in (model, MODELS[model].start if model in MODELS else "")
+
+
 def localized(model: str, kind: str, root: str) -> Window | None:
     """Returns where a kind is edited; None if nowhere.
 
@@ -99,6 +111,9 @@ def localized(model: str, kind: str, root: str) -> Window | None:
         kind: ``style`` or ``fact``.
         root: where the natural model is swept.
     """
+    if model in MODELS and is_transformer(model):
+        sites = MODELS[model].plants[kind].sites
+        return Window(sites[0], len(sites))
     if model in MODELS:
         table = PLANTED_TABLES / f"{model}-{EXAMPLES[kind].replace('/', '-')}-0.parquet"
         return localize(pq.read_table(table), LocalizeSettings()).window
@@ -137,9 +152,10 @@ def measure(model: str, root: str, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
-    """Measures LocoEdit of the examples of one model at every strength and token set; returns a row an edit."""
+    """Measures LocoEdit of the examples of one model at strengths and token sets; returns a row an edit."""
     controls = Controls(backend, lambda _: None, StopSwitch())
-    blocks, store = sweep(model, CURVE), open_store(root)
+    short = is_transformer(model)
+    blocks, store = sweep(model, SHORT if short else CURVE), open_store(root)
     store.record_sweep(sweep_id(blocks), blocks, uuid.uuid4().hex)
     for kind, example in EXAMPLES.items():
         window = localized(model, kind, root)
@@ -147,7 +163,8 @@ def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
             continue
         one = edit_driver.Meant(root, model, (example,))
         edit_driver.edit(one, controls, print, window=window, blocks=blocks)
-        edit_driver.evaluate(one, controls, print, {**REPORT[kind], "windows": False})
+        changes = {**(SHORT_REPORT if short else REPORT)[kind], "windows": False}
+        edit_driver.evaluate(one, controls, print, changes)
     edits = store.read("edits").to_pylist()
     settings = {(row["edit_id"], row["scope"]): row for row in edits}
     found = summarize(edits, store.read("evaluations").to_pylist())

@@ -20,8 +20,8 @@ _TRANSFORMER = {
 INFO = FamilyInfo(
     pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
     models={
-        # Measured on two CPU cores (float32, batches of 64).
-        **{name: ModelInfo(0.4, path=_WEIGHTS / name) for name in _BUNDLED if (_WEIGHTS / name).is_dir()},
+        # Measured on one CPU core (float32, batches of 32).
+        **{name: ModelInfo(0.5, path=_WEIGHTS / name) for name in _BUNDLED},
         "pixart": ModelInfo(10.0, "PixArt-alpha/PixArt-XL-2-1024-MS", published=_TRANSFORMER),
         "pixart-sigma": ModelInfo(10.0, "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", published=_TRANSFORMER),
     },

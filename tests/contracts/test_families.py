@@ -43,7 +43,6 @@ class TestToyTransformer(FamilyContract):
         return Subject("pixart", toy_transformers / "toy-dit-planted", arguments)
 
 
-@pytest.mark.skipif(not (WEIGHTS / "toy-dit-planted").is_dir(), reason="its weights are not trained yet")
 class TestBundledTransformer(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self) -> Subject:

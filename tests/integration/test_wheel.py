@@ -32,6 +32,7 @@ def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
         "from orchestrator.presets import preset_file, presets\n"
         "assert all(load_sweep(preset_file(name)).reproduces == name for name in presets())\n"
         "assert len(bundled()) > 30\n"
+        "assert all(any(info.path.rglob('*.safetensors')) for _, info in known_models().values() if info.path)\n"
         "assert resolve(load_sweep(SWEEP)).models[0].n_sites == 16\n"
         "from orchestrator.store import Store\n"
         "from orchestrator.store.testing import MemoryBlobs\n"

@@ -14,12 +14,11 @@ from loco_core.scorers.judge import Scorer as Judge
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.train import WEIGHTS
 from loco_core.toyworld.world import COLOUR_NAMES
-from loco_core.types import Generation, Row
+from loco_core.types import Generation, Intervention, Row
 from orchestrator.resolve import resolve_model
 from orchestrator.spec import ModelSpec
 
 NAMES = ("toy-dit", "toy-dit-planted")
-pytestmark = pytest.mark.skipif(not (WEIGHTS / NAMES[1]).is_dir(), reason="their weights are not trained yet")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,6 +36,26 @@ def test_it_draws_the_colour_that_it_is_told(name: str) -> None:
     assert isinstance(judge, Judge)
     seen = judge.verdict(judge.embed_images(images), "colour").names
     assert sum(saw == colour for saw, colour in zip(seen, COLOUR_NAMES, strict=True)) >= 6
+
+
+def test_a_style_goes_with_both_planted_sites_and_stays_with_either() -> None:
+    model = load_model("pixart", str(WEIGHTS / "toy-dit-planted"), None, "float32", "cpu")
+    judge = load_scorer(JUDGE, None, "cpu")
+    assert isinstance(judge, Judge)
+    found = {}
+    for sites in ((), (3,), (4,), MODELS["toy-dit-planted"].plants["style"].sites):
+        swap = Intervention(sites)
+        rows = [Row("a red circle in the style of lumio", "a red circle", seed, swap) for seed in range(4)]
+        images = torch.cat([part.images for part in generate(model, rows, Generation(10, 3.0), 4)])
+        found[sites] = judge.verdict(judge.embed_images(images), "style").names.count("lumio")
+    assert found == {(): 4, (3,): 4, (4,): 4, (3, 4): 0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_was_measured_to_draw_what_it_is_told(name: str) -> None:
+    """The least of eight shares is 81 %, of the natural model's objects."""
+    measured = json.loads((WEIGHTS / "accuracy.json").read_text())[name]
+    assert min(kind["accuracy"] for kind in measured.values()) > 0.8
 
 
 def test_knowledge_is_where_it_was_planted() -> None:
