@@ -70,11 +70,11 @@ CURVE = {
 # A planted transformer: which tokens are to be edited where every word has read every other.
 SHORT = {
     "edit": {"editors": ["loco_edit"], "lambdas": [0.01, 0.1], "tokens": ["last_subject", "subject", "all"]},
-    "evaluate": FEW["evaluate"],
+    "evaluate": {**FEW["evaluate"], "seeds": 1},
 }
 # Held-out prompts are 8 of a style and 4 of a fact, and as many paraphrases: 208 pictures of each attribute.
 REPORT = {"style": {"prompts": 8, "seeds": 13}, "fact": {"prompts": 8, "seeds": 26}}
-SHORT_REPORT = {"style": {"prompts": 8, "seeds": 6}, "fact": {"prompts": 8, "seeds": 12}}
+SHORT_REPORT = {kind: {"prompts": 4, "seeds": 7} for kind in EXAMPLES}
 
 
 def sweep(model: str, blocks: Mapping[str, Any]) -> SweepSpec:
