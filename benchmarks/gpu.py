@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,10 @@ def run(name: str, place: Place, out: Path, limit: float, start: str) -> dict[st
     process.join(limit)
     ended = process.is_alive()
     if ended and process.pid is not None:
-        os.killpg(process.pid, signal.SIGKILL)
+        # Its children go with it; it leads no group while it still imports.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
     found = json.loads(path.read_text()) if path.is_file() else {}
     return {**found, "took": time.monotonic() - began, "exit": process.exitcode, **({"ended": limit} if ended else {})}

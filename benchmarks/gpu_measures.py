@@ -144,7 +144,7 @@ def swapping(model: LoadedModel, batch: int) -> list[Row]:
     """Returns rows of one batch, each with a swapped site, so many that their source is beside them where needed."""
     beside = model.facts.stream == "evolving"
     sites = len(model.sites)
-    return [Row(PROMPT, DONOR, 0, Intervention((at % sites,))) for at in range(max(1, batch - beside))]
+    return [Row(PROMPT, DONOR, at, Intervention((at % sites,))) for at in range(max(1, batch - beside))]
 
 
 def one_image(case: Case, model: LoadedModel, record: Record) -> None:

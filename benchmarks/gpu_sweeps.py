@@ -127,7 +127,8 @@ def killed(record: Record, folder: Path, limit: float, **changes: Any) -> None:
     file, results = written(folder, content), folder / "killed"
     words = command("run", file, "--results", results)
     began = time.monotonic()
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # To the log: a pipe that nobody reads stops the driver when it is full.
+    process = subprocess.Popen(words, stderr=subprocess.STDOUT)
     try:
         record["worker killed after units"] = _wait(results, 2, limit)
         victims = [child.pid for child in psutil.Process(process.pid).children(recursive=True) if _is_worker(child)]
@@ -137,7 +138,7 @@ def killed(record: Record, folder: Path, limit: float, **changes: Any) -> None:
         record["driver killed after units"] = _wait(results, 6, limit)
     finally:
         process.kill()
-        print(process.communicate()[0], flush=True)
+        process.wait()
     record["seconds until the driver was killed"] = time.monotonic() - began
     called(record, "resume", "run", file, "--results", results, limit=limit)
     scores = pd.read_parquet(results / "scores")

@@ -36,8 +36,6 @@ MODEL = "toy-planted-a"
 ATTRIBUTES = ("style/lumio", "fact/zandia")
 SEEDS, TRIALS, CONCURRENT = (0, 1), 32, 4
 EVALUATE = {"evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False}}
-GRID_SIZE = 2
-"""Windows of the grid where the place is searched too: all of this size that do not overlap."""
 
 
 class Grid:
@@ -51,8 +49,12 @@ class Grid:
 
     def __init__(self, space: Space, seeds: int, count: int) -> None:
         if space.window is None:
-            windows = [Window(start, GRID_SIZE) for start in range(0, space.n_sites - GRID_SIZE + 1, GRID_SIZE)]
-            places: list[tuple[Window, TokenSet]] = [(window, "all") for window in windows]
+            # As in the report: windows of every size, side by side.
+            places: list[tuple[Window, TokenSet]] = [
+                (Window(start, size), "all")
+                for size in range(1, space.largest + 1)
+                for start in range(0, space.n_sites - size + 1, size)
+            ]
         else:
             places = [(space.window, tokens) for tokens in get_args(TokenSet)]
         # The middle of each of so many equal parts of the range that the search has.
@@ -122,24 +124,25 @@ def judged(result: edit_driver.TuneResult) -> dict[str, Any]:
     return {
         "window": [request.window.start, request.window.size], "lambda": request.settings.strength,
         "tokens": request.settings.tokens, "chosen_on": result.best.objective, "flipped": edit.flipped.value,
-        "neighbour_loss": loss,
+        "neighbour_loss": loss, "of": edit.flipped.of, "neighbours": edit.neighbours_kept.of,
         "objective": objective(edit.flipped.value, loss, EditSpec().max_neighbour_loss),
     }  # fmt: skip
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints, an attribute and what is searched, what both searches found."""
-    print("| attribute | searched | pictures, tune | pictures, grid | flipped on report, tune (each seed) | grid |")
-    print("|---|---|---|---|---|---|")
-    for attribute, searched in dict.fromkeys((row["attribute"], row["searched"]) for row in rows):
-        mine = [row for row in rows if (row["attribute"], row["searched"]) == (attribute, searched)]
-        cells = {
-            name: [(row["pictures"], row["objective"]) for row in mine if row["search"] == name]
-            for name in ("tune", "grid")
-        }
-        pictures = [f"{statistics.mean(n for n, _ in found):.0f}" for found in cells.values()]
-        found = [", ".join("none" if o is None else f"{100 * o:.0f}" for _, o in some) for some in cells.values()]
-        print("|", " | ".join([attribute, searched, *pictures, *found]), "|")
+    """Prints a row a search: what it chose, and what that does to held-out pictures."""
+    print("| attribute | searched | search | pictures | chosen | flipped | neighbours spoiled |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        named = [row["attribute"], row["searched"], f"{row['search']} {row['seed']}", f"{row['pictures']}"]
+        if row["objective"] is None:
+            print("|", " | ".join([*named, "nothing", "-", "-"]), "|")
+            continue
+        start, size = row["window"]
+        chosen = f"{start}-{start + size - 1}, {row['lambda']:.2g}, {row['tokens']}"
+        lost = round(row["neighbour_loss"] * row["neighbours"])
+        shares = [f"{round(row['flipped'] * row['of'])} of {row['of']}", f"{lost} of {row['neighbours']}"]
+        print("|", " | ".join([*named, chosen, *shares]), "|")
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ from loco_core.errors import ModelError, first_line
 from loco_core.types import Attention, Engine, Site
 
 KERNELS = {
-    "math": SDPBackend.MATH,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
 }
+"""In the order in which they stand in for one that does not serve; the last serves every call, and takes most."""
 VARIANTS = 64
 """Shapes that one compiled piece of code may have: torch gives up after 8, and a UNet has a dozen residual blocks."""
 
@@ -38,6 +39,11 @@ def check(engine: Engine, device: str) -> None:
         raise ModelError(
             f"engine.offload: {engine.offload} keeps weights in the main memory while a GPU computes, and this worker "
             "runs on the CPU; expected offload: none, or a worker with a GPU"
+        )
+    if engine.attention in ("efficient", "cudnn") and not gpus:
+        raise ModelError(
+            f"engine.attention: {engine.attention} is a kernel of GPUs, and this worker runs on the CPU; expected "
+            "default, flash or math"
         )
     if engine.device_map == "balanced" and gpus < 2:
         raise ModelError(

@@ -31,8 +31,9 @@ localization, or call inconclusive what is distributed; they never make a window
 PROMISING = 0.5
 """Share of the way from the threshold to passing at which windows inside are run."""
 POOLED = 8
-"""Windows that are taken to a further look at least, if any is. How much effects vary is told from them: with four 94 %
-of 400 simulated tables ended as with the whole grid, with eight 96 %, from 21 instead of 18 % of its scores."""
+"""Windows that are taken to a further look at least, if any is. How much effects vary is told from them: with four
+94.4 % of 2,000 simulated tables ended as with the whole grid, with eight 95.5 %, from 24.7 instead of 21.4 % of the
+images."""
 
 
 def begin(grid: Grid, settings: LocalizeSettings) -> tuple[Request, ...]:

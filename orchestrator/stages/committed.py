@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.store import Store, decode_document, layout
+from orchestrator.store import DamagedFileError, MissingFileError, Store, decode_document, layout
 
 FEW_UNITS = 8
 """So many units of a part are not worth reading all of it."""
@@ -45,31 +45,40 @@ def committed_rows(
     return pa.concat_tables([there, pending])
 
 
-def unit_rows(store: Store, unit_ids: Sequence[str], table: str = "scores") -> pa.Table:
-    """Returns the rows of committed units in the given order, as `Store.read_units` does, from as few files as may be.
+def unit_rows(store: Store, unit_ids: Sequence[str], published: Mapping[str, int], table: str = "scores") -> pa.Table:
+    """Returns the rows of committed units in the given order, as `Store.read_units` does, of parts where it can.
 
     Read one by one, the ten thousand units of one attribute are as many requests to a bucket.
 
     Args:
         store: the results.
-        unit_ids: committed units.
+        unit_ids: committed units, each once.
+        published: from `published_units`; those that are published since are read one by one.
         table: which.
 
     Raises:
-        StoreError: a unit is not committed, or a file is gone or is not what was written.
+        StoreError: a unit is not committed, or its file is not what was written.
     """
-    published, wanted = published_units(store), dict[int, list[str]]()
+    wanted = dict[int, list[str]]()
     single = [unit for unit in unit_ids if unit not in published]
     for unit in unit_ids:
         if unit in published:
             wanted.setdefault(published[unit], []).append(unit)
     parts = []
     for number, units in wanted.items():
-        if len(units) <= FEW_UNITS:
+        part = None if len(units) <= FEW_UNITS else _part(store, table, number)
+        if part is None:
             single += units
         else:
-            part = store.read_part(table, number)
             parts.append(part.filter(pc.is_in(part["unit_id"], pa.array(units, pa.string()))))
     rows = pa.concat_tables([*parts, store.read_units(single, table)], promote_options="default")
     places = pc.index_in(rows["unit_id"], pa.array(unit_ids, pa.string())).to_numpy()
     return rows.take(np.argsort(places, kind="stable"))
+
+
+def _part(store: Store, table: str, number: int) -> pa.Table | None:
+    """Reads a part; None where its file is gone or damaged, which `verify` tells and the units make up for."""
+    try:
+        return store.read_part(table, number)
+    except (MissingFileError, DamagedFileError):
+        return None

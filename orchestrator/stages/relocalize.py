@@ -19,7 +19,7 @@ from loco_core.types import Attribute, Window
 from orchestrator.plan import CELL_KEY, cell_key, grid
 from orchestrator.resolve import named_attributes
 from orchestrator.spec import InterventionSpec, SweepSpec
-from orchestrator.stages.committed import unit_rows
+from orchestrator.stages.committed import published_units, unit_rows
 from orchestrator.stages.localize import (
     effects_table,
     localizations_table,
@@ -77,8 +77,9 @@ def read_scores(address: str) -> ScoreSource:
     spec = store.sweep()
     if spec is None:
         raise StoreError(f"{address}: holds no sweep")
-    # Units, not published parts: a running sweep has committed more than it has published.
-    scores, traces = unit_rows(store, sorted(store.committed())), committed_traces(store)
+    # Units beside published parts: a running sweep has committed more than it has published.
+    scores = unit_rows(store, sorted(store.committed()), published_units(store))
+    traces = committed_traces(store)
     pairs = spec.prompts * len(spec.seeds)
     attributes = {item.key: item for item in named_attributes(spec)}
     first = spec.interventions[0]

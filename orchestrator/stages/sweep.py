@@ -20,7 +20,7 @@ from orchestrator.plan import CELL_KEY, Block, PlannedRow, PlannedUnit, cell_key
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit, UnitReport
 from orchestrator.spec import SweepSpec
-from orchestrator.stages.committed import unit_rows
+from orchestrator.stages.committed import published_units, unit_rows
 from orchestrator.stages.localize import Tables, localize, unless_incomplete, unscored
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
 from orchestrator.worker import cell_columns, to_unit
@@ -162,7 +162,7 @@ class SweepStage:
         # The first of those that read scores says what more to run.
         self._localizers = [name for name in spec.localize.localizers if reads(name) is None]
         self._units = list(units)
-        committed = store.committed()
+        committed, self._published = store.committed(), published_units(store)
         self._remaining = [unit for unit in self._units if unit.unit_id not in committed]
         self._left: dict[Block, set[str]] = defaultdict(set)
         for unit in self._remaining:
@@ -214,7 +214,7 @@ class SweepStage:
 
     def _localize_one(self, block: Block, localizer: str) -> Localization:
         units = [unit for unit in self._units if (unit.model, unit.attribute) == block]
-        scores = unit_rows(self._store, [unit.unit_id for unit in units])
+        scores = unit_rows(self._store, [unit.unit_id for unit in units], self._published)
         planned = _planned(units)
         missing = planned - {cell_key(row) for row in scores.select(CELL_KEY).to_pylist()}
         settings = self._spec.localize.model_copy(update={"localizer": localizer})

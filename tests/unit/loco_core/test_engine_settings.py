@@ -11,10 +11,11 @@ import accelerate
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from torch.nn.attention import SDPBackend
 
 from loco_core.deltas import applied, projection
 from loco_core.editors import Concept, EditSettings, Target, fit_edit
-from loco_core.engine import compile_between, device_of
+from loco_core.engine import KERNELS, compile_between, device_of, kernels
 from loco_core.errors import EditError, ModelError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, load_model
@@ -161,17 +162,19 @@ def test_settings_that_a_machine_without_a_gpu_cannot_follow(load: Load, monkeyp
         (Engine(offload="model"), "offload: model keeps weights in the main memory while a GPU computes.* on the CPU"),
         (Engine(offload="sequential"), "offload: sequential keeps"),
         (Engine(device_map="balanced"), "several GPUs, and this worker sees 0"),
+        (Engine(attention="cudnn"), "attention: cudnn is a kernel of GPUs.* expected default, flash or math"),
     ):
         with pytest.raises(ModelError, match=reason):
             load("sdxl", engine)
 
 
-def test_a_kernel_that_does_not_serve_a_model_leaves_it_to_the_others(
-    load: Load, plain: dict[str, torch.Tensor]
-) -> None:
-    """A CPU has none of them; flash and cudnn do not serve every attention of a model on a GPU either."""
-    for name in ("efficient", "flash", "cudnn"):
-        assert torch.equal(drawn(load("sdxl", Engine(attention=name))), plain["sdxl"])  # type: ignore[arg-type]
+def test_a_kernel_that_does_not_serve_leaves_a_call_to_the_others_and_least_to_the_slowest() -> None:
+    """A CPU heeds no order: told of by what torch was given."""
+    for name in ("flash", "efficient", "cudnn"):
+        with kernels(name):  # type: ignore[arg-type]
+            order = [SDPBackend(number) for number in torch._C._get_sdp_priority_order()]
+        assert order[0] == KERNELS[name]
+        assert order[3] == SDPBackend.MATH
 
 
 def test_parts_that_are_not_there(load: Load) -> None:
