@@ -11,7 +11,7 @@ import s3fs
 from botocore.exceptions import ConnectionError as BotoConnectionError  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 from s3fs.core import S3_RETRYABLE_ERRORS
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from loco_core.errors import StoreError
 from orchestrator.store.blobs import Put, Versioned
@@ -195,7 +195,8 @@ class S3Blobs:
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
             wait=wait_random_exponential(multiplier=0.2, max=self._max_wait),
-            stop=stop_after_attempt(_ATTEMPTS),
+            # Pauses are drawn: by bad luck eight tries take five seconds, in which a server is not up again.
+            stop=stop_after_attempt(_ATTEMPTS) & stop_after_delay(1.5 * self._max_wait),
             before_sleep=lambda state: _log.debug("S3 request is repeated: %s", state.outcome),
             reraise=True,
         )
