@@ -95,6 +95,11 @@ def toy(record: Record, folder: Path, limit: float, **changes: Any) -> None:
     record["identity, clean: scores, at most"] = float((identity["clean"] - identity["identity"]).abs().max())
     evaluations = pd.read_parquet(results / "evaluations")
     record["evaluations"] = {"rows": len(evaluations), "report": (results / "report.html").is_file()}
+    costs(record, folder, file, results)
+
+
+def costs(record: Record, folder: Path, file: Path, results: Path) -> None:
+    """Notes what ``status`` says of a sweep whose GPU has a price."""
     cluster = {
         "name": "cluster", "sweep": str(file), "results": str(results), "cluster": {"local": True},
         "workers": {"gpus": 1}, "cost": {"per_gpu_hour": 2.0},
@@ -180,11 +185,7 @@ def with_knobs(record: Record, folder: Path, limit: float, model: dict[str, Any]
     called(record, "run", "run", file, "--results", results, limit=limit)
     scores = pd.read_parquet(results / "scores")
     record["cells"] = {"rows": len(scores), "status": scores["status"].value_counts().to_dict()}
-    cluster = {
-        "name": "cluster", "sweep": str(file), "results": str(results), "cluster": {"local": True},
-        "workers": {"gpus": 1}, "cost": {"per_gpu_hour": 2.0},
-    }  # fmt: skip
-    called(record, "status", "status", written(folder, cluster), "--json", limit=60)
+    costs(record, folder, file, results)
 
 
 def full(record: Record, folder: Path, model: dict[str, Any], device: str, small: int, large: int) -> None:

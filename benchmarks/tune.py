@@ -18,7 +18,7 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks.edits import backend, sweep
-from loco_core.editors import EditSettings, TokenSet
+from loco_core.editors import TokenSet
 from loco_core.toyworld.planting import MODELS
 from loco_core.types import Window
 from orchestrator import edit_driver
@@ -50,21 +50,18 @@ class Grid:
     def __init__(self, space: Space, seeds: int, count: int) -> None:
         if space.window is None:
             # As in the report: windows of every size, side by side.
-            places: list[tuple[Window, TokenSet]] = [
-                (Window(start, size), "all")
+            places = [
+                {"tokens": "all", "size": size, "start": start}
                 for size in range(1, space.largest + 1)
                 for start in range(0, space.n_sites - size + 1, size)
             ]
         else:
-            places = [(space.window, tokens) for tokens in get_args(TokenSet)]
+            places = [{"tokens": tokens} for tokens in get_args(TokenSet)]
         # The middle of each of so many equal parts of the range that the search has.
         each = max(1, round(count / len(places)))
         edges = np.linspace(*np.log10(LAMBDAS), 2 * each + 1)
-        points = [(*place, float(10**power)) for place in places for power in edges[1::2]]
-        self._new = [
-            Request(str(number), EditSettings(editor="loco_edit", tokens=tokens, strength=strength), window, seeds)
-            for number, (window, tokens, strength) in enumerate(points)
-        ]
+        points = [{"editor": "loco_edit", "lambda": float(10**at), **place} for place in places for at in edges[1::2]]
+        self._new = [space.request(str(number), point, seeds) for number, point in enumerate(points)]
         self._open = len(points)
 
     def start(self) -> None:
