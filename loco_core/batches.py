@@ -27,7 +27,7 @@ class BatchProbe:
 
     Attributes:
         batch_size: rows a forward pass.
-        seconds: an image of a few steps took, by batch size.
+        seconds: an image of a few steps took, by batch size; a donor that must be drawn beside counts as no image.
     """
 
     batch_size: int
@@ -57,11 +57,11 @@ def probe_batches(model: LoadedModel, prompt: str, donor: str, settings: Generat
         rows = [Row(prompt, donor, 0, Intervention((at % sites,))) for at in range(size - beside)]
         try:
             # The first run of a shape chooses kernels, or compiles.
-            seconds = min(_timed(lambda: list(generate(model, rows, short, size))) for _ in range(2))
+            seconds = min(_timed(lambda: list(generate(model, rows, short, size))) for _ in range(2)) / len(rows)
         except torch.OutOfMemoryError:
             _forget_peak()
             return None
-        return None if _full() else seconds / size
+        return None if _full() else seconds
 
     return choose(cost, 2 if beside else 1)
 

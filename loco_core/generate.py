@@ -127,7 +127,8 @@ def _run(
     texts, pooled = prompts.take(base), prompts.take(halves["conditional"])
     negative = (prompts.take([0] * len(rows)), prompts.take(halves["unconditional"])) if guided else None
     last: list[torch.Tensor] = []
-    with kernels(model.engine.attention), router.route(keys, prompts, rows, settings.steps, guided), during():
+    chosen = kernels(model.engine.attention, model.dtype)
+    with chosen, router.route(keys, prompts, rows, settings.steps, guided), during():
         images = pipeline(
             **family.arguments(pipeline, texts, pooled, negative),
             **_callback(pipeline, last),

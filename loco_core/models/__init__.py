@@ -33,6 +33,8 @@ class ModelInfo:
         revision: the commit that the family was written against.
         path: folder of a model that ships with the project.
         seconds_per_image: cost of one image of 50 steps on the slowest device that it is used on; plans start from it.
+        gigabytes: of a GPU that one image takes at half precision, as measured with random weights of the published
+            size; of SD 3.5 Large as its weights add up.
         encoder_layers: transformer layers of its CLIP text encoders as published, all of them together; 0 without any.
         published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
             said of the model without its weights.
@@ -42,6 +44,7 @@ class ModelInfo:
     hub_id: str = ""
     revision: str | None = None
     path: Path | None = None
+    gigabytes: float = 1
     encoder_layers: int = 0
     published: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +57,6 @@ class FamilyInfo:
         pipelines: names of the diffusers pipeline classes that belong to it.
         models: the models it knows by name.
         status: ``supported`` or ``experimental``.
-        gigabytes: accelerator memory of the largest model at half precision, one image.
         seconds_per_image: as of a model, for models that it does not know by name.
         config_file: the denoiser's configuration inside a pipeline folder.
         site_names: the sites' readable addresses in execution order, from that configuration.
@@ -79,7 +81,6 @@ class FamilyInfo:
     pipelines: tuple[str, ...]
     models: dict[str, ModelInfo]
     status: Literal["supported", "experimental"]
-    gigabytes: float
     seconds_per_image: float
     config_file: str
     site_names: Callable[[dict[str, Any]], tuple[str, ...]]
@@ -279,7 +280,7 @@ def load_model(
             + ("dtype: bfloat16, " if dtype == "float32" else "")
             + "engine.offload, or several GPUs with engine.device_map: balanced"
         ) from error
-    with torch.no_grad(), kernels(engine.attention):
+    with torch.no_grad(), kernels(engine.attention, dtype):
         sites = record_sites(denoiser, lambda: family.forward(pipeline, family.blank(pipeline)))
     if engine.compile:
         compile_between(denoiser, sites)

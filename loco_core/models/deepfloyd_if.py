@@ -30,9 +30,8 @@ _UNET = {
 }  # fmt: skip
 INFO = FamilyInfo(
     pipelines=("IFPipeline",),
-    models={"deepfloyd-if": ModelInfo(20.0, "DeepFloyd/IF-I-XL-v1.0", published=_UNET)},
+    models={"deepfloyd-if": ModelInfo(20.0, "DeepFloyd/IF-I-XL-v1.0", gigabytes=20, published=_UNET)},
     status="experimental",
-    gigabytes=20.0,
     seconds_per_image=20.0,
     config_file="unet/config.json",
     site_names=unet_site_names,

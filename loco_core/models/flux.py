@@ -20,9 +20,8 @@ PIXELS = 16
 """Side of what one image token stands for."""
 INFO = FamilyInfo(
     pipelines=("FluxPipeline",),
-    models={"flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", published=_TRANSFORMER)},
+    models={"flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", gigabytes=37, published=_TRANSFORMER)},
     status="experimental",
-    gigabytes=36.0,
     seconds_per_image=40.0,
     config_file="transformer/config.json",
     site_names=lambda config: (

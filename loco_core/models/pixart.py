@@ -22,11 +22,10 @@ INFO = FamilyInfo(
     models={
         # Measured on one CPU core (float32, batches of 32).
         **{name: ModelInfo(0.5, path=_WEIGHTS / name) for name in _BUNDLED},
-        "pixart": ModelInfo(10.0, "PixArt-alpha/PixArt-XL-2-1024-MS", published=_TRANSFORMER),
-        "pixart-sigma": ModelInfo(10.0, "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", published=_TRANSFORMER),
+        "pixart": ModelInfo(10.0, "PixArt-alpha/PixArt-XL-2-1024-MS", gigabytes=14, published=_TRANSFORMER),
+        "pixart-sigma": ModelInfo(10.0, "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", gigabytes=14, published=_TRANSFORMER),
     },
     status="experimental",
-    gigabytes=13.0,
     seconds_per_image=10.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

@@ -24,9 +24,12 @@ _TRANSFORMER = {
 }  # fmt: skip
 INFO = FamilyInfo(
     pipelines=("SanaPipeline",),
-    models={"sana": ModelInfo(4.0, "Efficient-Large-Model/Sana_1600M_1024px_diffusers", published=_TRANSFORMER)},
+    models={
+        "sana": ModelInfo(
+            4.0, "Efficient-Large-Model/Sana_1600M_1024px_diffusers", gigabytes=12, published=_TRANSFORMER
+        )
+    },
     status="experimental",
-    gigabytes=11.0,
     seconds_per_image=4.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

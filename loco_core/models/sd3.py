@@ -20,11 +20,10 @@ _LARGE = {
 INFO = FamilyInfo(
     pipelines=("StableDiffusion3Pipeline",),
     models={
-        "sd3": ModelInfo(12.0, "stabilityai/stable-diffusion-3-medium-diffusers", published=_MEDIUM),
-        "sd35-large": ModelInfo(30.0, "stabilityai/stable-diffusion-3.5-large", published=_LARGE),
+        "sd3": ModelInfo(12.0, "stabilityai/stable-diffusion-3-medium-diffusers", gigabytes=19, published=_MEDIUM),
+        "sd35-large": ModelInfo(30.0, "stabilityai/stable-diffusion-3.5-large", gigabytes=31, published=_LARGE),
     },
     status="supported",
-    gigabytes=29.0,
     seconds_per_image=12.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

@@ -26,14 +26,13 @@ INFO = FamilyInfo(
             12.0,
             "stabilityai/stable-diffusion-xl-base-1.0",
             "462165984030d82259a11f4367a4eed129e94a7b",
+            # While the autoencoder decodes in float32.
+            gigabytes=13,
             encoder_layers=12 + 32,
             published=_UNET,
         ),
     },
     status="supported",
-    # Measured on an H100: 12.4 GB of tensors at most, while the autoencoder decodes in float32; torch kept 16.7 GB,
-    # as it does where there is room.
-    gigabytes=13.0,
     seconds_per_image=12.0,
     config_file="unet/config.json",
     site_names=unet_site_names,

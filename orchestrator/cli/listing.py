@@ -26,7 +26,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the sites of on
         facts = known[family]
         bundled = info.path is not None
         where = "bundled" if bundled else f"{info.hub_id} @ {(info.revision or 'main')[:8]}"
-        memory = "1 GB (CPU)" if bundled else f"{facts.gigabytes:.0f} GB (GPU)"
+        memory = "1 GB (CPU)" if bundled else f"{info.gigabytes:.0f} GB (GPU)"
         table.add_row(model, str(len(_names(model)) or "?"), "bundled" if bundled else facts.status, memory, where)
     console = Console()
     console.print(table)
@@ -35,7 +35,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the sites of on
         console.print(f"  text: {facts.encoders}", highlight=False, soft_wrap=True)
         console.print(f"  pooled text: {facts.pooled or 'none'}", highlight=False, soft_wrap=True)
         console.print(f"  edits: {facts.editable}", highlight=False, soft_wrap=True)
-    console.print("Memory: of the family's largest model at half precision, one image.", soft_wrap=True)
+    console.print("Memory: of one image at half precision.", soft_wrap=True)
     console.print("Experimental: its engine is tested on small pipelines, not yet on the published weights.")
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 
@@ -33,6 +37,31 @@ def test_batches_grow_while_an_image_gets_cheaper(
 def test_a_model_of_which_no_batch_fits() -> None:
     with pytest.raises(OutOfMemoryError, match=r"not even a batch of 2 fits; expected engine.offload"):
         choose({}.get, 2)
+
+
+@pytest.mark.parametrize(
+    ("stream", "size", "tried"), [("static", 1, [1, 2, 4]), ("evolving", 16, [2, 4, 8, 16, 32, 64])]
+)
+def test_a_donor_that_is_drawn_beside_is_no_image(
+    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch, stream: Literal["static", "evolving"], size: int,
+    tried: list[int],
+) -> None:  # fmt: skip
+    """A GPU that is busy with two rows gains nothing by four, but for the share of rows that are images."""
+    taken: list[int] = []
+
+    def timed(model: LoadedModel, rows: list, settings: Generation, size: int) -> list[None]:
+        taken.append(size)
+        return []
+
+    def seconds(run: Callable[[], object]) -> float:
+        run()
+        return 0.3 * taken[-1]
+
+    monkeypatch.setattr(batches, "generate", timed)
+    monkeypatch.setattr(batches, "_timed", seconds)
+    model = replace(tiny_model, facts=replace(tiny_model.facts, stream=stream))
+    found = probe_batches(model, "a red circle", "a blue star", Generation())
+    assert (found.batch_size, list(found.seconds)) == (size, tried)
 
 
 def test_a_probe_draws_whole_batches_and_takes_what_fits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,10 +172,20 @@ def test_settings_that_a_machine_without_a_gpu_cannot_follow(load: Load, monkeyp
 def test_a_kernel_that_does_not_serve_leaves_a_call_to_the_others_and_least_to_the_slowest() -> None:
     """A CPU heeds no order: told of by what torch was given."""
     for name in ("flash", "efficient", "cudnn"):
-        with kernels(name):  # type: ignore[arg-type]
+        with kernels(name, "float16"):  # type: ignore[arg-type]
             order = [SDPBackend(number) for number in torch._C._get_sdp_priority_order()]
         assert order[0] == KERNELS[name]
         assert order[3] == SDPBackend.MATH
+
+
+@pytest.mark.parametrize(("dtype", "rounded"), [("float32", False), ("float16", True), ("bfloat16", True)])
+def test_float32_is_not_rounded_to_tf32(dtype: str, rounded: bool) -> None:
+    """Told of by torch's switch: only GPUs round."""
+    before = torch.backends.cudnn.allow_tf32
+    with suppress(KeyError), kernels("default", dtype):
+        assert torch.backends.cudnn.allow_tf32 == rounded
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_parts_that_are_not_there(load: Load) -> None:
