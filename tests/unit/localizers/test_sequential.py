@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -38,6 +39,23 @@ def test_what_cannot_be_localized_ends_early(kind: str, share: float) -> None:
     answer = table.answer(RULE, SETTINGS)
     assert answer.found.outcome == kind
     assert answer.images < share * table.answer(Rule(window.localize), SETTINGS).images
+
+
+def test_a_second_place_is_looked_for_that_no_large_window_shows() -> None:
+    """All four sites around the second place lose the content; only three of them, and only together, hold it."""
+    simulated = next(t for t in (a_table("single", seed, QUIET) for seed in range(99)) if t.window == Window(12, 1))
+    rows = pa.concat_tables([simulated.scores, simulated.complement_scores]).to_pandas()
+    scores = ["clip_score", "clip_score_donor"]
+    pair = ["prompt_id", "seed"]
+    alike = rows[(rows.control == "window") & (rows.window_start == 12) & (rows.window_size == 1)].set_index(pair)
+    around = (rows.control == "window") & (rows.window_start <= 4) & (rows.window_start + rows.window_size >= 7)
+    rows.loc[around, scores] = alike.loc[pd.MultiIndex.from_frame(rows.loc[around, pair]), scores].to_numpy()
+    rows.loc[around & (rows.window_size == 4), "clip_score_content"] = 0.1
+    table = Served(pa.Table.from_pandas(rows, simulated.scores.schema, preserve_index=False), 16)
+    assert table.answer(Rule(window.localize), SETTINGS).found.outcome == "multiple"
+    few = table.answer(RULE, SETTINGS)
+    assert few.found.outcome == "multiple"
+    assert few.images < 0.5 * table.scores.num_rows
 
 
 def test_effects_count_what_each_window_was_run_on() -> None:
