@@ -13,6 +13,7 @@ from diffusers import IFSuperResolutionPipeline
 from loco_core.errors import ModelError
 from loco_core.generate import Pictures, generate
 from loco_core.models import LoadedModel, load_model
+from loco_core.tracing.attention import contributions
 from loco_core.types import Generation, Intervention, Row
 from tests.tiny_models import SIDE, build, build_second_stage
 
@@ -130,6 +131,13 @@ def test_one_text_encoder_serves_both_and_an_export_holds_the_first_stage_alone(
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
         "scheduler", "text_encoder", "tokenizer", "unet"
     ]  # fmt: skip
+
+
+def test_pictures_that_nobody_looks_at_are_not_enlarged(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention is read from the first stage."""
+    monkeypatch.setattr(model.super_resolution, "enlarge", lambda *_: pytest.fail("a picture was enlarged"))
+    found = contributions(model, [Row(PROMPT, DONOR, 0)], SETTINGS, 2)
+    assert found.shape == (1, len(model.sites))
 
 
 def test_a_family_without_a_second_stage_takes_none(tiny_pipeline: Path, second: Path) -> None:
