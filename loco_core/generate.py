@@ -23,7 +23,8 @@ class Pictures:
 
     Attributes:
         images: ``(n, 3, height, width)`` float32 on the CPU, in [0, 1] (not a number where generation failed).
-        latents: ``(n, channels, h, w)`` final latents on the CPU; those of FLUX packed, ``(n, tokens, 64)``.
+        latents: ``(n, channels, h, w)`` final latents on the CPU, of the first stage where there are two; those of FLUX
+            packed, ``(n, tokens, 64)``.
     """
 
     images: torch.Tensor
@@ -127,17 +128,19 @@ def _run(
     texts, pooled = prompts.take(base), prompts.take(halves["conditional"])
     negative = (prompts.take([0] * len(rows)), prompts.take(halves["unconditional"])) if guided else None
     last: list[torch.Tensor] = []
-    chosen = kernels(model.engine.attention, model.dtype)
-    with chosen, router.route(keys, prompts, rows, settings.steps, guided), during():
-        images = pipeline(
-            **family.arguments(pipeline, texts, pooled, negative),
-            **_callback(pipeline, last),
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            **{name: side for name in ("height", "width") if (side := getattr(settings, name)) is not None},
-            generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
-            output_type="pt",
-        ).images
+    with kernels(model.engine.attention, model.dtype):
+        with router.route(keys, prompts, rows, settings.steps, guided), during():
+            images = pipeline(
+                **family.arguments(pipeline, texts, pooled, negative),
+                **_callback(pipeline, last),
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                **{name: side for name in ("height", "width") if (side := getattr(settings, name)) is not None},
+                generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
+                output_type="pt",
+            ).images
+        if model.super_resolution is not None:
+            images = model.super_resolution.enlarge(model, images, [row.seed for row in rows], settings.steps)
     return Pictures(family.images(images).float().cpu(), last[0].float().cpu())
 
 

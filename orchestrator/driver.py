@@ -214,7 +214,6 @@ def _needed_bytes(spec: SweepSpec, resolved: Resolved, units: Sequence[PlannedUn
     rows = [row for unit in units for row in unit.rows if row.emit]
     seeds = kept_seeds(spec)
     kept = sum(row.seed in seeds for row in rows)
-    native = max(model.native_side for model in resolved.models)
-    pixels = (spec.generation.height or native) * (spec.generation.width or native)
+    pixels = max(model.pixels(spec.generation.settings) for model in resolved.models)
     # A PNG takes about half of its pixels' bytes.
     return len(rows) * BYTES_PER_CELL + 2 * kept * pixels * 3 // 2

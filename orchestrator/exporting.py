@@ -13,6 +13,7 @@ from loco_core.errors import EditError, did_you_mean
 from loco_core.models import load_model
 from orchestrator.edit_plan import CANDIDATES
 from orchestrator.resolve import resolve_model
+from orchestrator.spec import SuperResolutionSpec
 from orchestrator.store import Store
 
 
@@ -62,8 +63,11 @@ def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None
     return StoredEdit(*(str(row[name]) for name in StoredEdit.__dataclass_fields__))
 
 
-def export_edit(store: Store, edit: StoredEdit, out: Path) -> None:
+def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpec | None:
     """Writes the edited pipeline; the folder appears whole or not at all.
+
+    Returns:
+        the second stage that the sweep draws with, which no edit changes and which is not written; None without one.
 
     Raises:
         EditError: the folder exists, the delta is damaged, the model has changed, or plain diffusers cannot hold it.
@@ -80,9 +84,10 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> None:
     delta = from_bytes(data, place)
     if not delta.exportable:
         raise EditError("this edit holds neurons at a mean that K and V, without a bias, cannot store; use fill: zero")
-    spec = store.sweep()
-    assert spec is not None
-    model = resolve_model(next(item for item in spec.models if item.id == edit.model))
+    sweep = store.sweep()
+    assert sweep is not None
+    spec = next(item for item in sweep.models if item.id == edit.model)
+    model = resolve_model(spec)
     loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu")
     temporary = out.with_name(f".{out.name}.partial")
     try:
@@ -93,3 +98,4 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> None:
         raise EditError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return spec.super_resolution

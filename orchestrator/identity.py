@@ -33,7 +33,7 @@ class ImageKey:
     """Everything that changes the pixels of an image.
 
     Attributes:
-        weights: hash of the model's weights and configuration, as resolved.
+        weights: hash of the model's weights and configuration, as resolved; with that of a second stage behind it.
         dtype: of weights and activations.
         prompt: what all sites read where no intervention says otherwise.
         donor: what the sites of the intervention read.

@@ -330,7 +330,7 @@ def prompt_id(record: PromptRecord) -> str:
 def _identified(row: PlannedRow, model: ResolvedModel, resolved: Resolved, generation: Generation) -> PlannedRow:
     engine = row.engine_row
     drawn = (engine.prompt, engine.donor, engine.seed, engine.intervention, generation)
-    image = identity.image_id(identity.ImageKey(model.weights, model.dtype, *drawn, model.engine.bits))
+    image = identity.image_id(identity.ImageKey(model.drawn_with, model.dtype, *drawn, model.engine.bits))
     scorer = resolved.scorer
     cell = identity.cell_id(
         identity.CellKey(image, scorer.name, scorer.weights, row.score_text, row.donor_text, row.content_text)

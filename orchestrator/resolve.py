@@ -19,6 +19,7 @@ from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.tracing import reads
 from loco_core.types import Attribute, Engine, Generation
 from orchestrator.presets import published
+from orchestrator.second_stage import ResolvedSuperResolution, check_second_stage, enlarged
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 from orchestrator.traceable import check_subjects, localizer_at, traceable
 from orchestrator.weights import absolute, commit, read_json, weights_hash
@@ -36,6 +37,7 @@ class ResolvedModel(BaseModel):
         dtype: of weights and activations.
         engine: how it computes.
         guidance_scale: where it is not the sweep's.
+        super_resolution: its second stage, if it has one.
         site_names: addresses of its sites in execution order.
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
@@ -54,6 +56,7 @@ class ResolvedModel(BaseModel):
     dtype: str
     engine: Engine = Engine()
     guidance_scale: float | None = None
+    super_resolution: ResolvedSuperResolution | None = None
     site_names: tuple[str, ...]
     native_side: int
     seconds_per_image: float
@@ -65,6 +68,18 @@ class ResolvedModel(BaseModel):
     def n_sites(self) -> int:
         """How many sites it has."""
         return len(self.site_names)
+
+    @property
+    def drawn_with(self) -> str:
+        """Hashes of all weights that make its images: with those of a second stage. Edits are of ``weights`` alone."""
+        second = self.super_resolution
+        return self.weights if second is None else f"{self.weights}+{second.weights}"
+
+    def pixels(self, settings: Generation) -> int:
+        """Returns how many pixels an image has, at most."""
+        second = self.super_resolution
+        larger = max(second.native_side // self.native_side, 1) if second else 1
+        return larger**2 * (settings.height or self.native_side) * (settings.width or self.native_side)
 
     def generation(self, settings: Generation) -> Generation:
         """Returns the sweep's settings as they are for this model."""
@@ -140,7 +155,7 @@ def resolve(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with located("models", i):
             model = resolve_model(item)
-        models.append(traceable(spec, model))
+        models.append(traceable(spec, enlarged(i, item, model)))
     attributes = _checked(spec, models)
     with located("scorer"):
         scorer = _scorer(spec)
@@ -160,7 +175,7 @@ def outline(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with located("models", i):
             model = _as_published(item)
-        models.append(traceable(spec, model))
+        models.append(traceable(spec, enlarged(i, item, model, hub=False)))
     attributes = _checked(spec, models)
     scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
@@ -279,7 +294,10 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     for i, item in enumerate(spec.models):
         if item.path is None:
             with located("models", i):
-                find_model(item.id)
+                family, _ = find_model(item.id)
+            if item.super_resolution is not None:
+                with located("models", i, "super_resolution"):
+                    check_second_stage(item.id, family)
     attributes = named_attributes(spec)
     if spec.reproduces is not None:
         with located("reproduces"):

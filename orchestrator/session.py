@@ -167,14 +167,17 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
         else {"models": {}, "sites": {}, "engines": {}, "scorer": resolved.scorer.weights}
     )
     for model in resolved.models:
-        before = pinned["models"].setdefault(model.id, model.weights)
+        before = pinned["models"].setdefault(model.id, model.drawn_with)
         pinned["sites"][model.id] = model.site_names
         # Results of an earlier version do not say it.
         pinned.setdefault("engines", {})[model.id] = asdict(model.engine)
-        if before != model.weights:
+        if before != model.drawn_with:
+            # Of two stages the second may be the one that changed.
+            stages = [stage.path for stage in (model, model.super_resolution) if stage]
+            now = f"{' and '.join(stages)} now hold{'s' if len(stages) == 1 else ''}"
             raise SpecError(
-                f"{store.root}: results of {model.id} were made with weights {before[:12]}, {model.path} now holds "
-                f"{model.weights[:12]}; put the old weights back, or write to a new folder with --results"
+                f"{store.root}: results of {model.id} were made with weights {_short(before)}, {now} "
+                f"{_short(model.drawn_with)}; put the old weights back, or write to a new folder with --results"
             )
     if pinned["scorer"] != resolved.scorer.weights:
         raise SpecError(
@@ -182,6 +185,10 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
             f"holds {resolved.scorer.weights[:12]}; put the old weights back, or write to a new folder with --results"
         )
     return pinned
+
+
+def _short(weights: str) -> str:
+    return " and ".join(stage[:12] for stage in weights.split("+"))
 
 
 @contextmanager

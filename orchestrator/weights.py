@@ -20,6 +20,12 @@ def absolute(path: str) -> str:
     return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
+def on_hub(path: str) -> bool:
+    """Tells whether a path can only mean a hub id such as ``owner/name``."""
+    folder = Path(path)
+    return not (folder.is_dir() or folder.is_absolute() or path.startswith(".")) and path.count("/") == 1
+
+
 def read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
     """Reads a JSON file of a model.
 
@@ -32,8 +38,7 @@ def read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
         ModelError: there is no such folder or file, it is damaged, or the hub cannot be reached.
     """
     folder = Path(path)
-    looks_local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1
-    if not folder.is_dir() and looks_local:
+    if not folder.is_dir() and not on_hub(path):
         raise ModelError(f"no folder {path}; expected a diffusers pipeline folder or a hub id like owner/name")
     file = folder / name
     if not folder.is_dir():

@@ -109,9 +109,11 @@ class PipelineWorker:
         needed = self._info.worker.min_gpu_memory
         if device == "cuda" and needed and (held := torch.cuda.get_device_properties(0).total_memory) < needed:
             raise ModelError(f"{model} wants a GPU of {needed / 2**30:.0f} GiB; this one has {held / 2**30:.0f} GiB")
+        second = self._info.super_resolution
         self._model = load_model(
-            self._info.family, self._info.path, self._info.revision, self._info.dtype, device, self._info.engine
-        )
+            self._info.family, self._info.path, self._info.revision, self._info.dtype, device, self._info.engine,
+            (second.path, second.revision) if second else None,
+        )  # fmt: skip
         if (found := tuple(site.name for site in self._model.sites)) != self._info.site_names:
             raise ModelError(
                 f"{model} runs sites that its configuration does not tell: {len(found)}, not {self._info.n_sites}; "
@@ -376,7 +378,7 @@ def cell_columns(row: PlannedRow, sweep_id: str, model: ResolvedModel) -> dict[s
     return {
         **{name: getattr(row, name) for name in _CELL_COLUMNS},
         "sweep_id": sweep_id,
-        "model_revision": model.weights,
+        "model_revision": model.drawn_with,
         "family": model.family,
         "site_indices": list(row.site_indices),
     }

@@ -24,6 +24,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     IFPipeline,
+    IFSuperResolutionPipeline,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -181,26 +182,35 @@ def sdxl() -> StableDiffusionXLPipeline:
     )  # fmt: skip
 
 
-def deepfloyd_if() -> IFPipeline:
-    """Builds the first stage of DeepFloyd IF: pixels, and attention to text and image at once."""
+def deepfloyd_parts(sample_size: int, layers: int, **changes: Any) -> dict[str, Any]:
+    """Builds what the two stages of DeepFloyd IF share: attention to text and image at once, on pixels."""
     unet = UNet2DConditionModel(
-        sample_size=SIDE, in_channels=3, out_channels=6, block_out_channels=(16, 16, 32, 32), layers_per_block=2,
+        sample_size=sample_size, out_channels=6, block_out_channels=(16, 16, 32, 32), layers_per_block=layers,
         down_block_types=("ResnetDownsampleBlock2D",) + ("SimpleCrossAttnDownBlock2D",) * 3,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=("SimpleCrossAttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",),
         # Of the text as attention reads it; it passes a norm of 32 groups.
         cross_attention_dim=32, cross_attention_norm="group_norm", attention_head_dim=8, norm_num_groups=8,
         encoder_hid_dim=T5, encoder_hid_dim_type="text_proj", addition_embed_type="text",
-        addition_embed_type_num_heads=4, act_fn="gelu", resnet_time_scale_shift="scale_shift",
+        addition_embed_type_num_heads=4, act_fn="gelu", resnet_time_scale_shift="scale_shift", **changes,
     )  # fmt: skip
     scheduler = DDPMScheduler(
         beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True,
         dynamic_thresholding_ratio=0.95, sample_max_value=1.5,
     )  # fmt: skip
-    return IFPipeline(
-        unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None, watermarker=None,
-        requires_safety_checker=False, **t5_pair(),
-    )  # fmt: skip
+    none = {"safety_checker": None, "feature_extractor": None, "watermarker": None, "requires_safety_checker": False}
+    return {"unet": unet, "scheduler": scheduler, **none, **t5_pair()}
+
+
+def deepfloyd_if() -> IFPipeline:
+    """Builds the first stage of DeepFloyd IF."""
+    return IFPipeline(**deepfloyd_parts(SIDE, 2, in_channels=3))
+
+
+def deepfloyd_if_ii() -> IFSuperResolutionPipeline:
+    """Builds its second stage, with a text encoder of its own, which nothing is to read."""
+    parts = deepfloyd_parts(2 * SIDE, 1, in_channels=6, class_embed_type="timestep")
+    return IFSuperResolutionPipeline(image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"), **parts)
 
 
 def pixart_parts(sample_size: int, layers: int, **changes: Any) -> dict[str, Any]:
@@ -292,6 +302,12 @@ def save(make: Callable[[], Any], folder: Path) -> None:
 BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
     {make.__name__: partial(save, make) for make in (sdxl, deepfloyd_if, pixart_alpha, pixart_sigma, sana, sd3, flux)}
 )
+
+
+def build_second_stage(folder: Path) -> Path:
+    """Saves the tiny second stage of DeepFloyd IF in a folder, and returns the folder."""
+    save(deepfloyd_if_ii, folder)
+    return folder
 
 
 def build(name: str, folder: Path) -> Path:

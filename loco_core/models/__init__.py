@@ -38,6 +38,7 @@ class ModelInfo:
         encoder_layers: transformer layers of its CLIP text encoders as published, all of them together; 0 without any.
         published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
             said of the model without its weights.
+        super_resolution: hub id of the second stage that was published with it; empty where none was.
     """
 
     seconds_per_image: float
@@ -47,6 +48,7 @@ class ModelInfo:
     gigabytes: float = 1
     encoder_layers: int = 0
     published: Mapping[str, Any] = field(default_factory=dict)
+    super_resolution: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class FamilyInfo:
         guided: whether generation has an unconditional half; without one the guidance scale is a number that a
             distilled denoiser reads.
         channels_last: whether the denoiser was measured faster in that memory layout on a CPU.
+        super_resolution: name of the diffusers pipeline class that may enlarge its images as a second stage; the
+            family's file exports a class ``SuperResolution`` (a :class:`SuperResolution`) then. Empty where there is
+            none.
     """
 
     pipelines: tuple[str, ...]
@@ -95,6 +100,7 @@ class FamilyInfo:
     schedulers: tuple[str, ...] = ()
     guided: bool = True
     channels_last: bool = False
+    super_resolution: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,35 @@ class Family(Protocol):
         """Returns the pipeline's tensors as images in [0, 1]."""
 
 
+class SuperResolution(Protocol):
+    """The second stage of a family, loaded as its pipelines are: a pipeline that enlarges what the first one draws.
+
+    It is never intervened on and never edited, and no row's prompt reaches it: what it draws follows from the pixels
+    that it is given and the seed.
+
+    Attributes:
+        pipeline: the diffusers pipeline.
+    """
+
+    pipeline: Any
+
+    def __init__(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> None:
+        """Loads the pipeline into the main memory; see :func:`load_pipeline`."""
+
+    def enlarge(self, model: LoadedModel, images: torch.Tensor, seeds: Sequence[int], steps: int) -> torch.Tensor:
+        """Enlarges images.
+
+        Args:
+            model: the first stage, which encodes texts for both.
+            images: ``(n, 3, height, width)`` tensors of the first stage's pipeline, as it gives them.
+            seeds: of each image's noise.
+            steps: denoising steps.
+
+        Returns:
+            tensors of the same kind, which :meth:`Family.images` takes.
+        """
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A pipeline on its device, with its sites.
@@ -180,6 +215,7 @@ class LoadedModel:
         dtype: of its weights.
         engine: how it computes.
         encoded: prompts that were encoded before; see :meth:`encode`.
+        super_resolution: what enlarges its images; None leaves them as they are.
     """
 
     pipeline: Any = field(repr=False)
@@ -190,6 +226,7 @@ class LoadedModel:
     dtype: str
     engine: Engine = field(default_factory=Engine)
     encoded: dict[tuple[str, ...], PromptEmbeds] = field(default_factory=dict, repr=False, compare=False)
+    super_resolution: SuperResolution | None = field(default=None, repr=False)
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Encodes prompts, or remembers them: the batches of a unit read the same few.
@@ -243,7 +280,13 @@ def family_of_pipeline(class_name: str, where: str) -> str:
 
 
 def load_model(
-    family_key: str, path: str, revision: str | None, dtype: str, device: str, engine: Engine | None = None
+    family_key: str,
+    path: str,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    engine: Engine | None = None,
+    super_resolution: tuple[str, str | None] | None = None,
 ) -> LoadedModel:
     """Loads a pipeline through its family's file.
 
@@ -253,11 +296,13 @@ def load_model(
         revision: the hub's commit; None for a folder.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
         device: e.g. ``cuda`` or ``cpu``.
-        engine: how it computes; None takes the defaults.
+        engine: how it computes, a second stage too; None takes the defaults.
+        super_resolution: path and revision of a second stage, of the class that the family's facts name; None loads
+            none.
 
     Raises:
-        ModelError: it cannot be loaded, does not fit, cannot run as the engine says, or its K and V cannot be told
-            apart.
+        ModelError: it cannot be loaded, has no second stage, does not fit, cannot run as the engine says, or its K and
+            V cannot be told apart.
     """
     import torch
 
@@ -268,15 +313,23 @@ def load_model(
     module = registry.load("models", family_key)
     family: Family = module.Family()
     facts: FamilyInfo = module.INFO
+    if super_resolution is not None and not facts.super_resolution:
+        raise ModelError(f"{path} ({family_key}) has no second stage; expected none, not {super_resolution[0]}")
     if engine.channels_last is None:
         engine = replace(engine, channels_last=facts.channels_last and device == "cpu")
+    device_map = "balanced" if engine.device_map == "balanced" else None
+    second: SuperResolution | None = None
     try:
-        pipeline = family.load(path, revision, dtype, "balanced" if engine.device_map == "balanced" else None)
+        pipeline = family.load(path, revision, dtype, device_map)
         denoiser = family.denoiser(pipeline)
         place(pipeline, denoiser, engine, device)
+        if super_resolution is not None:
+            second = module.SuperResolution(*super_resolution, dtype, device_map)
+            place(second.pipeline, family.denoiser(second.pipeline), engine, device)
     except torch.OutOfMemoryError as error:
+        both = path if super_resolution is None else f"{path} with {super_resolution[0]}"
         raise ModelError(
-            f"{path} does not fit into the memory of {device} in {dtype}; expected a larger device, "
+            f"{both} does not fit into the memory of {device} in {dtype}; expected a larger device, "
             + ("dtype: bfloat16, " if dtype == "float32" else "")
             + "engine.offload, or several GPUs with engine.device_map: balanced"
         ) from error
@@ -284,7 +337,9 @@ def load_model(
         sites = record_sites(denoiser, lambda: family.forward(pipeline, family.blank(pipeline)))
     if engine.compile:
         compile_between(denoiser, sites)
-    return LoadedModel(pipeline, family, facts, sites, device, dtype, engine)
+        if second is not None:
+            compile_between(family.denoiser(second.pipeline), ())
+    return LoadedModel(pipeline, family, facts, sites, device, dtype, engine, super_resolution=second)
 
 
 def load_pipeline(

@@ -1,4 +1,6 @@
-"""DeepFloyd IF, stage I: a UNet on pixels that reads T5; text K and V stand beside those of the image.
+"""DeepFloyd IF: a UNet on pixels that reads T5; text K and V stand beside those of the image.
+
+Stage I draws 64 pixels; it is swept and edited. Stage II, where a sweep asks for it, enlarges them to 256.
 
 The text passes a GroupNorm of every block before its projections, which have biases. The same text is pooled inside the
 UNet and added to the time embedding.
@@ -6,11 +8,12 @@ UNet and added to the time embedding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusers_family import UNetFamily
-from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.models import FamilyInfo, LoadedModel, ModelInfo, PromptEmbeds, load_pipeline
 from loco_core.sites import unet_site_names
 from loco_core.tokens import t5_tokens
 
@@ -30,7 +33,15 @@ _UNET = {
 }  # fmt: skip
 INFO = FamilyInfo(
     pipelines=("IFPipeline",),
-    models={"deepfloyd-if": ModelInfo(20.0, "DeepFloyd/IF-I-XL-v1.0", gigabytes=20, published=_UNET)},
+    models={
+        "deepfloyd-if": ModelInfo(
+            20.0,
+            "DeepFloyd/IF-I-XL-v1.0",
+            gigabytes=20,
+            published=_UNET,
+            super_resolution="DeepFloyd/IF-II-L-v1.0",
+        )
+    },
     status="experimental",
     seconds_per_image=20.0,
     config_file="unet/config.json",
@@ -39,6 +50,7 @@ INFO = FamilyInfo(
     encoders="T5-XXL",
     pooled="attention pooling of the whole text inside the UNet, added to the time embedding",
     schedulers=("DDPMScheduler",),
+    super_resolution="IFSuperResolutionPipeline",
 )
 
 
@@ -75,3 +87,37 @@ class Family(UNetFamily):
     def images(self, output: torch.Tensor) -> torch.Tensor:
         """Brings pixels in [-1, 1], which this pipeline's tensors are, to [0, 1]."""
         return (output / 2 + 0.5).clamp(0, 1)
+
+
+class SuperResolution:
+    """Stage II: an ``IFSuperResolutionPipeline`` without a text encoder; that of stage I encodes for both.
+
+    It reads the empty prompt for every row, clean and swapped alike: by the row's prompt it would draw back into a
+    picture what stage I was made to leave out. Both halves of guidance would read the same, so that only one of them is
+    computed. The noise that stage I's pixels get first is the pipeline's default (level 250).
+
+    Attributes:
+        pipeline: the diffusers pipeline.
+    """
+
+    def __init__(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> None:
+        """Loads the pipeline, without its safety checker and watermark."""
+        others = {"text_encoder": None, "tokenizer": None, "feature_extractor": None}
+        self.pipeline = load_pipeline(
+            INFO.super_resolution, path, revision, dtype, device_map, **others, **Family.left_out
+        )
+
+    def enlarge(self, model: LoadedModel, images: torch.Tensor, seeds: Sequence[int], steps: int) -> torch.Tensor:
+        """Enlarges pixels in [-1, 1], as stage I's native side is to stage II's."""
+        import torch
+
+        # Alone, not beside the batch's prompts, beside which its last bits would differ from batch to batch.
+        empty = model.encode([""]).take([0] * len(images))
+        first, second = (int(stage.unet.config.sample_size) for stage in (model.pipeline, self.pipeline))
+        height, width = (side * second // first for side in images.shape[2:])
+        enlarged: torch.Tensor = self.pipeline(
+            image=images, prompt_embeds=empty.embeds, height=height, width=width, num_inference_steps=steps,
+            guidance_scale=1.0, generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="pt",
+        ).images  # fmt: skip
+        return enlarged

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,8 @@ def contributions(model: LoadedModel, rows: Sequence[Row], settings: Generation,
     """
     if model.facts.stream != "fixed":
         raise ModelError("attention contribution needs text that is the same at every step; this model's evolves")
+    # Nobody looks at the pictures.
+    model = replace(model, super_resolution=None)
     parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     return torch.cat([_batch(model, part, settings, batch_size) for part in parts])
 

@@ -26,5 +26,7 @@ def export(
 
     store = open_store(results, create=False)
     row = find_edit(store, edit, {"model": model, "attribute": attribute, "editor": editor})
-    export_edit(store, row, out)
+    second = export_edit(store, row, out)
     print(f"{out}: {row.model} with {row.attribute} edited ({row.editor}, {row.localization}, edit {row.edit_id[:12]})")
+    if second is not None:
+        print(f"the second stage, {second}, is as published and not in the folder; load it beside")

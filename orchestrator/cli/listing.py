@@ -58,6 +58,8 @@ def _sites(name: str) -> None:
     print(f"{name}: {len(names)} sites in execution order ({facts.status}); edits: {facts.editable}")
     if names:
         print(f"window sizes where a sweep names none: {', '.join(map(str, LocalizeSettings().sizes(len(names))))}")
+    if second := find_model(name)[1].super_resolution:
+        print(f"second stage, which enlarges images: `super_resolution: {second}`, or any {facts.super_resolution}")
     for index, site in enumerate(names):
         print(f"{index:3d}  {site}")
 

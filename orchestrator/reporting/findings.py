@@ -210,6 +210,7 @@ def read_findings(store: Store) -> Findings:
         provenance={
             "sweep": sweep_id,
             **{f"weights of {name}": digest for name, digest in pinned["models"].items()},
+            **{f"second stage of {m.id}": str(m.super_resolution) for m in spec.models if m.super_resolution},
             "weights of the scorer": pinned["scorer"],
             "devices": ", ".join(used["device"]),
             "torch": ", ".join(used["torch_version"]),

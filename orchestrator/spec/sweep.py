@@ -109,6 +109,25 @@ class EngineSpec(_Strict):
         return self
 
 
+class SuperResolutionSpec(_Strict):
+    """A second stage, which enlarges a model's images.
+
+    Attributes:
+        path: folder or hub id of a diffusers pipeline.
+        revision: of a hub id.
+    """
+
+    path: Text
+    revision: Text | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.revision is None else f"{self.path} @ {self.revision}"
+
+
+def _by_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
 class ModelSpec(_Strict):
     """A model of the sweep.
 
@@ -119,6 +138,8 @@ class ModelSpec(_Strict):
         dtype: of weights and activations; changes the pixels.
         engine: how it computes; frozen as the dtype is, but for where weights wait.
         guidance_scale: of this model; None is the sweep's. Distilled models need another than those beside them.
+        super_resolution: the second stage, in families that have one; a bare path stands for ``{path: ...}``. None
+            leaves images as the model draws them.
         worker: what a worker needs.
     """
 
@@ -128,6 +149,7 @@ class ModelSpec(_Strict):
     dtype: Dtype = "float32"
     engine: EngineSpec = EngineSpec()
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
+    super_resolution: Annotated[SuperResolutionSpec | None, BeforeValidator(_by_path)] = None
     worker: WorkerNeeds = WorkerNeeds()
 
     @property

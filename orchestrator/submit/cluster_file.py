@@ -83,13 +83,14 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
             "an absolute path that every node mounts"
         )
     for number, model in enumerate(sweep.models):
-        path = model.path
-        if path is not None and not Path(path).is_absolute() and (path.startswith((".", "~")) or Path(path).is_dir()):
-            keys = ("models", number, "path") if sweep_file != file else ("sweep", "models", number, "path")
-            raise SpecError(
-                f"{place(sweep_file, keys)}: models.{number}.path: {model.path!r} is a folder of this machine; "
-                "expected a hub id, or an absolute path that every node mounts"
-            )
+        second = model.super_resolution
+        for key, path in (("path", model.path), ("super_resolution", second and second.path)):
+            if path and not Path(path).is_absolute() and (path.startswith((".", "~")) or Path(path).is_dir()):
+                keys = ("models", number, key) if sweep_file != file else ("sweep", "models", number, key)
+                raise SpecError(
+                    f"{place(sweep_file, keys)}: models.{number}.{key}: {path!r} is a folder of this machine; "
+                    "expected a hub id, or an absolute path that every node mounts"
+                )
 
 
 def _with_needs(file: Path, model: ModelSpec, workers: WorkersSpec) -> ModelSpec:

@@ -189,6 +189,8 @@ def test_lists(command: Command) -> None:
     sites = command("models", "toy")[1]
     assert "up_blocks.1.attentions.2" in sites
     assert "window sizes where a sweep names none: 1, 2, 3, 4\n" in sites
+    assert "`super_resolution: DeepFloyd/IF-II-L-v1.0`, or any IFSuperR" in command("models", "deepfloyd-if")[1]
+    assert "second stage" not in sites
     assert "style/van-gogh" in command("attributes")[1]
     assert "donor:" in command("attributes", "fact/zandia")[1]
 

@@ -22,7 +22,7 @@ from loco_core.generate import generate
 from loco_core.models import LoadedModel, load_model
 from loco_core.testing.families import random_rows
 from loco_core.types import Engine, Generation, PromptRecord, Row
-from tests.tiny_models import build
+from tests.tiny_models import build, build_second_stage
 
 # One family a way to intervene: tables of K and V, masks that go with them, K and V that are borrowed at every step.
 KINDS = {"sdxl": "sdxl", "pixart_alpha": "pixart", "sd3": "sd3"}
@@ -101,6 +101,24 @@ def test_offloaded_weights_give_the_same_bits_batch_after_batch(
     denoiser = model.family.denoiser(model.pipeline)
     assert device_of(denoiser).type == "cpu"
     assert all(weight.is_meta == (offload == "sequential") for weight in denoiser.parameters())
+
+
+@pytest.mark.usefixtures("offloading")
+def test_a_second_stage_runs_as_the_first(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Its weights wait where those of the first do; its text is encoded by an encoder that waits, too."""
+    second, pictures = build_second_stage(tmp_path / "second"), []
+    for engine in (Engine(), Engine(offload="model"), Engine(offload="sequential"), Engine(channels_last=True)):
+        model = load_model(
+            "deepfloyd_if", str(folders["deepfloyd_if"]), None, "float32", "cpu", engine, (str(second), None)
+        )
+        assert model.super_resolution is not None
+        unet = model.super_resolution.pipeline.unet
+        assert all(weight.is_meta == (engine.offload == "sequential") for weight in unet.parameters())
+        strided = unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        assert strided == bool(engine.channels_last)
+        pictures.append(drawn(model))
+    assert all(torch.equal(found, pictures[0]) for found in pictures[1:3])
+    assert 0 < float((pictures[3] - pictures[0]).abs().max()) < 10 * TOLERANCE
 
 
 @pytest.mark.usefixtures("offloading")

@@ -103,6 +103,13 @@ def test_a_model_folder_of_this_machine_is_refused_where_other_machines_work(fol
     (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: mine, path: ./mine}]"))
     with pytest.raises(SpecError, match=r"sweep.yaml:2:\d+: models.0.path: './mine' is a folder of this machine"):
         load_cluster(folder / "cluster.yaml")
+    (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: deepfloyd-if, super_resolution: ./two}]"))
+    with pytest.raises(SpecError, match=r"sweep.yaml:2:\d+: models.0.super_resolution: './two' is a folder of this"):
+        load_cluster(folder / "cluster.yaml")
+    (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: toy, super_resolution: a/b}]"))
+    with pytest.raises(SpecError, match=r"sweep.yaml:2:\d+: super_resolution: toy \(stable_diffusion\) has no second"):
+        load_cluster(folder / "cluster.yaml")
+    (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: mine, path: ./mine}]"))
     (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', "{local: true}"))
     assert load_cluster(folder / "cluster.yaml").sweep.models[0].path == "./mine"
 

@@ -149,6 +149,12 @@ BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
             BASE.replace("[toy]", "[{id: toy, engine: {offload: model, device_map: balanced}}]"),
             "2:57: models.0.engine.device_map: 'balanced' keeps all weights on GPUs",
         ),
+        (
+            BASE.replace("[toy]", "[{id: toy, super_resolution: {path: a/b, revison: c}}]"),
+            "2:50: unknown key 'revison'; expected one of path, revision; did you mean",
+        ),
+        (BASE.replace("[toy]", "[{id: toy, super_resolution: 3}]"), "2:38: models.0.super_resolution: 3 is wrong"),
+        (BASE.replace("[toy]", "[{id: toy, super_resolution: ''}]"), '2:38: models.0.super_resolution: "" is wrong'),
         (BASE + "generation: 5\n", "5:13: generation: 5 is wrong; expected an object"),
         (
             BASE + "images: nome\n",
@@ -275,6 +281,11 @@ def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
         ),
         ({"models": [{"id": "toy", "engine": {"compile": True}}]}, "models.toy.engine.compile false -> true"),
         ({"models": [{"id": "toy", "guidance_scale": 3.5}]}, "models.toy.guidance_scale default -> 3.5"),
+        ({"models": [{"id": "toy", "super_resolution": "a/b"}]}, "models.toy.super_resolution default -> a/b."),
+        (
+            {"models": [{"id": "toy", "super_resolution": {"path": "a/b", "revision": "c"}}]},
+            "models.toy.super_resolution default -> a/b @ c.",
+        ),
         ({"models": ["other"]}, "models without toy"),
         ({"attributes": ["style/other"]}, "attributes without style/mori"),
         ({"seeds": 3}, "seeds without 3"),

@@ -1,0 +1,102 @@
+"""The second stage of a model, which enlarges its images: what its name stands for. Without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from loco_core.errors import ModelError, SpecError, located
+from loco_core.models import families
+from orchestrator.spec import ModelSpec, SuperResolutionSpec
+from orchestrator.weights import absolute, on_hub, read_json, weights_hash
+
+if TYPE_CHECKING:
+    from orchestrator.resolve import ResolvedModel
+
+
+class ResolvedSuperResolution(BaseModel):
+    """A second stage, pinned.
+
+    Attributes:
+        path: folder or hub id.
+        revision: commit on the hub; None for a folder.
+        weights: hash of weights and configuration (on the hub, its commit).
+        native_side: side of its images in pixels where the sweep does not say; 0 where nobody has looked.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    revision: str | None
+    weights: str
+    native_side: int
+
+
+def check_second_stage(model: str, family: str) -> None:
+    """Refuses a second stage of a model whose family has none.
+
+    Raises:
+        SpecError: it has none.
+    """
+    known = families()
+    if not known[family].super_resolution:
+        able = " and ".join(key for key, facts in known.items() if facts.super_resolution)
+        raise SpecError(f"super_resolution: {model} ({family}) has no second stage; only {able} has one")
+
+
+def resolve_second_stage(spec: SuperResolutionSpec, family: str) -> ResolvedSuperResolution:
+    """Looks up a second stage.
+
+    Args:
+        spec: as in the sweep.
+        family: of the first stage, one that has a second.
+
+    Raises:
+        ModelError: it is not the family's second stage, or holds pickles where safetensors belong.
+    """
+    facts = families()[family]
+    found = read_json(spec.path, spec.revision, "model_index.json").get("_class_name")
+    if found != facts.super_resolution:
+        raise ModelError(f'super_resolution: {spec.path} is a "{found}"; expected a "{facts.super_resolution}"')
+    config = read_json(spec.path, spec.revision, facts.config_file)
+    try:
+        side = facts.native_side(config)
+    except (KeyError, TypeError, ValueError) as error:
+        place = f"{spec.path}/{facts.config_file}"
+        raise ModelError(f"{place} is not the configuration of a denoiser: {error!r}") from error
+    weights = weights_hash(spec.path, spec.revision)
+    return ResolvedSuperResolution(
+        path=absolute(spec.path),
+        # As of a model: the commit, not the name of a branch.
+        revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
+        weights=weights,
+        native_side=side,
+    )
+
+
+def enlarged(number: int, spec: ModelSpec, model: ResolvedModel, *, hub: bool = True) -> ResolvedModel:
+    """Returns a model with the second stage that the sweep gives it, if it does.
+
+    Args:
+        number: of the model in the sweep.
+        spec: the same as declared.
+        model: its first stage.
+        hub: whether to ask the hub; without it no more is known of a hub id than that.
+
+    Raises:
+        SpecError: its family has no second stage.
+        ModelError: as of `resolve_second_stage`.
+    """
+    second = spec.super_resolution
+    if second is None:
+        return model
+    with located("models", number, "super_resolution"):
+        check_second_stage(model.id, model.family)
+        if hub or not on_hub(second.path):
+            found = resolve_second_stage(second, model.family)
+        else:
+            found = ResolvedSuperResolution(path=second.path, revision=second.revision, weights="", native_side=0)
+    # Counted, not measured: a step of DeepFloyd IF's takes 3.1 TFLOP, one of its first, guided, 5.8.
+    seconds = 1.5 * model.seconds_per_image
+    return model.model_copy(update={"super_resolution": found, "seconds_per_image": seconds})
