@@ -69,12 +69,11 @@ CURVE = {
 }  # fmt: skip
 # A planted transformer: which tokens are to be edited where every word has read every other.
 SHORT = {
-    "edit": {"editors": ["loco_edit"], "lambdas": [0.01, 0.1], "tokens": ["last_subject", "subject", "all"]},
-    "evaluate": {**FEW["evaluate"], "seeds": 1},
+    "edit": {"editors": ["loco_edit"], "lambdas": [0.001, 0.01, 0.1], "tokens": ["last_subject", "subject", "all"]},
+    "evaluate": FEW["evaluate"],
 }
 # Held-out prompts are 8 of a style and 4 of a fact, and as many paraphrases: 208 pictures of each attribute.
 REPORT = {"style": {"prompts": 8, "seeds": 13}, "fact": {"prompts": 8, "seeds": 26}}
-SHORT_REPORT = {kind: {"prompts": 4, "seeds": 7} for kind in EXAMPLES}
 
 
 def sweep(model: str, blocks: Mapping[str, Any]) -> SweepSpec:
@@ -111,9 +110,6 @@ def localized(model: str, kind: str, root: str) -> Window | None:
         kind: ``style`` or ``fact``.
         root: where the natural model is swept.
     """
-    if model in MODELS and is_transformer(model):
-        sites = MODELS[model].plants[kind].sites
-        return Window(sites[0], len(sites))
     if model in MODELS:
         table = PLANTED_TABLES / f"{model}-{EXAMPLES[kind].replace('/', '-')}-0.parquet"
         return localize(pq.read_table(table), LocalizeSettings()).window
@@ -154,8 +150,7 @@ def measure(model: str, root: str, *, quick: bool) -> list[dict[str, Any]]:
 def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
     """Measures LocoEdit of the examples of one model at strengths and token sets; returns a row an edit."""
     controls = Controls(backend, lambda _: None, StopSwitch())
-    short = is_transformer(model)
-    blocks, store = sweep(model, SHORT if short else CURVE), open_store(root)
+    blocks, store = sweep(model, SHORT if is_transformer(model) else CURVE), open_store(root)
     store.record_sweep(sweep_id(blocks), blocks, uuid.uuid4().hex)
     for kind, example in EXAMPLES.items():
         window = localized(model, kind, root)
@@ -163,7 +158,7 @@ def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
             continue
         one = edit_driver.Meant(root, model, (example,))
         edit_driver.edit(one, controls, print, window=window, blocks=blocks)
-        changes = {**(SHORT_REPORT if short else REPORT)[kind], "windows": False}
+        changes = {**REPORT[kind], "windows": False}
         edit_driver.evaluate(one, controls, print, changes)
     edits = store.read("edits").to_pylist()
     settings = {(row["edit_id"], row["scope"]): row for row in edits}

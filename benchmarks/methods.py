@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import binomtest
 
-from benchmarks.edits import NAMES, model_name, shares
+from benchmarks.edits import NAMES, is_transformer, model_name, shares
 from loco_core.localizer_bench.serve import Served
 from loco_core.localizers import LocalizeSettings, rule
 from loco_core.toyworld import PLANTED_TABLES
@@ -52,15 +52,19 @@ def attributes(model: str) -> list[str]:
 
 
 def sweep(model: str) -> SweepSpec:
-    """Returns the sweep of one model."""
+    """Returns the sweep of one model, with the methods that its family admits."""
+    transformer = is_transformer(model)
+    # Causal tracing restores sites of a UNet; DiffQuickFix edits a CLIP text encoder. Neither is here.
+    beside = [name for name in BESIDE if not (transformer and name == "causal_tracing")]
+    editors = ["loco_edit", "neurons", "uce", *([] if transformer else ["diff_quick_fix"])]
     return SweepSpec.model_validate(
         {
             "name": f"methods-{model}", "models": [model], "attributes": attributes(model),
-            "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": 4,
+            "windows": {"sizes": [1, 2, 3] if transformer else [1, 2, 3, 4]}, "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
-            "scorer": "toy-clip", "images": "none", "localize": {"beside": list(BESIDE)},
+            "scorer": "toy-clip", "images": "none", "localize": {"beside": beside},
             "edit": {
-                "editors": ["loco_edit", "neurons", "uce", "diff_quick_fix"], "lambdas": [0.01, 0.1],
+                "editors": editors, "lambdas": [0.01, 0.1],
                 "neurons": [0.1], "tokens": ["all"],
                 # The published lambdas, 0.5 and 0.01, and larger ones: they are absolute, and this text is narrow.
                 "method_lambdas": {"uce": [0.5, 5.0, 50.0], "diff_quick_fix": [0.01, 0.1, 1.0, 10.0]},

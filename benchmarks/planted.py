@@ -28,7 +28,6 @@ from orchestrator.spec import SweepSpec
 from orchestrator.spec.sweep import AttributeSpec, RecordSpec
 from orchestrator.store import open_store
 
-UNETS = [name for name, model in MODELS.items() if model.start == "toy"]
 FIRST_SEEDS = (0, 100, 200)
 
 
@@ -49,7 +48,8 @@ class Budget:
 
 
 BUDGETS = {
-    # These are told apart by six.
+    # These are told apart by six; a quarter of twelve sites is three.
+    **{("toy-dit-planted", kind): Budget(seeds=6, sizes=(1, 2, 3)) for kind in ("style", "object", "fact")},
     **{("toy-planted-a", kind): Budget(seeds=6) for kind in ("style", "object", "fact")},
     ("toy-planted-c", "object"): Budget(seeds=6),
     # In eight steps one of the scattered sites removes 0.6 alone (0.4 in twenty), and a picture has the style or has it
@@ -104,7 +104,7 @@ def main() -> None:
     # Workers of one thread each: measured on two cores, 1.3 times as fast as one worker of two threads.
     workers, budgets = len(os.sched_getaffinity(0)), tuple(dict.fromkeys((Budget(), *BUDGETS.values())))
     for number, first_seed in enumerate(FIRST_SEEDS):
-        for model, budget in itertools.product(arguments.models or UNETS, budgets):
+        for model, budget in itertools.product(arguments.models or MODELS, budgets):
             if not attributes(model, budget):
                 continue
             root = str(arguments.work / f"{model}-{budget.steps}-{budget.seeds}-{number}")
@@ -125,7 +125,7 @@ def main() -> None:
 def truth() -> dict[str, dict[str, object]]:
     """Returns what a localizer must find, by model and kind, an attribute before its kind; from the oracle's tables."""
     tables, found = json.loads((WEIGHTS / "oracle.json").read_text()), {}
-    for name in UNETS:
+    for name in MODELS:
         planted = MODELS[name]
         kinds: dict[str, object] = {}
         for kind, table in tables[name].items():

@@ -74,7 +74,8 @@ class Thrift:
 
     Attributes:
         tables: how many.
-        same: of these with the same outcome and window.
+        same_outcome: of these with the same outcome.
+        same: with the same window too, where there is one.
         images: that were scored for it, complements included.
         all_images: that were scored for the other.
         drawn: images that were drawn for it, clean and donor images that go with every round included.
@@ -82,6 +83,7 @@ class Thrift:
     """
 
     tables: int = 0
+    same_outcome: int = 0
     same: int = 0
     images: int = 0
     all_images: int = 0
@@ -90,10 +92,11 @@ class Thrift:
 
     def plus(self, few: Answer, whole: Answer) -> Thrift:
         """Adds a table."""
-        same = (few.found.outcome, few.found.window) == (whole.found.outcome, whole.found.window)
+        same_outcome = few.found.outcome == whole.found.outcome
         return Thrift(
             self.tables + 1,
-            self.same + same,
+            self.same_outcome + same_outcome,
+            self.same + (same_outcome and few.found.window == whole.found.window),
             self.images + few.images,
             self.all_images + whole.images,
             self.drawn + few.drawn,
@@ -101,11 +104,14 @@ class Thrift:
         )
 
     def __str__(self) -> str:
-        low, high = wilson(self.same, self.tables)
+        def rate(hits: int) -> str:
+            low, high = wilson(hits, self.tables)
+            return f"{hits / self.tables:.1%} ({low:.1%}-{high:.1%})"
+
         return (
             f"{self.images / self.all_images:.1%} of the whole grid's scores, {self.drawn / self.all_drawn:.1%} of its "
-            f"images (every round draws clean and donor again); same outcome and window in "
-            f"{self.same / self.tables:.1%} of {self.tables} tables ({low:.1%}-{high:.1%})"
+            f"images (every round draws clean and donor again); same outcome in "
+            f"{rate(self.same_outcome)} of {self.tables} tables, same window too in {rate(self.same)}"
         )
 
 
