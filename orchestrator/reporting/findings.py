@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from loco_core.attributes import attribute
 from loco_core.errors import StoreError
+from orchestrator import __version__
 from orchestrator.edit_plan import contents_were_swept
 from orchestrator.edit_summary import EditSummary, Share, summarize
 from orchestrator.edit_verdict import Verdict, verdicts
@@ -214,7 +215,9 @@ def read_findings(store: Store) -> Findings:
             "weights of the scorer": pinned["scorer"],
             "devices": ", ".join(used["device"]),
             "torch": ", ".join(used["torch_version"]),
-            **{name: version(name) for name in ("diffusers", "transformers", "loco-sweep")},
+            **{name: version(name) for name in ("diffusers", "transformers")},
+            # On a cluster the packages travel with the job and are not installed.
+            "loco-sweep": __version__,
             "python": platform.python_version(),
         },
     )

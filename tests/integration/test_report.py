@@ -6,16 +6,18 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
-from orchestrator import driver
+from orchestrator import __version__, driver
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.cli.main import app
 from orchestrator.reporting import write_report
+from orchestrator.reporting.findings import read_findings
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Store, encode_document, make_table, open_store
@@ -103,6 +105,18 @@ def test_what_was_published_stands_beside_it(results: Path) -> None:
     assert re.fullmatch(r"-?[\d.]+ → -?[\d.]+ on 6 pictures of 1 prompt without the attribute \(.*\)", edits[3])
     assert len(edits) == 4
     assert "Published for Stable Diffusion 1.5" in part
+
+
+def test_a_report_is_written_where_the_project_is_not_installed(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster, where its packages travel with the job."""
+
+    def of(name: str) -> Distribution:
+        if name == "loco-sweep":
+            raise PackageNotFoundError(name)
+        return distribution(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", of)
+    assert read_findings(open_store(str(results))).provenance["loco-sweep"] == __version__
 
 
 def test_pictures_stand_in_order_and_open_large_by_keyboard(visit: Visit) -> None:
