@@ -39,6 +39,8 @@ ATTRIBUTES = {
     "fact": ("fact/zandia", "fact/morova", "fact/kestria"),
 }
 BESIDE = ("argmin", "attention_contribution", "causal_tracing")
+METHOD_LAMBDAS = {"uce": [0.5, 5.0, 50.0], "diff_quick_fix": [0.01, 0.1, 1.0, 10.0]}
+"""The published lambdas, 0.5 and 0.01, and larger ones: they are absolute, and this text is narrow."""
 SHARES = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept")
 RESAMPLES = 2000
 
@@ -66,8 +68,7 @@ def sweep(model: str) -> SweepSpec:
             "edit": {
                 "editors": editors, "lambdas": [0.01, 0.1],
                 "neurons": [0.1], "tokens": ["all"],
-                # The published lambdas, 0.5 and 0.01, and larger ones: they are absolute, and this text is narrow.
-                "method_lambdas": {"uce": [0.5, 5.0, 50.0], "diff_quick_fix": [0.01, 0.1, 1.0, 10.0]},
+                "method_lambdas": {name: METHOD_LAMBDAS[name] for name in editors if name in METHOD_LAMBDAS},
             },
             "evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False},
         },
