@@ -16,6 +16,9 @@ from loco_core.models import LoadedModel, PromptEmbeds
 from loco_core.routing import PromptKey, Router, draws, prompt_keys, source_of
 from loco_core.types import Generation, Row
 
+CONSTANT_BELOW = 1e-3
+"""A picture of one colour is no picture: the standard deviation of its pixels, in [0, 1], that still counts as one."""
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -140,8 +143,16 @@ def _run(
                 output_type="pt",
             ).images
         if model.super_resolution is not None:
+            # What is drawn from no picture looks like one.
+            failed = of_one_colour(family.images(images))
             images = model.super_resolution.enlarge(model, images, [row.seed for row in rows], settings.steps)
+            images[failed] = torch.nan
     return Pictures(family.images(images).float().cpu(), last[0].float().cpu())
+
+
+def of_one_colour(images: torch.Tensor) -> torch.Tensor:
+    """Tells ``(n,)`` which images ``(n, 3, height, width)`` in [0, 1] are no pictures: black ones, broken ones."""
+    return ~(images.float().std(dim=(2, 3)).amax(dim=1) > CONSTANT_BELOW)
 
 
 def _pooled(number: Mapping[PromptKey, int], row: Row, half: str) -> int:

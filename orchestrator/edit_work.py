@@ -231,7 +231,7 @@ def _draw(bench: Bench, unit: EvaluateUnit, delta: WeightDelta | None, row_by_ro
     found = []
     for at, probe in enumerate(unit.probes):
         names = {kind: seen[at] for kind, seen in judged.items()}
-        if not is_valid(pictures[at], bench.generation):
+        if not is_valid(pictures[at], bench.generation, bench.model.enlargement):
             nothing = dict.fromkeys(names or [unit.attribute.kind], INVALID)
             found.append(_Seen(pictures[at], False, None, None, nothing))
             continue

@@ -58,7 +58,7 @@ def _traced(bench: Bench, unit: TraceUnit) -> Iterator[dict[str, Any]]:
     for record, seed in unit.items:
         for found in trace(bench.model, record.prompt, record.donor, seed, bench.generation, unit.batch_size):
             value = float("nan")
-            if is_valid(found.picture, bench.generation):
+            if is_valid(found.picture, bench.generation, bench.model.enlargement):
                 texts = [record.score_text, record.donor_text]
                 here, there = bench.scorer.score(bench.scorer.embed_images(found.picture[None]), texts)[0]
                 value = float(here - there)

@@ -280,9 +280,9 @@ class PipelineWorker:
         for name, embedding in zip(names, embeddings, strict=True):
             picture, seconds = pictures[name]
             reference = clean.get(images[name].seed)
-            valid = is_valid(picture, self._generation)
+            valid = is_valid(picture, self._generation, self._model.enlargement)
             distance = None
-            if valid and reference is not None and is_valid(reference, self._generation):
+            if valid and reference is not None and is_valid(reference, self._generation, self._model.enlargement):
                 distance = float((picture - reference).square().mean().sqrt())
             found[name] = _Scored(picture, embedding, valid, distance, seconds)
         return found

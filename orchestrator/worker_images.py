@@ -10,23 +10,23 @@ from loco_core.types import Generation
 if TYPE_CHECKING:
     import torch
 
-# A picture of one colour is no picture: the standard deviation of its pixels, in [0, 1], that still counts as one.
-CONSTANT_BELOW = 1e-3
 
-
-def is_valid(picture: torch.Tensor, generation: Generation) -> bool:
+def is_valid(picture: torch.Tensor, generation: Generation, enlargement: int) -> bool:
     """Tells whether a picture is finite, not of one colour (black included), and of the size that was asked for.
 
     Args:
         picture: ``(3, height, width)`` in [0, 1].
         generation: settings that it was made with.
+        enlargement: how many times larger a second stage makes it than was asked of the first; 1 without one.
     """
-    wanted = (generation.height or picture.shape[1], generation.width or picture.shape[2])
-    return (
-        bool(picture.isfinite().all())
-        and tuple(picture.shape) == (3, *wanted)
-        and float(picture.std(dim=(1, 2)).max()) > CONSTANT_BELOW
+    from loco_core.generate import of_one_colour
+
+    wanted = tuple(
+        enlargement * asked if asked else side
+        for asked, side in zip((generation.height, generation.width), picture.shape[1:], strict=True)
     )
+    right = bool(picture.isfinite().all()) and tuple(picture.shape) == (3, *wanted)
+    return right and not bool(of_one_colour(picture[None])[0])
 
 
 def encode_image(picture: torch.Tensor, name: str) -> dict[str, Any]:

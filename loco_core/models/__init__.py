@@ -188,6 +188,9 @@ class SuperResolution(Protocol):
     def __init__(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> None:
         """Loads the pipeline into the main memory; see :func:`load_pipeline`."""
 
+    def factor(self, model: LoadedModel) -> int:
+        """Returns how many times larger its images are than those of the first stage."""
+
     def enlarge(self, model: LoadedModel, images: torch.Tensor, seeds: Sequence[int], steps: int) -> torch.Tensor:
         """Enlarges images.
 
@@ -227,6 +230,11 @@ class LoadedModel:
     engine: Engine = field(default_factory=Engine)
     encoded: dict[tuple[str, ...], PromptEmbeds] = field(default_factory=dict, repr=False, compare=False)
     super_resolution: SuperResolution | None = field(default=None, repr=False)
+
+    @property
+    def enlargement(self) -> int:
+        """How many times larger its images are than what its pipeline draws."""
+        return self.super_resolution.factor(self) if self.super_resolution else 1
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeds:
         """Encodes prompts, or remembers them: the batches of a unit read the same few.

@@ -107,14 +107,18 @@ class SuperResolution:
             INFO.super_resolution, path, revision, dtype, device_map, **others, **Family.left_out
         )
 
+    def factor(self, model: LoadedModel) -> int:
+        """Returns how many times larger its native side is than that of stage I."""
+        first, second = (int(stage.unet.config.sample_size) for stage in (model.pipeline, self.pipeline))
+        return second // first
+
     def enlarge(self, model: LoadedModel, images: torch.Tensor, seeds: Sequence[int], steps: int) -> torch.Tensor:
         """Enlarges pixels in [-1, 1], as stage I's native side is to stage II's."""
         import torch
 
         # Alone, not beside the batch's prompts, beside which its last bits would differ from batch to batch.
         empty = model.encode([""]).take([0] * len(images))
-        first, second = (int(stage.unet.config.sample_size) for stage in (model.pipeline, self.pipeline))
-        height, width = (side * second // first for side in images.shape[2:])
+        height, width = (side * self.factor(model) for side in images.shape[2:])
         enlarged: torch.Tensor = self.pipeline(
             image=images, prompt_embeds=empty.embeds, height=height, width=width, num_inference_steps=steps,
             guidance_scale=1.0, generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],

@@ -22,6 +22,7 @@ from tests.integration.test_run import run
 from tests.sweeps import Command, tiny_sweep
 from tests.tiny_models import SIDE, build, build_second_stage
 
+SIDES = {"height": SIDE, "width": SIDE}
 KEY = ["prompt_id", "seed", "control", "window_start", "window_size"]
 
 
@@ -39,7 +40,7 @@ class Made:
 def sweep(folder: Path, model: Mapping[str, Any]) -> SweepSpec:
     return tiny_sweep(
         "", models=[model], attributes=["style/velor"], prompts=1, seeds=1, images="report", controls={"random": 0},
-        windows={"sizes": [1], "stride": 5}, generation={"steps": 2, "guidance_scale": 3.0, "batch_size": 8},
+        windows={"sizes": [1], "stride": 5}, generation={"steps": 2, "guidance_scale": 3.0, "batch_size": 8, **SIDES},
         localize={"localizer": str(folder / "first.py"), "resamples": 100},
         edit={"editors": ["loco_edit"], "lambdas": [0.1], "tokens": ["all"], "preserve": 1},
         evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "judge": "toy-judge", "windows": False},

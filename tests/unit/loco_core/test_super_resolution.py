@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import IFSuperResolutionPipeline
+from diffusers import IFPipeline, IFSuperResolutionPipeline
 
 from loco_core.errors import ModelError
 from loco_core.generate import Pictures, generate
@@ -62,6 +62,22 @@ def test_pictures_have_the_size_of_the_second_stage_and_latents_are_those_of_the
 def test_sides_of_a_sweep_are_enlarged_alike(model: LoadedModel) -> None:
     settings = replace(SETTINGS, steps=1, height=SIDE // 2, width=2 * SIDE)
     assert drawn(model, Row(PROMPT, DONOR, 0), settings=settings).images.shape == (1, 3, SIDE, 4 * SIDE)
+
+
+def test_what_is_no_picture_in_the_first_stage_is_none_in_the_second(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = IFPipeline.__call__
+
+    def collapsed(self: IFPipeline, **given: Any) -> Any:
+        found = call(self, **given)
+        found.images[1] = -1.0
+        found.images[2, 0, 0, 0] = torch.nan
+        return found
+
+    monkeypatch.setattr(IFPipeline, "__call__", collapsed)
+    images = drawn(model, *(Row(PROMPT, DONOR, seed) for seed in range(3))).images
+    assert images.isnan().all(dim=(1, 2, 3)).tolist() == [False, True, True]
 
 
 def test_it_is_a_plain_call_with_the_empty_prompt_unguided(model: LoadedModel, second: Path) -> None:

@@ -33,4 +33,10 @@ def holding(value: float) -> torch.Tensor:
     ids=["a picture", "NaN", "infinite", "black", "white", "grey", "cut", "one channel", "too large"],
 )
 def test_only_a_picture_of_the_size_that_was_asked_for_is_valid(picture: torch.Tensor, valid: bool) -> None:
-    assert is_valid(picture, Generation(height=8, width=8)) == valid
+    assert is_valid(picture, Generation(height=8, width=8), 1) == valid
+
+
+def test_a_second_stage_makes_pictures_larger_than_was_asked_of_the_first() -> None:
+    for asked in (Generation(height=4, width=4), Generation(width=4), Generation()):
+        assert is_valid(PICTURE, asked, 2)
+    assert not is_valid(PICTURE, Generation(height=8, width=8), 2)
