@@ -191,22 +191,26 @@ class _Search:
         self._alike = likeness(seen.influence[:, :, : len(outer)], seen.present[:, :, : len(outer)])
         yield from self._raise(outer, first, last)
         if around := [window for window in outer if self._promises(window)]:
-            elsewhere = False
+            place: Window | None = None
             for size in range(min(w.size for w in self._in_range), max(w.size for w in outer)):
                 inner = [
                     window
                     for window in self._in_range
-                    if window.size == size and self._may(window) and any(_inside(window, w) for w in around)
+                    if window.size == size
+                    and self._may(window)
+                    and any(_inside(window, w) for w in around)
+                    # Larger ones matter only where they make it one of several places.
+                    and not (place and window.overlaps(place))
                 ]
                 self._ask(inner, first)
                 yield
                 yield from self._raise(inner, first, last, inner=True)
-                if found := self._passing(inner):
-                    # Larger ones matter only where they share no site with these: there are several places then.
-                    around = [window for window in around if not any(window.overlaps(other) for other in found)]
-                    if elsewhere or not around:
+                if self._passing(inner):
+                    evidence = self.evidence()
+                    verdict = judge(evidence, self._settings)
+                    if verdict.outcome == "multiple" or verdict.best is None:
                         return
-                    elsewhere = True
+                    place = evidence.table.windows[verdict.best]
             return
         if any(self._may(window) for window in outer):
             return
@@ -315,12 +319,12 @@ class _Search:
         around = (bound for other, bound in self._bounds.items() if window == other or _inside(window, other))
         return min(around, default=np.inf)
 
-    def _passing(self, windows: Iterable[Window]) -> list[Window]:
-        """Returns those of the windows that pass without too much damage."""
+    def _passing(self, windows: Iterable[Window]) -> bool:
+        """Tells whether one of these windows passes without too much damage."""
         evidence = self._at(len(self._looks) - 1)
         harmless = np.nan_to_num(evidence.damage) <= self._settings.damage_share
         passing = harmless & (evidence.low >= self._settings.threshold)
-        return [w for w, passes in zip(evidence.table.windows, passing, strict=True) if passes and w in windows]
+        return any(passes and window in windows for window, passes in zip(evidence.table.windows, passing, strict=True))
 
     def _at(self, level: int) -> Evidence:
         """What one look says of all windows that were taken at it."""

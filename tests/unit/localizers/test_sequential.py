@@ -41,16 +41,20 @@ def test_what_cannot_be_localized_ends_early(kind: str, share: float) -> None:
     assert answer.images < share * table.answer(Rule(window.localize), SETTINGS).images
 
 
-def test_a_second_place_is_looked_for_that_no_large_window_shows() -> None:
-    """All four sites around the second place lose the content; only three of them, and only together, hold it."""
+@pytest.mark.parametrize("second", [Window(4, 3), Window(13, 3), Window(13, 2), Window(9, 3)], ids=str)
+def test_a_second_place_is_looked_for_that_no_large_window_shows(second: Window) -> None:
+    """The four sites around it lose the content; only all of its own, together, hold the attribute."""
     simulated = next(t for t in (a_table("single", seed, QUIET) for seed in range(99)) if t.window == Window(12, 1))
     rows = pa.concat_tables([simulated.scores, simulated.complement_scores]).to_pandas()
     scores = ["clip_score", "clip_score_donor"]
     pair = ["prompt_id", "seed"]
     alike = rows[(rows.control == "window") & (rows.window_start == 12) & (rows.window_size == 1)].set_index(pair)
-    around = (rows.control == "window") & (rows.window_start <= 4) & (rows.window_start + rows.window_size >= 7)
+    end = second.start + second.size
+    around = (
+        (rows.control == "window") & (rows.window_start <= second.start) & (rows.window_start + rows.window_size >= end)
+    )
     rows.loc[around, scores] = alike.loc[pd.MultiIndex.from_frame(rows.loc[around, pair]), scores].to_numpy()
-    rows.loc[around & (rows.window_size == 4), "clip_score_content"] = 0.1
+    rows.loc[around & (rows.window_size > second.size), "clip_score_content"] = 0.1
     table = Served(pa.Table.from_pandas(rows, simulated.scores.schema, preserve_index=False), 16)
     assert table.answer(Rule(window.localize), SETTINGS).found.outcome == "multiple"
     few = table.answer(RULE, SETTINGS)
