@@ -117,12 +117,14 @@ def measured(name: str) -> Callable[[Place, Record], None]:
 
 
 def in_float32(place: Place, record: Record) -> None:
-    """The engine of sd15 against the plain loop where rounding hides nothing."""
+    """The engine of sd15 against the plain loop where rounding hides nothing, and with torch's default, TF32."""
     case = replace(place.case("sd15"), dtype="float32")
     model = load_model(case.family, str(place.folder("sd15")), None, "float32", place.device)
-    # The engine does without; the plain loop is torch's.
-    torch.backends.cudnn.allow_tf32 = False
-    measures.correctness(case, model, record)
+    for rounds in (True, False):
+        torch.backends.cudnn.allow_tf32 = rounds
+        # The engine would not round a model of this dtype.
+        under = replace(model, dtype="float32 in TF32") if rounds else model
+        measures.correctness(case, under, record, f"convolutions in TF32: {rounds}")
 
 
 def knobs(place: Place, record: Record) -> None:

@@ -162,7 +162,7 @@ def one_image(case: Case, model: LoadedModel, record: Record) -> None:
         "steps": STEPS,
         "finite": bool(run()[0].images.isfinite().all()),
         "memory_gb": memory(device),
-        "we_say_gb": find_model(case.name)[1].gigabytes,
+        "listed_gb": find_model(case.name)[1].gigabytes,
     }
 
 

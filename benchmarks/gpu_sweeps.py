@@ -28,6 +28,7 @@ from orchestrator.spec import SweepSpec
 from orchestrator.store import decode_document, layout, open_store
 
 CELL = ["attribute", "prompt_id", "seed", "control", "window_start", "window_size"]
+KEYS = {"attribute": str, "prompt_id": str, "control": str}
 SCORES = ["clip_score", "clip_score_donor", "clip_score_content"]
 ATTRIBUTES = ("style/lumio", "fact/zandia")
 
@@ -145,10 +146,22 @@ def killed(record: Record, folder: Path, limit: float, **changes: Any) -> None:
         process.kill()
         process.wait()
     record["seconds until the driver was killed"] = time.monotonic() - began
+    record["committed by then"] = committed(results, undisturbed)
     called(record, "resume", "run", file, "--results", results, limit=limit)
-    scores = pd.read_parquet(results / "scores")
-    both = scores.merge(undisturbed, on=CELL, suffixes=("", "_0"))
-    record["beside the undisturbed sweep"] = {
+    record["beside the undisturbed sweep"] = against(pd.read_parquet(results / "scores"), undisturbed)
+
+
+def committed(results: Path, undisturbed: pd.DataFrame) -> dict[str, Any]:
+    """Returns what the committed units of a sweep hold, published or not, beside a sweep that nothing was done to."""
+    store = open_store(str(results))
+    units = sorted(store.committed())
+    return {"units": len(units), **against(store.read_units(units, "scores").to_pandas(), undisturbed)}
+
+
+def against(scores: pd.DataFrame, undisturbed: pd.DataFrame) -> dict[str, Any]:
+    """Returns how far cells are from those of a sweep that nothing was done to."""
+    both = scores.astype(KEYS).merge(undisturbed.astype(KEYS), on=CELL, suffixes=("", "_0"))
+    return {
         "cells": len(scores),
         "once": not scores.duplicated(CELL).any(),
         "compared": len(both),

@@ -8,7 +8,7 @@ modules without a site inside are compiled, and what cannot work is refused befo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -122,15 +122,23 @@ def kernels(attention: Attention, dtype: str) -> Iterator[None]:
     Args:
         attention: what torch's attention prefers; ``math`` serves every call, others leave some to the rest. On an H100
             flash and cudnn alone refuse Stable Diffusion 1.5: some of its attentions are too wide or too short.
-        dtype: of the model. Convolutions in float32 are not rounded to TF32, as torch does by default: on an H100 that
-            changes latents of Stable Diffusion 1.5 by 0.1 %, as much as a swap of one site may; without it they agree
-            with a plain loop to 3e-6.
+        dtype: of the model; one in float32 is :func:`unrounded`.
+    """
+    with unrounded() if dtype == "float32" else nullcontext(), _preferred(attention):
+        yield
+
+
+@contextmanager
+def unrounded() -> Iterator[None]:
+    """Keeps convolutions in float32 from being rounded to TF32 within a block, as torch does by default.
+
+    With it latents of Stable Diffusion 1.5 on an H100 differ from a plain loop's by 0.1 %, as much as the swap of one
+    site may change them; without it by 3e-6.
     """
     rounds = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = rounds and dtype != "float32"
+    torch.backends.cudnn.allow_tf32 = False
     try:
-        with _preferred(attention):
-            yield
+        yield
     finally:
         torch.backends.cudnn.allow_tf32 = rounds
 

@@ -19,8 +19,8 @@ from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.tracing import reads
 from loco_core.types import Attribute, Engine, Generation
 from orchestrator.presets import published
-from orchestrator.second_stage import ResolvedSuperResolution, check_second_stage, enlarged
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
+from orchestrator.super_resolution import ResolvedSuperResolution, check_super_resolution, with_super_resolution
 from orchestrator.traceable import check_subjects, localizer_at, traceable
 from orchestrator.weights import absolute, commit, read_json, weights_hash
 
@@ -155,7 +155,7 @@ def resolve(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with located("models", i):
             model = resolve_model(item)
-        models.append(traceable(spec, enlarged(i, item, model)))
+        models.append(traceable(spec, with_super_resolution(i, item, model)))
     attributes = _checked(spec, models)
     with located("scorer"):
         scorer = _scorer(spec)
@@ -175,7 +175,7 @@ def outline(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with located("models", i):
             model = _as_published(item)
-        models.append(traceable(spec, enlarged(i, item, model, hub=False)))
+        models.append(traceable(spec, with_super_resolution(i, item, model, hub=False)))
     attributes = _checked(spec, models)
     scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
@@ -297,7 +297,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
                 family, _ = find_model(item.id)
             if item.super_resolution is not None:
                 with located("models", i, "super_resolution"):
-                    check_second_stage(item.id, family)
+                    check_super_resolution(item.id, family)
     attributes = named_attributes(spec)
     if spec.reproduces is not None:
         with located("reproduces"):

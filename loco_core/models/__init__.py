@@ -33,8 +33,9 @@ class ModelInfo:
         revision: the commit that the family was written against.
         path: folder of a model that ships with the project.
         seconds_per_image: cost of one image of 50 steps on the slowest device that it is used on; plans start from it.
-        gigabytes: of a GPU that one image takes at half precision, as measured with random weights of the published
-            size; of SD 3.5 Large as its weights add up.
+        gigabytes: of a GPU that tensors take at most while one image is drawn at half precision. Measured with random
+            weights of sd15, sdxl, sd3, flux, pixart, sana and deepfloyd-if (without a second stage, which adds 2.4 as
+            its weights add up); of the others as their weights differ from these. None where nobody knows.
         encoder_layers: transformer layers of its CLIP text encoders as published, all of them together; 0 without any.
         published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
             said of the model without its weights.
@@ -45,7 +46,7 @@ class ModelInfo:
     hub_id: str = ""
     revision: str | None = None
     path: Path | None = None
-    gigabytes: float = 1
+    gigabytes: float | None = None
     encoder_layers: int = 0
     published: Mapping[str, Any] = field(default_factory=dict)
     super_resolution: str = ""
@@ -78,9 +79,10 @@ class FamilyInfo:
         guided: whether generation has an unconditional half; without one the guidance scale is a number that a
             distilled denoiser reads.
         channels_last: whether the denoiser was measured faster in that memory layout on a CPU.
-        super_resolution: name of the diffusers pipeline class that may enlarge its images as a second stage; the
+        super_resolution_class: name of the diffusers pipeline class that may enlarge its images as a second stage; the
             family's file exports a class ``SuperResolution`` (a :class:`SuperResolution`) then. Empty where there is
             none.
+        super_resolution_cost: seconds of an image of both stages, of the first alone one.
     """
 
     pipelines: tuple[str, ...]
@@ -100,7 +102,8 @@ class FamilyInfo:
     schedulers: tuple[str, ...] = ()
     guided: bool = True
     channels_last: bool = False
-    super_resolution: str = ""
+    super_resolution_class: str = ""
+    super_resolution_cost: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -321,7 +324,7 @@ def load_model(
     module = registry.load("models", family_key)
     family: Family = module.Family()
     facts: FamilyInfo = module.INFO
-    if super_resolution is not None and not facts.super_resolution:
+    if super_resolution is not None and not facts.super_resolution_class:
         raise ModelError(f"{path} ({family_key}) has no second stage; expected none, not {super_resolution[0]}")
     if engine.channels_last is None:
         engine = replace(engine, channels_last=facts.channels_last and device == "cpu")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from loco_core.engine import unrounded
 from loco_core.errors import ModelError, first_line
 
 
@@ -33,6 +34,7 @@ class Scorer:
         self._texts: dict[str, np.ndarray] = {}
 
     @torch.no_grad()
+    @unrounded()
     def embed_images(self, images: torch.Tensor) -> np.ndarray:
         """Returns unit embeddings ``(n, width)``; a picture that is not finite embeds to not-a-number."""
         finite = images.isfinite().all(dim=(1, 2, 3)) if images.ndim == 4 else torch.ones(len(images), dtype=torch.bool)

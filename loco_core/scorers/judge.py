@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from loco_core.engine import unrounded
 from loco_core.errors import ModelError, SpecError, first_line
 from loco_core.toyworld.training.judge import CLASSES, heads, upscale
 from loco_core.toyworld.world import KINDS, PLAIN
@@ -48,6 +49,7 @@ class Scorer:
         self._abstain_below: dict[str, float] = self._model.config.abstain_below
 
     @torch.no_grad()
+    @unrounded()
     def embed_images(self, images: torch.Tensor) -> np.ndarray:
         """Returns the probabilities of all classes of all kinds, ``(n, classes)``."""
         finite = images.isfinite().all(dim=(1, 2, 3))

@@ -26,7 +26,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the sites of on
         facts = known[family]
         bundled = info.path is not None
         where = "bundled" if bundled else f"{info.hub_id} @ {(info.revision or 'main')[:8]}"
-        memory = "1 GB (CPU)" if bundled else f"{info.gigabytes:.0f} GB (GPU)"
+        memory = "1 GB (CPU)" if bundled else f"{info.gigabytes or '?'} GB (GPU)"
         table.add_row(model, str(len(_names(model)) or "?"), "bundled" if bundled else facts.status, memory, where)
     console = Console()
     console.print(table)
@@ -59,7 +59,9 @@ def _sites(name: str) -> None:
     if names:
         print(f"window sizes where a sweep names none: {', '.join(map(str, LocalizeSettings().sizes(len(names))))}")
     if second := find_model(name)[1].super_resolution:
-        print(f"second stage, which enlarges images: `super_resolution: {second}`, or any {facts.super_resolution}")
+        print(
+            f"second stage, which enlarges images: `super_resolution: {second}`, or any {facts.super_resolution_class}"
+        )
     for index, site in enumerate(names):
         print(f"{index:3d}  {site}")
 

@@ -33,19 +33,19 @@ class ResolvedSuperResolution(BaseModel):
     native_side: int
 
 
-def check_second_stage(model: str, family: str) -> None:
+def check_super_resolution(model: str, family: str) -> None:
     """Refuses a second stage of a model whose family has none.
 
     Raises:
         SpecError: it has none.
     """
     known = families()
-    if not known[family].super_resolution:
-        able = " and ".join(key for key, facts in known.items() if facts.super_resolution)
+    if not known[family].super_resolution_class:
+        able = " and ".join(key for key, facts in known.items() if facts.super_resolution_class)
         raise SpecError(f"super_resolution: {model} ({family}) has no second stage; only {able} has one")
 
 
-def resolve_second_stage(spec: SuperResolutionSpec, family: str) -> ResolvedSuperResolution:
+def resolve_super_resolution(spec: SuperResolutionSpec, family: str) -> ResolvedSuperResolution:
     """Looks up a second stage.
 
     Args:
@@ -57,8 +57,8 @@ def resolve_second_stage(spec: SuperResolutionSpec, family: str) -> ResolvedSupe
     """
     facts = families()[family]
     found = read_json(spec.path, spec.revision, "model_index.json").get("_class_name")
-    if found != facts.super_resolution:
-        raise ModelError(f'super_resolution: {spec.path} is a "{found}"; expected a "{facts.super_resolution}"')
+    if found != facts.super_resolution_class:
+        raise ModelError(f'super_resolution: {spec.path} is a "{found}"; expected a "{facts.super_resolution_class}"')
     config = read_json(spec.path, spec.revision, facts.config_file)
     try:
         side = facts.native_side(config)
@@ -75,7 +75,7 @@ def resolve_second_stage(spec: SuperResolutionSpec, family: str) -> ResolvedSupe
     )
 
 
-def enlarged(number: int, spec: ModelSpec, model: ResolvedModel, *, hub: bool = True) -> ResolvedModel:
+def with_super_resolution(number: int, spec: ModelSpec, model: ResolvedModel, *, hub: bool = True) -> ResolvedModel:
     """Returns a model with the second stage that the sweep gives it, if it does.
 
     Args:
@@ -86,17 +86,16 @@ def enlarged(number: int, spec: ModelSpec, model: ResolvedModel, *, hub: bool = 
 
     Raises:
         SpecError: its family has no second stage.
-        ModelError: as of `resolve_second_stage`.
+        ModelError: as of `resolve_super_resolution`.
     """
     second = spec.super_resolution
     if second is None:
         return model
     with located("models", number, "super_resolution"):
-        check_second_stage(model.id, model.family)
+        check_super_resolution(model.id, model.family)
         if hub or not on_hub(second.path):
-            found = resolve_second_stage(second, model.family)
+            found = resolve_super_resolution(second, model.family)
         else:
             found = ResolvedSuperResolution(path=second.path, revision=second.revision, weights="", native_side=0)
-    # Counted, not measured: a step of DeepFloyd IF's takes 3.1 TFLOP, one of its first, guided, 5.8.
-    seconds = 1.5 * model.seconds_per_image
+    seconds = families()[model.family].super_resolution_cost * model.seconds_per_image
     return model.model_copy(update={"super_resolution": found, "seconds_per_image": seconds})
