@@ -191,30 +191,32 @@ class _Search:
         self._alike = likeness(seen.influence[:, :, : len(outer)], seen.present[:, :, : len(outer)])
         yield from self._raise(outer, first, last)
         if around := [window for window in outer if self._promises(window)]:
-            place: Window | None = None
-            for size in range(min(w.size for w in self._in_range), max(w.size for w in outer)):
-                inner = [
-                    window
-                    for window in self._in_range
-                    if window.size == size
-                    and self._may(window)
-                    and any(_inside(window, w) for w in around)
-                    # Larger ones matter only where they make it one of several places.
-                    and not (place and window.overlaps(place))
-                ]
-                self._ask(inner, first)
-                yield
-                yield from self._raise(inner, first, last, inner=True)
-                if self._passing(inner):
-                    evidence = self.evidence()
-                    verdict = judge(evidence, self._settings)
-                    if verdict.outcome == "multiple" or verdict.best is None:
-                        return
-                    place = evidence.table.windows[verdict.best]
-            return
-        if any(self._may(window) for window in outer):
-            return
-        yield from self._sufficient(first, last)
+            yield from self._narrow(around, first, last)
+        elif not any(self._may(window) for window in outer):
+            yield from self._sufficient(first, last)
+
+    def _narrow(self, around: Sequence[Window], first: int, last: int) -> Iterator[None]:
+        """Runs windows inside promising ones, small ones first, until it is told whether there are several places."""
+        place: Window | None = None
+        for size in range(min(w.size for w in self._in_range), max(w.size for w in around)):
+            inner = [
+                window
+                for window in self._in_range
+                if window.size == size
+                and self._may(window)
+                and any(_inside(window, w) for w in around)
+                # Larger ones matter only where they make it one of several places.
+                and not (place and window.overlaps(place))
+            ]
+            self._ask(inner, first)
+            yield
+            yield from self._raise(inner, first, last, inner=True)
+            if self._passing(inner):
+                evidence = self.evidence()
+                verdict = judge(evidence, self._settings)
+                if verdict.outcome == "multiple" or verdict.best is None:
+                    return
+                place = evidence.table.windows[verdict.best]
 
     def _raise(self, windows: Sequence[Window], first: int, last: int, *, inner: bool = False) -> Iterator[None]:
         """Takes windows from look to look, and drops those whose upper bound falls below the threshold.
