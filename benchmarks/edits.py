@@ -1,8 +1,7 @@
 """Edits of every style and fact of the bundled models, on 200 held-out pictures each, beside their baselines.
 
-A kind of a planted UNet is edited at the sites where the localizer finds its example in the bundled score tables; of
-the planted transformer, which has no such tables, where it was planted; of a natural model at the best window of a
-sweep of the examples, localized or not.
+A kind of a planted model is edited at the sites where the localizer finds its example in the bundled score tables; of
+a natural model at the best window of a sweep of the examples, localized or not.
 
 ``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (a row an edit) and prints the
 README's tables from it; ``--print`` only prints. ``--curve`` measures LocoEdit of the examples at every strength and
@@ -158,8 +157,7 @@ def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
             continue
         one = edit_driver.Meant(root, model, (example,))
         edit_driver.edit(one, controls, print, window=window, blocks=blocks)
-        changes = {**REPORT[kind], "windows": False}
-        edit_driver.evaluate(one, controls, print, changes)
+        edit_driver.evaluate(one, controls, print, {**REPORT[kind], "windows": False})
     edits = store.read("edits").to_pylist()
     settings = {(row["edit_id"], row["scope"]): row for row in edits}
     found = summarize(edits, store.read("evaluations").to_pylist())

@@ -62,7 +62,7 @@ def sweep(model: str) -> SweepSpec:
     return SweepSpec.model_validate(
         {
             "name": f"methods-{model}", "models": [model], "attributes": attributes(model),
-            "windows": {"sizes": [1, 2, 3] if transformer else [1, 2, 3, 4]}, "prompts": 8, "seeds": 4,
+            "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
             "scorer": "toy-clip", "images": "none", "localize": {"beside": beside},
             "edit": {

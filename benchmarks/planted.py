@@ -125,8 +125,7 @@ def main() -> None:
 def truth() -> dict[str, dict[str, object]]:
     """Returns what a localizer must find, by model and kind, an attribute before its kind; from the oracle's tables."""
     tables, found = json.loads((WEIGHTS / "oracle.json").read_text()), {}
-    for name in MODELS:
-        planted = MODELS[name]
+    for name, planted in MODELS.items():
         kinds: dict[str, object] = {}
         for kind, table in tables[name].items():
             sites = needed(table, planted.sites)

@@ -21,7 +21,7 @@ from loco_core.errors import EditError, ModelError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, load_model
 from loco_core.testing.families import random_rows
-from loco_core.types import Engine, Generation, PromptRecord, Row
+from loco_core.types import Attention, Engine, Generation, PromptRecord, Row
 from tests.tiny_models import build, build_second_stage
 
 # One family a way to intervene: tables of K and V, masks that go with them, K and V that are borrowed at every step.
@@ -189,8 +189,9 @@ def test_settings_that_a_machine_without_a_gpu_cannot_follow(load: Load, monkeyp
 
 def test_a_kernel_that_does_not_serve_leaves_a_call_to_the_others_and_least_to_the_slowest() -> None:
     """A CPU heeds no order: told of by what torch was given."""
-    for name in ("flash", "efficient", "cudnn"):
-        with kernels(name, "float16"):  # type: ignore[arg-type]
+    names: tuple[Attention, ...] = ("flash", "efficient", "cudnn")
+    for name in names:
+        with kernels(name, "float16"):
             order = [SDPBackend(number) for number in torch._C._get_sdp_priority_order()]
         assert order[0] == KERNELS[name]
         assert order[3] == SDPBackend.MATH
