@@ -136,6 +136,8 @@ def open_page(browser: Browser, address: str) -> Iterator[Open]:
 
 
 def titles(page: Page) -> list[str]:
+    # What `content-visibility: auto` holds has no text before Chromium drew a frame with it in sight.
+    page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     return page.locator(".grid .title").all_inner_texts()
 
 
