@@ -1,4 +1,4 @@
-"""Edits of every style and fact of the bundled models, on 200 held-out pictures each, beside their baselines.
+"""Paired edits of every style and fact of the bundled models, on 200 held-out pictures each, beside their baselines.
 
 A kind of a planted model is edited at the sites where the localizer finds its example in the bundled score tables; of
 a natural model at the best window of a sweep of the examples, localized or not.
@@ -47,28 +47,43 @@ NAMES = tuple(dict.fromkeys((*(model.start for model in MODELS.values()), *MODEL
 EXAMPLES = {"style": "style/lumio", "fact": "fact/zandia"}
 """On these every strength, token set and window is tried; the other attributes take the shorter list."""
 FEW = {
-    "edit": {"lambdas": [0.01, 0.1, 1.0], "neurons": [0.1], "tokens": ["last_subject", "all"]},
+    "edit": {
+        "targets": "paired",
+        "lambdas": [0.01, 0.1, 1.0],
+        "neurons": [0.1, 0.25],
+        "tokens": ["last_subject", "all"],
+    },
     "evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False},
 }
-QUICK = {**FEW, "edit": {"editors": ["loco_edit"], "lambdas": [0.01, 0.1], "tokens": ["last_subject", "all"]}}
+QUICK = {
+    **FEW,
+    "edit": {
+        "editors": ["loco_edit"], "targets": "paired", "lambdas": [0.01, 0.1], "tokens": ["last_subject", "all"],
+    },
+}  # fmt: skip
 MANY = {
     "edit": {
-        "lambdas": [0.0001, 0.001, 0.01, 0.1, 1.0], "neurons": [0.02, 0.05, 0.1],
+        "targets": "paired", "lambdas": [0.0001, 0.001, 0.01, 0.1, 1.0], "neurons": [0.1, 0.25, 0.5],
         "tokens": ["last_subject", "subject", "all"],
     },
     "evaluate": {**FEW["evaluate"], "windows": True},
 }  # fmt: skip
-# The paper's lambda, 0.01, is about 1e-4 of the mean squared norm of the keys of these models; see `key_scale`.
+# The paper's lambda, 0.01, is about 1e-4 of the mean squared norm of the keys of these models.
 CURVE = {
     "edit": {
-        "editors": ["loco_edit"], "lambdas": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
+        "editors": ["loco_edit"], "targets": "paired", "lambdas": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
         "tokens": ["last_subject", "subject", "all"],
     },
     "evaluate": FEW["evaluate"],
 }  # fmt: skip
 # A planted transformer: which tokens are to be edited where every word has read every other.
 SHORT = {
-    "edit": {"editors": ["loco_edit"], "lambdas": [0.001, 0.01, 0.1], "tokens": ["last_subject", "subject", "all"]},
+    "edit": {
+        "editors": ["loco_edit"],
+        "targets": "paired",
+        "lambdas": [0.001, 0.01, 0.1],
+        "tokens": ["last_subject", "subject", "all"],
+    },
     "evaluate": FEW["evaluate"],
 }
 # Held-out prompts are 8 of a style and 4 of a fact, and as many paraphrases: 208 pictures of each attribute.

@@ -66,8 +66,8 @@ def sweep(model: str) -> SweepSpec:
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
             "scorer": "toy-clip", "images": "none", "localize": {"beside": beside},
             "edit": {
-                "editors": editors, "lambdas": [0.01, 0.1],
-                "neurons": [0.1], "tokens": ["all"],
+                "editors": editors, "targets": "paired", "lambdas": [0.01, 0.1],
+                "neurons": [0.1, 0.25], "tokens": ["all"],
                 "method_lambdas": {name: METHOD_LAMBDAS[name] for name in editors if name in METHOD_LAMBDAS},
             },
             "evaluate": {"prompts": 4, "seeds": 4, "neighbours": 2, "judge": "toy-judge", "windows": False},

@@ -13,12 +13,11 @@ import statistics
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from benchmarks.edits import backend, sweep
-from loco_core.editors import TokenSet
 from loco_core.toyworld.planting import MODELS
 from loco_core.types import Window
 from orchestrator import edit_driver
@@ -27,7 +26,7 @@ from orchestrator.plan import sweep_id
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.session import Controls
 from orchestrator.spec import EditSpec
-from orchestrator.stages.tune import LAMBDAS, Request, Search, Space, objective
+from orchestrator.stages.tune import LAMBDAS, TOKENS, Request, Search, Space, objective
 from orchestrator.store import open_store
 from orchestrator.tune_search import RayTuneSearch
 
@@ -56,7 +55,7 @@ class Grid:
                 for start in range(0, space.n_sites - size + 1, size)
             ]
         else:
-            places = [{"tokens": tokens} for tokens in get_args(TokenSet)]
+            places = [{"tokens": tokens} for tokens in TOKENS]
         # The middle of each of so many equal parts of the range that the search has.
         each = max(1, round(count / len(places)))
         edges = np.linspace(*np.log10(LAMBDAS), 2 * each + 1)

@@ -2,7 +2,7 @@
 
 A delta holds the new values of whole rows (output coordinates) of linear projections, K and V of the denoiser or some
 of a text encoder, in the dtype of the model, so that applying it is a copy and undoing it is a copy back: no sum that
-rounding could spoil.
+rounding could spoil. What no weights can say, it holds by a hook while a model runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from loco_core.errors import EditError
-from loco_core.models import LoadedModel
+from loco_core.models import LoadedModel, Running
 
 PROVENANCE = "loco_sweep_delta"
-PARTS = ("weight", "bias", "constant")
+PARTS = ("weight", "bias", "constant", "conditional")
 DENOISER = "denoiser"
 """The component that has the sites; others are named as the pipeline names them, e.g. ``text_encoder``."""
 
@@ -64,7 +65,9 @@ class Change:
         bias: ``(r,)`` their new biases; None leaves them as they are.
         constant: ``(r,)`` values that the outputs are held at, whatever the input; None where weights alone change.
             Projections without a bias cannot hold them as weights, so that they live in this runtime only.
+        conditional: ``(r,)`` the same, in the conditional half of guidance alone; no weights can tell the halves.
         component: part of the pipeline that the module is in.
+        ridge: lambda of the equation that the weights solve, absolute; None where they solve none.
     """
 
     module: str
@@ -72,7 +75,9 @@ class Change:
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     constant: torch.Tensor | None = None
+    conditional: torch.Tensor | None = None
     component: str = DENOISER
+    ridge: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,22 @@ class WeightDelta:
     changes: tuple[Change, ...]
 
     @property
-    def exportable(self) -> bool:
-        """Whether plain diffusers can hold it: weights only."""
-        return all(change.constant is None for change in self.changes)
+    def runtime_only(self) -> str:
+        """Why plain diffusers cannot hold it, in words; empty where weights alone change."""
+        if any(change.conditional is not None for change in self.changes):
+            return "the conditional half of guidance alone is edited, and plain diffusers cannot tell the halves"
+        if any(change.constant is not None for change in self.changes):
+            return "its K and V have no bias, so that no weights can hold a coordinate at a constant"
+        return ""
+
+    @property
+    def ridge(self) -> float | None:
+        """Lambda of the equations that its weights solve, absolute.
+
+        None where they solve none, or where projections that read different texts have one each.
+        """
+        found = {change.ridge for change in self.changes}
+        return found.pop() if len(found) == 1 else None
 
 
 def norm(model: LoadedModel, delta: WeightDelta) -> float:
@@ -162,12 +180,12 @@ def applied(model: LoadedModel, delta: WeightDelta, weights: str) -> Iterator[No
         model.encoded.clear()
         stack.callback(model.encoded.clear)
         for change in delta.changes:
-            stack.enter_context(_changed(projection(model, change.module, change.component), change))
+            stack.enter_context(_changed(model, projection(model, change.module, change.component), change))
         yield
 
 
 @contextmanager
-def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
+def _changed(model: LoadedModel, module: torch.nn.Linear, change: Change) -> Iterator[None]:
     rows = change.rows.to(module.weight.device)
     width = (module.out_features, module.in_features)
     if rows.numel() and int(rows.max()) >= width[0]:
@@ -185,6 +203,8 @@ def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
                 held.data[rows] = new.to(held)
         if change.constant is not None:
             handle = module.register_forward_hook(_holder(rows, change.constant.to(module.weight)))
+        if change.conditional is not None:
+            handle = module.register_forward_hook(_holder(rows, change.conditional.to(module.weight), model.running))
         yield
     finally:
         for held, old in before:
@@ -194,11 +214,27 @@ def _changed(module: torch.nn.Linear, change: Change) -> Iterator[None]:
             handle.remove()
 
 
-def _holder(rows: torch.Tensor, constant: torch.Tensor) -> Any:
+def _holder(rows: torch.Tensor, constant: torch.Tensor, running: Running | None = None) -> Any:
+    """Returns a hook that holds coordinates of a projection's outputs, at all positions.
+
+    Args:
+        rows: the coordinates.
+        constant: what they are held at.
+        running: tells which rows of the batch are conditional, which alone are held then; None holds all.
+    """
+
     def hold(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        where = rows.to(output.device)
         held = output.clone()
-        held[..., rows.to(held.device)] = constant.to(held.device)
-        return held
+        held[..., where] = constant.to(output.device)
+        if running is None:
+            return held
+        if running.conditional is None:
+            raise EditError(
+                "the edit holds the conditional half of guidance alone, and nothing tells the halves here; draw with "
+                "loco_core.generate.generate"
+            )
+        return torch.where(running.conditional.to(output.device)[:, None, None], held, output)
 
     return hold
 
@@ -233,8 +269,23 @@ def to_bytes(delta: WeightDelta) -> bytes:
         for part in PARTS:
             if (value := getattr(change, part)) is not None:
                 tensors[f"{name}.{part}"] = value.contiguous()
+        if change.ridge is not None:
+            tensors[f"{name}.ridge"] = torch.tensor(change.ridge, dtype=torch.float64)
     # One key: of several the order differs from process to process, and equal edits are to be equal files.
     return save(tensors, metadata={PROVENANCE: json.dumps(asdict(delta.provenance))})
+
+
+def read_delta(path: str | Path) -> WeightDelta:
+    """Reads a delta from a file of ``RESULTS/deltas``.
+
+    Raises:
+        EditError: it cannot be read, or holds something else.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise EditError(f"{path} cannot be read: {error.strerror or error}") from error
+    return from_bytes(data, str(path))
 
 
 def from_bytes(data: bytes, where: str) -> WeightDelta:
@@ -265,6 +316,7 @@ def from_bytes(data: bytes, where: str) -> WeightDelta:
         Change(
             name.rpartition(":")[2], tensors[f"{name}.rows"], **{part: tensors.get(f"{name}.{part}") for part in PARTS},
             component=name.rpartition(":")[0] or DENOISER,
+            ridge=float(tensors[f"{name}.ridge"]) if f"{name}.ridge" in tensors else None,
         )
         for name in modules
     )  # fmt: skip
@@ -274,7 +326,8 @@ def from_bytes(data: bytes, where: str) -> WeightDelta:
 
 
 def _sound(change: Change) -> bool:
-    rows, parts = change.rows, ((change.weight, 2), (change.bias, 1), (change.constant, 1))
+    rows = change.rows
+    parts = ((change.weight, 2), (change.bias, 1), (change.constant, 1), (change.conditional, 1))
     if rows.dtype != torch.int64 or rows.ndim != 1 or (rows.numel() and int(rows.min()) < 0):
         return False
     return all(part is None or (part.ndim == axes and len(part) == len(rows)) for part, axes in parts)

@@ -10,6 +10,7 @@ wrong by 12 to 23 % of the edit at lambda 0.01. What is to read as before stands
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -20,6 +21,19 @@ from loco_core.models import LoadedModel
 from loco_core.token_pairs import TokenPairs, token_pairs
 
 RESIDUAL = 1e-6
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A system solved.
+
+    Attributes:
+        update: what times the weights is their change.
+        ridge: the lambda that stands in the equation, absolute.
+    """
+
+    update: torch.Tensor
+    ridge: float
 
 
 def edit_sites(
@@ -47,18 +61,30 @@ def edit_sites(
     # Before anything is computed: all of them must admit an edit.
     for path in paths:
         projection(model, path)
-    concepts = [token_pairs(model, concept, settings.tokens, target.sites) for concept in target.concepts]
-    changes, solved = [], dict[int, torch.Tensor]()
+    published = settings.targets == "published"
+    concepts = [
+        token_pairs(model, concept, settings.tokens, target.sites, published=published) for concept in target.concepts
+    ]
+    changes, solved = [], dict[int, Solved]()
     for number in range(len(target.sites)):
         pairs = [sites[number] for sites in concepts]
         if id(pairs[0]) not in solved:
             same = [TokenPairs(kept[number], kept[number])] if kept else []
-            solved[id(pairs[0])] = solve(*_stacked([*pairs, *same]), settings.strength, absolute=absolute)
+            keys, donors = _stacked([*pairs, *same])
+            solved[id(pairs[0])] = solve(keys, donors - keys, settings.strength, absolute=absolute)
         changes += [updated(model, path, solved[id(pairs[0])]) for path in paths[2 * number : 2 * number + 2]]
     return tuple(changes)
 
 
-def edit_module(model: LoadedModel, pairs: Sequence[TokenPairs], strength: float, path: str, component: str) -> Change:
+def edit_module(
+    model: LoadedModel,
+    pairs: Sequence[TokenPairs],
+    strength: float,
+    path: str,
+    component: str,
+    *,
+    bias_again: bool = False,
+) -> Change:
     """Fits one projection of a component, with an absolute lambda.
 
     Args:
@@ -67,44 +93,55 @@ def edit_module(model: LoadedModel, pairs: Sequence[TokenPairs], strength: float
         strength: lambda.
         path: of the projection inside its component.
         component: name of the component.
+        bias_again: whether the weights are to give the donors' whole outputs, bias included, though the bias stays.
 
     Raises:
         EditError: the system has no unique solution in float64.
     """
-    return updated(model, path, solve(*_stacked(pairs), strength, absolute=True), component)
+    keys, donors = _stacked(pairs)
+    shift = donors - keys
+    if bias_again:
+        # An input more, always 1, whose weight is the bias.
+        shift = torch.cat([shift, torch.ones(len(shift), 1, dtype=shift.dtype)], 1)
+    return updated(model, path, solve(keys, shift, strength, absolute=True), component)
 
 
-def updated(model: LoadedModel, path: str, solution: torch.Tensor, component: str = DENOISER) -> Change:
+def updated(model: LoadedModel, path: str, solved: Solved, component: str = DENOISER) -> Change:
     """Returns all rows of a projection, changed by a solution of :func:`solve`."""
     module = projection(model, path, component)
     before = module.weight.detach().double().cpu()
-    weight = (before + before @ solution).to(module.weight.dtype)
-    return Change(path, torch.arange(module.out_features), weight, component=component)
+    if len(solved.update) > before.shape[1]:
+        bias = torch.zeros(len(before)) if module.bias is None else module.bias.detach()
+        weight = before + torch.cat([before, bias.double().cpu()[:, None]], 1) @ solved.update
+    else:
+        weight = before + before @ solved.update
+    rows = torch.arange(module.out_features)
+    return Change(path, rows, weight.to(module.weight.dtype), component=component, ridge=solved.ridge)
 
 
-def solve(keys: torch.Tensor, donors: torch.Tensor, strength: float, *, absolute: bool = False) -> torch.Tensor:
-    """Returns ``(D - C)^T (C C^T + lambda I)^-1 C``, ``(width, width)`` of what the projections read.
+def solve(keys: torch.Tensor, shift: torch.Tensor, strength: float, *, absolute: bool = False) -> Solved:
+    """Returns ``S^T (C C^T + lambda I)^-1 C``, of as many rows as ``S`` has columns.
 
     Args:
         keys: ``C``, ``(n, width)`` float64.
-        donors: ``D``, like ``keys``.
+        shift: ``S``, ``(n, m)``: how what is read is to move, ``D - C``.
         strength: lambda.
         absolute: whether it is lambda itself, or a share of ``trace(C C^T) / n``.
 
     Raises:
         EditError: the system has no unique solution in float64.
     """
-    scale = 1.0 if absolute else float(keys.square().sum(1).mean())
+    ridge = strength if absolute else strength * float(keys.square().sum(1).mean())
     # Of (C C^T + a I)^-1 C = C (C^T C + a I)^-1 the smaller system: n keys, or the width of what is read.
     dual = len(keys) <= keys.shape[1]
-    gram, right = (keys @ keys.T, keys) if dual else (keys.T @ keys, keys.T @ (donors - keys))
-    system = gram + strength * scale * torch.eye(len(gram), dtype=keys.dtype)
+    gram, right = (keys @ keys.T, keys) if dual else (keys.T @ keys, keys.T @ shift)
+    system = gram + ridge * torch.eye(len(gram), dtype=keys.dtype)
     factor, info = torch.linalg.cholesky_ex(system)
     if int(info) == 0:
         solved = torch.cholesky_solve(right, factor)
         residual = float((system @ solved - right).norm() / keys.norm())
         if residual < RESIDUAL:
-            return (donors - keys).T @ solved if dual else solved.T
+            return Solved(shift.T @ solved if dual else solved.T, ridge)
     raise EditError(f"the system of {len(keys)} keys is singular at lambda {strength:g}; take a larger lambda")
 
 

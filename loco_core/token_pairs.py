@@ -35,7 +35,9 @@ class TokenPairs:
     donors: torch.Tensor
 
 
-def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Sequence[int]) -> tuple[TokenPairs, ...]:
+def token_pairs(
+    model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Sequence[int], *, published: bool = False
+) -> tuple[TokenPairs, ...]:
     """Encodes a concept's prompts and donors and pairs their positions, as every site reads them.
 
     Words that both sentences share are paired with each other; a word that the donor replaces with the last word of the
@@ -44,6 +46,14 @@ def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: S
     "a female doctor"). Positions that cross-attention never looks at are left out. Where several encoders stand behind
     each other, each is paired by itself.
 
+    Args:
+        model: a loaded model.
+        concept: the prompts and their donors.
+        tokens: which positions.
+        sites: that read them.
+        published: whether the prompts are published texts, of which the last token is read, and the last token of the
+            donor, whatever words they share.
+
     Returns:
         pairs of every site; the same object for sites that read the same.
 
@@ -51,12 +61,19 @@ def token_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: S
         EditError: a prompt equals its donor.
     """
     prompts, donors = _encoded(model, concept.records)
-    rows, at, to = _positions(prompts, donors, concept, tokens, _segments(prompts))
+    segments = _segments(prompts)
+    rows, at, to = (
+        _last_tokens(prompts, donors, tokens, segments)
+        if published
+        else _positions(prompts, donors, concept, tokens, segments)
+    )
     keys, values = _read(model, prompts, sites), _read(model, donors, sites)
     return _once(keys, lambda number: TokenPairs(keys[number][rows, at], values[number][rows, to]))
 
 
-def encoder_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, where: str, path: str) -> TokenPairs:
+def encoder_pairs(
+    model: LoadedModel, concept: Concept, tokens: TokenSet, where: str, path: str, *, published: bool = False
+) -> TokenPairs:
     """Pairs the positions of a concept's prompts and donors as a module inside a CLIP text encoder reads them.
 
     Args:
@@ -65,6 +82,7 @@ def encoder_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, where:
         tokens: which positions.
         where: the encoder, by its name in the pipeline.
         path: of the module inside it.
+        published: see :func:`token_pairs`.
 
     Raises:
         EditError: a prompt equals its donor.
@@ -75,21 +93,13 @@ def encoder_pairs(model: LoadedModel, concept: Concept, tokens: TokenSet, where:
             read.append((model.family.encode(model.pipeline, texts), found))
     (prompts, keys), (donors, values) = read
     # Two encoders of CLIP side by side split sentences alike; they differ in padding, which is paired by its place.
-    rows, at, to = _positions(prompts, donors, concept, tokens, _segments(prompts)[:1])
+    segments = _segments(prompts)[:1]
+    rows, at, to = (
+        _last_tokens(prompts, donors, tokens, segments)
+        if published
+        else _positions(prompts, donors, concept, tokens, segments)
+    )
     return TokenPairs(keys[path][rows, at], values[path][rows, to])
-
-
-def key_scale(model: LoadedModel, concept: Concept, tokens: TokenSet, sites: Sequence[int]) -> float:
-    """Returns the mean squared norm of a concept's keys: what LocoEdit's lambda is relative to.
-
-    The paper's lambda is absolute. Text encoders end in a layer norm, so that this is near the text's width, and the
-    paper's 0.01 is about 1e-5 of it in Stable Diffusion.
-
-    Raises:
-        EditError: a prompt equals its donor.
-    """
-    pairs = token_pairs(model, concept, tokens, sites)
-    return float(torch.stack([pair.keys.square().sum(1).mean() for pair in pairs]).mean())
 
 
 def changed_words(prompts: PromptEmbeds, donors: PromptEmbeds, row: int) -> list[int]:
@@ -135,6 +145,14 @@ def read_subjects(
     return _once(read, lambda number: read[number][rows, at])
 
 
+def read_last(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Returns what sites read of the last tokens of prompts: ``(n, text width)`` float64."""
+    encoded = model.family.encode(model.pipeline, list(prompts))
+    rows, at, _ = _last_tokens(encoded, encoded, "last_subject", _segments(encoded))
+    read = _read(model, encoded, sites)
+    return _once(read, lambda number: read[number][rows, at])
+
+
 def _encoded(model: LoadedModel, records: Sequence[PromptRecord]) -> tuple[PromptEmbeds, PromptEmbeds]:
     # Not remembered: prompts of a fit are many, and what is remembered stays on the GPU.
     encode, pipeline = model.family.encode, model.pipeline
@@ -158,6 +176,24 @@ def _positions(
             rows.append(row)
             at.append(here)
             to.append(there)
+    return rows, at, to
+
+
+def _last_tokens(
+    prompts: PromptEmbeds, donors: PromptEmbeds, tokens: TokenSet, segments: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[int], list[int]]:
+    """Returns rows, positions of the prompts' last tokens and of their donors'; with ``tail`` all behind them too.
+
+    Where the donor's positions run out its last one stands for the rest.
+    """
+    rows, at, to = [], [], []
+    for row in range(len(prompts.ids)):
+        for start, end in segments:
+            here, there = (start + max(int(texts.words[row, start:end].sum()) - 1, 0) for texts in (prompts, donors))
+            for more in range(end - here if tokens == "tail" else 1):
+                rows.append(row)
+                at.append(here + more)
+                to.append(min(there + more, end - 1))
     return rows, at, to
 
 
@@ -199,7 +235,9 @@ def _wanted(
         places = paired_positions(prompts, donors, row, start, end)
         changed = [at for at, (_, same) in enumerate(places) if not same]
         changes |= bool(changed)
-        if tokens in ("all", "tail"):
+        if tokens == "last_position":
+            pairs = [(_last_looked_at(prompts, row, start, end), _last_looked_at(donors, row, start, end))]
+        elif tokens in ("all", "tail"):
             beyond = int(donors.words[row, start:end].sum())
             tail = (min(beyond + at, end - start - 1) for at in range(end - start - len(places)))
             pairs = list(enumerate([*(to for to, _ in places), *tail]))
@@ -218,6 +256,11 @@ def _segments(prompts: PromptEmbeds) -> list[tuple[int, int]]:
 
 def _looked_at(prompts: PromptEmbeds, row: int, at: int) -> bool:
     return prompts.mask is None or bool(prompts.mask[row, at])
+
+
+def _last_looked_at(texts: PromptEmbeds, row: int, start: int, end: int) -> int:
+    """Returns the last position of an encoder that cross-attention looks at, counted from the encoder's first."""
+    return max((at - start for at in range(start, end) if _looked_at(texts, row, at)), default=0)
 
 
 def paired_positions(

@@ -169,6 +169,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class PublishedTexts:
+    """What an editor is fitted on where it is to be as published: texts of its authors' kind, without any contents.
+
+    Attributes:
+        editor: key of the editor.
+        pairs: key texts, each with its anchor: the text that it is to read as.
+    """
+
+    editor: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Attribute:
     """What is looked for in a model: a style, an object, a fact ...
 
@@ -177,14 +190,24 @@ class Attribute:
         name: its name within the kind.
         mode: whether the donor prompts leave it out or put something in its place.
         records: its source prompts, in the order in which a sweep takes them.
+        published: the texts of published edits, an entry an editor; editors without one are fitted on records alone.
     """
 
     kind: str
     name: str
     mode: Mode
     records: tuple[PromptRecord, ...]
+    published: tuple[PublishedTexts, ...] = ()
 
     @property
     def key(self) -> str:
         """The attribute as it is written in a sweep: ``kind/name``."""
         return f"{self.kind}/{self.name}"
+
+    def published_records(self, editor: str) -> tuple[PromptRecord, ...]:
+        """Returns an editor's published key texts as prompts with their anchors as donors; none where none are known.
+
+        They are fitted on and never scored.
+        """
+        pairs = next((item.pairs for item in self.published if item.editor == editor), ())
+        return tuple(PromptRecord(key, anchor, "", "", "") for key, anchor in pairs)

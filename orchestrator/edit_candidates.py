@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from loco_core.attributes import bundled, siblings
-from loco_core.editors import EditSettings, method
+from loco_core.editors import EditSettings, Targets, method, published
 from loco_core.types import Attribute, Window
 from orchestrator import identity
 from orchestrator.edit_plan import PlannedEdit, Scope, splits
 from orchestrator.resolve import ResolvedModel
 from orchestrator.spec import EditSpec, SweepSpec
+
+TARGETS: tuple[Targets, ...] = ("published", "paired")
+"""What is fitted where a sweep does not say."""
 
 
 def candidates(
@@ -32,7 +36,9 @@ def candidates(
         scope: of the edits.
         editor: the method that puts its edits there itself; empty means all editors that edit where they are told to.
     """
-    listed = [item for item in _settings(spec) if (item.editor == editor if editor else not method(item.editor))]
+    listed = [
+        item for item in _settings(spec, attribute) if (item.editor == editor if editor else not method(item.editor))
+    ]
     return [planned_edit(spec, model, attribute, settings, scope, sites) for settings in listed]
 
 
@@ -41,21 +47,31 @@ def methods(spec: SweepSpec) -> tuple[str, ...]:
     return tuple(editor for editor in (spec.edit or EditSpec()).editors if method(editor))
 
 
-def _settings(spec: SweepSpec) -> Iterator[EditSettings]:
+def _settings(spec: SweepSpec, attribute: Attribute) -> Iterator[EditSettings]:
     wanted = spec.edit or EditSpec()
+    targets = wanted.targets or TARGETS
     for editor in wanted.editors:
-        if fixed := method(editor):
-            preserve = wanted.preserve if fixed.preserves else 0
+        known, fixed = published(editor), method(editor)
+        preserve = wanted.preserve if fixed and fixed.preserves else 0
+        if known and "published" in targets and attribute.published_records(editor):
+            for strength in wanted.method_lambdas.get(editor, (known.strength,)):
+                yield EditSettings(
+                    editor=editor, targets="published", tokens=known.tokens, strength=strength, preserve=preserve
+                )
+        if known and "paired" not in targets:
+            continue
+        if fixed:
             for strength in wanted.method_lambdas.get(editor, (fixed.strength,)):
                 yield EditSettings(editor=editor, tokens=fixed.tokens, strength=strength, preserve=preserve)
-            continue
-        for tokens in wanted.tokens:
-            if editor == "neurons":
-                for share in wanted.neurons:
-                    yield EditSettings(editor=editor, tokens=tokens, neurons=share, fill=wanted.fill)
-            else:
-                for strength in wanted.lambdas:
-                    yield EditSettings(editor=editor, tokens=tokens, strength=strength, preserve=wanted.preserve)
+        elif editor == "neurons":
+            for tokens, neurons in product(wanted.neuron_tokens, wanted.neurons):
+                yield EditSettings(
+                    editor=editor, tokens=tokens, neurons=neurons, fill=wanted.fill,
+                    guidance_half=wanted.guidance_half,
+                )  # fmt: skip
+        else:
+            for tokens, strength in product(wanted.tokens, wanted.lambdas):
+                yield EditSettings(editor=editor, tokens=tokens, strength=strength, preserve=wanted.preserve)
 
 
 def baselines(
@@ -72,7 +88,7 @@ def baselines(
         if method(edit.settings.editor):
             found.append(planned_edit(spec, model, attribute, edit.settings, "placebo", edit.sites, base=edit.edit_id))
             continue
-        alike = [s for s in _settings(spec) if (s.editor, s.tokens) == (edit.settings.editor, edit.settings.tokens)]
+        alike = [item for item in _settings(spec, attribute) if _form(item) == _form(edit.settings)]
         every = model.editable_sites
         found += [planned_edit(spec, model, attribute, settings, "all_sites", every) for settings in alike]
         if spec.evaluate.windows:
@@ -88,6 +104,10 @@ def baselines(
     return found
 
 
+def _form(settings: EditSettings) -> tuple[str, ...]:
+    return settings.editor, settings.targets, settings.tokens
+
+
 def planned_edit(
     spec: SweepSpec,
     model: ResolvedModel,
@@ -98,7 +118,8 @@ def planned_edit(
     base: str = "",
 ) -> PlannedEdit:
     """Names an edit by everything that changes its weights."""
-    records = splits(attribute, spec.prompts)["fit"]
+    as_published = settings.targets == "published"
+    records = attribute.published_records(settings.editor) if as_published else splits(attribute, spec.prompts)["fit"]
     texts = tuple(f"{record.prompt}\n{record.donor}" for record in records)
     if settings.preserve:
         # The nearest of other attributes are other ones.
@@ -128,7 +149,7 @@ def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: M
     """
     # Rows of an older version do not say their settings: they are those of the sweep, or they are lost.
     written = row["settings"]
-    options = [EditSettings.model_validate_json(written)] if written else _settings(spec)
+    options = [EditSettings.model_validate_json(written)] if written else _settings(spec, attribute)
     sites, base = tuple(row["site_indices"]), row["base"] or ""
     for settings in options:
         edit = planned_edit(spec, model, attribute, settings, row["scope"], sites, base)

@@ -201,7 +201,7 @@ def tune(
         check_editable(held.resolved.attribute(name), spec.prompts, model, window.sites if window else ())
         count = len(model.editable_sites)
         largest = min(spec.localize.largest(model.n_sites), count)
-        space = Space(editors, window, count, largest, wanted.preserve, wanted.fill)
+        space = Space(editors, window, count, largest, wanted.preserve, wanted.fill, wanted.guidance_half)
         found = search(space, spec.evaluate.seeds)
         stage = TuneStage(store, spec, held.resolved, name, found, seed)
         result = _driven(

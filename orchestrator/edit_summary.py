@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from loco_core.editors import named
 from loco_core.statistics import crossed_means, wilson_interval
 from orchestrator.edit_plan import INVALID, UNKNOWN
 
@@ -53,6 +54,7 @@ class EditSummary:
     """One edit on one split.
 
     Attributes:
+        targets: what its editor was fitted on: ``published`` texts or ``paired`` prompts; None where it knows one way.
         sites: the sites that it changes; none where it changes a text encoder.
         localization: what picked the place that it belongs to; of a baseline, that of the edit that it is held against.
         flipped: target pictures that had the attribute and have the donor's class now.
@@ -68,6 +70,7 @@ class EditSummary:
     model: str
     attribute: str
     editor: str
+    targets: str | None
     scope: str
     chosen: bool
     sites: tuple[int, ...]
@@ -78,6 +81,11 @@ class EditSummary:
     unrelated_kept: Share
     content_kept: Share
     ceiling: Share
+
+    @property
+    def name(self) -> str:
+        """The editor in words, with its targets: "loco_edit, as published"."""
+        return named(self.editor, self.targets)
 
 
 def share(pictures: Mapping[Picture, bool], confidence: float = CONFIDENCE) -> Share:
@@ -146,6 +154,7 @@ def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSumm
         model=edit["model"],
         attribute=edit["attribute"],
         editor=edit["editor"],
+        targets=edit["targets"],
         scope=edit["scope"],
         chosen=bool(edit["chosen"]),
         sites=tuple(edit["site_indices"]),

@@ -29,8 +29,8 @@ class Verdict:
 
     Attributes:
         edit_id: the chosen edit.
-        editor: its editor.
-        against: scope of the baselines, or key of the method.
+        editor: name of its editor.
+        against: scope of the baselines, or name of the method.
         baselines: how many there are.
         as_effective: those that are not shown to flip fewer pictures than the edit does.
         standing: ``without effect`` where the edit flips nothing; ``unrivalled`` where no baseline is as effective;
@@ -90,17 +90,17 @@ def verdicts(edit: EditSummary, others: Iterable[EditSummary]) -> list[Verdict]:
     if edit.scope != "method":
         block = edit.model, edit.attribute
         methods = [item for item in others if item.scope == "method" and (item.model, item.attribute) == block]
-        found += [_verdict(edit, item.editor, [item]) for item in methods if item.chosen]
+        found += [_verdict(edit, item.name, [item]) for item in methods if item.chosen]
     return found
 
 
 def _place(edit: EditSummary) -> tuple[str, str, str, str]:
-    return edit.model, edit.attribute, edit.editor, edit.localization
+    return edit.model, edit.attribute, edit.name, edit.localization
 
 
 def _verdict(edit: EditSummary, scope: str, rivals: Sequence[EditSummary]) -> Verdict:
     def said(standing: Standing, effective: int, spared: str = "", found: Difference | None = None) -> Verdict:
-        return Verdict(edit.edit_id, edit.editor, scope, len(rivals), effective, standing, spared, found)
+        return Verdict(edit.edit_id, edit.name, scope, len(rivals), effective, standing, spared, found)
 
     # The same pictures for both: shares of different prompts say more about the prompts than about the edits.
     measured = [item for item in rivals if edit.flipped.pictures.keys() & item.flipped.pictures.keys()]

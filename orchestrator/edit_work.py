@@ -6,22 +6,20 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from loco_core.deltas import WeightDelta, applied, norm, placebo, to_bytes
-from loco_core.editors import Concept, Target, TokenSet, fit_edit, method
+from loco_core.editors import Concept, EditSettings, Target, fit_edit, method, published
 from loco_core.editors.neurons import random_neurons
 from loco_core.errors import SpecError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.scorers import Scorer
-from loco_core.token_pairs import key_scale
 from loco_core.types import Attribute, Generation, PromptRecord, Row
 from orchestrator.edit_candidates import alike
 from orchestrator.edit_plan import (
@@ -87,12 +85,11 @@ class Bench:
 def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
     """Fits the edits of a unit, stores each as a delta, and commits their rows."""
     began = time.monotonic()
-    rows, concept = [], Concept(unit.attribute.key, unit.records)
-    # Edits of many strengths have few token sets and sites, and every scale is a forward pass over all prompts.
-    scale = cache(partial(key_scale, bench.model, concept))
-    neighbours = nearest(bench, unit.attribute)
+    rows = []
+    neighbours = nearest(bench.model, bench.attributes, unit.attribute)
     for edit in unit.edits:
         delta, path, sum_ = _fitted(bench, unit, edit, neighbours), None, None
+        neurons = edit.settings.editor == "neurons"
         if edit.scope in CANDIDATES:
             # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
             path, data = layout.delta(edit.edit_id, edit.scope), to_bytes(delta)
@@ -106,8 +103,11 @@ def fit(bench: Bench, unit: FitUnit, attempt: int) -> UnitReport:
                 "window_start": edit.sites[0] if _in_window(edit) else None,
                 "window_size": len(edit.sites) if _in_window(edit) else None,
                 "site_indices": list(edit.sites), "tokens": edit.settings.tokens,
-                **_lambdas(edit, scale),
-                "neurons": _count(delta) if edit.settings.editor == "neurons" else None,
+                "targets": edit.settings.targets if published(edit.settings.editor) else None,
+                "lambda": None if neurons or _is_absolute(edit.settings) else edit.settings.strength,
+                "lambda_absolute": delta.ridge,
+                "neurons": _count(delta) if neurons else None,
+                "guidance_half": edit.settings.guidance_half if neurons else None,
                 "norm": norm(bench.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
                 "base": edit.base or None,
                 "localization": unit.localization, "neighbours": neighbours,
@@ -124,27 +124,27 @@ def _in_window(edit: PlannedEdit) -> bool:
     return edit.scope != "all_sites" and method(edit.settings.editor) is None
 
 
-def _lambdas(edit: PlannedEdit, scale: Callable[[TokenSet, tuple[int, ...]], float]) -> dict[str, float | None]:
-    """Returns lambda as a share of the keys' mean squared norm, and as it stands in the equations."""
-    settings = edit.settings
-    if settings.editor == "neurons":
-        return {"lambda": None, "lambda_absolute": None}
-    if method(settings.editor):
-        return {"lambda": None, "lambda_absolute": settings.strength}
-    return {"lambda": settings.strength, "lambda_absolute": settings.strength * scale(settings.tokens, edit.sites)}
+def _is_absolute(settings: EditSettings) -> bool:
+    return settings.targets == "published" or method(settings.editor) is not None
 
 
 def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
-    concept, known = Concept(unit.attribute.key, unit.records), alike(bench.attributes, unit.attribute)
-    kept = [known[name] for name in neighbours[: edit.settings.preserve]]
-    preserve = tuple(record for item in kept for record in _fit_records(item, unit.prompts))
-    target = Target(bench.info.id, bench.info.weights, edit.sites, (concept,), preserve, unit.localization)
-    delta = fit_edit(bench.model, target, edit.settings)
+    settings, known = edit.settings, alike(bench.attributes, unit.attribute)
+    kept = [known[name] for name in neighbours[: settings.preserve]]
+    if settings.targets == "published":
+        records = unit.attribute.published_records(settings.editor)
+        preserve = [record for item in kept for record in item.published_records(settings.editor)]
+    else:
+        records = unit.records
+        preserve = [record for item in kept for record in _fit_records(item, unit.prompts)]
+    concept = Concept(unit.attribute.key, records)
+    target = Target(bench.info.id, bench.info.weights, edit.sites, (concept,), tuple(preserve), unit.localization)
+    delta = fit_edit(bench.model, target, settings)
     seed = int(edit.edit_id[:8], 16)
     if edit.scope == "placebo":
         return placebo(bench.model, delta, seed)
     if edit.scope == "random":
-        return random_neurons(bench.model, target, edit.settings, delta, seed)
+        return random_neurons(bench.model, target, settings, delta, seed)
     return delta
 
 
@@ -161,18 +161,16 @@ def _count(delta: WeightDelta) -> int:
     return sum(len(change.rows) for change in delta.changes)
 
 
-def nearest(bench: Bench, attribute: Attribute) -> list[str]:
+def nearest(model: LoadedModel, swept: Sequence[Attribute], attribute: Attribute) -> list[str]:
     """Returns the keys of other attributes of the same kind, nearest first by what the denoiser reads.
 
     They are those of the sweep, and those that are bundled in the same file. The distance is the cosine between mean
     embeddings of the words of the attributes' score texts, as encoded for the denoiser.
     """
-    others = list(alike(bench.attributes, attribute).values())
+    others = list(alike(swept, attribute).values())
     if not others:
         return []
-    encoded = bench.model.family.encode(
-        bench.model.pipeline, [item.records[0].score_text for item in (attribute, *others)]
-    )
+    encoded = model.family.encode(model.pipeline, [item.records[0].score_text for item in (attribute, *others)])
     means = np.stack(
         [row[words].double().mean(0).cpu().numpy() for row, words in zip(encoded.embeds, encoded.words, strict=True)]
     )
@@ -196,7 +194,11 @@ def evaluate(bench: Bench, unit: EvaluateUnit, attempt: int, row_by_row: bool) -
     """Draws the probes of a unit without an edit and with each of its edits, and commits what changed."""
     began = time.monotonic()
     before = _draw(bench, unit, None, row_by_row)
-    neighbours = nearest(bench, unit.attribute) if any(edit.settings.preserve for edit in unit.edits) else []
+    neighbours = (
+        nearest(bench.model, bench.attributes, unit.attribute)
+        if any(edit.settings.preserve for edit in unit.edits)
+        else []
+    )
     rows: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = [
         _picture(unit, probe, seen, None) for probe, seen in zip(unit.probes, before, strict=True)

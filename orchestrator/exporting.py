@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loco_core.deltas import applied, from_bytes
+from loco_core.editors import named
 from loco_core.errors import EditError, did_you_mean
 from loco_core.models import load_model
 from orchestrator.edit_plan import CANDIDATES
@@ -19,12 +20,12 @@ from orchestrator.store import Store
 
 @dataclass(frozen=True)
 class StoredEdit:
-    """One row of ``edits`` whose weights are kept."""
+    """One row of ``edits`` whose weights are kept; ``name`` is the editor in words."""
 
     edit_id: str
     model: str
     attribute: str
-    editor: str
+    name: str
     localization: str
     delta_path: str
     delta_sha256: str
@@ -37,7 +38,7 @@ def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None
         store: the results.
         edit_id: the edit's id or its beginning; None takes the chosen edits, those at a window named by hand and those
             of published methods only where nothing that is localized is meant.
-        wanted: values of ``model``, ``attribute`` and ``editor``, None where any will do.
+        wanted: values of ``model``, ``attribute``, ``editor`` and ``targets``, None where any will do.
 
     Raises:
         EditError: there is none, or more than one.
@@ -46,7 +47,7 @@ def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None
     if not rows:
         raise EditError(f"{store.root} holds no edits; `loco-sweep edit RESULTS` fits some")
     for name, value in wanted.items():
-        known = {row[name] for row in rows}
+        known = {row[name] for row in rows if row[name] is not None}
         if value is not None and value not in known:
             raise EditError(f'no edit has the {name} "{value}"{did_you_mean(value, known)}')
         rows = [row for row in rows if value in (None, row[name])]
@@ -55,11 +56,15 @@ def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None
     rows = [row for row in rows if row["scope"] == "localized"] or rows
     if len(rows) != 1:
         names = ", ".join(
-            f"{row['edit_id'][:12]} ({row['model']} {row['attribute']} {row['editor']}, {row['localization']})"
+            f"{row['edit_id'][:12]} ({row['model']} {row['attribute']} {named(row['editor'], row['targets'])}, "
+            f"{row['localization']})"
             for row in rows
         )
-        raise EditError(f"{len(rows) or 'no'} edits match{': ' + names if names else ''}; name one with --edit")
-    row = rows[0]
+        raise EditError(
+            f"{len(rows) or 'no'} edits match{': ' + names if names else ''}; name one with --edit, or narrow them "
+            "down with --editor and --targets"
+        )
+    row = {**rows[0], "name": named(rows[0]["editor"], rows[0]["targets"])}
     return StoredEdit(*(str(row[name]) for name in StoredEdit.__dataclass_fields__))
 
 
@@ -82,8 +87,11 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpe
             "that made it fits it again"
         )
     delta = from_bytes(data, place)
-    if not delta.exportable:
-        raise EditError("this edit holds neurons at a mean that K and V, without a bias, cannot store; use fill: zero")
+    if delta.runtime_only:
+        raise EditError(
+            f"edit {edit.edit_id[:12]} exists in this runtime alone: {delta.runtime_only}; draw with it in Python "
+            "(LoadedModel.edited), or export another edit"
+        )
     sweep = store.sweep()
     assert sweep is not None
     spec = next(item for item in sweep.models if item.id == edit.model)

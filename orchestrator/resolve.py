@@ -18,6 +18,7 @@ from loco_core.models import FamilyInfo, families, family_of_pipeline, find_mode
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.tracing import reads
 from loco_core.types import Attribute, Engine, Generation
+from orchestrator.editable import check_editors
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 from orchestrator.super_resolution import ResolvedSuperResolution, check_super_resolution, with_super_resolution
@@ -306,15 +307,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
         with located(*localizer_at(i)):
             registry.function("localizers", name, "localize")
             reads(name)
-    for i, editor in enumerate(spec.edit.editors if spec.edit else ()):
-        with located("edit", "editors", i):
-            registry.function("editors", editor, "edit")
-    for editor in spec.edit.method_lambdas if spec.edit else ():
-        if method(editor) is None:
-            with located("edit", "method_lambdas", editor):
-                raise SpecError(
-                    f"{editor} is no published method with an absolute lambda; its strengths stand in lambdas"
-                )
+    check_editors(spec, attributes)
     if spec.generation.scheduler is not None:
         with located("generation", "scheduler"):
             others = {name for facts in families().values() for name in facts.schedulers}

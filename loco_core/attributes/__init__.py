@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import yaml
 
 from loco_core.errors import SpecError, did_you_mean
-from loco_core.types import Attribute, PromptRecord
+from loco_core.types import Attribute, PromptRecord, PublishedTexts
+
+_PARTS = ("keys", "anchors")
 
 
 def attribute(key: str) -> Attribute:
@@ -45,7 +48,9 @@ def _files() -> dict[str, dict[str, Attribute]]:
     for path in sorted(Path(__file__).parent.glob("*.yaml")):
         for group in yaml.safe_load(path.read_text()):
             for name in group["names"]:
-                item = Attribute(group["kind"], str(name), group["mode"], _records(group, name))
+                item = Attribute(
+                    group["kind"], str(name), group["mode"], _records(group, name), _published(group, name)
+                )
                 found.setdefault(path.stem, {})[item.key] = item
     return found
 
@@ -53,10 +58,7 @@ def _files() -> dict[str, dict[str, Attribute]]:
 def _records(group: dict[str, Any], key: str) -> tuple[PromptRecord, ...]:
     """Expands templates x contents; each pair once, neighbours differ in both."""
     contents, templates, donors = group["contents"], group["templates"], group["donors"]
-    donor = group.get("replacements", {}).get(key, "")
-    words = {"name": str(group["names"][key]), "donor": donor}
-    words |= {"a": _article(words["name"]), "donor_a": _article(donor)}
-    records = []
+    words, records = _words(group, key), []
     for round_ in range(len(templates)):
         for c, content in enumerate(contents):
             t = (c + round_) % len(templates)
@@ -75,6 +77,25 @@ def _records(group: dict[str, Any], key: str) -> tuple[PromptRecord, ...]:
                 )
             )
     return tuple(records)
+
+
+def _published(group: dict[str, Any], key: str) -> tuple[PublishedTexts, ...]:
+    words = _words(group, key)
+    return tuple(
+        PublishedTexts(editor, text_pairs(*([text.format(**words) for text in said[part]] for part in _PARTS)))
+        for editor, said in group.get("published", {}).items()
+    )
+
+
+def text_pairs(keys: Sequence[str], anchors: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs key texts with their anchors: one for each, or one for all."""
+    return tuple(zip(keys, list(anchors) * len(keys) if len(anchors) == 1 else anchors, strict=True))
+
+
+def _words(group: dict[str, Any], key: str) -> dict[str, str]:
+    donor = group.get("replacements", {}).get(key, "")
+    name = str(group["names"][key])
+    return {"name": name, "donor": donor, "a": _article(name), "donor_a": _article(donor)}
 
 
 def _article(word: str) -> str:

@@ -1,20 +1,28 @@
 """LocoEdit: the closed-form edit of K and V at the localized sites (Basu et al., ICML 2024, section 5, eq. 7).
 
-Lambda is a share of the mean squared norm of the keys, so that it means the same in every model; the paper's is
-absolute. Prompts that are to read as before are read at all positions. Measured on the bundled planted model: with the
-styles beside it preserved, an edit of a style spoils none of them at strengths at which it spoils most without.
+As published: the keys are the last tokens of a few texts without contents ("a painting in the style of X"), every one
+is to read as the last token of one anchor ("a painting"), lambda is an absolute 0.01, and nothing is preserved.
+
+Paired, our variant: prompts with contents are paired word by word with their donors, lambda is a share of the mean
+squared norm of the keys, so that it means the same in every model, and prompts of other attributes may be given that
+are to read as before, at all positions. Measured on the bundled planted model: with the styles beside it preserved, an
+edit of a style spoils none of them at strengths at which it spoils most without.
 """
 
 from __future__ import annotations
 
 from loco_core.deltas import Change
-from loco_core.editors import EditSettings, Target
+from loco_core.editors import EditSettings, Published, Target
 from loco_core.models import LoadedModel
 from loco_core.ridge import edit_sites
 from loco_core.token_pairs import read_texts
 
+PUBLISHED = Published(tokens="last_subject", strength=0.01)
+
 
 def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
     """Fits LocoEdit; see :class:`loco_core.editors.Editor`."""
+    if settings.targets == "published":
+        return edit_sites(model, target, settings, None, absolute=True)
     prompts = [record.prompt for record in target.preserve]
     return edit_sites(model, target, settings, read_texts(model, prompts, target.sites) if prompts else None)

@@ -1,10 +1,11 @@
 """UCE: the closed-form edit of K and V at all sites (Gandikota et al., WACV 2024, eq. 7), which needs no localization.
 
 ``W = (lambda W0 + sum v* c^T + sum W0 c c^T) (lambda I + sum c c^T + sum c c^T)^-1`` with ``v* = W0 c'``: the first
-sums run over the concepts to edit, with ``c'`` of the donor, the second ones over those to preserve; both weights
-(alpha, beta) are 1 and lambda is absolute, as published. A concept is read at its last token: published with prompts
-that end there, so that it is the last one before the end of the text, and a causal text encoder reads it the same
-whatever follows. It is LocoEdit's system at all sites, with one token a prompt and an absolute lambda.
+sums run over the concepts to edit, with ``c'`` of the guide, the second ones over those to preserve; both weights
+(alpha, beta) are 1 and lambda is an absolute 0.5. It is LocoEdit's system at all sites, one token a text.
+
+As published: a concept is read at the last token of its bare name, its guide and what is preserved likewise.
+Paired, our variant: prompts with contents stand in place of names, read at the last word of what their donors change.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from loco_core.deltas import Change
 from loco_core.editors import EditSettings, Method, Target
 from loco_core.models import LoadedModel
 from loco_core.ridge import edit_sites
-from loco_core.token_pairs import read_subjects
+from loco_core.token_pairs import read_last, read_subjects
 
 METHOD = Method(place="all_sites", tokens="last_subject", strength=0.5, preserves=True)
 
 
 def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
     """Fits UCE; see :class:`loco_core.editors.Editor`."""
-    kept = read_subjects(model, target.preserve, target.sites) if target.preserve else None
+    kept = None
+    if target.preserve and settings.targets == "published":
+        kept = read_last(model, [record.prompt for record in target.preserve], target.sites)
+    elif target.preserve:
+        kept = read_subjects(model, target.preserve, target.sites)
     return edit_sites(model, target, settings, kept, absolute=True)

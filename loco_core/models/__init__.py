@@ -5,7 +5,8 @@ A family file exports ``INFO`` (a :class:`FamilyInfo`) and a class ``Family`` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -19,6 +20,7 @@ from loco_core.types import Engine, Site
 if TYPE_CHECKING:
     import torch
 
+    from loco_core.deltas import WeightDelta
 
 REMEMBERED = 8
 """Lists of prompts whose encodings are kept; one of three prompts weighs 13 MB with T5-XXL."""
@@ -208,6 +210,18 @@ class SuperResolution(Protocol):
         """
 
 
+@dataclass
+class Running:
+    """What the denoiser's pass that runs now is about.
+
+    Attributes:
+        conditional: ``(rows,)`` bool, which rows of the batch are of the conditional half of guidance; None where
+            nobody says so, as in a pipeline's own call.
+    """
+
+    conditional: torch.Tensor | None = None
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A pipeline on its device, with its sites.
@@ -222,6 +236,7 @@ class LoadedModel:
         engine: how it computes.
         encoded: prompts that were encoded before; see :meth:`encode`.
         super_resolution: what enlarges its images; None leaves them as they are.
+        running: what is running now, as `loco_core.routing` says.
     """
 
     pipeline: Any = field(repr=False)
@@ -233,6 +248,7 @@ class LoadedModel:
     engine: Engine = field(default_factory=Engine)
     encoded: dict[tuple[str, ...], PromptEmbeds] = field(default_factory=dict, repr=False, compare=False)
     super_resolution: SuperResolution | None = field(default=None, repr=False)
+    running: Running = field(default_factory=Running, repr=False, compare=False)
 
     @property
     def enlargement(self) -> int:
@@ -252,6 +268,26 @@ class LoadedModel:
         while len(self.encoded) > REMEMBERED:
             del self.encoded[next(iter(self.encoded))]
         return found
+
+    @contextmanager
+    def edited(self, delta: WeightDelta, weights: str | None = None) -> Iterator[LoadedModel]:
+        """Edits the model within a ``with`` block: what `loco_core.generate.generate` draws there, it draws edited.
+
+        Neurons that are held in the conditional half of guidance, as published, exist in this runtime alone; other
+        edits also act in the pipeline's own call.
+
+        Args:
+            delta: the edit, e.g. ``read_delta("results/first/deltas/...")``.
+            weights: hash of the model's weights, as a sweep records it, to be compared with those that the edit was
+                fitted on; None takes that for granted.
+
+        Raises:
+            EditError: the edit was fitted on other weights or in another dtype, or does not fit the model.
+        """
+        from loco_core.deltas import applied
+
+        with applied(self, delta, delta.provenance.weights if weights is None else weights):
+            yield self
 
 
 def families() -> dict[str, FamilyInfo]:

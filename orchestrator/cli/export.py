@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli.options import Results
+
+
+class TargetsName(StrEnum):
+    """What an edit was fitted on: texts as published, or prompts paired with their donors."""
+
+    PUBLISHED = "published"
+    PAIRED = "paired"
 
 
 def export(
@@ -19,14 +27,18 @@ def export(
     model: Annotated[str | None, typer.Option(help="Model, where several were edited.")] = None,
     attribute: Annotated[str | None, typer.Option(help="Attribute, where several were edited.")] = None,
     editor: Annotated[str | None, typer.Option(help="Editor, where several were used.")] = None,
+    targets: Annotated[
+        TargetsName | None, typer.Option(help="What it was fitted on, where an editor was used both ways.")
+    ] = None,
 ) -> None:
     """Write an edited model in diffusers' own format."""
     from orchestrator.exporting import export_edit, find_edit
     from orchestrator.store import open_store
 
     store = open_store(results, create=False)
-    row = find_edit(store, edit, {"model": model, "attribute": attribute, "editor": editor})
+    wanted = {"model": model, "attribute": attribute, "editor": editor, "targets": targets and str(targets)}
+    row = find_edit(store, edit, wanted)
     second = export_edit(store, row, out)
-    print(f"{out}: {row.model} with {row.attribute} edited ({row.editor}, {row.localization}, edit {row.edit_id[:12]})")
+    print(f"{out}: {row.model} with {row.attribute} edited ({row.name}; {row.localization}, edit {row.edit_id[:12]})")
     if second is not None:
         print(f"the second stage, {second}, is as published and not in the folder; load it beside")

@@ -55,7 +55,7 @@ def tune(
     address: AddressOption = None,
     max_failures: MaxFailuresOption = None,
 ) -> None:
-    """Search an edit's lambda, neurons, tokens and window with Ray Tune, and measure the best on unseen prompts."""
+    """Search lambda (or neurons), tokens and window of a paired edit with Ray Tune; measure the best on new prompts."""
     from orchestrator import edit_driver
     from orchestrator.cli.edit import work
     from orchestrator.tune_search import RayTuneSearch
@@ -84,6 +84,7 @@ def _show(result: TuneResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from loco_core.editors import named
     from orchestrator.cli.run import span
 
     stopped = sum(trial.request.seeds < result.seeds for trial in result.trials)
@@ -96,9 +97,9 @@ def _show(result: TuneResult) -> None:
         settings, window = trial.request.settings, trial.request.window
         neurons = settings.editor == "neurons"
         strength = f"{settings.neurons:.0%} of neurons" if neurons else f"lambda {settings.strength:.2g}"
-        sites = span(window.start, window.size)
+        edit = named(settings.editor, None if neurons else settings.targets)
         table.add_row(
-            f"{settings.editor} {sites}, {strength}", settings.tokens, str(trial.request.seeds),
+            f"{edit} {span(window.start, window.size)}, {strength}", settings.tokens, str(trial.request.seeds),
             f"{trial.flipped:.0%}", f"{trial.neighbour_loss:.0%}",
         )  # fmt: skip
     Console().print(table)

@@ -98,7 +98,7 @@ def _plane(figure: Figure, items: Sequence[Finding]) -> bool:
             if kept.of:
                 # Published methods by name, all else by scope.
                 scope = edit.summary.scope
-                group = scope, edit.summary.editor if scope == "method" else scope.replace("_", " ")
+                group = scope, edit.summary.name if scope == "method" else scope.replace("_", " ")
                 points.setdefault(group, []).append((edit.summary.flipped.value, kept.value))
     if not points:
         return False

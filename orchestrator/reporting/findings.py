@@ -49,15 +49,17 @@ class MeasuredEdit:
         place = {"all_sites": "all sites", "placebo": "placebo", "random": "random neurons"}.get(row["scope"])
         if row["scope"] == "method":
             place = _method_place(row["site_indices"])
-        return f"{row['editor']} at {place or sites(row['window_start'], row['window_size'])}"
+        comma = "," if self.summary.targets else ""
+        return f"{self.summary.name}{comma} at {place or sites(row['window_start'], row['window_size'])}"
 
     @property
     def label(self) -> str:
         """Editor, place and settings in words."""
         row = self.row
         if row["neurons"] is not None:
-            return f"{self.place}, {row['neurons']} neurons"
-        # Of published methods lambda is absolute.
+            half = {"conditional": ", conditional half", "both": ", both halves"}.get(row["guidance_half"], "")
+            return f"{self.place}, {row['neurons']} neurons, {row['tokens']}{half}"
+        # Of published edits and methods lambda is absolute.
         strength = f"λ {row['lambda']:g}" if row["lambda"] is not None else f"absolute λ {row['lambda_absolute']:g}"
         return f"{self.place}, {strength}, {row['tokens']}"
 
@@ -67,7 +69,7 @@ class Editing:
     """How edits were measured.
 
     Attributes:
-        editors: keys of those that edit where something was localized, or where they were told to.
+        editors: names of those that edit where something was localized, or where they were told to.
         methods: published methods that edit a place of their own, with that place, in words.
         judges: what named what is seen; empty where only the sign of the CLIP margin did.
         seeds: of the ``report`` split.
@@ -81,6 +83,16 @@ class Editing:
     seeds: int
     max_neighbour_loss: float
     seen: Sequence[str]
+
+    @property
+    def has_published(self) -> bool:
+        """Whether any was fitted as its authors do."""
+        return any("as published" in name for name in (*self.editors, *self.methods))
+
+    @property
+    def neurons(self) -> bool:
+        """Whether neurons were edited."""
+        return "neurons" in self.editors
 
 
 @dataclass(frozen=True)
@@ -230,8 +242,8 @@ def _editing(spec: SweepSpec, measured: Sequence[EditSummary], rows: Sequence[Ma
     edited = sorted({item.attribute for item in measured})
     elsewhere = [item for item in measured if item.scope == "method"]
     return Editing(
-        editors=sorted({item.editor for item in measured} - {item.editor for item in elsewhere}),
-        methods=sorted({f"{item.editor} ({_method_place(item.sites)})" for item in elsewhere}),
+        editors=sorted({item.name for item in measured} - {item.name for item in elsewhere}),
+        methods=sorted({f"{item.name} ({_method_place(item.sites)})" for item in elsewhere}),
         judges=sorted({row["judge"] for row in rows if row["judge"] is not None}),
         seeds=len({row["seed"] for row in rows}),
         max_neighbour_loss=(spec.edit or EditSpec()).max_neighbour_loss,

@@ -22,7 +22,7 @@ from orchestrator.store.layout import REPORT
 
 _LOCALIZED = (
     "model", "attribute", "outcome", "window_start", "window_size", "effect", "ci_low", "ci_high", "sufficiency",
-    "damage", "n_prompts", "n_seeds", "localizer",
+    "damage", "about", "holds_in", "prompt_share_low", "n_prompts", "n_seeds", "localizer",
 )  # fmt: skip
 _SHARES = ("flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept", "ceiling")
 _TEMPLATES = "templates"
@@ -58,6 +58,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
     )  # fmt: skip
     environment.filters["span"] = lambda window: sites(*window)
     environment.filters["sites"] = lambda row: sites(row["window_start"], row["window_size"])
+    environment.filters["about"] = lambda row: (row["about"] or "these_pictures").replace("_", " ")
     return environment.get_template("report.html.jinja").render(
         findings=findings,
         beside=beside(findings, store),
@@ -106,13 +107,14 @@ def _data(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, Any]:
 def _edit(item: Finding, edit: MeasuredEdit) -> dict[str, Any]:
     row, summary = edit.row, edit.summary
     names: Sequence[str] = (
-        "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda",
-        "lambda_absolute", "neurons", "norm",
+        "model", "attribute", "editor", "targets", "scope", "window_start", "window_size", "tokens", "lambda",
+        "lambda_absolute", "neurons", "guidance_half", "norm",
         "chosen", "localization",
     )  # fmt: skip
     return {
         "edit_id": summary.edit_id[:12],
         **{name: row[name] for name in names},
+        "name": summary.name,
         "label": edit.label,
         **{name: _share(getattr(summary, name)) for name in _SHARES},
     }

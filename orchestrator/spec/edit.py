@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from loco_core.editors import TokenSet
+from loco_core.editors import Fill, HeldHalf, Neurons, Targets, TokenSet
 from loco_core.errors import did_you_mean
 
-Share = Annotated[float, Field(gt=0, le=1)]
 Lambdas = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
@@ -28,35 +27,50 @@ def _no_repeats(loc: tuple[str, ...], values: tuple[object, ...]) -> None:
         raise _problem(loc, "a value is given twice; expected each once")
 
 
+def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
 class EditSpec(_Strict):
     """Which edits are fitted, where an attribute is localized or a method puts them, and how one of each is chosen.
 
     Attributes:
         editors: keys of editors.
-        lambdas: strengths of LocoEdit, as shares of the mean squared norm of its keys.
-        method_lambdas: absolute lambdas of methods with a place of their own (``uce``, ``diff_quick_fix``), by editor;
-            the published one where none is given.
-        neurons: shares of the output coordinates that the neuron editor changes.
-        tokens: token sets; every one is tried with every strength.
-        fill: what the neuron editor puts in place of a coordinate.
-        preserve: how many of the nearest attributes of the same kind LocoEdit and UCE are to leave alone; 0 as in
-            LocoEdit's paper.
+        targets: what editors that were published with targets of their own are fitted on: ``published`` texts, as their
+            authors do, prompts that are ``paired`` with their donors, or both; a single word will do. None is paired,
+            and published beside it where an attribute has such texts.
+        lambdas: strengths of LocoEdit's paired edits, as shares of the mean squared norm of the keys.
+        method_lambdas: absolute lambdas by editor, of published edits and of methods with a place of their own
+            (``uce``, ``diff_quick_fix``); the published one where none is given.
+        neurons: how many output coordinates of every projection the neuron editor holds: shares up to 1, or whole
+            numbers, as published.
+        tokens: token sets of closed-form edits; every one is tried with every strength.
+        neuron_tokens: positions at which neurons are ranked, and at which the donors' mean is taken.
+        fill: what the neuron editor holds a coordinate at.
+        guidance_half: in which half of guidance it does: ``conditional``, as published, or ``both``.
+        preserve: how many of the nearest attributes of the same kind LocoEdit's paired edits and UCE are to leave
+            alone; 0 as in LocoEdit's paper.
         max_neighbour_loss: share of neighbours' pictures that the chosen edit may spoil.
     """
 
     editors: Annotated[tuple[str, ...], Field(min_length=1)] = ("loco_edit", "neurons")
+    targets: Annotated[Annotated[tuple[Targets, ...], Field(min_length=1)] | None, BeforeValidator(_listed)] = None
     lambdas: Lambdas = (0.001, 0.01, 0.1, 1.0)
     method_lambdas: Mapping[str, Lambdas] = Field(default_factory=dict)
-    neurons: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.02, 0.05, 0.1)
+    neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = (0.1, 0.25, 0.5)
     tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject", "all")
-    fill: Literal["zero", "donor_mean"] = "zero"
+    neuron_tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject",)
+    fill: Fill = "donor_mean"
+    guidance_half: HeldHalf = "conditional"
     preserve: Annotated[int, Field(ge=0, le=16)] = 8
     max_neighbour_loss: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     @model_validator(mode="after")
     def _check(self) -> EditSpec:
-        for name in ("editors", "lambdas", "neurons", "tokens"):
-            _no_repeats((name,), getattr(self, name))
+        for name in ("editors", "targets", "lambdas", "neurons", "tokens", "neuron_tokens"):
+            _no_repeats((name,), getattr(self, name) or ())
         for editor, values in self.method_lambdas.items():
             loc = ("method_lambdas", editor)
             if editor not in self.editors:

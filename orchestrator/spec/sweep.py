@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from loco_core.attributes import text_pairs
 from loco_core.localizers import LocalizeSettings
 from loco_core.types import (
     Attention,
@@ -34,6 +35,7 @@ from loco_core.types import (
     Part,
     Pooled,
     PromptRecord,
+    PublishedTexts,
     Tokens,
 )
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
@@ -187,6 +189,28 @@ class RecordSpec(_Strict):
     template_id: str = ""
 
 
+class PublishedTextsSpec(_Strict):
+    """Texts that a published edit is fitted on; see `loco_core.types.PublishedTexts`.
+
+    Attributes:
+        keys: texts whose last token is edited.
+        anchors: what they are to read as: one for all keys, or one a key.
+    """
+
+    keys: Annotated[tuple[Text, ...], Field(min_length=1)]
+    anchors: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> PublishedTextsSpec:
+        if len(self.anchors) not in (1, len(self.keys)):
+            message = f"{len(self.anchors)} anchors for {len(self.keys)} keys; expected one for all, or one a key"
+            raise _problem(("anchors",), message)
+        same = [key for key, anchor in text_pairs(self.keys, self.anchors) if key.split() == anchor.split()]
+        if same:
+            raise _problem(("keys",), f"{same[0]!r} equals its anchor; nothing to edit")
+        return self
+
+
 class AttributeSpec(_Strict):
     """An attribute written out in the sweep file.
 
@@ -195,12 +219,14 @@ class AttributeSpec(_Strict):
         name: of the attribute within its kind.
         mode: whether the donor drops the attribute or replaces it.
         records: prompts, in the order in which ``prompts: N`` takes them.
+        published: texts of published edits, by editor.
     """
 
     kind: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
     name: Name
     mode: Mode
     records: Annotated[tuple[RecordSpec, ...], Field(min_length=1)]
+    published: dict[str, PublishedTextsSpec] = Field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -211,7 +237,10 @@ class AttributeSpec(_Strict):
     def attribute(self) -> Attribute:
         """The attribute as the science knows it."""
         records = tuple(PromptRecord(**record.model_dump()) for record in self.records)
-        return Attribute(self.kind, self.name, self.mode, records)
+        published = tuple(
+            PublishedTexts(editor, text_pairs(said.keys, said.anchors)) for editor, said in self.published.items()
+        )
+        return Attribute(self.kind, self.name, self.mode, records, published)
 
     @model_validator(mode="after")
     def _check(self) -> AttributeSpec:

@@ -302,7 +302,9 @@ def _warn_of_another_choice(owner: Owner, before: pa.Table, now: pa.Table) -> No
 
 
 def choose(edits: Sequence[PlannedEdit], measured: Sequence[EditSummary], max_neighbour_loss: float) -> set[str]:
-    """Chooses one edit of each editor: the most effective of those that spare the neighbours, else the most sparing.
+    """Chooses one edit of each editor and kind of targets.
+
+    It is the most effective of those that spare the neighbours, else the most sparing.
 
     Args:
         edits: candidates, in the order of the spec.
@@ -313,11 +315,14 @@ def choose(edits: Sequence[PlannedEdit], measured: Sequence[EditSummary], max_ne
         ids of the chosen edits.
     """
     by_id, chosen = {item.edit_id: item for item in measured}, set()
-    for editor in dict.fromkeys(edit.settings.editor for edit in edits):
-        mine = [by_id[edit.edit_id] for edit in edits if edit.settings.editor == editor and edit.edit_id in by_id]
+    groups: dict[tuple[str, str], list[EditSummary]] = {}
+    for edit in edits:
+        if edit.edit_id in by_id:
+            groups.setdefault((edit.settings.editor, edit.settings.targets), []).append(by_id[edit.edit_id])
+    for mine in groups.values():
         sparing = [item for item in mine if neighbour_loss(item) <= max_neighbour_loss]
         if sparing:
             chosen.add(max(sparing, key=lambda item: (item.flipped.value, -neighbour_loss(item))).edit_id)
-        elif mine:
+        else:
             chosen.add(min(mine, key=neighbour_loss).edit_id)
     return chosen

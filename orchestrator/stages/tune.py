@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -26,7 +26,9 @@ from orchestrator.store import SCHEMA_VERSION, Store, make_table
 from orchestrator.worker import to_unit
 
 LOCALIZATION = "tune"
-LAMBDAS, NEURONS = (1e-4, 10.0), (0.01, 0.3)
+LAMBDAS, NEURONS = (1e-4, 10.0), (0.03, 0.6)
+TOKENS: tuple[TokenSet, ...] = ("last_subject", "subject", "tail", "all")
+NEURON_TOKENS: tuple[TokenSet, ...] = ("last_subject", "last_position")
 FAILED = -2.0
 """Objective of an edit that could not be measured: worse than any that could."""
 
@@ -50,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched.
+    """What is searched: paired edits, as those that are published have nothing to search.
 
     Attributes:
         editors: keys of editors.
@@ -59,6 +61,7 @@ class Space:
         largest: sites of the largest window.
         preserve: see `loco_core.editors.EditSettings`.
         fill: see `loco_core.editors.EditSettings`.
+        guidance_half: see `loco_core.editors.EditSettings`.
     """
 
     editors: tuple[str, ...]
@@ -67,26 +70,29 @@ class Space:
     largest: int
     preserve: int
     fill: str
+    guidance_half: str
 
     def propose(self, trial: Any) -> None:
         """Names the parameters of an Optuna trial; those of the other editor are not asked for."""
         editor = trial.suggest_categorical("editor", list(self.editors))
         if editor == "neurons":
             trial.suggest_float("neurons", *NEURONS, log=True)
+            trial.suggest_categorical("neuron_tokens", list(NEURON_TOKENS))
         else:
             trial.suggest_float("lambda", *LAMBDAS, log=True)
-        trial.suggest_categorical("tokens", list(get_args(TokenSet)))
+            trial.suggest_categorical("tokens", list(TOKENS))
         if self.window is None:
             trial.suggest_int("size", 1, self.largest)
             trial.suggest_int("start", 0, self.n_sites - 1)
 
     def request(self, trial: str, config: dict[str, Any], seeds: int) -> Request:
         """Turns a trial's parameters into what it asks for."""
-        settings: dict[str, Any] = {"editor": config["editor"], "tokens": config["tokens"]}
+        settings: dict[str, Any] = {"editor": config["editor"]}
         if config["editor"] == "neurons":
-            settings |= {"neurons": config["neurons"], "fill": self.fill}
+            settings |= {"neurons": config["neurons"], "tokens": config["neuron_tokens"]}
+            settings |= {"fill": self.fill, "guidance_half": self.guidance_half}
         else:
-            settings |= {"strength": config["lambda"], "preserve": self.preserve}
+            settings |= {"strength": config["lambda"], "tokens": config["tokens"], "preserve": self.preserve}
         window = self.window
         if window is None:
             size = config["size"]
@@ -167,7 +173,7 @@ class TuneStage:
         self._store, self._spec, self._resolved, self._search = store, spec, resolved, search
         self._attribute: Attribute = resolved.attribute(attribute)
         self._search_seed, self._committed = search_seed, store.committed()
-        # Any fit says which attributes are nearest; this one is the paper's own setting at the first site.
+        # Any fit says which attributes are nearest; this one is quick.
         first = self._edit(EditSettings(editor="loco_edit", tokens="last_subject", strength=0.01), Window(0, 1))
         self._first = fit_unit(spec, self._model, self._attribute, [first], LOCALIZATION, 0)
         self._order = 1
@@ -278,7 +284,8 @@ class TuneStage:
         rows = self._measured.rows(self._model.id, self._attribute.key, [edit], self._probes(request.seeds))
         row = {
             "edit_id": edit.edit_id, "model": self._model.id, "attribute": self._attribute.key,
-            "attribute_kind": self._attribute.kind, "editor": edit.settings.editor, "scope": edit.scope,
+            "attribute_kind": self._attribute.kind, "editor": edit.settings.editor, "targets": None,
+            "scope": edit.scope,
             "chosen": False, "site_indices": edit.sites, "localization": LOCALIZATION,
         }  # fmt: skip
         found = summarize([row], rows, "select")
@@ -299,9 +306,9 @@ class TuneStage:
             return None
         settings, window = best.request.settings, best.request.window
         edit = EditSpec(
-            editors=(settings.editor,), lambdas=(settings.strength,), neurons=(settings.neurons,),
-            tokens=(settings.tokens,), fill=settings.fill, preserve=settings.preserve,
-            max_neighbour_loss=self._most_loss,
+            editors=(settings.editor,), targets=("paired",), lambdas=(settings.strength,), neurons=(settings.neurons,),
+            tokens=(settings.tokens,), neuron_tokens=(settings.tokens,), fill=settings.fill,
+            guidance_half=settings.guidance_half, preserve=settings.preserve, max_neighbour_loss=self._most_loss,
         )  # fmt: skip
         spec = self._spec.model_copy(update={"edit": edit})
         self._edits = EditStage(self._store, spec, self._resolved, self._order)

@@ -240,7 +240,8 @@ EDITS = _schema(
     ("site_indices", pa.list_(_INT)),
     ("tokens", _TEXT),
     ("lambda", _REAL),
-    # The papers' lambda: not relative to the keys' mean squared norm. Of published methods this one alone.
+    # As it stands in the equation that was solved, not relative to the keys' mean squared norm. Of published edits this
+    # one alone; null where sites that read different texts have one each.
     ("lambda_absolute", _REAL),
     ("neurons", _INT),
     ("norm", _REAL),
@@ -254,6 +255,10 @@ EDITS = _schema(
     ("schema_version", _INT),
     # Of the editor, as JSON: with the sites and the prompts, all that it takes to fit the edit again.
     ("settings", _TEXT),
+    # published or paired; null where the editor was not published with targets of its own.
+    ("targets", _TEXT),
+    # Of neurons: conditional or both.
+    ("guidance_half", _TEXT),
 )
 """One row an edit and the place that it was fitted for: all sites are a baseline of several places, say."""
 
@@ -303,7 +308,7 @@ TRIALS = _schema(
     ("window_size", _INT),
     ("tokens", _TEXT),
     ("lambda", _REAL),
-    # Share of the output coordinates.
+    # Share of the output coordinates of every projection.
     ("neurons", _REAL),
     # Of the select split, that it was measured on before it was stopped or was through.
     ("seeds", _INT),

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loco_core.editors import named
 from loco_core.errors import ViewError
 from orchestrator.store import DamagedFileError, MissingFileError, Store, layout
 from orchestrator.store.ranges import RangedTable
@@ -187,11 +188,14 @@ class Catalogue:
 
     def _edits(self) -> dict[str, str]:
         try:
-            rows = self._store.read("edits").select(["edit_id", "editor", "scope"]).to_pylist()
+            rows = self._store.read("edits").select(["edit_id", "editor", "targets", "scope"]).to_pylist()
         except DamagedFileError as error:
             _log.warning("editors of edits are not known: %s", error)
             return {}
-        return {row["edit_id"]: f"{row['editor']}, {str(row['scope']).replace('_', ' ')}" for row in rows}
+        return {
+            row["edit_id"]: f"{named(row['editor'], row['targets'])}, {str(row['scope']).replace('_', ' ')}"
+            for row in rows
+        }
 
 
 def _labelled(own: pa.Table, scores: pa.Table) -> list[pa.Table]:

@@ -41,7 +41,7 @@ localize: {{localizer: {localizer}, resamples: 100}}
 RECORD = "{prompt: a b, donor: a, score_text: b, donor_text: a, content_text: a}"
 FEW = f"{{kind: style, name: few, mode: remove, records: [{RECORD}]}}"
 BLOCKS = """\
-edit: {lambdas: [0.1], neurons: [0.1], tokens: [all]}
+edit: {targets: paired, lambdas: [0.1], neurons: [0.1], tokens: [all]}
 evaluate: {prompts: 1, seeds: 1, neighbours: 1, judge: toy-judge, windows: false}
 """
 INLINE = ("--backend", "inline", "--threads", 1)
@@ -355,7 +355,7 @@ def test_methods_edit_without_a_window_and_stay_beside_one(command: Command, res
     seeds = rows[rows.split == "report"].groupby("edit_id").seed.nunique()
     assert set(seeds[both.edit_id]) == {2}
     page = (results / "report.html").read_text()
-    assert "Against uce, which edits a place of its own" in page
+    assert "Against uce, paired, which edits a place of its own" in page
 
 
 def test_an_edit_that_cannot_be_exported_is_one_line_and_writes_nothing(

@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from loco_core.deltas import applied, from_bytes
+from loco_core.deltas import from_bytes, read_delta
 from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
@@ -86,8 +86,16 @@ def tables(root: Path) -> dict[str, pd.DataFrame]:
 def test_one_edit_of_each_editor_is_chosen_and_held_against_baselines(undisturbed: Path) -> None:
     edits = pd.read_parquet(undisturbed / "edits")
     assert set(edits.scope) == {"localized", "all_sites", "placebo", "random"}
-    assert set(edits[edits.chosen].editor) == {"loco_edit", "neurons"}
-    assert (edits[edits.chosen].scope == "localized").all()
+    chosen = edits[edits.chosen]
+    assert sorted(zip(chosen.editor, chosen.targets.fillna("-"), strict=True)) == [
+        ("loco_edit", "paired"), ("loco_edit", "published"), ("neurons", "-"),
+    ]  # fmt: skip
+    assert (chosen.scope == "localized").all()
+    # As published lambda is absolute; else it is a share, and what stands in the equation is said beside it.
+    published, paired = (edits[edits.targets == name] for name in ("published", "paired"))
+    assert (set(published.lambda_absolute), published["lambda"].isna().all()) == ({0.01}, True)
+    assert (paired.lambda_absolute > paired["lambda"]).all()
+    assert set(edits[edits.editor == "neurons"].guidance_half) == {"conditional"}
     assert set(edits[edits.scope == "localized"].window_start) == {8}
     pairs = edits.set_index("edit_id").norm
     for _, placebo in edits[edits.scope == "placebo"].iterrows():
@@ -143,9 +151,11 @@ def test_published_methods_are_fitted_chosen_and_measured_beside_the_editors(und
     assert set(mine.localization) == {"method: uce, all sites", "method: diff_quick_fix, text encoder"}
     assert mine.window_start.isna().all()
     assert mine["lambda"].isna().all()
-    chosen = mine[mine.scope == "method"].set_index("editor")
-    assert chosen.lambda_absolute.to_dict() == {"uce": 0.5, "diff_quick_fix": 0.01}
-    assert {name: len(found) for name, found in chosen.site_indices.items()} == {"uce": 16, "diff_quick_fix": 0}
+    both = mine[mine.scope == "method"].set_index(["targets", "editor"])
+    for targets in ("published", "paired"):
+        chosen = both.loc[targets]
+        assert chosen.lambda_absolute.to_dict() == {"uce": 0.5, "diff_quick_fix": 0.01}
+        assert {name: len(found) for name, found in chosen.site_indices.items()} == {"uce": 16, "diff_quick_fix": 0}
     norms = edits.set_index("edit_id").norm
     for _, placebo in mine[mine.scope == "placebo"].iterrows():
         assert placebo.norm == pytest.approx(norms[placebo.base], rel=1e-3)
@@ -156,14 +166,18 @@ def test_published_methods_are_fitted_chosen_and_measured_beside_the_editors(und
         for edit_id, group in rows.groupby("edit_id") if edit_id in set(edits[edits.chosen].edit_id)
     }  # fmt: skip
     # All on the same splits and probes.
-    assert len(seen) == 4
+    assert len(seen) == 3 * 2 + 1
     assert len({frozenset(found) for found in seen.values()}) == 1
     assert (rows[rows.edit_id.isin(mine.edit_id)].image_distance > 0).all()
     assert verify(open_store(str(beside))) == []
     write_report(open_store(str(beside)))
     page = (beside / "report.html").read_text()
-    assert "diff_quick_fix at the text encoder, absolute λ 0.01, tail" in page
-    assert "uce at all sites, absolute λ 0.5, last_subject" in page
+    assert "diff_quick_fix, as published, at the text encoder, absolute λ 0.01, tail" in page
+    assert "diff_quick_fix, paired, at the text encoder, absolute λ 0.01, tail" in page
+    assert "uce, as published, at all sites, absolute λ 0.5, last_subject" in page
+    assert "loco_edit, as published, at sites 8–9, absolute λ 0.01, last_subject" in page
+    assert "last_subject, conditional half" in page
+    assert "fitted on texts as the method's authors use them" in page
 
 
 def test_methods_edit_where_nothing_is_localized(spec: SweepSpec, undisturbed: Path, tmp_path: Path) -> None:
@@ -209,9 +223,12 @@ def test_a_driver_killed_among_edits_loses_nothing(
 def test_an_exported_model_is_plain_diffusers_and_draws_the_edited_pictures(
     beside: Path, tmp_path: Path, tiny_model: LoadedModel
 ) -> None:
-    editors = ("loco_edit", "diff_quick_fix")
-    for editor in editors:
-        words = ["export", str(beside), str(tmp_path / editor), "--editor", editor]
+    edits = {
+        f"{editor}-{targets}": (editor, targets)
+        for editor in ("loco_edit", "diff_quick_fix") for targets in ("published", "paired")
+    }  # fmt: skip
+    for folder, (editor, targets) in edits.items():
+        words = ["export", str(beside), str(tmp_path / folder), "--editor", editor, "--targets", targets]
         assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     script = """
 import sys, torch
@@ -224,25 +241,33 @@ for folder in sys.argv[1:]:
                    output_type="latent", generator=torch.Generator().manual_seed(7)).images
     torch.save(latents, folder + "/latents")
 """
-    folders = [str(tmp_path / editor) for editor in editors]
+    folders = [str(tmp_path / folder) for folder in edits]
     subprocess.run([sys.executable, "-c", script, *folders], check=True, timeout=120)
     row = Row("a red circle in the style of velor", "", 7)
     clean = next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents
-    for editor in editors:
-        edit = pd.read_parquet(beside / "edits").query(f"chosen and editor == '{editor}'").iloc[0]
-        delta = from_bytes((beside / edit.delta_path).read_bytes(), "delta")
-        with applied(tiny_model, delta, edit.model_revision):
+    drawn = []
+    for folder, (editor, targets) in edits.items():
+        wanted = f"chosen and editor == '{editor}' and targets == '{targets}'"
+        (edit,) = pd.read_parquet(beside / "edits").query(wanted).itertuples()
+        with tiny_model.edited(read_delta(beside / edit.delta_path), edit.model_revision):
             own = next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents
-        plain = torch.load(tmp_path / editor / "latents", weights_only=True)
+        plain = torch.load(tmp_path / folder / "latents", weights_only=True)
         assert torch.allclose(own, plain, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(own, clean, atol=1e-3)
+        assert all(not torch.allclose(own, other, atol=1e-4) for other in (clean, *drawn))
+        drawn.append(own)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--attribute", "style/veler"], 'no edit has the attribute "style/veler"; did you mean "style/velor"'),
-        ([], "2 edits match: .* name one with --edit"),
+        ([], "3 edits match: .*loco_edit, as published, .* name one with --edit, or narrow them down"),
+        (["--editor", "loco_edit"], "2 edits match: .*loco_edit, paired"),
+        (
+            ["--editor", "neurons"],
+            "in this runtime alone: the conditional half of guidance alone is edited, and plain "
+            "diffusers cannot tell the halves",
+        ),
         (["--edit", "zz"], "no edits match; name one with --edit"),
     ],
 )
@@ -256,7 +281,7 @@ def test_an_export_that_is_not_clear_is_one_line(
 
 def test_a_damaged_delta_and_a_folder_in_the_way_are_refused(undisturbed: Path, tmp_path: Path) -> None:
     store = open_store(str(undisturbed))
-    edit = find_edit(store, None, {"model": None, "attribute": None, "editor": "neurons"})
+    edit = find_edit(store, None, {"model": None, "attribute": None, "editor": "neurons", "targets": None})
     with pytest.raises(EditError, match="exists already"):
         export_edit(store, edit, tmp_path)
     with pytest.raises(EditError, match="is not the file that was written"):

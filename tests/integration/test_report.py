@@ -87,7 +87,7 @@ def test_every_tab_opens_by_keyboard_without_error_network_or_sideways_scrolling
 def test_what_was_found_is_said_and_drawn(visit: Visit) -> None:
     text = visit.page.locator("#findings").inner_text()
     assert "style/velor in tiny sits at sites 6–7" in text
-    assert re.search(r"loco_edit at sites 6–7, λ .* show the donor's class instead", text)
+    assert re.search(r"loco_edit, paired, at sites 6–7, λ .* show the donor's class instead", text)
     assert "Against the same edit at all sites" in text
     assert visit.page.locator("rect.picked title").all_text_contents() == [
         "6: mid_block.attentions.0", "7: up_blocks.0.attentions.0"
@@ -100,10 +100,11 @@ def test_what_was_published_stands_beside_it(results: Path) -> None:
     windows, edits = (re.findall(r"<td>(.*?)</td>", table) for table in part.split("</table>")[:2])
     assert windows[:4] == ["style/velor in tiny", "sites 8–9", "text of the paper", "not swept"]
     assert windows[4:] == ["sites 6–7: no effect to measure", "other sites"]
-    assert edits[0].startswith("style/velor in tiny: loco_edit at sites 6–7, λ ")
+    assert edits[0].startswith("style/velor in tiny: loco_edit, as published, at sites 6–7, absolute λ 0.01")
+    assert edits[4].startswith("style/velor in tiny: loco_edit, paired, at sites 6–7, λ ")
     assert edits[1:3] == ["30.04 → 29.99 on 320 COCO prompts", "text of the paper"]
     assert re.fullmatch(r"-?[\d.]+ → -?[\d.]+ on 6 pictures of 1 prompt without the attribute \(.*\)", edits[3])
-    assert len(edits) == 4
+    assert len(edits) == 2 * 4
     assert "Published for Stable Diffusion 1.5" in part
 
 
@@ -145,7 +146,7 @@ def test_edits_are_plotted_and_shown_before_and_after(visit: Visit) -> None:
     assert page.locator("#plane-plot .scatterlayer .trace").count() > 0
     assert "the paper's λ" in page.locator("#curve-plot").text_content()  # type: ignore[operator]
     chosen = page.locator("#edits-table tr.chosen").count()
-    assert chosen == page.locator("#edits-table tr").count() - 1 == 2
+    assert chosen == page.locator("#edits-table tr").count() - 1 == 3
     page.select_option("#edits-shown", "tiny · style/velor")
     assert page.locator("#edits-table tr").count() > 5
     page.click("#tab-before-after")
@@ -159,7 +160,7 @@ def test_edits_are_plotted_and_shown_before_and_after(visit: Visit) -> None:
 @pytest.mark.parametrize(("name", "form", "start"), [
     ("effects", "csv", "model,attribute,window_start,window_size,effect,ci_low,ci_high\ntiny,style/velor,0,1,"),
     ("localizations", "tex", "% needs \\usepackage{booktabs}\n\\begin{tabular}"),
-    ("edits", "csv", "edit_id,model,attribute,editor,scope,"),
+    ("edits", "csv", "edit_id,model,attribute,editor,targets,scope,"),
 ])  # fmt: skip
 def test_tables_are_downloaded(browser: Browser, results: Path, name: str, form: str, start: str) -> None:
     page = browser.new_page()

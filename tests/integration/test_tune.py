@@ -63,7 +63,7 @@ def test_a_search_writes_its_trials_and_measures_the_best_edit(swept: Path, comm
 def test_a_search_stops_those_that_fall_behind_and_closes_in_on_the_best() -> None:
     backend = RayBackend(lambda model: None, workers=1, threads=1)  # type: ignore[arg-type, return-value]
     try:
-        space = Space(("loco_edit",), Window(4, 2), 16, 4, preserve=0, fill="zero")
+        space = Space(("loco_edit",), Window(4, 2), 16, 4, 0, "donor_mean", "conditional")
         search = RayTuneSearch(space, trials=32, concurrent=4, seeds=8, seed=1)
         search.start()
         reached: dict[str, int] = {}

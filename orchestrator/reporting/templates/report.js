@@ -123,12 +123,12 @@
 
   function drawPlane(edits) {
     // Published methods by name, each with a sign of its own.
-    const methods = [...new Set(data.edits.filter((edit) => edit.scope === "method").map((edit) => edit.editor))].sort();
+    const methods = [...new Set(data.edits.filter((edit) => edit.scope === "method").map((edit) => edit.name))].sort();
     const groups = Object.entries(data.scopes).flatMap(([scope, colour]) => scope === "method"
       ? methods.map((editor, number) => [scope, colour, editor, ["diamond", "square", "triangle-up", "cross"][number % 4]])
       : [[scope, colour, null, "circle"]]);
     const traces = groups.flatMap(([scope, colour, editor, sign]) => {
-      const mine = edits.filter((edit) => edit.scope === scope && (!editor || edit.editor === editor) && edit.neighbours_kept[3]);
+      const mine = edits.filter((edit) => edit.scope === scope && (!editor || edit.name === editor) && edit.neighbours_kept[3]);
       if (!mine.length) return [];
       return [{
         type: "scatter", mode: "markers", name: editor ?? scope.replace("_", " "), x: mine.map((edit) => edit.flipped[0]),
@@ -146,11 +146,11 @@
     }), config);
   }
 
-  // Shares pooled over attributes, by strength; the paper's own strength is marked: it is absolute.
+  // Shares pooled over attributes, by strength, of LocoEdit's paired edits; the paper's absolute lambda is marked.
   function drawCurve(edits) {
     const curves = new Map();
     for (const edit of edits) {
-      if (edit.editor !== "loco_edit" || !["localized", "by_hand", "all_sites"].includes(edit.scope)) continue;
+      if (edit.editor !== "loco_edit" || !edit.lambda || !["localized", "by_hand", "all_sites"].includes(edit.scope)) continue;
       const place = edit.scope === "by_hand" ? edit.localization : edit.scope.replace("_", " ");
       const key = `${place}, ${edit.tokens}`;
       if (!curves.has(key)) curves.set(key, new Map());
@@ -175,8 +175,8 @@
         });
       }
     });
-    if (!traces.length) { byId("curve-plot").textContent = "No LocoEdit edits here."; return; }
-    const scaled = edits.find((edit) => edit.lambda_absolute);
+    if (!traces.length) { byId("curve-plot").textContent = "No paired LocoEdit edits here."; return; }
+    const scaled = edits.find((edit) => edit.lambda && edit.lambda_absolute);
     const paper = scaled && 0.01 * scaled.lambda / scaled.lambda_absolute;
     const mark = {
       shapes: [{type: "line", x0: paper, x1: paper, yref: "paper", y0: 0, y1: 1, line: {color: ink, width: 1, dash: "dash"}}],
@@ -213,7 +213,7 @@
         grid.windows.map(([start, size], c) => [model, attribute, start, size, grid.effect[r][c], grid.ci_low[r][c], grid.ci_high[r][c]])));
       return {columns, rows};
     }
-    const plain = ["edit_id", "model", "attribute", "editor", "scope", "window_start", "window_size", "tokens", "lambda", "lambda_absolute", "neurons", "norm", "chosen", "localization"];
+    const plain = ["edit_id", "model", "attribute", "editor", "targets", "scope", "window_start", "window_size", "tokens", "lambda", "lambda_absolute", "neurons", "guidance_half", "norm", "chosen", "localization"];
     const shares = ["flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept", "ceiling"];
     const columns = [...plain, ...shares.flatMap((share) => [share, `${share}_low`, `${share}_high`, `${share}_of`])];
     return {columns, rows: data.edits.map((edit) => [...plain.map((key) => edit[key]), ...shares.flatMap((share) => edit[share])])};

@@ -1,4 +1,4 @@
-"""The published methods that edit a place of their own, against plain implementations of what they publish."""
+"""Methods that edit a place of their own, on prompts paired with their donors, against their published formulas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, load_model
 from loco_core.sites import inputs, outputs
-from loco_core.token_pairs import key_scale
 from loco_core.types import Generation, PromptRecord, Row
 
 WEIGHTS = "w" * 64
@@ -83,8 +82,10 @@ def test_uce_is_its_published_formula(exact: LoadedModel, preserve: tuple[Prompt
 
 
 def test_uce_is_loco_edits_system_at_all_sites_with_an_absolute_lambda(exact: LoadedModel) -> None:
-    share = 0.5 / key_scale(exact, STYLE, "last_subject", EVERY)
-    alike = EditSettings(editor="loco_edit", tokens="last_subject", strength=share)
+    one = EditSettings(editor="loco_edit", tokens="last_subject", strength=1.0)
+    scale = fit_edit(exact, uce_target(), one).ridge
+    assert scale is not None
+    alike = one.model_copy(update={"strength": 0.5 / scale})
     ours, theirs = (fit_edit(exact, uce_target(), settings).changes for settings in (alike, UCE))
     for one, other in zip(ours, theirs, strict=True):
         assert one.module == other.module

@@ -90,13 +90,15 @@ def test_probes_have_every_role_and_seeds_that_no_sweep_uses() -> None:
 
 def test_every_setting_is_a_candidate_once(toy: ResolvedModel) -> None:
     edits = candidates(spec(), toy, STYLE, (8, 9), "localized")
-    assert len({edit.edit_id for edit in edits}) == len(edits) == 2 * 4 + 2 * 3
+    # As published, paired of two token sets and four lambdas, three numbers of neurons.
+    assert len({edit.edit_id for edit in edits}) == len(edits) == 1 + 2 * 4 + 3
     assert {edit.sites for edit in edits} == {(8, 9)}
 
 
 def test_an_edit_keeps_its_name_unless_its_weights_change(toy: ResolvedModel) -> None:
     def ids(model: ResolvedModel = toy, sites: tuple[int, ...] = (8, 9), **changes: Any) -> set[str]:
-        return {edit.edit_id for edit in candidates(spec(**changes), model, STYLE, sites, "localized")}
+        paired = spec(edit={"targets": "paired"}, **changes)
+        return {edit.edit_id for edit in candidates(paired, model, STYLE, sites, "localized")}
 
     assert ids() == ids(seeds=7, generation={"steps": 9, "batch_size": 3})
     for other in (ids(sites=(8,)), ids(replaced(toy)), ids(prompts=5)):
@@ -115,6 +117,7 @@ def test_baselines_are_all_sites_disjoint_windows_and_a_control_of_equal_size(to
         scope: [edit for edit in found if edit.scope == scope] for scope in ("all_sites", "window", "placebo", "random")
     }
     assert len(scopes["all_sites"]) == 4 + 3
+    assert {edit.settings.targets for edit in scopes["all_sites"]} == {"paired"}
     assert {edit.settings.tokens for edit in scopes["all_sites"][:4]} == {chosen[0].settings.tokens}
     starts = {edit.sites[0] for edit in scopes["window"]}
     assert starts == set(range(15)) - {7, 8, 9}
@@ -123,7 +126,87 @@ def test_baselines_are_all_sites_disjoint_windows_and_a_control_of_equal_size(to
     assert not [e for e in baselines(spec(evaluate={"windows": False}), toy, STYLE, chosen) if e.scope == "window"]
 
 
-METHODS = {"editors": ["loco_edit", "uce", "diff_quick_fix"], "method_lambdas": {"uce": [0.1, 1.0]}}
+def test_targets_are_published_where_an_attribute_says_them_and_paired_beside(toy: ResolvedModel) -> None:
+    def found(item: Attribute = STYLE, **edit: Any) -> list[tuple[str, str, float, int]]:
+        content = {"editors": ["loco_edit", "neurons"], "lambdas": [0.1], "tokens": ["all"], "neurons": [0.2], **edit}
+        settings = [edit.settings for edit in candidates(spec(edit=content), toy, item, (8, 9), "localized")]
+        return [(one.editor, one.targets, one.strength, one.preserve) for one in settings if one.editor != "neurons"]
+
+    ours, theirs = ("loco_edit", "paired", 0.1, 8), ("loco_edit", "published", 0.01, 0)
+    assert found() == found(targets=["published", "paired"]) == [theirs, ours]
+    assert found(targets="published") == [theirs]
+    assert found(targets=["paired"]) == [ours]
+    assert found(replace(STYLE, published=())) == [ours]
+    weaker = ("loco_edit", "published", 0.5, 0)
+    assert found(method_lambdas={"loco_edit": [0.01, 0.5]}) == [theirs, weaker, ours]
+
+
+def test_a_published_edit_is_named_by_its_texts_and_not_by_prompts(toy: ResolvedModel) -> None:
+    def name(item: Attribute = STYLE, **changes: Any) -> str:
+        (edit,) = candidates(spec(edit={"editors": ["loco_edit"], "targets": "published"}, **changes), toy, item,
+                             (8, 9), "localized")  # fmt: skip
+        return edit.edit_id
+
+    said = STYLE.published[0]
+    other = replace(STYLE, published=(replace(said, pairs=((said.pairs[0][0], "a red shape"), *said.pairs[1:])),))
+    assert name() == name(prompts=6)
+    assert name() != name(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "loc"),
+    [
+        ({"attributes": ["colour/red"], "edit": {"targets": "published"}},
+         r"colour/red has no texts to be edited on by loco_edit as published; add published: \{loco_edit: \{keys: "
+         r"\[..\], anchors: \[..\]\}\} to the attribute, or expected targets: paired", ("edit", "targets")),
+        ({"edit": {"editors": ["neurons"], "targets": ["published"]}},
+         "neurons was published with no texts of its own; expected no targets", ("edit", "targets")),
+        ({"edit": {"targets": "paired", "method_lambdas": {"loco_edit": [1]}}},
+         "loco_edit has an absolute lambda as published alone", ("edit", "method_lambdas", "loco_edit")),
+        ({"edit": {"method_lambdas": {"neurons": [1]}}},
+         "neurons is no published method", ("edit", "method_lambdas", "neurons")),
+    ],
+)  # fmt: skip
+def test_targets_that_nothing_is_known_of_are_refused_when_planned(
+    changes: dict[str, Any], message: str, loc: tuple[str, ...]
+) -> None:
+    with pytest.raises(SpecError, match=message) as error:
+        resolve(spec(**changes))
+    assert error.value.loc == loc
+
+
+def test_an_attribute_written_out_brings_its_published_texts(toy: ResolvedModel) -> None:
+    records = [
+        {"prompt": f"{item} in fog", "donor": item, "score_text": "fog", "donor_text": "a photo", "content_text": item}
+        for item in ("a house", "a street", "a bridge", "a train")
+    ]
+    texts = {"loco_edit": {"keys": ["fog", "a photo of fog"], "anchors": ["a photo"]}}
+    fog = {"kind": "style", "name": "fog", "mode": "remove", "records": records, "published": texts}
+    found = resolve(spec(attributes=[fog], edit={"editors": ["loco_edit"], "targets": "published"}))
+    (item,) = found.attributes
+    assert [(r.prompt, r.donor) for r in item.published_records("loco_edit")] == [
+        ("fog", "a photo"), ("a photo of fog", "a photo"),
+    ]  # fmt: skip
+    wrong = {**fog, "published": {"loco_edti": texts["loco_edit"]}}
+    with pytest.raises(SpecError, match='no editor "loco_edti"; did you mean "loco_edit"') as error:
+        resolve(spec(attributes=[wrong]))
+    assert error.value.loc == ("attributes", 0, "published", "loco_edti")
+
+
+def test_neurons_are_ranked_at_the_positions_that_are_asked_for(toy: ResolvedModel) -> None:
+    wanted = {"editors": ["neurons"], "neurons": [0.5, 30], "neuron_tokens": ["last_subject", "last_position"],
+              "guidance_half": "both"}  # fmt: skip
+    edits = candidates(spec(edit=wanted), toy, STYLE, (8, 9), "localized")
+    assert [(edit.settings.tokens, edit.settings.neurons) for edit in edits] == [
+        ("last_subject", 0.5), ("last_subject", 30), ("last_position", 0.5), ("last_position", 30),
+    ]  # fmt: skip
+    assert {(edit.settings.guidance_half, edit.settings.fill) for edit in edits} == {("both", "donor_mean")}
+    default = candidates(spec(edit={"editors": ["neurons"]}), toy, STYLE, (8, 9), "localized")
+    assert {edit.settings.guidance_half for edit in default} == {"conditional"}
+
+
+METHODS = {"editors": ["loco_edit", "uce", "diff_quick_fix"], "method_lambdas": {"uce": [0.1, 1.0]},
+           "targets": ["paired"]}  # fmt: skip
 
 
 def test_methods_have_their_published_settings_and_a_place_of_their_own(toy: ResolvedModel) -> None:
@@ -146,8 +229,10 @@ def test_methods_have_their_published_settings_and_a_place_of_their_own(toy: Res
             "settings": edit.settings.model_dump_json(),
         }  # fmt: skip
         assert restored(spec(), toy, STYLE, row) == edit
-    published = candidates(spec(edit={"editors": ["uce"]}), toy, STYLE, toy.editable_sites, "method", "uce")
-    assert [edit.settings.strength for edit in published] == [0.5]
+    both = candidates(spec(edit={"editors": ["uce"], "preserve": 2}), toy, STYLE, toy.editable_sites, "method", "uce")
+    assert [(edit.settings.targets, edit.settings.strength, edit.settings.preserve) for edit in both] == [
+        ("published", 0.5, 2), ("paired", 0.5, 2),
+    ]  # fmt: skip
 
 
 def test_a_method_that_no_model_admits_is_refused_and_others_are_passed_over(toy: ResolvedModel) -> None:
@@ -162,9 +247,6 @@ def test_a_method_that_no_model_admits_is_refused_and_others_are_passed_over(toy
     with pytest.raises(SpecError, match=message) as error:
         check_methods(s, resolved.model_copy(update={"models": (t5,)}))
     assert error.value.loc == ("edit", "editors", 2)
-    with pytest.raises(SpecError, match="loco_edit is no published method") as error:
-        resolve(spec(edit={"method_lambdas": {"loco_edit": [1]}}))
-    assert error.value.loc == ("edit", "method_lambdas", "loco_edit")
 
 
 def test_units_cover_every_edit_on_every_probe_once(toy: ResolvedModel) -> None:
@@ -232,10 +314,12 @@ def test_an_edit_is_restored_from_its_row_or_not_at_all(toy: ResolvedModel) -> N
         assert restored(other, toy, STYLE, listed) == edit
         # A row of an older version: what the sweep still says, or nothing.
         assert restored(s, toy, STYLE, {**listed, "settings": None}) == edit
-        assert restored(spec(prompts=5), toy, STYLE, listed) is None
+        # As published it is fitted on no prompts.
+        again = restored(spec(prompts=5), toy, STYLE, listed)
+        assert again == (edit if edit.settings.targets == "published" else None)
         assert restored(s, replaced(toy), STYLE, listed) is None
     lost = {**listed, "settings": None}
-    assert restored(spec(edit={"lambdas": [7], "neurons": [0.5]}), toy, STYLE, lost) is None
+    assert restored(spec(edit={"lambdas": [7], "neurons": [0.7]}), toy, STYLE, lost) is None
 
 
 def test_a_prompt_that_equals_its_donor_is_refused_when_it_is_planned(toy: ResolvedModel) -> None:
@@ -285,7 +369,7 @@ def row(
 
 
 def test_the_most_effective_edit_that_spares_the_neighbours_is_chosen(toy: ResolvedModel) -> None:
-    wanted = spec(edit={"editors": ["loco_edit"], "tokens": ["all"], "lambdas": [1, 2, 3]})
+    wanted = spec(edit={"editors": ["loco_edit"], "targets": "paired", "tokens": ["all"], "lambdas": [1, 2, 3]})
     edits = candidates(wanted, toy, STYLE, (8,), "localized")
     weak, right, strong = (edit.edit_id for edit in edits)
     rows = [row(weak, "target", False, after="lumio"), row(weak, "neighbour", False, after="velor")]
@@ -297,7 +381,7 @@ def test_the_most_effective_edit_that_spares_the_neighbours_is_chosen(toy: Resol
     ]
     listed = [
         {"edit_id": e.edit_id, "scope": "localized", "attribute_kind": "style", "model": "toy", "chosen": None,
-         "attribute": "style/lumio", "editor": "loco_edit", "site_indices": list(e.sites),
+         "attribute": "style/lumio", "editor": "loco_edit", "targets": "paired", "site_indices": list(e.sites),
          "localization": "window: sites 8-8"} for e in edits
     ]  # fmt: skip
     measured = summarize(listed, rows, "select")
@@ -311,8 +395,18 @@ def test_the_most_effective_edit_that_spares_the_neighbours_is_chosen(toy: Resol
 def listed(edit_id: str) -> dict[str, Any]:
     return {
         "edit_id": edit_id, "scope": "localized", "attribute_kind": "style", "model": "toy", "chosen": None,
-        "attribute": "style/lumio", "editor": "loco_edit", "site_indices": [8], "localization": "window: sites 8-8",
+        "attribute": "style/lumio", "editor": "loco_edit", "targets": "paired", "site_indices": [8],
+        "localization": "window: sites 8-8",
     }  # fmt: skip
+
+
+def test_one_edit_of_each_editor_and_targets_is_chosen(toy: ResolvedModel) -> None:
+    wanted = spec(edit={"editors": ["loco_edit"], "tokens": ["all"], "lambdas": [1, 2]})
+    published, weak, strong = candidates(wanted, toy, STYLE, (8,), "localized")
+    rows = [row(e.edit_id, "target", flipped, after="plain") for e, flipped in
+            ((published, False), (weak, False), (strong, True))]  # fmt: skip
+    measured = summarize([listed(edit.edit_id) for edit in (published, weak, strong)], rows, "select")
+    assert choose([published, weak, strong], measured, 0.1) == {published.edit_id, strong.edit_id}
 
 
 def test_a_picture_that_the_edit_destroyed_is_neither_flipped_nor_kept() -> None:

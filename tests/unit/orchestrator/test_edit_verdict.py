@@ -19,8 +19,8 @@ def summary(
     """An edit that flips and keeps some of 200 pictures."""
     counted = [share(pictures(hits, of)) for hits in (flipped, kept)]
     return EditSummary(
-        edit_id, "toy", "style/lumio", "loco_edit", scope, scope == "localized", (8, 9), place, counted[0], counted[0],
-        counted[1], counted[1], counted[1], share({}),
+        edit_id, "toy", "style/lumio", "loco_edit", "paired", scope, scope == "localized", (8, 9), place, counted[0],
+        counted[0], counted[1], counted[1], counted[1], share({}),
     )  # fmt: skip
 
 
@@ -48,6 +48,11 @@ def test_baselines_of_another_place_are_no_rivals() -> None:
     assert verdicts(mine, [mine, summary("b", "window", 180, 190, place="by hand: sites 3-4")]) == []
 
 
+def test_baselines_of_a_published_edit_are_no_rivals_of_ours() -> None:
+    mine = summary("a", "localized", 180, 150)
+    assert verdicts(mine, [mine, replace(summary("b", "all_sites", 180, 190), targets="published")]) == []
+
+
 def test_only_pictures_that_both_have_are_compared() -> None:
     few = summary("a", "localized", 18, 20, of=20)
     # The rival keeps none of the first 20 pictures that the edit was measured on too, and all others.
@@ -73,8 +78,9 @@ def test_an_edit_at_a_window_is_held_against_the_methods_that_were_chosen() -> N
     elsewhere = replace(uce, edit_id="w", attribute="style/velor")
     everyone = [mine, placebo, uce, weaker, elsewhere]
     found = verdicts(mine, everyone)
-    assert [(item.against, item.standing) for item in found] == [("placebo", "unrivalled"), ("uce", "better")]
-    assert "Against uce, which edits a place of its own: more specific at equal efficacy (+35" in found[1].sentence
+    assert [(item.against, item.standing) for item in found] == [("placebo", "unrivalled"), ("uce, paired", "better")]
+    said = "Against uce, paired, which edits a place of its own: more specific at equal efficacy (+35"
+    assert said in found[1].sentence
     assert verdicts(uce, everyone) == []
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from loco_core.attributes import attribute, siblings
 from loco_core.types import Window
+from orchestrator.edit_candidates import candidates
 from orchestrator.edit_plan import contents_were_swept, fit_templates, splits
 from orchestrator.plan import windows
 from orchestrator.presets import preset_file, presets, published
-from orchestrator.resolve import outline
+from orchestrator.resolve import check_methods, outline
 from orchestrator.spec import load_sweep
 from tests.sweeps import Command
 
@@ -46,6 +47,29 @@ def test_an_attribute_of_a_preset_has_prompts_enough_to_be_found_and_edited(key:
     assert all(len({record.content_text for record in part}) >= 4 for part in splits(item, 8).values())
     assert all(record.prompt != record.donor and record.score_text != record.donor_text for record in item.records)
     assert siblings(key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_edits_as_published_with_ours_beside(name: str) -> None:
+    spec = load_sweep(preset_file(name))
+    resolved = outline(spec)
+    check_methods(spec, resolved)
+    (model,) = resolved.models
+    window = Window(8, 2)
+    for item in resolved.attributes:
+        settings = [edit.settings for edit in candidates(spec, model, item, window.sites, "localized")]
+        theirs, ours = (
+            [one for one in settings if (one.editor, one.targets) == ("loco_edit", targets)]
+            for targets in ("published", "paired")
+        )
+        assert [(one.strength, one.preserve, one.tokens) for one in theirs] == [(0.01, 0, "last_subject")]
+        assert len(ours) == 4
+        assert len(item.published_records("loco_edit")) == 4
+        neurons = [one for one in settings if one.editor == "neurons"]
+        assert {(one.tokens, one.neurons) for one in neurons} == {
+            (tokens, count) for tokens in ("last_position", "last_subject") for count in (30, 50, 100)
+        }
+        assert {(one.guidance_half, one.fill) for one in neurons} == {("conditional", "donor_mean")}
 
 
 def test_what_was_published_of_an_attribute_comes_before_what_was_of_its_kind() -> None:

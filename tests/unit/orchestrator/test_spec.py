@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_core.errors import SpecError
-from loco_core.types import Generation, Intervention, PromptRecord
+from loco_core.types import Generation, Intervention, PromptRecord, PublishedTexts
 from orchestrator.spec import AttributeSpec, InterventionSpec, SweepSpec, check_compatible, load_sweep, place
 
 RECORD = {
@@ -33,7 +33,16 @@ FULL: dict[str, Any] = {
             "worker": {"gpus": 1, "min_gpu_memory": "24GiB", "label_selector": {"zone": "a"}},
         },
     ],
-    "attributes": ["style/mori", {"kind": "fact", "name": "flag of X", "mode": "replace", "records": [RECORD]}],
+    "attributes": [
+        "style/mori",
+        {
+            "kind": "fact",
+            "name": "flag of X",
+            "mode": "replace",
+            "records": [RECORD],
+            "published": {"loco_edit": {"keys": ["X", "a photo of X"], "anchors": ["Y"]}},
+        },
+    ],
     "windows": {"sizes": [1, 2], "stride": 1},
     "prompts": 1,
     "seeds": 4,
@@ -49,7 +58,15 @@ FULL: dict[str, Any] = {
     "localize": {"threshold": 0.7},
     "controls": {"identity": True, "all_sites": True, "complement": True, "random": 3},
     "interventions": [{"part": "k", "steps": [0, 10], "tokens": "words", "guidance_half": "both"}],
-    "edit": {"editors": ["loco_edit", "uce"], "method_lambdas": {"uce": [0.1, 0.5]}},
+    "edit": {
+        "editors": ["loco_edit", "uce"],
+        "targets": "published",
+        "method_lambdas": {"uce": [0.1, 0.5]},
+        "neurons": [0.5, 30],
+        "neuron_tokens": ["last_position"],
+        "guidance_half": "both",
+        "fill": "zero",
+    },
     "images": "none",
     "results": "out",
 }
@@ -80,10 +97,13 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
     assert read.generation.settings == Generation(20, 5.0, 64, 64, "DDIMScheduler")
     assert read.edit is not None
     assert read.edit.method_lambdas == {"uce": (0.1, 0.5)}
+    assert (read.edit.targets, read.edit.neurons) == (("published",), (0.5, 30))
+    assert (read.edit.neuron_tokens, read.edit.guidance_half, read.edit.fill) == (("last_position",), "both", "zero")
     assert read.interventions[0].at((3, 4)) == Intervention((3, 4), "k", 0, 10, "words", "both")
     assert isinstance(read.attributes[1], AttributeSpec)
     assert read.attributes[1].label == "fact/flag of X"
     assert read.attributes[1].attribute.records == (PromptRecord(**RECORD),)
+    assert read.attributes[1].attribute.published == (PublishedTexts("loco_edit", (("X", "Y"), ("a photo of X", "Y"))),)
 
 
 def test_a_short_file_gets_the_papers_settings(tmp_path: Path) -> None:
@@ -106,6 +126,14 @@ def test_words_and_numbers_are_what_they_look_like(tmp_path: Path) -> None:
 
 
 BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
+PUBLISHED = (
+    "[{{kind: style, name: fog, mode: remove, published: {{loco_edit: {{{}}}}}, records: ["
+    + ", ".join(
+        f"{{{{prompt: {n} in fog, donor: {n}, score_text: fog, donor_text: {n}, content_text: {n}}}}}"
+        for n in ("one", "two", "three", "four", "five", "six", "seven", "eight")
+    )
+    + "]}}]"
+)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +207,18 @@ BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
         (
             BASE + "edit: {editors: [uce], method_lambdas: {uce: [1, 1]}}\n",
             "5:46: edit.method_lambdas.uce: a value is given twice",
+        ),
+        (BASE + "edit: {targets: ours}\n", "5:17: edit.targets: \"ours\" is wrong; expected 'published' or 'paired'"),
+        (BASE + "edit: {targets: [paired, paired]}\n", "5:17: edit.targets: a value is given twice"),
+        (BASE + "edit: {neurons: [2.5]}\n", "2.5 is wrong; expected a share up to 1, or a whole number of neurons"),
+        (BASE + "edit: {neurons: [0]}\n", "edit.neurons.0: 0 is wrong"),
+        (
+            BASE.replace("[style/mori]", PUBLISHED.format("keys: [a, b, c], anchors: [d, e]")),
+            "attributes.0.published.loco_edit.anchors: 2 anchors for 3 keys; expected one for all, or one a key",
+        ),
+        (
+            BASE.replace("[style/mori]", PUBLISHED.format("keys: [a, b], anchors: [b]")),
+            "attributes.0.published.loco_edit.keys: 'b' equals its anchor; nothing to edit",
         ),
         ("models: [toy]\nattributes: [style/m]\nscorer: c\n", "sweep.yaml:1:1: name is missing"),
         (BASE.replace("style/mori", "mori"), "3:14: attributes.0: 'mori' is wrong; expected a name such as style/NAME"),

@@ -1,0 +1,61 @@
+"""Whether the editors of a sweep can do what it asks of them, as far as attributes and editors tell; without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loco_core import registry
+from loco_core.editors import method, published
+from loco_core.errors import SpecError, located
+from loco_core.types import Attribute
+from orchestrator.spec import EditSpec, SweepSpec
+
+
+def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
+    """Refuses editors that are not there, and targets or lambdas that they do not know.
+
+    Args:
+        spec: the sweep.
+        attributes: its attributes.
+
+    Raises:
+        SpecError: there is one; ``loc`` says where in the sweep.
+    """
+    for i, item in enumerate(attributes):
+        for said in item.published:
+            with located("attributes", i, "published", said.editor):
+                if published(said.editor) is None:
+                    raise SpecError(f"{said.editor} was published with no texts of its own; leave it out")
+    if spec.edit is None:
+        return
+    for i, editor in enumerate(spec.edit.editors):
+        with located("edit", "editors", i):
+            registry.function("editors", editor, "edit")
+    for editor in spec.edit.method_lambdas:
+        with located("edit", "method_lambdas", editor):
+            if published(editor) is None:
+                raise SpecError(
+                    f"{editor} is no published method with an absolute lambda; its strengths stand in lambdas"
+                )
+            if method(editor) is None and "published" not in (spec.edit.targets or ("published",)):
+                raise SpecError(
+                    f"{editor} has an absolute lambda as published alone, and targets: paired leaves that out; its "
+                    "strengths stand in lambdas"
+                )
+    if "published" in (spec.edit.targets or ()):
+        with located("edit", "targets"):
+            _check_published(spec.edit, attributes)
+
+
+def _check_published(wanted: EditSpec, attributes: Sequence[Attribute]) -> None:
+    """Refuses to edit as published what has no texts for it."""
+    editors = [editor for editor in wanted.editors if published(editor)]
+    if not editors:
+        raise SpecError(f"{' and '.join(wanted.editors)} was published with no texts of its own; expected no targets")
+    for item in attributes:
+        for editor in editors:
+            if not item.published_records(editor):
+                raise SpecError(
+                    f"{item.key} has no texts to be edited on by {editor} as published; add published: "
+                    f"{{{editor}: {{keys: [..], anchors: [..]}}}} to the attribute, or expected targets: paired"
+                )
