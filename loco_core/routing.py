@@ -104,10 +104,11 @@ class Router:
             guided: whether the batch has an unconditional half (in front of the conditional one).
         """
         plan = self._plan(keys, prompts, rows, steps, guided)
-        tables = {} if self._evolves else self._tables(prompts)
-        self.step = -1
         counter = self._denoiser.register_forward_pre_hook(self._count)
         try:
+            tables = {} if self._evolves else self._tables(prompts)
+            self.step = -1
+            self._model.running.conditional = torch.arange(len(plan.base)) >= len(plan.base) - len(rows)
             with replaced_forwards() as replace:
                 for site in self._model.sites:
                     for part, path in enumerate((site.key_path, site.value_path)):
@@ -124,13 +125,18 @@ class Router:
                 yield
         finally:
             counter.remove()
+            self._model.running.conditional = None
 
     def _count(self, *_: Any) -> None:
         self.step += 1
 
     def _tables(self, prompts: PromptEmbeds) -> dict[str, torch.Tensor]:
-        """Returns what every projection makes of every prompt: ``(prompts, tokens, width)`` by path."""
+        """Returns what every projection makes of every prompt: ``(prompts, tokens, width)`` by path.
+
+        A text has no half of guidance yet: an edit that holds one holds rows of the batch, after they are looked up.
+        """
         paths = [path for site in self._model.sites for path in (site.key_path, site.value_path)]
+        self._model.running.conditional = torch.zeros(len(prompts.embeds), dtype=torch.bool)
         with outputs(self._denoiser, paths) as found, torch.no_grad():
             self._model.family.forward(self._model.pipeline, prompts)
         return found

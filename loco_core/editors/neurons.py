@@ -1,7 +1,12 @@
 """The neuron edit: the output coordinates of K and V that tell the attribute from its donor (Basu et al., section 6).
 
-Coordinates are ranked by ``z = (mean under prompts - mean under donors) / sqrt(var / n + var / n)`` over all positions
-of the chosen tokens; those with the largest ``|z|`` are set to zero, or held at their mean under the donors.
+Coordinates are ranked by ``z = (mean under prompts - mean under donors) / sqrt(var / n + var / n)`` at one position of
+every prompt, each projection by itself. Those with the largest ``|z|`` are held at their mean under the donors there,
+at all positions of the text, in the conditional half of guidance. No weight changes.
+
+As published, the position is the last of the padding and 10 to 200 coordinates of each projection are held. Our default
+is the last word, where attribute and donor differ most, and a share of the coordinates. Held at zero, or ranked over
+all projections together, next to nothing happens in the bundled models.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ TINY = 1e-12
 def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
     """Fits the neuron edit; see :class:`loco_core.editors.Editor`.
 
-    The coordinates of all edited projections compete; with several concepts each brings its own.
+    With several concepts each brings its own neurons.
     """
     paths = module_paths(model, target.sites)
     modules = [projection(model, path) for path in paths]
@@ -33,19 +38,21 @@ def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Ch
                 f"{concept.attribute}: neurons are ranked by how they vary over prompts, and there is one position "
                 f"of one prompt to fit on; take more prompts, or other tokens than {settings.tokens}"
             )
-        # K and V of a site read the same.
-        statistics = [_statistics(module, read[at // 2]) for at, module in enumerate(modules)]
-        # Sites of different blocks have projections of different widths: coordinates are numbered through.
-        places = [
-            (path, row) for path, module in zip(paths, modules, strict=True) for row in range(module.out_features)
-        ]
-        scores = torch.cat([scores for scores, _ in statistics])
-        means = torch.cat([means for _, means in statistics])
-        count = max(1, round(settings.neurons * len(scores)))
-        for index in scores.abs().argsort(descending=True, stable=True)[:count].tolist():
-            path, row = places[index]
-            chosen[path][row] = float(means[index])
-    return tuple(_change(projection(model, path), path, held, settings) for path, held in chosen.items() if held)
+        for number, (path, module) in enumerate(zip(paths, modules, strict=True)):
+            # K and V of a site read the same.
+            scores, means = _statistics(module, read[number // 2])
+            best = scores.abs().argsort(descending=True, stable=True)[: _count(settings.neurons, module, path)]
+            chosen[path] |= {row: float(means[row]) for row in best.tolist()}
+    return tuple(_change(module, path, chosen[path], settings) for path, module in zip(paths, modules, strict=True))
+
+
+def _count(neurons: float, module: torch.nn.Linear, path: str) -> int:
+    count = int(neurons) if neurons > 1 else max(1, round(neurons * module.out_features))
+    if count > module.out_features:
+        raise EditError(
+            f"{path} has {module.out_features} neurons, and {count} were asked for; take fewer, or a share up to 1"
+        )
+    return count
 
 
 def random_neurons(
@@ -85,10 +92,13 @@ def _statistics(module: torch.nn.Linear, pairs: TokenPairs) -> tuple[torch.Tenso
 
 def _change(module: torch.nn.Linear, path: str, held: dict[int, float], settings: EditSettings) -> Change:
     rows = torch.tensor(sorted(held))
-    weight = torch.zeros(len(rows), module.in_features, dtype=module.weight.dtype)
     values = torch.tensor([held[int(row)] for row in rows], dtype=module.weight.dtype)
     if settings.fill == "zero":
         values = torch.zeros_like(values)
+    if settings.guidance_half == "conditional":
+        return Change(path, rows, conditional=values)
+    # In both halves weights may say it: nothing that is read counts, and the bias alone is left.
+    weight = torch.zeros(len(rows), module.in_features, dtype=module.weight.dtype)
     if module.bias is not None:
         return Change(path, rows, weight, bias=values)
     return Change(path, rows, weight, constant=None if settings.fill == "zero" else values)

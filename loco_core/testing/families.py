@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from loco_core.deltas import DENOISER, WeightDelta, applied, module_paths, projection
-from loco_core.editors import Concept, EditSettings, Target, fit_edit, method
+from loco_core.deltas import DENOISER, Change, WeightDelta, applied, module_paths, projection
+from loco_core.editors import Concept, EditSettings, HeldHalf, Target, fit_edit, method
 from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, families
@@ -167,13 +169,40 @@ class FamilyContract(TracesContract):
             changed = {
                 name.partition(".")[0] for name, value in _weights(model) if not torch.equal(value, before[name])
             }
-        places = set(delta.provenance.components)
+        # Neurons that are held in the conditional half are no weights.
+        places = set() if delta.runtime_only else set(delta.provenance.components)
         denoiser = model.family.denoiser(model.pipeline)
         assert changed == {
             part for part, module in _parts(model) if part in places or (module is denoiser and DENOISER in places)
         }
         assert all(torch.equal(value, before[name]) for name, value in _weights(model))
         assert torch.equal(self.drawn(model, subject, row, 2), clean)
+
+    @pytest.mark.parametrize("half", ["conditional", "both"])
+    def test_neurons_are_held_in_the_half_of_guidance_that_is_asked_for(
+        self, subject: Subject, model: LoadedModel, half: HeldHalf
+    ) -> None:
+        """By the engine as by hooks on the pipeline's own call, and not as in the other half."""
+        records = tuple(PromptRecord(*pair, "", "", "") for pair in PROMPTS)
+        target = replace(self.target(model), concepts=(Concept("style/x", records),))
+        settings = EditSettings(editor="neurons", neurons=0.4, tokens="last_subject", guidance_half=half)
+        delta, row = fit_edit(model, target, settings), [Row(*PROMPTS[0], 5)]
+        with model.edited(delta):
+            (found,) = self.drawn(model, subject, row, 4)
+        denoiser, plain = model.family.denoiser(model.pipeline), Plain(subject, model)
+        halves = {"conditional": [-1], "both": [0, -1]}
+        wanted = {}
+        for name, rows in halves.items():
+            with ExitStack() as stack:
+                for change in delta.changes:
+                    hook = _holding(change, rows)
+                    stack.callback(denoiser.get_submodule(change.module).register_forward_hook(hook).remove)
+                wanted[name] = plain.free(PROMPTS[0][0], 5)
+        assert difference(found, wanted[half]) < TOLERANCE
+        assert difference(found, plain.free(PROMPTS[0][0], 5)) > 10 * TOLERANCE
+        if model.facts.guided:
+            (other,) = wanted.keys() - {half}
+            assert difference(found, wanted[other]) > 10 * TOLERANCE
 
     def test_loco_edit_reads_prompts_as_their_donors(self, model: LoadedModel) -> None:
         """K and V of the prompts' positions move towards those of the donors, measured in a forward pass."""
@@ -240,6 +269,19 @@ class FamilyContract(TracesContract):
         sites = tuple(site.index for site in model.sites if site.text_only)
         concepts = tuple(Concept("style/x", (PromptRecord(*pair, "", "", ""),)) for pair in PROMPTS)
         return Target("tiny", WEIGHTS, sites, concepts)
+
+
+def _holding(change: Change, rows: list[int]) -> Callable[..., torch.Tensor]:
+    """Returns a hook that holds a change's neurons in some rows of a batch."""
+    values = next(part for part in (change.conditional, change.constant, change.bias) if part is not None)
+
+    def hook(_: torch.nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        for row in rows:
+            output[row][:, change.rows] = values
+        return output
+
+    return hook
 
 
 def _parts(model: LoadedModel) -> list[tuple[str, torch.nn.Module]]:

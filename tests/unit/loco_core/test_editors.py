@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from loco_core.attributes import attribute
 from loco_core.deltas import WeightDelta, applied, from_bytes, norm, placebo, projection, to_bytes
 from loco_core.editors import Concept, EditSettings, Target, TokenSet, fit_edit
+from loco_core.editors.neurons import random_neurons
 from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
@@ -53,8 +55,9 @@ def test_the_solution_satisfies_the_normal_equations(n: int, width: int, strengt
     generator = torch.Generator().manual_seed(seed)
     keys, donors = (torch.randn(n, width, generator=generator, dtype=torch.float64) for _ in range(2))
     before = torch.randn(5, width, generator=generator, dtype=torch.float64)
-    after = before + before @ solve(keys, donors, strength)
-    ridge = strength * float(keys.square().sum()) / n
+    solved = solve(keys, donors - keys, strength)
+    after, ridge = before + before @ solved.update, strength * float(keys.square().sum()) / n
+    assert solved.ridge == pytest.approx(ridge, rel=1e-12)
     # Derivative of ||C W^T - D W0^T||^2 + lambda ||W - W0||^2 by W.
     gradient = (after @ keys.T - before @ donors.T) @ keys + ridge * (after - before)
     assert gradient.norm() <= 1e-8 * (before @ donors.T @ keys).norm()
@@ -63,7 +66,7 @@ def test_the_solution_satisfies_the_normal_equations(n: int, width: int, strengt
 def test_more_keys_than_the_texts_width_give_the_same_edit() -> None:
     generator = torch.Generator().manual_seed(0)
     keys, donors = (torch.randn(40, 8, generator=generator, dtype=torch.float64) for _ in range(2))
-    update = solve(keys, donors, 0.1)
+    update = solve(keys, donors - keys, 0.1).update
     # The normal equations of the paper, by hand: (W - W0) (C^T C + a I) = W0 (D - C)^T C.
     system = keys.T @ keys + 0.1 * keys.square().sum(1).mean() * torch.eye(8, dtype=torch.float64)
     assert torch.allclose(update @ system, (donors - keys).T @ keys, rtol=1e-10, atol=1e-10)
@@ -72,7 +75,7 @@ def test_more_keys_than_the_texts_width_give_the_same_edit() -> None:
 def test_a_singular_system_is_one_clear_line() -> None:
     keys = torch.ones(8, 4, dtype=torch.float64)
     with pytest.raises(EditError, match="singular at lambda 1e-18; take a larger lambda"):
-        solve(keys, keys + 1, 1e-18)
+        solve(keys, keys, 1e-18)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,10 @@ def test_token_sets_take_more_and_more_positions(tiny_model: LoadedModel) -> Non
     last, subject, tail, every = (token_pairs(tiny_model, concept, tokens) for tokens in sets)
     assert [len(p.keys) for p in (last, subject, tail, every)] == [1, 5, 8, 16]
     assert torch.equal(tail.keys, every.keys[8:])
+    end = token_pairs(tiny_model, concept, "last_position")
+    assert torch.equal(end.keys, every.keys[-1:])
+    donors = tiny_model.family.encode(tiny_model.pipeline, [r.donor for r in concept.records]).embeds[0].double()
+    assert torch.equal(end.donors, donors[-1:])
     embeds = tiny_model.family.encode(tiny_model.pipeline, [r.prompt for r in concept.records]).embeds[0].double()
     assert torch.equal(last.keys[0], embeds[8])
     # What the two sentences share reads as itself: a causal encoder gives it the same embedding.
@@ -154,11 +161,12 @@ def test_several_concepts_are_edited_together(tiny_model: LoadedModel) -> None:
             assert float((pairs.keys.float() @ module.weight.T - wanted).norm()) < 0.1 * before
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [EditSettings(), EditSettings(editor="neurons"), EditSettings(editor="neurons", fill="donor_mean")],
-    ids=["loco_edit", "neurons", "neurons at donor mean"],
-)
+NEURONS = EditSettings(editor="neurons", tokens="last_subject")
+BOTH = NEURONS.model_copy(update={"guidance_half": "both"})
+ZERO = BOTH.model_copy(update={"fill": "zero"})
+
+
+@pytest.mark.parametrize("settings", [EditSettings(), ZERO, BOTH], ids=["loco_edit", "at zero", "at the donors' mean"])
 def test_applying_changes_the_sites_alone_and_undoing_restores_every_bit(
     tiny_model: LoadedModel, settings: EditSettings
 ) -> None:
@@ -181,32 +189,52 @@ def test_applying_changes_the_sites_alone_and_undoing_restores_every_bit(
     assert torch.equal(next(generate(tiny_model, rows, Generation(steps=2), 1)).latents, clean)
 
 
-def test_neurons_are_as_many_as_asked_for_and_those_that_differ_most(tiny_model: LoadedModel) -> None:
-    delta = fit_edit(tiny_model, target(), EditSettings(editor="neurons", neurons=0.1, tokens="subject"))
-    total = sum(2 * tiny_model.sites[s].width for s in SITES)
-    assert sum(len(change.rows) for change in delta.changes) == round(0.1 * total)
-    pairs = token_pairs(tiny_model, STYLE, "subject")
-    held = {(change.module, int(row)) for change in delta.changes for row in change.rows}
-    gaps = {}
-    for site in SITES:
-        for path in (tiny_model.sites[site].key_path, tiny_model.sites[site].value_path):
-            weight = projection(tiny_model, path).weight.detach().double()
-            a, b = pairs.keys @ weight.T, pairs.donors @ weight.T
-            z = (a.mean(0) - b.mean(0)).abs() / ((a.var(0) + b.var(0)) / len(a)).sqrt()
-            gaps.update({(path, row): float(value) for row, value in enumerate(z)})
-    assert min(gaps[key] for key in held) >= max(value for key, value in gaps.items() if key not in held)
+@pytest.mark.parametrize(("neurons", "count"), [(0.1, None), (5, 5)])
+def test_neurons_are_those_of_every_projection_that_differ_most(
+    tiny_model: LoadedModel, neurons: float, count: int | None
+) -> None:
+    delta = fit_edit(tiny_model, target(), NEURONS.model_copy(update={"neurons": neurons}))
+    paths = {path for s in SITES for path in (tiny_model.sites[s].key_path, tiny_model.sites[s].value_path)}
+    assert {change.module for change in delta.changes} == paths
+    pairs = token_pairs(tiny_model, STYLE, "last_subject")
+    for change in delta.changes:
+        weight = projection(tiny_model, change.module).weight.detach().double()
+        a, b = pairs.keys @ weight.T, pairs.donors @ weight.T
+        z = (a.mean(0) - b.mean(0)).abs() / ((a.var(0) + b.var(0)) / len(a)).sqrt()
+        held = set(change.rows.tolist())
+        assert len(held) == (count or round(0.1 * len(z)))
+        assert min(z[row] for row in held) >= max(value for row, value in enumerate(z) if row not in held)
+        assert change.conditional is not None
+        assert torch.allclose(change.conditional.double(), b.mean(0)[change.rows], atol=1e-5)
 
 
-def test_neurons_held_at_the_donor_mean_read_as_the_donors_on_average(tiny_model: LoadedModel) -> None:
-    delta = fit_edit(tiny_model, target(), EditSettings(editor="neurons", fill="donor_mean"))
-    assert not delta.exportable
-    assert fit_edit(tiny_model, target(), EditSettings(editor="neurons")).exportable
-    change, pairs = delta.changes[0], token_pairs(tiny_model, STYLE, "all")
+def test_more_neurons_than_there_are_is_one_line(tiny_model: LoadedModel) -> None:
+    with pytest.raises(EditError, match=r"to_k has 96 neurons, and 100 were asked for; take fewer, or a share up to 1"):
+        fit_edit(tiny_model, target(), NEURONS.model_copy(update={"neurons": 100}))
+    with pytest.raises(ValidationError, match=r"1.5 is wrong; expected a share up to 1, or a whole number"):
+        EditSettings(editor="neurons", neurons=1.5)
+
+
+def test_neurons_in_both_halves_are_held_at_the_donors_mean_or_at_zero(tiny_model: LoadedModel) -> None:
+    delta = fit_edit(tiny_model, target(), BOTH)
+    assert delta.runtime_only
+    assert not fit_edit(tiny_model, target(), ZERO).runtime_only
+    change, pairs = delta.changes[0], token_pairs(tiny_model, STYLE, "last_subject")
     module = projection(tiny_model, change.module)
     mean = (pairs.donors.float() @ module.weight.T).mean(0)[change.rows]
     with applied(tiny_model, delta, WEIGHTS), torch.no_grad():
         out = module(torch.randn(1, 3, module.in_features))[..., change.rows]
     assert torch.allclose(out, mean.expand_as(out), atol=1e-5)
+
+
+def test_random_neurons_are_as_many_others_of_every_projection(tiny_model: LoadedModel) -> None:
+    delta = fit_edit(tiny_model, target(), NEURONS)
+    other = random_neurons(tiny_model, target(), NEURONS, delta, 0)
+    for one, two in zip(delta.changes, other.changes, strict=True):
+        assert (one.module, len(one.rows)) == (two.module, len(two.rows))
+        assert not set(one.rows.tolist()) & set(two.rows.tolist())
+        assert two.conditional is not None
+        assert two.weight is None
 
 
 def test_a_placebo_has_the_same_rows_and_norm_and_another_direction(tiny_model: LoadedModel) -> None:
@@ -218,14 +246,16 @@ def test_a_placebo_has_the_same_rows_and_norm_and_another_direction(tiny_model: 
 
 
 def test_a_delta_survives_its_file(tiny_model: LoadedModel) -> None:
-    delta = fit_edit(tiny_model, target(), EditSettings(editor="neurons", fill="donor_mean"))
-    again = from_bytes(to_bytes(delta), "delta")
-    assert again.provenance == delta.provenance
-    assert json.loads(again.provenance.settings)["fill"] == "donor_mean"
-    by_module = {change.module: change for change in again.changes}
-    for change in delta.changes:
-        assert torch.equal(change.rows, by_module[change.module].rows)
-        assert torch.equal(change.constant, by_module[change.module].constant)  # type: ignore[arg-type]
+    for settings, part in ((NEURONS, "conditional"), (BOTH, "constant"), (EditSettings(), "weight")):
+        delta = fit_edit(tiny_model, target(), settings)
+        again = from_bytes(to_bytes(delta), "delta")
+        assert again.provenance == delta.provenance
+        assert json.loads(again.provenance.settings)["guidance_half"] == settings.guidance_half
+        by_module = {change.module: change for change in again.changes}
+        for change in delta.changes:
+            assert torch.equal(change.rows, by_module[change.module].rows)
+            assert torch.equal(getattr(change, part), getattr(by_module[change.module], part))
+        assert (again.ridge, again.runtime_only) == (delta.ridge, delta.runtime_only)
 
 
 def other_file(metadata: dict[str, str] | None = None, rows: torch.Tensor | None = None) -> bytes:
