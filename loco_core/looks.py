@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from loco_core.evidence import Evidence
+from loco_core.evidence import Bounds, Evidence
 from loco_core.score_table import ScoreTable
 from loco_core.statistics import Ratios
 from loco_core.types import Window
@@ -48,24 +48,23 @@ class Look:
 def looks(prompts: int, seeds: int, screen: int) -> tuple[Look, ...]:
     """Returns nested looks: about ``screen`` pairs, about half of all, all.
 
+    Each takes all prompts, and so has bounds about the same prompts as the last one: a window that does nothing in the
+    first few prompts may hold in the others.
+
     Args:
         prompts: of the grid.
         seeds: of the grid.
         screen: pairs of the first look; two seeds at least, or how seeds differ could not be told.
     """
-    first_seeds = min(seeds, max(2, math.isqrt(screen // 2)))
-    first_prompts = min(prompts, math.ceil(screen / first_seeds))
-    first = first_prompts, min(seeds, max(first_seeds, math.ceil(screen / first_prompts)))
-    half = (prompts, math.ceil(seeds / 2)) if seeds > 1 else (math.ceil(prompts / 2), 1)
-    middle = max(first[0], half[0]), max(first[1], half[1])
-    parts = [(prompts, seeds)]
-    for part in (middle, first):
-        if math.prod(part) * WORTH_A_LOOK <= math.prod(parts[-1]):
+    first = min(seeds, max(2, math.ceil(screen / prompts)))
+    parts = [seeds]
+    for part in (max(first, math.ceil(seeds / 2)), first):
+        if part * WORTH_A_LOOK <= parts[-1]:
             parts.append(part)
     spent, found = 0.0, []
     for part in reversed(parts):
-        upto = (math.prod(part) / (prompts * seeds)) ** SPENDING_POWER
-        found.append(Look(*part, upto - spent))
+        upto = (part / seeds) ** SPENDING_POWER
+        found.append(Look(prompts, part, upto - spent))
         spent = upto
     return tuple(found)
 
@@ -90,17 +89,30 @@ def combined(table: ScoreTable, base: Evidence, earlier: Mapping[Window, tuple[E
     def of_windows(name: str) -> NDArray[np.float64]:
         return np.array([getattr(of, name)[i] for of, i in sources])
 
-    high = of_windows("high")
+    bounds = Bounds(*(np.array([getattr(of.bounds, f.name)[i] for of, i in sources]) for f in fields(Bounds)))
+    high = bounds.high.copy()
     for window, (_, bound) in earlier.items():
         high[table.windows.index(window)] = bound
+    moved = replace(
+        base.moved,
+        hits=np.array([of.moved.hits[i] for of, i in sources], dtype=np.intp),
+        trials=np.array([of.moved.trials[i] for of, i in sources], dtype=np.intp),
+        each=np.array([of.moved.each[i] for of, i in sources]),
+    )
     return replace(
         base,
         table=table,
+        moved=moved,
         complete=of_windows("complete").astype(np.bool_),
         settled=settled,
         ratios=None if base.ratios is None else _ratios(base, base.ratios, sources),
-        low=np.where(settled, of_windows("low"), np.nan),
-        high=high,
+        bounds=replace(
+            bounds,
+            low=np.where(settled, bounds.low, np.nan),
+            high=high,
+            prompt_share_low=np.where(settled, bounds.prompt_share_low, np.nan),
+        ),
+        holds_in=of_windows("holds_in").astype(np.intp),
         damage=of_windows("damage"),
         invalid=of_windows("invalid"),
         flip_rate=of_windows("flip_rate"),

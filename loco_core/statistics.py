@@ -1,12 +1,17 @@
 """Statistics of crossed designs: the same prompts meet the same seeds, so neither rows nor images are independent.
 
-Formula sources: crossed (pigeonhole) bootstrap, Owen 2007, "The pigeonhole bootstrap"; variance of a mean under two
-crossed random factors, Searle, "Linear Models", chapter 11; degrees of freedom, Satterthwaite 1946; max-T bounds,
-Westfall and Young 1993; Sidak 1967; Holm 1979; Wilson 1927.
+Two populations are kept apart. A statement about *these prompts* takes the seeds alone as random: `seed_variance`. One
+about *prompts like these* needs exact bounds on a share of prompts (`binomial_low`): most prompts lose an attribute
+with every seed and a few with none, and no bound that takes them to spread like a bell holds then.
+
+Formula sources: variance of a mean under crossed factors, Searle, "Linear Models", chapter 11; degrees of freedom,
+Satterthwaite 1946; moderated variances, Smyth 2004; max-T bounds, Westfall and Young 1993; Gaussian multipliers,
+Chernozhukov, Chetverikov and Kato 2013; Sidak 1967; Clopper and Pearson 1934; Holm 1979; Wilson 1927.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,33 +21,31 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Counts = NDArray[np.intp] | NDArray[np.float64] | int
 
 MOST_SHARED = 20.0
 """Degrees of freedom that a variance may borrow from other columns."""
 
 
-def crossed_weights(n_prompts: int, n_seeds: int, resamples: int, rng: np.random.Generator) -> Floats:
-    """Draws how often every (prompt, seed) pair occurs in each resample; prompts and seeds are drawn independently.
+def quarter_weights(n_prompts: int, n_seeds: int, splits: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Draws random quarters of a grid, half the prompts by half the seeds, each with the quarter that shares neither.
+
+    A single prompt, or a single seed, is not split.
 
     Returns:
-        ``(resamples, n_prompts * n_seeds)`` counts. Every column of a table uses the same draws, so differences between
-        windows, and numerator and denominator of a ratio, stay paired.
+        two arrays ``(4 * splits, n_prompts * n_seeds)`` of zeros and ones: the part to pick on, and the part to
+        estimate on.
     """
-    prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=resamples)
-    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=resamples)
-    return np.asarray(np.einsum("bp,bs->bps", prompts, seeds).reshape(resamples, -1), dtype=np.float64)
-
-
-def half_split_weights(n_prompts: int, n_seeds: int, splits: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Draws random splits of the prompts in two halves, each split both ways round.
-
-    Returns:
-        two arrays ``(2 * splits, n_prompts * n_seeds)`` of zeros and ones: the half to pick on, and the
-        half to estimate on.
-    """
-    order = rng.permuted(np.tile(np.arange(n_prompts), (splits, 1)), axis=1)
-    first = np.repeat(order < n_prompts // 2, n_seeds, axis=1).astype(np.float64)
-    return np.concatenate([first, 1 - first]), np.concatenate([1 - first, first])
+    prompts, seeds = (rng.permuted(np.tile(np.arange(n), (splits, 1)), axis=1) < n // 2 for n in (n_prompts, n_seeds))
+    parts: list[tuple[Floats, Floats]] = []
+    for p, s in ((prompts, seeds), (~prompts, ~seeds), (prompts, ~seeds), (~prompts, seeds)):
+        here, there = (
+            np.einsum("bp,bs->bps", np.ones_like(p) if n_prompts < 2 else p, np.ones_like(s) if n_seeds < 2 else s)
+            for p, s in ((p, s), (~p, ~s))
+        )
+        parts.append((here.reshape(splits, -1).astype(np.float64), there.reshape(splits, -1).astype(np.float64)))
+    pick, estimate = zip(*parts, strict=True)
+    return np.concatenate(pick), np.concatenate(estimate)
 
 
 def two_way_variance(
@@ -79,24 +82,54 @@ def two_way_variance(
     return square / total, np.clip(free, np.minimum(f_prompt, f_seed), f_rest)
 
 
+def seed_variance(values: Floats, present: Bools, pool: int = 0, alike: float | None = None) -> tuple[Floats, Floats]:
+    """Estimates the sampling variance of the mean over these prompts, where the seeds alone are random.
+
+    It is the mean square between seeds over the number of cells, and never less than that of the rest: as if the
+    seeds had nothing in common. The mean squares of few seeds are moderated towards what all columns have in common;
+    that of the rest has freedom enough to be a column's own, so that one that varies more than the others keeps it.
+
+    Args:
+        values: ``(P, S, W)``.
+        present: ``(P, S, W)``; absent values are filled by row mean + column mean - mean.
+        pool: mean squares between seeds are moderated towards those of the first so many columns, see `moderated`.
+        alike: how alike these are, as `likeness` says of more columns than are here.
+
+    Returns:
+        variance ``(W,)`` and degrees of freedom ``(W,)``; infinite and 1 where there is a single seed.
+    """
+    _, n_seeds, width = values.shape
+    if n_seeds < 2:
+        return np.full(width, np.inf), np.ones(width)
+    cells = np.maximum(present.sum(axis=(0, 1)), 1)
+    parts = _mean_squares(_filled(values, present))
+    seed, free = moderated(*(parts[1] if len(parts) == 3 else parts[0]), pool, alike)
+    if len(parts) == 3:
+        rest, free_rest = parts[2]
+        free = np.where(seed >= rest, free, free_rest)
+        seed = np.maximum(seed, rest)
+    return seed / cells, free
+
+
 def likeness(values: Floats, present: Bools) -> float:
-    """Estimates how alike columns ``(P, S, W)`` vary, for a smaller table with a few of them.
+    """Estimates how alike columns ``(P, S, W)`` vary between seeds, for a smaller table with a few of them.
 
     A handful of columns cannot tell whether they are alike. These are taken to be, unless they differ by more than the
-    error of that estimate (one standard error); prompts, seeds and the rest are taken together for it.
+    error of that estimate (one standard error).
 
     Returns:
         degrees of freedom that a mean square may borrow, see `moderated`.
     """
-    excess, precision = 0.0, 0.0
-    for squares, free in _mean_squares(_filled(values, present)):
-        usable = squares[np.isfinite(squares) & (squares > 0)]
-        if len(usable) < 3:
-            continue
-        spread, expected = float(np.log(usable).var(ddof=1)), float(special.polygamma(1, free / 2))
-        weight = (len(usable) - 1) / (2 * max(spread, expected) ** 2)
-        excess, precision = excess + weight * (spread - expected), precision + weight
-    return 0.0 if precision == 0 else _borrowed(excess / precision - precision**-0.5)
+    if values.shape[1] < 2:
+        return 0.0
+    parts = _mean_squares(_filled(values, present))
+    squares, free = parts[1] if len(parts) == 3 else parts[0]
+    usable = squares[np.isfinite(squares) & (squares > 0)]
+    if len(usable) < 3:
+        return 0.0
+    spread, expected = float(np.log(usable).var(ddof=1)), float(special.polygamma(1, free / 2))
+    error = max(spread, expected) * (2 / (len(usable) - 1)) ** 0.5
+    return _borrowed(spread - expected - error)
 
 
 def _mean_squares(values: Floats) -> list[tuple[Floats, float]]:
@@ -196,7 +229,7 @@ class Ratios(Means):
     Attributes:
         influence: ``(P, S, W)`` what each pair adds to the ratio (its linear part).
         present: ``(P, S, W)``.
-        deviations: ``(B, W)`` resampled minus observed ratio, in units of its standard deviation over the resamples.
+        deviations: ``(B, W)`` draws of the error of all ratios together, in units of its standard deviation.
     """
 
     influence: Floats
@@ -222,7 +255,7 @@ class Ratios(Means):
         """Paired differences of one column to others."""
         influence = self.influence[:, :, [column]] - self.influence[:, :, others]
         present = self.present[:, :, [column]] & self.present[:, :, others]
-        variance, free = two_way_variance(influence, present)
+        variance, free = seed_variance(influence, present)
         return Means(self.value[column] - self.value[others], np.sqrt(variance), free)
 
     def _width(self, deviations: Floats, confidence: float, columns: NDArray[np.intp], family: int) -> Floats:
@@ -231,14 +264,22 @@ class Ratios(Means):
         critical = np.quantile(deviations.max(axis=1), confidence)
         if family > len(columns):
             critical = max(critical, special.ndtri(confidence ** (1 / family)))
-        # The resamples say how the columns move together; the tail of few prompts and seeds is Student's.
+        # The draws say how the columns move together; the tail of few prompts and seeds is Student's.
         quantile = special.stdtrit(self.free[columns], special.ndtr(critical))
         return np.asarray(quantile * self.error[columns])
 
 
 def crossed_means(values: Floats, present: Bools) -> Means:
-    """Estimates means ``(W,)`` over prompts and seeds of ``(P, S, W)`` values."""
-    variance, free = two_way_variance(values, present)
+    """Estimates means ``(W,)`` over prompts and seeds of ``(P, S, W)`` values, both taken as random."""
+    return _means(values, present, *two_way_variance(values, present))
+
+
+def seed_means(values: Floats, present: Bools) -> Means:
+    """Estimates means ``(W,)`` over these prompts of ``(P, S, W)`` values, where the seeds alone are random."""
+    return _means(values, present, *seed_variance(values, present))
+
+
+def _means(values: Floats, present: Bools, variance: Floats, free: Floats) -> Means:
     count = present.sum(axis=(0, 1))
     mean = np.divide(
         np.where(present, values, 0).sum(axis=(0, 1)), count, out=np.full(len(count), np.nan), where=count > 0
@@ -246,23 +287,25 @@ def crossed_means(values: Floats, present: Bools) -> Means:
     return Means(mean, np.sqrt(variance), free)
 
 
-def crossed_ratios(
+def seed_ratios(
     numerator: Floats,
     denominator: Floats,
     present: Bools,
-    weights: Floats,
+    draws: Floats,
     pool: int,
     alike: float | None = None,
 ) -> Ratios:
     """Estimates ``sum(numerator) / sum(denominator)`` for every column, over the pairs that the column has.
 
-    A column without pairs is NaN throughout.
+    Errors and joint bounds are about these prompts, where the seeds alone are random. A column without pairs is NaN
+    throughout.
 
     Args:
         numerator: ``(P, S, W)``.
         denominator: ``(P, S)``.
         present: ``(P, S, W)``.
-        weights: ``(B, P * S)`` from `crossed_weights`.
+        draws: ``(B, P * S)`` standard normal numbers: what each pair deviates from its prompt, times one of these,
+            says how the columns err together.
         pool: variances are moderated towards what the first so many columns have in common.
         alike: how alike these are, see `likeness`; None estimates it from themselves.
     """
@@ -273,18 +316,50 @@ def crossed_ratios(
     full = bottom.sum(axis=0)
     value = np.divide(top.sum(axis=0), full, out=np.full(width, np.nan), where=full > 0)
     influence = ((top - value * bottom) / np.where(full > 0, full / count, np.nan)).reshape(n_prompts, n_seeds, width)
-    variance, free = two_way_variance(influence, present, pool, alike)
-    # Without gaps all columns have the same denominator: one product instead of one a column.
-    deviations = weighted_ratios(top, bottom[:, :1] if present.all() else bottom, weights) - value
-    spread = deviations.std(axis=0)
-    deviations = np.divide(deviations, spread, out=np.zeros_like(deviations), where=spread > 0)
+    variance, free = seed_variance(influence, present, pool, alike)
+    # A single seed deviates from nothing; its error is infinite anyway.
+    deviating = _within_prompts(influence, present).reshape(-1, width)
+    spread = np.sqrt(np.square(deviating).sum(axis=0))
+    deviations = np.divide(draws @ deviating, spread, out=np.zeros((len(draws), width)), where=spread > 0)
     return Ratios(value, np.sqrt(variance), free, influence, present, deviations)
+
+
+def _within_prompts(values: Floats, present: Bools) -> Floats:
+    """Deviations ``(P, S, W)`` from the mean of each prompt; 0 where there is nothing."""
+    kept = np.where(present, values, 0.0)
+    count = np.maximum(present.sum(axis=1, keepdims=True), 1)
+    return np.asarray(np.where(present, np.nan_to_num(kept - kept.sum(axis=1, keepdims=True) / count), 0.0))
 
 
 def weighted_ratios(top: Floats, bottom: Floats, weights: Floats) -> Floats:
     """Ratios ``(B, W)`` of ``(P * S, W)`` sums under ``(B, P * S)`` weights."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.nan_to_num((weights @ top) / (weights @ bottom), posinf=0.0, neginf=0.0))
+
+
+def binomial_low(hits: Counts, trials: Counts, alpha: float) -> Floats:
+    """Exact one-sided lower bounds of shares (Clopper and Pearson 1934), each ``(W,)``.
+
+    Exact for independent trials; where these differ in their shares the bound is about the mean share (Hoeffding 1956).
+
+    Args:
+        hits: how often.
+        trials: of how many; 0 of which bound nothing.
+        alpha: chance that one bound is wrong.
+    """
+    some = np.asarray(hits) > 0
+    first, second = np.where(some, hits, 1.0), np.where(some, np.asarray(trials) - hits + 1.0, 1.0)
+    return np.asarray(np.where(some, special.betaincinv(first, second, alpha), 0.0))
+
+
+def binomial_high(hits: Counts, trials: Counts, alpha: float) -> Floats:
+    """Exact one-sided upper bounds of shares, see `binomial_low`."""
+    return 1 - binomial_low(np.asarray(trials) - hits, trials, alpha)
+
+
+def trials_without_failure(share: float, alpha: float) -> int:
+    """How many trials without a failure show a share, by `binomial_low`."""
+    return math.ceil(math.log(alpha) / math.log(share) - 1e-9)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

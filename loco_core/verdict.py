@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
-from loco_core.evidence import MISSING_SHARE, Evidence, disjoint_cover, finite
-from loco_core.localizers import Effect, Localization, LocalizeSettings, Outcome, Request, relative_depth
-from loco_core.statistics import Bools, Floats
+from loco_core.evidence import MISSING_SHARE, PREVAILS, Evidence, disjoint_cover, finite, negligible
+from loco_core.localizers import About, Effect, Localization, LocalizeSettings, Outcome, Request, relative_depth
+from loco_core.power import pairs_to_pass
+from loco_core.statistics import Bools
 from loco_core.types import Window
 
 FEW_PROMPTS, FEW_SEEDS = 8, 4
-PREVAILS = 0.5
-"""Half the full effect: an image that lost less is still nearer the prompt than the donor."""
+MOST = 0.5
+"""Share of prompts like these that an exact bound must show for a window to be localized in most of them."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,24 @@ class Verdict:
 def judge(evidence: Evidence, settings: LocalizeSettings, *, complements_done: bool = False) -> Verdict:
     """Judges by these rules, in this order.
 
-    1. ``incomplete``: more than one cell in twenty is missing.
-    2. ``absent``: no full effect is established, and the clean images are on the donor's side of the margin (upper
-       bound of their mean at most 0). Both are needed: a text pair may put every image on one side, and then only the
-       donor images tell whether the attribute is there.
-    3. ``no_effect``: clean and donor images differ, in margin, by less than can be measured.
-    4. A window passes if its simultaneous lower bound reaches the threshold; the smallest size at which a window passes
+    1. ``incomplete``: more than a fifth of the pairs lack a clean or a donor image.
+    2. Where no full effect is established: ``absent`` if the clean images are on the donor's side of the margin (upper
+       bound of their mean at most 0; a text pair may put every image on one side, and then only the donor images tell
+       whether the attribute is there), ``no_effect`` if the full effect is shown to be next to nothing (see
+       `loco_core.evidence.negligible`), else ``inconclusive``: not established is not absent.
+    3. A window passes if its simultaneous lower bound reaches the threshold; the smallest size at which a window passes
        without too much damage wins: ``localized``, or ``multiple`` if a window that shares no site with it passes
        too. If all that pass do damage: ``damaging``.
+    4. ``incomplete``: none passes, and some in range lack more than a fifth of their cells. Such windows are not
+       judged, and keep no other from passing.
     5. ``inconclusive``: none passes, but some upper bound reaches the threshold, or the sweep has no windows of the
        largest size in range.
     6. ``redundant``: none is necessary, but the sites of some window alone keep most of the attribute, and so do all
        others without them.
     7. ``distributed``: none of these; no window in range holds the attribute.
+
+    All of it is about the prompts of the sweep. Only where an exact bound shows that a window holds in more than half
+    of prompts like these is it said of them, see `about`.
 
     Args:
         evidence: of all windows.
@@ -83,22 +90,36 @@ def _unfit(evidence: Evidence, settings: LocalizeSettings) -> Verdict | None:
     pairs, kept = evidence.paired.size, int(evidence.paired.sum())
     if kept < pairs * (1 - MISSING_SHARE):
         return Verdict("incomplete", f"{pairs - kept} of {pairs} prompt-seed pairs lack a valid clean or donor image")
-    if not evidence.complete.all():
-        short = int((~evidence.complete).sum())
-        return Verdict(
-            "incomplete",
-            f"{short} of {len(evidence.complete)} windows lack more than {MISSING_SHARE:.0%} of their cells",
-        )
     if evidence.ratios is not None:
-        return None
+        if evidence.complete.any():
+            return None
+        return Verdict("incomplete", f"every window lacks more than {MISSING_SHARE:.0%} of its cells")
     clean, full = float(evidence.clean.value[0]), float(evidence.full.value[0])
     if evidence.clean.high(settings.confidence)[0] <= 0:
         return Verdict(
             "absent", f"the clean images look more like the donor text than like the attribute (margin {clean:.3f})"
         )
-    return Verdict(
-        "no_effect", f"even the donor prompt outright changes the margin by no more than noise ({full:.3f} cosine)"
-    )
+    low, high = (float(side(settings.confidence)[0]) for side in (evidence.full.low, evidence.full.high))
+    if negligible(evidence.full, evidence.clean, settings.confidence):
+        return Verdict(
+            "no_effect",
+            f"even the donor prompt outright changes the margin by next to nothing ({full:.3f} cosine, "
+            f"at most {high:.3f})",
+        )
+    seen = f"what the donor prompt outright does is not established ({full:.3f} cosine, bounds {low:.3f} to {high:.3f})"
+    return Verdict("inconclusive", f"{seen}: {_seeds_to_establish(evidence, settings)}")
+
+
+def _seeds_to_establish(evidence: Evidence, settings: LocalizeSettings) -> str:
+    """Says how many seeds would show a full effect of the size that is seen."""
+    n_prompts, n_seeds = evidence.paired.shape
+    full, error = float(evidence.full.value[0]), float(evidence.full.error[0])
+    if n_seeds < 2:
+        return "one seed tells nothing of how seeds differ; take 4 or more"
+    if full <= 0:
+        return "its images are not seen to lose the attribute; look at them before more are drawn"
+    seeds = math.ceil(n_seeds * (special.ndtri(settings.confidence) * error / (full / 2)) ** 2)
+    return f"about {max(seeds, n_seeds + 1, 4)} seeds of {_counted(n_prompts, 'prompt')} would tell"
 
 
 def _picked(evidence: Evidence, good: Bools, in_range: Bools, settings: LocalizeSettings) -> Verdict:
@@ -115,11 +136,33 @@ def _picked(evidence: Evidence, good: Bools, in_range: Bools, settings: Localize
     wants = () if window in evidence.complement_columns() else (window,)
     rivals = good & in_range & evidence.disjoint(window)
     removes = f"{_named(evidence, best)} removes at least {evidence.low[best]:.0%} of the attribute"
+    removes += f" in {_these(evidence)} ({_prompts_like_these(evidence, best)})"
     ties = tuple(int(i) for i in tied)
     if rivals.any():
         rival = _strongest(evidence, rivals & (evidence.sizes == evidence.sizes[rivals].min()))
         return Verdict("multiple", f"{removes}, and so does {_named(evidence, rival)}", best, ties, wants)
-    return Verdict("localized", f"{removes}, and no smaller or separate window was shown to", best, ties, wants)
+    unjudged = int((in_range & ~evidence.complete).sum())
+    rest = f"; {_counted(unjudged, 'window')} with too few cells not judged" if unjudged else ""
+    return Verdict("localized", f"{removes}; no smaller or separate window was shown to{rest}", best, ties, wants)
+
+
+def _these(evidence: Evidence) -> str:
+    count = int(evidence.paired.any(axis=1).sum())
+    return "this prompt" if count == 1 else f"these {count} prompts, on average"
+
+
+def _prompts_like_these(evidence: Evidence, best: int) -> str:
+    """Says in how many prompts a window holds, and what that shows of prompts like these."""
+    held, count = int(evidence.holds_in[best]), int(evidence.prompts[best])
+    seen = f"it holds in {held} of {_counted(count, 'prompt')}"
+    if count == 1:
+        return f"{seen}, which shows nothing of others"
+    shown = f"at least {evidence.bounds.prompt_share_low[best]:.0%} of prompts like these"
+    return f"{seen}, which shows {shown}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings, complements_done: bool) -> Verdict:
@@ -129,12 +172,14 @@ def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings, 
     if swept < largest:
         missing = f"sizes up to {largest} are in range (max_share) but were not swept"
         return Verdict("inconclusive", f"no window of up to {swept} sites passes; {missing}", best)
+    unjudged = int((in_range & ~evidence.complete).sum())
+    if unjudged:
+        lack = f"{unjudged} of {int(in_range.sum())} windows lack more than {MISSING_SHARE:.0%} of their cells"
+        return Verdict("incomplete", f"{lack}, and no other is shown to reach {settings.threshold:.0%}", best)
     above = int((in_range & (evidence.high >= settings.threshold)).sum())
     if above:
-        reason = (
-            f"no window is shown to reach {settings.threshold:.0%}, but {above} may: more prompts or seeds would tell"
-        )
-        return Verdict("inconclusive", reason, best)
+        reason = f"no window is shown to reach {settings.threshold:.0%}, but {above} may: "
+        return Verdict("inconclusive", reason + _more(evidence, best, settings), best)
     wants = (
         ()
         if complements_done
@@ -154,6 +199,15 @@ def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings, 
     if wants:
         reason += "; whether some suffice by themselves is open until their complements are run"
     return Verdict("distributed", reason, best, complements=wants)
+
+
+def _more(evidence: Evidence, best: int, settings: LocalizeSettings) -> str:
+    """Says how many pairs of prompt and seed would show a window as strong as the strongest, if it is as it looks."""
+    pairs = int(evidence.paired.sum())
+    needed = pairs_to_pass(evidence, best, settings)
+    if needed is None:
+        return f"{_named(evidence, best)} looks weaker than that, which more prompts or seeds may show"
+    return f"about {needed} pairs of prompt and seed would show {_named(evidence, best)}, there are {pairs}"
 
 
 def _sufficient(evidence: Evidence, settings: LocalizeSettings) -> int | None:
@@ -196,7 +250,7 @@ def report(
     table, best = evidence.table, verdict.best
     window = None if best is None else table.windows[best]
     picked = window if verdict.outcome == "localized" else None
-    effect, half_width = _reported_effect(evidence, verdict, settings)
+    effect = _reported_effect(evidence, verdict, settings)
     runner_up = _runner_up(evidence, best)
     may = (evidence.high >= settings.threshold) & (evidence.sizes <= settings.largest(table.n_sites))
     n_prompts, n_seeds = int(evidence.paired.any(axis=1).sum()), int(evidence.paired.any(axis=0).sum())
@@ -214,8 +268,8 @@ def report(
         site_names=tuple(site_names[i] for i in picked.sites) if picked and site_names else (),
         relative_depth=relative_depth(picked, table.n_sites) if picked else None,
         effect=effect,
-        ci_low=None if effect is None else finite(effect - half_width),
-        ci_high=None if effect is None else finite(effect + half_width),
+        ci_low=None if best is None else finite(evidence.bounds.joint_low[best]),
+        ci_high=None if best is None else finite(evidence.bounds.joint_high[best]),
         runner_up_start=None if runner_up is None else table.windows[runner_up].start,
         runner_up_effect=None if runner_up is None else finite(evidence.effect[runner_up]),
         tie_set=tuple(table.windows[i].start for i in verdict.ties),
@@ -223,10 +277,13 @@ def report(
         damage=None if best is None else finite(evidence.damage[best]),
         all_sites_effect=evidence.all_sites_effect(),
         threshold=settings.threshold,
+        about=about(evidence, verdict),
+        holds_in=None if best is None else int(evidence.holds_in[best]),
+        prompt_share_low=None if best is None else finite(evidence.bounds.prompt_share_low[best]),
         n_prompts=n_prompts,
         n_seeds=n_seeds,
         cells=table.cells,
-        exploratory=n_prompts < FEW_PROMPTS or n_seeds < FEW_SEEDS,
+        exploratory=exploratory(n_prompts, n_seeds),
         reason=verdict.reason,
         possible_size=int(evidence.sizes[may].min()) if may.any() else None,
         effects=_effects(evidence, verdict.ties, settings),
@@ -234,18 +291,36 @@ def report(
     )
 
 
-def _reported_effect(evidence: Evidence, verdict: Verdict, settings: LocalizeSettings) -> tuple[float | None, float]:
-    """Cross-fitted effect of the best window among its peers, and half the width of its two-sided interval."""
+def exploratory(n_prompts: int, n_seeds: int) -> bool:
+    """Tells whether there are too few prompts or seeds to speak of more than a first look."""
+    return n_prompts < FEW_PROMPTS or n_seeds < FEW_SEEDS
+
+
+def about(evidence: Evidence, verdict: Verdict) -> About:
+    """Says which population a verdict is about; see `loco_core.localizers.About`."""
+    best = verdict.best
+    if (
+        verdict.outcome in ("localized", "multiple")
+        and best is not None
+        and evidence.bounds.prompt_share_low[best] > MOST
+    ):
+        return "prompts_like_these"
+    return "these_prompts" if evidence.paired.shape[1] > 1 else "these_pictures"
+
+
+def _reported_effect(evidence: Evidence, verdict: Verdict, settings: LocalizeSettings) -> float | None:
+    """Effect of the window that the verdict speaks of, cross-fitted where it was picked for its effect."""
     best = verdict.best
     if best is None or evidence.ratios is None:
-        return None, 0.0
+        return None
+    plain = finite(evidence.effect[best])
+    if verdict.outcome == "redundant" or not evidence.settled[best]:
+        return plain
     eligible = _eligible(evidence, settings)
-    peers = (evidence.sizes == evidence.sizes[best]) & evidence.settled & (eligible if eligible[best] else True)
-    if verdict.outcome == "redundant":
-        # Not picked for its effect, so there is nothing to cross-fit.
-        peers = np.arange(len(evidence.sizes)) == best
-    effect = evidence.cross_fitted(peers, settings) if evidence.settled[best] else None
-    return (finite(evidence.effect[best]) if effect is None else effect), float(_half_widths(evidence, settings)[best])
+    in_range = evidence.sizes <= settings.largest(evidence.table.n_sites)
+    candidates = in_range & evidence.complete & evidence.settled & (eligible if eligible[best] else True)
+    fitted = evidence.cross_fitted(best, candidates, settings)
+    return plain if fitted is None else fitted
 
 
 def _runner_up(evidence: Evidence, best: int | None) -> int | None:
@@ -262,7 +337,7 @@ def _sufficiency(evidence: Evidence, window: Window | None) -> float | None:
 
 
 def _effects(evidence: Evidence, ties: tuple[int, ...], settings: LocalizeSettings) -> tuple[Effect, ...]:
-    table, eligible, half = evidence.table, _eligible(evidence, settings), _half_widths(evidence, settings)
+    table, eligible = evidence.table, _eligible(evidence, settings)
     return tuple(
         Effect(
             model=table.model,
@@ -270,9 +345,11 @@ def _effects(evidence: Evidence, ties: tuple[int, ...], settings: LocalizeSettin
             window_start=window.start,
             window_size=window.size,
             effect=finite(evidence.effect[i]),
-            ci_low=finite(evidence.effect[i] - half[i]),
-            ci_high=finite(evidence.effect[i] + half[i]),
+            ci_low=finite(evidence.bounds.own_low[i]),
+            ci_high=finite(evidence.bounds.own_high[i]),
             simultaneous_low=finite(evidence.low[i]),
+            holds_in=int(evidence.holds_in[i]),
+            prompt_share_low=finite(evidence.bounds.prompt_share_low[i]),
             damage=finite(evidence.damage[i]),
             eligible=bool(eligible[i]),
             in_tie_set=i in ties,
@@ -282,15 +359,6 @@ def _effects(evidence: Evidence, ties: tuple[int, ...], settings: LocalizeSettin
         )
         for i, window in enumerate(table.windows)
     )
-
-
-def _half_widths(evidence: Evidence, settings: LocalizeSettings) -> Floats:
-    """Half the width of every window's own two-sided interval."""
-    count = len(evidence.table.windows)
-    if evidence.ratios is None:
-        return np.full(count, np.nan)
-    quantile = special.stdtrit(evidence.ratios.free, (1 + settings.confidence) / 2)
-    return np.asarray((quantile * evidence.ratios.error)[:count], dtype=np.float64)
 
 
 def _eligible(evidence: Evidence, settings: LocalizeSettings) -> Bools:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy import special
-
 from loco_core.localizers import Localization
+from loco_core.power import Reach, reach
 from orchestrator.batch_sizes import probes, with_batch_sizes
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.plan import PlannedUnit, plan, sweep_id, windows
@@ -48,7 +47,7 @@ class Outlook:
         images: images that they generate, clean and donor images of every unit and those of traces included.
         cells: cells that they score.
         seconds: of work, by the cost table, on one worker of the slowest kind.
-        minimum_detectable_effect: see :func:`minimum_detectable_effect`.
+        reach: what the sweep can show, of the model with most windows.
         guessed_batches: models whose batch size the run measures first, so that the number of units is a guess.
         most_cells: with a localizer that begins small: how many cells it may ask for in all, complements aside; else
             None.
@@ -58,7 +57,7 @@ class Outlook:
     images: int
     cells: int
     seconds: float
-    minimum_detectable_effect: float
+    reach: Reach
     guessed_batches: tuple[str, ...]
     most_cells: int | None
 
@@ -102,10 +101,11 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         images=sum(len({row.image_id for row in unit.rows}) for unit in units) + sum(unit.images for unit in traces),
         cells=_cells(units),
         seconds=sum(unit.expected_seconds for unit in units) + sum(unit.expected_seconds for unit in traces),
-        minimum_detectable_effect=minimum_detectable_effect(
+        reach=reach(
             spec.prompts,
             len(spec.seeds),
             max(len(windows(spec, model.n_sites)) for model in resolved.models),
+            spec.localize.threshold,
             spec.localize.confidence,
         ),
         guessed_batches=tuple(unit.model for unit in probes(spec, resolved)),
@@ -115,24 +115,6 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
 
 def _cells(units: Sequence[PlannedUnit]) -> int:
     return sum(row.emit for unit in units for row in unit.rows)
-
-
-# Standard deviation of a window's effect over prompts, over seeds, and of the rest, in units of the full effect.
-# Measured on planted models (8 prompts, 6 seeds) at windows with effects between 0.7 and 0.9; windows that remove
-# everything vary a third as much.
-PROMPT_SD, SEED_SD, REST_SD = 0.1, 0.1, 0.17
-
-
-def minimum_detectable_effect(prompts: int, seeds: int, windows: int, confidence: float) -> float:
-    """Returns how far above the threshold a window's effect must be to be shown to reach it, with 80 % power.
-
-    Two-way crossed design: the variance of a mean effect is prompt variance over prompts, seed variance over seeds, and
-    the rest over both. The bound is one-sided and holds for all windows together (here by Bonferroni, which the
-    localizer's own bound is never wider than).
-    """
-    variance = PROMPT_SD**2 / prompts + SEED_SD**2 / seeds + REST_SD**2 / (prompts * seeds)
-    errors = special.ndtri(1 - (1 - confidence) / windows) + special.ndtri(0.8)
-    return float(errors * variance**0.5)
 
 
 def run(

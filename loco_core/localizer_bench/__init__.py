@@ -1,4 +1,8 @@
-"""A benchmark for localizers: simulated score tables with a declared truth, and tables of planted models."""
+"""A benchmark for localizers: tables whose truth is known.
+
+Simulated ones have a declared truth, of those drawn from real pictures it is counted in all of these, and in planted
+models it was trained.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
+from loco_core.localizer_bench.conditions import Condition, conditions
 from loco_core.localizer_bench.planted import PlantedResult, PlantedTruth, run_planted
 from loco_core.localizer_bench.report import BenchReport, Measure, OutcomeCount, Thrift
 from loco_core.localizer_bench.serve import Served
@@ -23,9 +29,13 @@ from loco_core.localizer_bench.simulate import (
     simulated_tables,
 )
 from loco_core.localizers import Localization, LocalizeSettings, Rule
+from loco_core.statistics import Floats
+from loco_core.types import Window
+from loco_core.verdict import MOST
 
 __all__ = [
     "BenchReport",
+    "Condition",
     "Layout",
     "Measure",
     "Noise",
@@ -34,11 +44,16 @@ __all__ = [
     "PlantedTruth",
     "SimulatedTable",
     "Thrift",
+    "conditions",
     "run_bench",
     "run_planted",
     "simulated_table",
     "simulated_tables",
 ]
+
+
+COUNTED = 0.03
+"""Error of a share that is counted in 500 simulated prompts; none of those beside a table's own is exact."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +67,16 @@ class _Answer:
     def localized(self) -> bool:
         return self.found.outcome == "localized"
 
+    def at(self, truth: Floats, start: int | None, size: int | None) -> float | None:
+        """Returns what is true of a window; None of none, or of one that was not swept."""
+        if start is None or size is None or Window(start, size) not in self.table.layout.windows:
+            return None
+        return float(truth[self.table.layout.windows.index(Window(start, size))])
+
     @property
-    def true_effect(self) -> float:
-        """True effect of the picked window; 0 if it is none that was swept."""
-        window = self.found.window
-        windows = self.table.layout.windows
-        return float(self.table.effects[windows.index(window)]) if window in windows else 0.0
+    def effect_here(self) -> float | None:
+        """True effect in these prompts of the window that the outcome speaks of."""
+        return self.at(self.table.here, self.found.best_start, self.found.best_size)
 
 
 def run_bench(
@@ -67,8 +86,7 @@ def run_bench(
     *,
     tables: int = 2000,
     seed: int = 0,
-    noise: Noise | None = None,
-    layout: Layout | None = None,
+    condition: Condition | None = None,
     reference: Rule | None = None,
     planted: Path | None = None,
     progress: Callable[[int], None] | None = None,
@@ -83,10 +101,9 @@ def run_bench(
         name: its name in the report.
         settings: given to it as they are; the declared truths are made for the default threshold of 0.8 and largest
             share of a quarter.
-        tables: how many to simulate.
-        seed: of the simulation.
-        noise: of the simulation.
-        layout: windows of the simulation.
+        tables: how many to draw.
+        seed: of the draw.
+        condition: what they are like; None takes the usual ones.
         reference: is given the whole grid of every table; answers and images of both are compared.
         planted: folder of tables of planted models, see `run_planted`.
         progress: called with the number of tables done.
@@ -94,13 +111,13 @@ def run_bench(
     Raises:
         LocalizationError: from the localizer, or about the planted folder.
     """
-    settings, noise, layout = settings or LocalizeSettings(), noise or Noise(), layout or Layout()
+    settings, condition = settings or LocalizeSettings(), condition or Condition("usual")
     start = time.process_time()
     results = run_planted(planted, rule, settings) if planted else ()
     answers: list[_Answer] = []
     thrift = Thrift() if reference else None
-    for number, table in enumerate(simulated_tables(tables, seed, noise, layout), start=1):
-        served = Served(pa.concat_tables([table.scores, table.complement_scores]), layout.sites)
+    for number, table in enumerate(condition.tables(tables, seed), start=1):
+        served = Served(pa.concat_tables([table.scores, table.complement_scores]), table.layout.sites)
         answer = served.answer(rule, settings)
         if reference and thrift:
             thrift = thrift.plus(answer, served.answer(reference, settings))
@@ -110,11 +127,11 @@ def run_bench(
     return BenchReport(
         localizer=name,
         settings=settings,
-        noise=noise,
-        layout=layout,
+        condition=condition.name,
         seed=seed,
         tables=tables,
         measures=_measures(answers),
+        flattery=_flattery(answers),
         thrift=thrift,
         outcomes=_outcomes(answers),
         planted=results,
@@ -123,41 +140,72 @@ def run_bench(
 
 
 def _measures(answers: Sequence[_Answer]) -> tuple[Measure, ...]:
-    nothing = [a for a in answers if a.table.window is None]
     single = [a for a in answers if a.table.window is not None]
-    localized = [a for a in answers if a.localized]
-    right = [a for a in answers if a.found.outcome in a.table.outcomes]
-    power = sum(a.localized and a.true_effect >= THRESHOLD for a in single)
-    wrong = sum(a.localized and a.true_effect < THRESHOLD for a in single)
+    there = [a for a in answers if a.table.full]
+    right = [a for a in answers if a.table.outcomes and a.found.outcome in a.table.outcomes]
+    judged = [a for a in answers if a.table.outcomes]
+    # Of tables with several places, or of a damaging one, something else is to be said.
+    alone = [a for a in there if a.table.window is not None or not a.table.outcomes]
+    can = [a for a in alone if (a.table.here >= THRESHOLD).any()]
+    found = sum(a.localized and (a.effect_here or 0.0) >= THRESHOLD for a in can)
     exact = sum(a.localized and a.found.window == a.table.window for a in single)
+    denied = sum(a.found.outcome in ("no_effect", "absent") for a in there)
+    about = [a for a in answers if a.found.about == "prompts_like_these"]
+    too_many = sum(_share_of_best(a) <= MOST for a in about)
     return (
-        Measure("localized where nothing is to be", sum(a.localized for a in nothing), len(nothing), at_most=0.05),
-        Measure("localized at a window below the threshold", wrong, len(single), at_most=0.05),
-        _rate("coverage, interval of a declared window", [_declared_covered(a) for a in answers], 0.93, 0.97),
-        _rate("coverage, interval of the picked window", [_picked_covered(a) for a in localized], 0.93, 1.0),
-        _rate("coverage, all simultaneous lower bounds", [_all_covered(a) for a in answers], 0.93, 1.0),
-        Measure("power, a window was there and one that passes was found", power, len(single), at_least=0.9),
-        Measure("exact set, a window was there and exactly it was found", exact, len(single)),
-        Measure("right outcome, all tables", len(right), len(answers)),
+        Measure(
+            "localized, or said to pass, below the threshold", sum(map(_false, answers)), len(answers), at_most=0.05
+        ),
+        Measure("no effect or absent, where there is one", denied, len(there), at_most=0.05),
+        Measure("distributed, where a window holds it", sum(map(_missed, there)), len(there), at_most=0.05),
+        _rate("these prompts: interval of a declared window covers", [_declared_covered(a) for a in answers], 0.93),
+        _rate("these prompts: interval of the best window covers", [_best_covered(a) for a in answers], 0.93),
+        _rate("these prompts: all lower bounds hold", [_all_covered(a) for a in answers], 0.93),
+        _rate("prompts like these: all bounds of shares hold", [_shares_covered(a) for a in answers], 0.93),
+        Measure("said of most prompts like these, and not so", too_many, len(about), at_most=0.05),
+        Measure("power: a window holds it and one that does is localized", found, len(can)),
+        Measure("exact set, of one window that was put there", exact, len(single)),
+        Measure("right outcome", len(right), len(judged)),
     )
 
 
-def _rate(name: str, covered: Sequence[bool | None], at_least: float, at_most: float) -> Measure:
+def _false(answer: _Answer) -> bool:
+    """Tells whether a window is said to pass that does not reach the threshold in these prompts."""
+    table, found = answer.table, answer.found
+    if found.outcome not in ("localized", "multiple", "damaging"):
+        return False
+    passing = [e for e in found.effects if (e.simultaneous_low or 0.0) >= THRESHOLD and e.component == "denoiser"]
+    effects = [answer.at(table.here, e.window_start, e.window_size) for e in passing]
+    return any(e is not None and e < THRESHOLD for e in (*effects, answer.effect_here))
+
+
+def _missed(answer: _Answer) -> bool:
+    sizes = np.array([window.size for window in answer.table.layout.windows])
+    in_range = sizes <= LocalizeSettings().largest(answer.table.layout.sites)
+    return answer.found.outcome == "distributed" and bool((answer.table.here[in_range] >= THRESHOLD).any())
+
+
+def _share_of_best(answer: _Answer) -> float:
+    return answer.at(answer.table.shares, answer.found.best_start, answer.found.best_size) or 0.0
+
+
+def _rate(name: str, covered: Sequence[bool | None], at_least: float) -> Measure:
     known = [value for value in covered if value is not None]
-    return Measure(name, sum(known), len(known), at_least, at_most)
+    return Measure(name, sum(known), len(known), at_least)
 
 
 def _declared_covered(answer: _Answer) -> bool | None:
     window = answer.table.layout.windows[answer.table.declared]
-    true = float(answer.table.effects[answer.table.declared])
+    true = float(answer.table.here[answer.table.declared])
     for effect in answer.found.effects:
         if (effect.window_start, effect.window_size) == (window.start, window.size):
             return _covers(effect.ci_low, effect.ci_high, true)
     return None
 
 
-def _picked_covered(answer: _Answer) -> bool | None:
-    return _covers(answer.found.ci_low, answer.found.ci_high, answer.true_effect)
+def _best_covered(answer: _Answer) -> bool | None:
+    true = answer.effect_here
+    return None if true is None else _covers(answer.found.ci_low, answer.found.ci_high, true)
 
 
 def _covers(low: float | None, high: float | None, true: float) -> bool | None:
@@ -165,13 +213,30 @@ def _covers(low: float | None, high: float | None, true: float) -> bool | None:
 
 
 def _all_covered(answer: _Answer) -> bool | None:
-    true = {(w.start, w.size): float(e) for w, e in zip(answer.table.layout.windows, answer.table.effects, strict=True)}
-    lows = [(e.simultaneous_low, true[e.window_start, e.window_size]) for e in answer.found.effects]
-    known = [low <= effect for low, effect in lows if low is not None]
+    found = [
+        (e.simultaneous_low, answer.at(answer.table.here, e.window_start, e.window_size)) for e in answer.found.effects
+    ]
+    known = [low <= true for low, true in found if low is not None and true is not None]
     return all(known) if known else None
+
+
+def _shares_covered(answer: _Answer) -> bool | None:
+    shares = answer.table.shares
+    found = [(e.prompt_share_low, answer.at(shares, e.window_start, e.window_size)) for e in answer.found.effects]
+    # The truth is counted in some hundred prompts of the simulation: a bound may exceed it by the error of that.
+    known = [low <= true + COUNTED for low, true in found if low is not None and true is not None]
+    return all(known) if known else None
+
+
+def _flattery(answers: Sequence[_Answer]) -> float | None:
+    """By how much the reported effect of a localized window exceeds the true one in these prompts, on average."""
+    pairs = [(a.found.effect, a.effect_here) for a in answers if a.localized]
+    known = [reported - true for reported, true in pairs if reported is not None and true is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _outcomes(answers: Sequence[_Answer]) -> tuple[OutcomeCount, ...]:
     counts = Counter((a.table.kind, a.found.outcome, a.found.outcome in a.table.outcomes) for a in answers)
-    order = sorted(counts.items(), key=lambda item: (KINDS.index(item[0][0]), -item[1], item[0][1]))
+    kinds = {kind: place for place, kind in enumerate(KINDS)}
+    order = sorted(counts.items(), key=lambda item: (kinds.get(item[0][0], len(kinds)), -item[1], item[0][1]))
     return tuple(OutcomeCount(kind, outcome, tables, right) for (kind, outcome, right), tables in order)

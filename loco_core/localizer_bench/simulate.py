@@ -1,7 +1,7 @@
 """Score tables with a declared truth and declared noise, to hold localizers against.
 
 Cosines, not pictures, are simulated: margin = prompt + seed + image noise, minus the window's effect times the full
-effect of the prompt, where the effect itself differs by prompt and by seed.
+effect of the prompt, where the effect itself differs by prompt and by seed, or takes place in an image or does not.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ class Noise:
         window_prompt: how the effect of a window differs by prompt.
         window_seed: how it differs by seed.
         uneven: windows differ in both by a factor drawn from ``1 - uneven .. 1 + uneven``.
+        odd: the declared window differs in both, and in its images, by this factor beside.
+        flips: correlation within prompts of images that lose all of the attribute or none of it: the effect of a window
+            is then how often they do, and prompts differ by a beta distribution. 0 has effects of degrees.
+        heavy: images deviate by Student's t with 3 degrees of freedom, of the same standard deviation.
         image: margin of one image, independent.
         content: content score of one image, independent; own minus unrelated content is `content_range`.
         content_range: cosine of an image with its own content text minus that with others'.
@@ -69,6 +73,9 @@ class Noise:
     window_prompt: float = 0.006
     window_seed: float = 0.004
     uneven: float = 0.5
+    odd: float = 1.0
+    flips: float = 0.0
+    heavy: bool = False
     image: float = 0.012
     content: float = 0.01
     content_range: float = 0.1
@@ -82,10 +89,13 @@ class SimulatedTable:
         kind: which truth, see `KINDS`.
         outcomes: what a localizer may say of it; the first is the answer that enough images would give.
         window: the window to be found, where there is one.
-        effects: true effect of every window of the layout.
-        kept: true effect of swapping everything but a window, for every window of the layout.
+        effects: true effect of every window of the layout, over prompts like these.
+        here: true effect of every window in the prompts of the table, over all seeds.
+        shares: share of prompts like these in which every window's mean effect over the table's seeds would be seen to
+            reach `THRESHOLD`.
         declared: a window chosen without looking at the scores, on which intervals are checked: the one to be found,
             else a drawn one.
+        full: there is an attribute to take effects of.
         scores: rows without complements.
         complement_scores: rows of the complement of every window, to be added as far as they are asked for.
         layout: which windows there are.
@@ -95,8 +105,10 @@ class SimulatedTable:
     outcomes: tuple[Outcome, ...]
     window: Window | None
     effects: Floats
-    kept: Floats
+    here: Floats
+    shares: Floats
     declared: int
+    full: bool
     scores: pa.Table
     complement_scores: pa.Table
     layout: Layout
@@ -139,29 +151,44 @@ KINDS = (
 )
 _SHARES = (0.4, 0.12, 0.08, 0.08, 0.08, 0.06, 0.04, 0.04, 0.05, 0.05)
 _UNRESOLVED: Outcome = "inconclusive"
+SIZES = tuple((prompts, seeds) for prompts in (8, 10, 12) for seeds in (4, 6, 8))
+"""Prompts and seeds of the tables, each as often as the others."""
+LIKE_THESE = 500
+"""Prompts that are drawn beside those of a table, to know the share in which a window holds."""
 
 
 def simulated_tables(
-    count: int = 2000, seed: int = 0, noise: Noise | None = None, layout: Layout | None = None
+    count: int = 2000,
+    seed: int = 0,
+    noise: Noise | None = None,
+    layout: Layout | None = None,
+    sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> Iterator[SimulatedTable]:
-    """Draws tables of 8 to 12 prompts and 4 to 8 seeds, two fifths of them with one window to be found."""
+    """Draws tables of some numbers of prompts and seeds, two fifths of them with one window to be found."""
     noise = noise or Noise()
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        yield simulated_table(str(rng.choice(KINDS, p=_SHARES)), rng, noise, layout)
+        yield simulated_table(str(rng.choice(KINDS, p=_SHARES)), rng, noise, layout, sizes)
 
 
-def simulated_table(kind: str, rng: np.random.Generator, noise: Noise, layout: Layout | None = None) -> SimulatedTable:
+def simulated_table(
+    kind: str,
+    rng: np.random.Generator,
+    noise: Noise,
+    layout: Layout | None = None,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+) -> SimulatedTable:
     """Draws one table of a truth kind."""
     layout = layout or Layout()
     truth, windows = _truth(kind, rng, layout), layout.windows
-    prompts, seeds = int(rng.choice([8, 10, 12])), int(rng.choice([4, 6, 8]))
+    prompts, seeds = sizes[int(rng.integers(len(sizes)))]
     drawn = int(rng.integers(len(windows)))
     declared = drawn if truth.window is None else windows.index(truth.window)
-    scores, complements = _scores(truth, prompts, seeds, rng, noise, layout)
+    scores, complements, here, shares = _scores(truth, (prompts, seeds), declared, rng, noise, layout)
     return SimulatedTable(
-        kind, truth.outcomes, truth.window, truth.effects, truth.kept, declared, scores, complements, layout
-    )
+        kind, truth.outcomes, truth.window, truth.effects, here, shares, declared, truth.full_effect > 0,
+        scores, complements, layout,
+    )  # fmt: skip
 
 
 def _truth(kind: str, rng: np.random.Generator, layout: Layout) -> _Truth:
@@ -192,8 +219,8 @@ def _truth(kind: str, rng: np.random.Generator, layout: Layout) -> _Truth:
         return _Truth(("distributed", _UNRESOLVED), *_graded(int(rng.integers(0, sites)), layout))
     noise_only = np.zeros(len(layout.windows))
     if kind == "absent":
-        return _Truth(("absent",), noise_only, noise_only, full_effect=0.0, clean_margin=-0.05)
-    return _Truth(("no_effect",), noise_only, noise_only, full_effect=0.0)
+        return _Truth(("absent", _UNRESOLVED), noise_only, noise_only, full_effect=0.0, clean_margin=-0.05)
+    return _Truth(("no_effect", _UNRESOLVED), noise_only, noise_only, full_effect=0.0)
 
 
 def _needed(groups: Sequence[tuple[int, ...]], power: float, layout: Layout) -> tuple[Floats, Floats]:
@@ -242,36 +269,86 @@ def _over_windows(effect: Callable[[set[int]], float], layout: Layout) -> tuple[
     return swapped, rest
 
 
+class _Drawer:
+    """Draws margins of some prompts and seeds; seeds are the same for all prompts."""
+
+    def __init__(self, effects: Floats, seeds: int, declared: int, rng: np.random.Generator, noise: Noise) -> None:
+        self._effects, self._seeds, self._rng, self._noise = effects, seeds, rng, noise
+        count = len(effects)
+        self._varies = rng.uniform(1 - noise.uneven, 1 + noise.uneven, count) / noise.full_effect
+        self.uneven_images = np.ones(count)
+        self._varies[declared] *= noise.odd
+        self.uneven_images[declared] *= noise.odd
+        self._by_seed = noise.window_seed * self._varies * rng.standard_normal((1, seeds, count))
+
+    def image_noise(self, shape: tuple[int, ...]) -> Floats:
+        """Returns deviations of single images."""
+        if self._noise.heavy:
+            return np.asarray(self._noise.image * self._rng.standard_t(3, shape) / 3**0.5)
+        return np.asarray(self._noise.image * self._rng.standard_normal(shape))
+
+    def shares(self, prompts: int) -> tuple[Floats, Floats]:
+        """Returns effects of images ``(P, S, W)`` and of prompts over all seeds ``(P, W)``."""
+        count = len(self._effects)
+        if self._noise.flips:
+            rates = self._rates(prompts)
+            return (self._rng.random((prompts, self._seeds, count)) < rates[:, None]).astype(np.float64), rates
+        spread = self._noise.window_prompt * self._varies * self._rng.standard_normal((prompts, count))
+        own = self._effects + spread
+        return own[:, None] + self._by_seed, own
+
+    def _rates(self, prompts: int) -> Floats:
+        """Returns how often images of each prompt flip ``(P, W)``."""
+        mean, spread = np.clip(self._effects, 1e-9, 1 - 1e-9), 1 / self._noise.flips - 1
+        drawn = self._rng.beta(mean * spread, (1 - mean) * spread, (prompts, len(mean)))
+        certain = (self._effects <= 0) | (self._effects >= 1)
+        return np.where(certain, np.clip(self._effects, 0, 1), drawn)
+
+    def full(self, prompts: int, size: float) -> Floats:
+        """Returns the full effect of every prompt ``(P, 1, 1)``."""
+        spread = self._noise.prompt_full * self._rng.standard_normal((prompts, 1, 1))
+        return np.asarray(size * (self._noise.full_effect + spread))
+
+    def holding(self, size: float) -> Floats:
+        """Returns the share of prompts like these in which every window is seen to reach the threshold."""
+        if size <= 0:
+            return np.zeros(len(self._effects))
+        share, _ = self.shares(LIKE_THESE)
+        full = self.full(LIKE_THESE, size)
+        clean, donor = (self.image_noise((LIKE_THESE, self._seeds, 1)) for _ in range(2))
+        lost = (clean + share * full - self.image_noise(share.shape) * self.uneven_images).sum(axis=1)
+        whole = (clean + full - donor).sum(axis=1)
+        return np.asarray(((whole > 0) & (lost >= THRESHOLD * whole)).mean(axis=0))
+
+
 def _scores(
-    truth: _Truth, prompts: int, seeds: int, rng: np.random.Generator, noise: Noise, layout: Layout
-) -> tuple[pa.Table, pa.Table]:
-    grid, windows = (prompts, seeds), list(layout.windows)
-    full = truth.full_effect * (noise.full_effect + noise.prompt_full * rng.standard_normal((prompts, 1, 1)))
+    truth: _Truth, size: tuple[int, int], declared: int, rng: np.random.Generator, noise: Noise, layout: Layout
+) -> tuple[pa.Table, pa.Table, Floats, Floats]:
+    """Returns rows, rows of complements, effects in these prompts, and shares of prompts like these."""
+    (prompts, seeds), windows = size, list(layout.windows)
+    swept = _Drawer(truth.effects, seeds, declared, rng, noise)
+    full = swept.full(prompts, truth.full_effect)
     base = truth.clean_margin + noise.prompt * rng.standard_normal((prompts, 1, 1))
     base = base + noise.seed * rng.standard_normal((1, seeds, 1))
-
-    def margins(effects: Floats, varies: bool = True) -> Floats:
-        share = np.broadcast_to(effects, (*grid, len(effects))).copy()
-        if varies:
-            unit = noise.full_effect / rng.uniform(1 - noise.uneven, 1 + noise.uneven, len(effects))
-            share += noise.window_prompt / unit * rng.standard_normal((prompts, 1, len(effects)))
-            share += noise.window_seed / unit * rng.standard_normal((1, seeds, len(effects)))
-        return np.asarray(base - share * full + noise.image * rng.standard_normal(share.shape))
-
-    fixed = margins(np.array([0.0, 1.0, 1.0]), varies=False)
+    share, own = swept.shares(prompts)
+    margins = base - share * full + swept.image_noise(share.shape) * swept.uneven_images
+    fixed = base - np.array([0.0, 1.0, 1.0]) * full + swept.image_noise((prompts, seeds, 3))
+    whole = full[:, :, 0].sum()
+    here = (own * full[:, :, 0]).sum(axis=0) / whole if whole else np.zeros(len(windows))
     lost = np.where(truth.effects >= THRESHOLD, truth.damage, 0.0)
     main = _rows(
         ["clean", "donor", "all_sites"] + ["window"] * len(windows),
         [None, None, None, *windows],
-        np.concatenate([fixed, margins(truth.effects)], axis=2),
+        np.concatenate([fixed, margins], axis=2),
         np.concatenate([np.zeros(3), lost]),
         rng,
         noise,
         layout,
     )
-    controls, unharmed = ["complement"] * len(windows), np.zeros(len(windows))
-    rest = _rows(controls, windows, margins(truth.kept), unharmed, rng, noise, layout)
-    return main, rest
+    without, _ = _Drawer(truth.kept, seeds, declared, rng, noise).shares(prompts)
+    left = base - without * full + swept.image_noise(without.shape)
+    rest = _rows(["complement"] * len(windows), windows, left, np.zeros(len(windows)), rng, noise, layout)
+    return main, rest, here, swept.holding(truth.full_effect)
 
 
 def _rows(

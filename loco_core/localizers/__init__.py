@@ -34,6 +34,11 @@ Outcome = Literal[
 ]
 
 
+About = Literal["these_pictures", "these_prompts", "prompts_like_these"]
+"""Which population an outcome is about: the pictures that were drawn and nothing beyond; the sweep's prompts, with
+seeds as random; or prompts like these, in more than half of which the window is shown to hold."""
+
+
 class LocalizeSettings(BaseModel):
     """The ``localize:`` block of a sweep.
 
@@ -43,11 +48,12 @@ class LocalizeSettings(BaseModel):
         threshold: share of the full effect (clean to donor outright) that a window must remove.
         max_share: largest window looked at, as a share of all sites. "Distributed" speaks of windows up to this size.
         confidence: of every bound and interval.
-        resamples: of prompts and seeds.
+        resamples: random draws behind bounds that hold for several windows together.
         damage_share: a window that loses more content than this, as a share of the difference between an image's own
             content and unrelated content, is not eligible.
-        seed: of the resamples and splits.
-        screen: with a sequential localizer: on how many prompt-seed pairs a window is tried first.
+        seed: of the draws and splits.
+        screen: with a sequential localizer: on how many prompt-seed pairs a window is tried first, all prompts and at
+            least two seeds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,9 +145,9 @@ class Effect:
         window_size: how many.
         effect: share of the full effect that swapping the window has: 0 none, 1 as much as the donor outright; null
             where there is no full effect to take a share of. A localizer that reads traces says what it is a share of.
-        ci_low: two-sided interval of this window by itself.
+        ci_low: two-sided interval of this window by itself, about these prompts.
         ci_high: its upper end.
-        simultaneous_low: one-sided lower bound that holds for all swept windows together.
+        simultaneous_low: one-sided lower bound that holds for all swept windows together, about these prompts.
         damage: content lost against the donor outright, as a share of the difference between own and unrelated content.
         eligible: not too damaging to be picked.
         in_tie_set: of the best window's size, and not told apart from it.
@@ -149,6 +155,9 @@ class Effect:
         n_seeds: seeds with cells.
         flip_rate: of the images on the attribute's side, how many this window moves to the donor's side.
         component: ``denoiser``, or ``text_encoder`` of a layer that is no site.
+        holds_in: in how many of the prompts the mean effect over the seeds reaches the threshold.
+        prompt_share_low: exact lower bound, for all swept windows together, of the share of prompts like these in which
+            it does, with these seeds.
     """
 
     model: str
@@ -166,6 +175,8 @@ class Effect:
     n_seeds: int
     flip_rate: float | None
     component: str = "denoiser"
+    holds_in: int | None = None
+    prompt_share_low: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,14 +185,15 @@ class Localization:
 
     Attributes:
         outcome: see `Outcome`; ``window_start`` and ``window_size`` are null unless it is ``localized``.
-        best_start: start of the window with the largest effect among those that pass; where none passes, among all in
-            range; for ``redundant`` the window whose sites alone keep most of the attribute.
+        best_start: start of the window that the outcome speaks of: of those of the smallest size at which one passes,
+            not told apart from the strongest, the one that does least damage; where none passes, the one with the
+            largest effect in range; for ``redundant`` the one whose sites alone keep most of the attribute.
         best_size: its size.
         site_names: sites of the picked window; empty without a pick or without names.
         relative_depth: centre of the picked window, 0 the first site and 1 the last.
-        effect: effect of the best window, picked on half the prompts and estimated on the other half; null where there
-            is nothing to take a share of.
-        ci_low: two-sided interval of it.
+        effect: effect of the best window, picked on a quarter of the grid and estimated on one that shares neither
+            prompts nor seeds with it; null where there is nothing to take a share of.
+        ci_low: two-sided interval of the best window's effect in these prompts; it holds for whichever window is best.
         ci_high: its upper end.
         runner_up_start: start of the best window of the same size that shares no site with the best.
         runner_up_effect: its effect.
@@ -190,6 +202,10 @@ class Localization:
             complement was run.
         damage: of the best window, see `Effect`.
         all_sites_effect: effect of swapping all sites; null where it was not run.
+        about: which population the outcome is about.
+        holds_in: in how many of the prompts the best window's mean effect over the seeds reaches the threshold.
+        prompt_share_low: exact lower bound of the share of prompts like these in which it does, with these seeds; it
+            pays for the pick among all windows.
         cells: score rows that went in; of traces, pictures.
         exploratory: under 8 prompts or 4 seeds.
         reason: the outcome in one sentence.
@@ -230,6 +246,18 @@ class Localization:
     possible_size: int | None
     effects: tuple[Effect, ...]
     wants: tuple[Request, ...]
+    about: About = "these_pictures"
+    holds_in: int | None = None
+    prompt_share_low: float | None = None
+
+    @property
+    def whom(self) -> str:
+        """The population that the outcome is about, in words."""
+        if self.about == "prompts_like_these":
+            return f"at least {self.prompt_share_low:.0%} of prompts like these"
+        if self.about == "these_pictures":
+            return "these pictures"
+        return "this prompt" if self.n_prompts == 1 else f"these {self.n_prompts} prompts"
 
     @property
     def window(self) -> Window | None:

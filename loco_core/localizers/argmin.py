@@ -2,7 +2,7 @@
 
 The paper grows the window until "the attribute is gone" and publishes no threshold for that; here the smallest swept
 size is taken. The rule has no notion of noise, of damage or of an attribute that is nowhere: it always finds a window.
-It is here to be compared with.
+It is here to be compared with. What it says is about the pictures that were drawn, and nothing beyond.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from loco_core.errors import LocalizationError
 from loco_core.evidence import Evidence, finite, gather
 from loco_core.localizers import Effect, Localization, LocalizeSettings, relative_depth
 from loco_core.score_table import read_scores
+from loco_core.verdict import exploratory
 
 
 def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str] = ()) -> Localization:
@@ -63,7 +64,7 @@ def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[
         n_prompts=len(table.prompts),
         n_seeds=len(table.seeds),
         cells=table.cells,
-        exploratory=False,
+        exploratory=exploratory(len(table.prompts), len(table.seeds)),
         reason=f"lowest mean CLIP score ({mean[best]:.3f}) of the windows of {smallest} sites",
         possible_size=None,
         effects=_effects(evidence, best),

@@ -17,7 +17,7 @@ import pyarrow as pa
 from loco_core.errors import LocalizationError
 from loco_core.evidence import finite
 from loco_core.localizers import Effect, Localization, LocalizeSettings, relative_depth
-from loco_core.statistics import Bools, Ratios, crossed_ratios, crossed_weights
+from loco_core.statistics import Bools, Ratios, seed_ratios
 from loco_core.tracing.table import TraceTable, names_of, read_traces, two_sided, window_sums
 from loco_core.types import Window
 
@@ -42,12 +42,10 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
     size = max(1, round(PUBLISHED_SHARE * count))
     kept = np.where(whole[:, :, None], values.value, 0.0)
     present = np.repeat(whole[:, :, None], count, axis=2)
-    weights = crossed_weights(
-        kept.shape[0], kept.shape[1], settings.resamples, np.random.default_rng([settings.seed, 0])
-    )
-    sites = crossed_ratios(kept, kept.sum(axis=2), present, weights, count)
+    draws = np.random.default_rng([settings.seed, 0]).standard_normal((settings.resamples, whole.size))
+    sites = seed_ratios(kept, kept.sum(axis=2), present, draws, count)
     sums = window_sums(kept, size)
-    windows = crossed_ratios(sums, kept.sum(axis=2), present[:, :, : sums.shape[2]], weights, sums.shape[2])
+    windows = seed_ratios(sums, kept.sum(axis=2), present[:, :, : sums.shape[2]], draws, sums.shape[2])
     best = Window(int(windows.value.argmax()), size)
     apart = [i for i in range(sums.shape[2]) if not Window(i, size).overlaps(best)]
     runner_up = max(apart, key=lambda i: (windows.value[i], -i)) if apart else None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from loco_core.errors import LocalizationError
 from loco_core.evidence import MISSING_SHARE, established, finite
 from loco_core.localizers import Effect, Localization, LocalizeSettings, Outcome, relative_depth
-from loco_core.statistics import Bools, Floats, Means, Ratios, crossed_means, crossed_ratios, crossed_weights
+from loco_core.statistics import Bools, Floats, Means, Ratios, seed_means, seed_ratios
 from loco_core.tracing.table import TraceTable, Values, names_of, read_traces, two_sided
 from loco_core.types import Window
 
@@ -36,7 +36,7 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
     if not paired.any():
         raise LocalizationError(f"{table.model}, {table.attribute}: no clean picture has a corrupted one beside it")
     full = np.where(paired, (clean.value - corrupted.value)[:, :, 0], 0.0)
-    taken = crossed_means(full[:, :, None], paired[:, :, None])
+    taken = seed_means(full[:, :, None], paired[:, :, None])
     sites = table.values("restored", "denoiser")
     if sites.layers != tuple(range(len(sites.layers))) or (site_names and len(site_names) != len(sites.layers)):
         raise LocalizationError(f"{table.model}, {table.attribute}: traces of {len(sites.layers)} sites, not of all")
@@ -71,10 +71,8 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
 def _ratios(values: Values, corrupted: Floats, full: Floats, paired: Bools, settings: LocalizeSettings) -> Ratios:
     present = values.present & paired[:, :, None]
     back = np.where(present, values.value - corrupted, 0.0)
-    weights = crossed_weights(
-        full.shape[0], full.shape[1], settings.resamples, np.random.default_rng([settings.seed, 0])
-    )
-    return crossed_ratios(back, full, present, weights, back.shape[2])
+    draws = np.random.default_rng([settings.seed, 0]).standard_normal((settings.resamples, full.size))
+    return seed_ratios(back, full, present, draws, back.shape[2])
 
 
 def _whole(values: Values, paired: Bools) -> Bools:
@@ -132,6 +130,7 @@ def _answer(
         n_prompts=len(table.prompts),
         n_seeds=len(table.seeds),
         cells=len(table.rows),
+        about="these_prompts" if len(table.seeds) > 1 else "these_pictures",
         exploratory=table.exploratory,
         reason=reason,
         possible_size=None,

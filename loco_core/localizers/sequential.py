@@ -2,9 +2,10 @@
 
 An effect hardly shrinks when a window grows. So what a large window does not reach no window inside it reaches, and a
 small window is run only where all large ones around it may still reach the threshold. The stopping rule is fixed
-beforehand: looks at nested parts of the grid (`loco_core.looks`), at each of which windows whose simultaneous upper
-bound is below the threshold are dropped, at a share of the error that the look may spend. Only at the last look, on all
-prompts and seeds, a window may pass, by a lower bound that holds for every window of the grid, run or not.
+beforehand: looks at a growing number of seeds of all prompts (`loco_core.looks`), at each of which windows whose
+simultaneous upper bound is below the threshold are dropped, at a share of the error that the look may spend. Only at
+the last look, on all prompts and seeds, a window may pass, by lower bounds that hold for every window of the grid, run
+or not: so do the exact ones of shares of images and of prompts, which need no spending, as they are looked at once.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 from scipy import special
 
-from loco_core.evidence import MISSING_SHARE, Evidence, gather
+from loco_core.evidence import MISSING_SHARE, PREVAILS, Evidence, gather
 from loco_core.localizers import Grid, Localization, LocalizeSettings, Request
 from loco_core.looks import Look, combined, looks
 from loco_core.score_table import ScoreTable, read_scores
 from loco_core.statistics import likeness
 from loco_core.types import Window
-from loco_core.verdict import PREVAILS, Verdict, judge, report, shortlist
+from loco_core.verdict import Verdict, judge, report, shortlist
 
 NAME = "sequential"
 FUTILE, LASTING = 2.0, 3.0
@@ -346,7 +347,9 @@ class _Search:
         evidence = gather(
             table, self._settings, family=family, high_confidence=self._confidence(level), alike=self._alike
         )
-        return evidence if last else replace(evidence, low=np.full_like(evidence.low, np.nan))
+        if last:
+            return evidence
+        return replace(evidence, bounds=replace(evidence.bounds, low=np.full_like(evidence.low, np.nan)))
 
     def _confidence(self, level: int) -> float:
         return 1 - (1 - self._settings.confidence) * self._looks[level].spends

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from loco_core.errors import LocalizationError, did_you_mean
 from loco_core.statistics import Bools, Floats
-from loco_core.verdict import FEW_PROMPTS, FEW_SEEDS
+from loco_core.verdict import exploratory
 
 REQUIRED = (
     "model", "attribute", "attribute_kind", "mode", "component", "layer", "layer_name", "control", "prompt_id", "seed",
@@ -62,7 +62,7 @@ class TraceTable:
     @property
     def exploratory(self) -> bool:
         """Too few prompts or seeds for a claim."""
-        return len(self.prompts) < FEW_PROMPTS or len(self.seeds) < FEW_SEEDS
+        return exploratory(len(self.prompts), len(self.seeds))
 
     def values(self, control: str, component: str | None = None) -> Values:
         """Returns the values of one control, of one component's layers where it has any.

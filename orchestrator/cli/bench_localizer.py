@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,12 @@ def bench_localizer(
     localizer: Annotated[
         str, typer.Argument(help="Its name (window, sequential, argmin), or a Python file.")
     ] = "window",
-    tables: Annotated[int, typer.Option(min=1, help="Simulated tables.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the simulation.")] = 0,
-    sites: Annotated[int, typer.Option(help="Of the simulated model: 16, or 70 with windows of up to 8.")] = 16,
+    tables: Annotated[int, typer.Option(min=1, help="Tables of each condition.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="What the tables are like; several print a line each, `all` takes all, `list` names them."),
+    ] = None,
     screen: Annotated[
         list[int] | None,
         typer.Option(min=4, help="Pairs that a sequential localizer tries first; several print a curve."),
@@ -26,18 +30,25 @@ def bench_localizer(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure false localization, coverage, power, exact sets, and what a sequential localizer saves."""
+    """Measure wrong statements, coverage, power, exact sets, and what a sequential localizer saves."""
     from rich.console import Console
+    from rich.status import Status
 
-    from loco_core.errors import SpecError
-    from loco_core.localizer_bench import run_bench
-    from loco_core.localizer_bench.simulate import LAYOUTS
+    from loco_core.errors import SpecError, did_you_mean
+    from loco_core.localizer_bench import conditions, run_bench
+    from loco_core.localizer_bench.report import side_by_side
     from loco_core.localizers import LocalizeSettings, rule
     from loco_core.toyworld import PLANTED_TABLES
     from loco_core.tracing import reads
 
-    if sites not in LAYOUTS:
-        raise SpecError(f"--sites {sites}: expected one of {', '.join(map(str, LAYOUTS))}")
+    known = conditions()
+    wanted = list(known) if condition == ["all"] else condition or ["usual"]
+    if wanted == ["list"]:
+        print("\n".join(known))
+        return
+    for name in wanted:
+        if name not in known:
+            raise SpecError(f'no condition "{name}"{did_you_mean(name, known)}; `--condition list` names them')
     console = Console(stderr=True)
     folder = planted if planted is not None else PLANTED_TABLES if PLANTED_TABLES.is_dir() else None
     if (method := reads(localizer)) is not None:
@@ -46,19 +57,26 @@ def bench_localizer(
         )
     measured = rule(localizer)
     reports = []
-    for size in screen or [LocalizeSettings().screen]:
-        with console.status(f"0 of {tables} tables") as status:
+    for name, size in itertools.product(wanted, screen or [LocalizeSettings().screen]):
+        with console.status(f"{name}: 0 of {tables} tables") as status:
+
+            def told(done: int, name: str = name, status: Status = status) -> None:
+                status.update(f"{name}: {done} of {tables} tables")
+
             reports.append(
                 run_bench(
-                    measured, localizer, LocalizeSettings(screen=size), tables=tables, seed=seed, planted=folder,
-                    layout=LAYOUTS[sites], reference=rule("window") if measured.begin else None,
-                    progress=lambda done: status.update(f"{done} of {tables} tables"),
+                    measured, localizer, LocalizeSettings(screen=size), tables=tables, seed=seed,
+                    planted=folder if len(wanted) == 1 else None, condition=known[name],
+                    reference=rule("window") if measured.begin else None,
+                    progress=told,
                 )
             )  # fmt: skip
     if as_json:
         print("\n".join(report.to_json() for report in reports))
     elif len(reports) == 1:
         Console().print(reports[0])
-    else:
+    elif screen:
         for report in reports:
-            print(f"screen of {report.settings.screen} pairs: {report.thrift}")
+            print(f"{report.condition}, screen of {report.settings.screen} pairs: {report.thrift}")
+    else:
+        Console().print(side_by_side(reports))

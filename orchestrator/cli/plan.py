@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.options import JsonOption, ResultsOption, SweepFile, placed, results_of
 
 if TYPE_CHECKING:
+    from loco_core.power import Reach
     from orchestrator.driver import Outlook
     from orchestrator.spec import SweepSpec
 
 
 def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = False) -> None:
-    """Show units, images, time and the smallest effect that the sweep can find."""
+    """Show units, images, time and what the sweep can show."""
     from orchestrator.cli.progress import duration
     from orchestrator.spec import load_sweep
 
@@ -37,11 +38,23 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
             " in all and some complements"
         )
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
-    print(
-        f"effects: a window whose effect is {found.minimum_detectable_effect:.2f} above the threshold"
-        f" ({spec.localize.threshold}) is shown to reach it in four of five sweeps of {spec.prompts} prompts"
-        f" and {len(spec.seeds)} seeds"
-    )
+    _print_reach(found.reach)
+
+
+def _print_reach(reach: Reach) -> None:
+    """Says what the sweep can show, and of whom."""
+    if reach.nothing:
+        print(f"shows:   nothing can be localized: {reach.nothing}")
+        return
+    size = f"{reach.prompts} prompt{'' if reach.prompts == 1 else 's'} x {reach.seeds} seeds"
+    print(f"shows:   in sweeps of {size} a window is localized in about")
+    print(f"         {reach.whole:.0%} if every picture loses the attribute by it, {reach.most:.0%} if nine in ten do,")
+    if reach.prompts == 1:
+        print("         for this one prompt: it says nothing of others")
+        return
+    print(f"         for these {reach.prompts} prompts; if it holds in each of them, then in at least")
+    more = f"{reach.prompts_for_most} prompts would show more than half, {reach.prompts_for_threshold} the threshold"
+    print(f"         {reach.prompt_share:.0%} of prompts like these ({more})")
 
 
 def _outlook(spec: SweepSpec, root: str) -> Outlook:

@@ -167,9 +167,9 @@ def print_localizations(found: Iterable[Localization]) -> None:
     if not rows:
         return
     table = Table(title="Localized layers", box=SIMPLE, pad_edge=False)
-    for name in ("model", "attribute", "outcome", "sites", "effect", "interval"):
+    for name in ("model", "attribute", "outcome", "sites", "effect", "interval", "holds in"):
         # Folded, never cut: a name with its end missing is no name.
-        table.add_column(name, justify="right" if name == "effect" else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in ("effect", "holds in") else "left", overflow="fold")
     for row in rows:
         start, size = row.best_start, row.best_size
         sites = "-" if start is None or size is None else span(start, size)
@@ -177,12 +177,25 @@ def print_localizations(found: Iterable[Localization]) -> None:
             sites = f"({sites})"
         interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
         effect = "-" if row.effect is None else f"{row.effect:.2f}"
-        table.add_row(row.model, row.attribute, row.outcome + ("*" if row.exploratory else ""), sites, effect, interval)
+        holds = "-" if row.holds_in is None else f"{row.holds_in} of {row.n_prompts}"
+        table.add_row(row.model, row.attribute, _said(row), sites, effect, interval, holds)
     Console().print(table)
     if any(row.window is None for row in rows):
         print("(sites) are the window of the largest effect where none is localized")
-    if any(row.exploratory for row in rows):
-        print("* exploratory: fewer than 8 prompts or 4 seeds")
+    if any(row.about == "these_prompts" for row in rows):
+        print("in N prompts: of the sweep, with seeds as random; too few to speak of most prompts like these")
+    if any(row.about == "these_pictures" for row in rows):
+        print("picked: in the pictures drawn; that says nothing of others")
+
+
+def _said(row: Localization) -> str:
+    """Says an outcome in words that claim no more than it carries."""
+    outcome = row.outcome.replace("_", " ")
+    if row.outcome not in ("localized", "multiple") or row.about == "prompts_like_these":
+        return outcome
+    if row.about == "these_pictures":
+        return "picked"
+    return f"{outcome} in {row.n_prompts} prompt{'' if row.n_prompts == 1 else 's'}"
 
 
 def print_edits(found: Iterable[EditSummary]) -> None:

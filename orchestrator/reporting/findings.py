@@ -291,24 +291,44 @@ def _method_place(edited: Sequence[int]) -> str:
 
 def _unlocalized(model: str, attribute: str) -> dict[str, Any]:
     """Stands for an attribute that was edited by hand before its sweep is complete."""
-    known = {"model": model, "attribute": attribute, "outcome": "incomplete", "exploratory": False}
+    known = {"model": model, "attribute": attribute, "outcome": "incomplete"}
     return {**dict.fromkeys(TABLES["localizations"].names), **known, "reason": "cells of its sweep are missing"}
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
     name = f"{row['attribute']} in {row['model']}"
     if row["outcome"] != "localized":
-        return f"{name} is {row['outcome'].replace('_', ' ')}: {row['reason']}"
+        return f"{name} is {row['outcome'].replace('_', ' ')}{_among(row)}: {row['reason']}"
     where = sites(row["window_start"], row["window_size"])
-    effect = ""
     if row["localizer"] in SHARES and SHARES[row["localizer"]] != "removed":
-        effect = f": {row['reason']}"
-    elif row["effect"] is not None:
+        return f"{name}{_among(row)}: {where}: {row['reason']}."
+    if row["about"] == "these_pictures":
+        return f"{name}: in the pictures drawn the pick is {where}; it says nothing of others: {row['reason']}."
+    effect = ""
+    if row["effect"] is not None:
         effect = f": swapping {'it' if row['window_size'] == 1 else 'them'} removes {row['effect']:.0%}"
         if row["ci_low"] is not None and row["ci_high"] is not None:
             effect += f" [{row['ci_low']:.0%}, {row['ci_high']:.0%}]"
         effect += " of what swapping the whole prompt removes"
-    return f"{name} sits at {where}{effect}."
+    return f"{name} sits at {where}{_among(row)}{effect}{_held(row)}."
+
+
+def _among(row: Mapping[str, Any]) -> str:
+    """Says whom an outcome is about."""
+    if row["about"] == "these_pictures" or not row["n_prompts"]:
+        return " in these pictures" if row["n_prompts"] else ""
+    return " in this one prompt" if row["n_prompts"] == 1 else f" in these {row['n_prompts']} prompts"
+
+
+def _held(row: Mapping[str, Any]) -> str:
+    """Says in how many prompts a window holds, and what that shows of others."""
+    if row["holds_in"] is None or row["prompt_share_low"] is None:
+        return ""
+    if row["n_prompts"] == 1:
+        return "; one prompt shows nothing of others"
+    seen = f"; the window holds in {row['holds_in']} of them, which shows {row['prompt_share_low']:.0%} or more"
+    few = "" if row["about"] == "prompts_like_these" else ", too little to speak of most"
+    return f"{seen} of prompts like these{few}"
 
 
 def _edit_sentence(edit: MeasuredEdit) -> str:

@@ -148,6 +148,8 @@ EFFECTS = _schema(
     ("n_prompts", _INT),
     ("n_seeds", _INT),
     ("flip_rate", _REAL),
+    ("holds_in", _INT),
+    ("prompt_share_low", _REAL),
     ("localizer", _TEXT),
     # denoiser; text_encoder of rows about one of its layers, whose number is window_start.
     ("component", _TEXT),
@@ -180,6 +182,11 @@ LOCALIZATIONS = _schema(
     ("damage", _REAL),
     ("all_sites_effect", _REAL),
     ("threshold", _REAL),
+    # these_pictures, these_prompts or prompts_like_these: whom the outcome is about.
+    ("about", _TEXT),
+    # In how many of the prompts the best window holds, and the share of prompts like these that this shows.
+    ("holds_in", _INT),
+    ("prompt_share_low", _REAL),
     ("n_prompts", _INT),
     ("n_seeds", _INT),
     ("cells", _LONG),

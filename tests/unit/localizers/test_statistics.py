@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from loco_core.statistics import (
+    binomial_high,
+    binomial_low,
     crossed_means,
-    crossed_ratios,
-    crossed_weights,
-    half_split_weights,
     holm,
     moderated,
+    quarter_weights,
+    seed_means,
+    seed_ratios,
+    seed_variance,
+    trials_without_failure,
     two_way_variance,
     wilson,
 )
@@ -71,12 +76,41 @@ def test_like_variances_are_pooled_and_unlike_ones_left_alone() -> None:
     assert unlike.max() > 0.7 * spread.max()
 
 
-def test_ratio_uses_the_same_resample_above_and_below() -> None:
+def test_seed_variance_is_that_of_the_mean_over_these_prompts() -> None:
+    rng = np.random.default_rng(6)
+    by_prompt = rng.standard_normal((8, 1, 1))
+    by_seed = 0.5 * rng.standard_normal((1, 4, 20_000))
+    values = by_prompt + by_seed + rng.standard_normal((8, 4, 20_000))
+    variance, free = seed_variance(values, np.ones(values.shape, dtype=bool))
+    true = 0.25 / 4 + 1 / 32
+    assert (values.mean(axis=(0, 1)) - by_prompt.mean()).var() == pytest.approx(true, rel=0.03)
+    assert true <= variance.mean() <= 1.15 * true, "never less than the rest, so a little too much"
+    assert set(free) == {3.0, 21.0}
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(1, 4), (2, 2), (8, 4), (16, 2)])
+@pytest.mark.parametrize("by_seed", [0.0, 1.0])
+def test_bounds_about_these_prompts_hold_however_unlike_they_are(prompts: int, seeds: int, by_seed: float) -> None:
+    rng = np.random.default_rng(7)
+    own = 5 * rng.standard_normal((prompts, 1, 4000))
+    values = own + by_seed * rng.standard_normal((1, seeds, 4000)) + rng.standard_normal((prompts, seeds, 4000))
+    means = seed_means(values, np.ones(values.shape, dtype=bool))
+    assert (means.low(0.95) <= own.mean(axis=(0, 1))).mean() > 0.935
+
+
+def test_one_seed_bounds_nothing() -> None:
+    variance, _ = seed_variance(np.ones((8, 1, 2)), np.ones((8, 1, 2), dtype=bool))
+    assert np.isinf(variance).all()
+
+
+def draws(rng: np.random.Generator, pairs: int) -> np.ndarray:
+    return rng.standard_normal((400, pairs))
+
+
+def test_ratio_takes_numerator_and_denominator_of_the_same_pairs() -> None:
     rng = np.random.default_rng(5)
     full = rng.uniform(0.5, 2, (8, 4))
-    ratios = crossed_ratios(
-        0.6 * full[:, :, None], full, np.ones((8, 4, 1), dtype=bool), crossed_weights(8, 4, 200, rng), pool=1
-    )
+    ratios = seed_ratios(0.6 * full[:, :, None], full, np.ones((8, 4, 1), dtype=bool), draws(rng, 32), pool=1)
     assert ratios.value == pytest.approx(0.6)
     assert ratios.error == pytest.approx(0, abs=1e-12)
 
@@ -85,19 +119,47 @@ def test_simultaneous_bounds_hold_together() -> None:
     held = []
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        noise = 0.05 * crossed_noise(rng, 10, 6, 40)
-        present = np.ones(noise.shape, dtype=bool)
-        ratios = crossed_ratios(0.5 + noise, np.ones((10, 6)), present, crossed_weights(10, 6, 300, rng), pool=40)
-        columns = np.arange(40)
-        held.append((ratios.simultaneous_low(0.95, columns) <= 0.5).all())
-        assert (ratios.simultaneous_low(0.95, columns) < ratios.low(0.95)).all()
-    assert np.mean(held) > 0.88
+        own, columns = 5 * rng.standard_normal((10, 1, 40)), np.arange(40)
+        values = own + rng.standard_normal((1, 6, 40)) + rng.standard_normal((10, 6, 40))
+        present = np.ones(values.shape, dtype=bool)
+        ratios = seed_ratios(values, np.ones((10, 6)), present, draws(rng, 60), pool=40)
+        low = ratios.simultaneous_low(0.95, columns)
+        assert (low < ratios.low(0.95)).all()
+        held.append((low <= own.mean(axis=(0, 1))).all())
+    assert np.mean(held) > 0.9
 
 
-def test_halves_share_no_prompt() -> None:
-    one, two = half_split_weights(9, 3, 5, np.random.default_rng(0))
-    assert ((one + two) == 1).all()
-    assert set(one.sum(axis=1)) == {12.0, 15.0}
+def test_quarters_share_neither_prompts_nor_seeds() -> None:
+    pick, estimate = (part.reshape(-1, 9, 4) for part in quarter_weights(9, 4, 5, np.random.default_rng(0)))
+    assert len(pick) == 20
+    for here, there in zip(pick, estimate, strict=True):
+        assert not (here.any(axis=1) & there.any(axis=1)).any()
+        assert not (here.any(axis=0) & there.any(axis=0)).any()
+        assert here.sum() in (4 * 2, 5 * 2)
+
+
+def test_a_single_prompt_is_split_by_seeds_alone() -> None:
+    pick, estimate = quarter_weights(1, 6, 3, np.random.default_rng(0))
+    assert ((pick + estimate) == 1).all()
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 8), (5, 8), (8, 8), (31, 32)])
+def test_exact_bounds_are_those_of_the_binomial(hits: int, trials: int) -> None:
+    low, high = binomial_low(hits, trials, 0.05), binomial_high(hits, trials, 0.05)
+    if hits:
+        assert stats.binom.sf(hits - 1, trials, low) == pytest.approx(0.05)
+    else:
+        assert low == 0
+    if hits < trials:
+        assert stats.binom.cdf(hits, trials, high) == pytest.approx(0.05)
+    else:
+        assert high == 1
+
+
+def test_trials_without_failure_by_hand() -> None:
+    assert trials_without_failure(0.8, 0.05) == 14
+    assert trials_without_failure(0.8, 0.05 / 58) == 32
+    assert binomial_low(14, 14, 0.05) >= 0.8 > binomial_low(13, 13, 0.05)
 
 
 def test_holm_by_hand() -> None:

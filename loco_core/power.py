@@ -1,0 +1,168 @@
+"""What a sweep of a given size can show: the chance that a window passes, and how much more would show one.
+
+The model of a picture, measured on the bundled models at windows that hold an attribute: it loses its attribute
+altogether or not at all; most prompts lose it with every seed and a few with almost none, a correlation of
+`CORRELATION` within prompts; what is left varies by `SPREAD` of the full effect.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import special
+
+from loco_core.statistics import binomial_low, trials_without_failure
+
+if TYPE_CHECKING:
+    from loco_core.evidence import Evidence
+    from loco_core.localizers import LocalizeSettings
+
+CORRELATION = 0.55
+SPREAD = 0.15
+DRAWS = 4000
+MOST_PAIRS = 100_000
+
+
+def least_pairs(threshold: float, confidence: float, windows: int) -> int:
+    """How many pairs of prompt and seed show that any window passes, if all of their images lose the attribute.
+
+    Args:
+        threshold: to be reached.
+        confidence: of the bound, which holds for all windows together.
+        windows: how many there are.
+    """
+    alpha = (1 - confidence) / windows
+    return MOST_PAIRS if threshold >= 1 else trials_without_failure(threshold, alpha)
+
+
+def prompts_for(share: float, confidence: float, windows: int = 1) -> int:
+    """How many prompts without a failure show that a window holds in a share of prompts like these.
+
+    Args:
+        share: to be shown.
+        confidence: of the bound.
+        windows: among how many it was picked; 1 where it was named beforehand.
+    """
+    return MOST_PAIRS if share >= 1 else trials_without_failure(share, (1 - confidence) / windows)
+
+
+def chance_to_pass(effect: float, prompts: int, seeds: int, windows: int, threshold: float, confidence: float) -> float:
+    """Chance that a window of a given effect is shown to reach the threshold.
+
+    Args:
+        effect: its mean over prompts like these, 0 to 1.
+        prompts: of the sweep.
+        seeds: of the sweep.
+        windows: for which the bounds hold together.
+        threshold: to be reached.
+        confidence: of the bounds.
+    """
+    if seeds < 2:
+        return 0.0
+    rng = np.random.default_rng(0)
+    alpha, pairs = (1 - confidence) / windows, prompts * seeds
+    if effect >= 1:
+        rates = np.ones((DRAWS, prompts, 1))
+    else:
+        spread = 1 / CORRELATION - 1
+        rates = rng.beta(effect * spread, (1 - effect) * spread, (DRAWS, prompts, 1))
+    lost = (rng.random((DRAWS, prompts, seeds)) < rates).astype(np.float64)
+    seen = lost + SPREAD * rng.standard_normal(lost.shape)
+    free = max((prompts - 1) * (seeds - 1), seeds - 1)
+    error = np.sqrt(_rest(seen) / pairs)
+    student = seen.mean(axis=(1, 2)) - special.stdtrit(free, 1 - alpha) * error
+    exact = binomial_low((seen >= 0.5).sum(axis=(1, 2)), pairs, alpha)
+    return float((np.minimum(student, exact) >= threshold).mean())
+
+
+def _rest(seen: np.ndarray) -> np.ndarray:
+    """Mean square ``(n,)`` of ``(n, P, S)`` beside prompts and seeds; of one prompt beside its mean."""
+    _, prompts, seeds = seen.shape
+    left = seen - seen.mean(axis=2, keepdims=True)
+    if prompts > 1:
+        left = left - left.mean(axis=1, keepdims=True)
+    return np.asarray(np.square(left).sum(axis=(1, 2)) / (max(prompts - 1, 1) * (seeds - 1)))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a sweep can show of one attribute.
+
+    Attributes:
+        prompts: of the sweep.
+        seeds: of the sweep.
+        windows: for which bounds hold together.
+        least_pairs: pairs of prompt and seed without which no window can pass.
+        whole: chance that a window is localized that takes all of the attribute from every picture.
+        most: the same of one that takes it from nine in ten, over prompts like these.
+        prompt_share: the share of prompts like these that is shown if the window holds in every prompt.
+        prompts_for_most: prompts without a failure that show more than half of prompts like these.
+        prompts_for_threshold: prompts that show as large a share as the threshold of the effect.
+    """
+
+    prompts: int
+    seeds: int
+    windows: int
+    least_pairs: int
+    whole: float
+    most: float
+    prompt_share: float
+    prompts_for_most: int
+    prompts_for_threshold: int
+
+    @property
+    def nothing(self) -> str:
+        """Why no window can be localized, whatever the pictures show; empty where one can."""
+        if self.seeds < 2:
+            return "one seed tells nothing of how seeds differ: what it says is about these pictures; take 4 or more"
+        if self.prompts * self.seeds < self.least_pairs:
+            pictures = f"{self.prompts} x {self.seeds} pictures of a window are too few"
+            enough = f"{math.ceil(self.least_pairs / self.prompts)} seeds of {self.prompts} prompts, say"
+            return f"{pictures}; even if all of them lose the attribute it takes {self.least_pairs}: {enough}"
+        return ""
+
+
+def reach(prompts: int, seeds: int, windows: int, threshold: float, confidence: float) -> Reach:
+    """Says what a sweep of some size can show, see `Reach`; arguments as of `chance_to_pass`."""
+    whole, most = (chance_to_pass(effect, prompts, seeds, windows, threshold, confidence) for effect in (1.0, 0.9))
+    return Reach(
+        prompts=prompts,
+        seeds=seeds,
+        windows=windows,
+        least_pairs=least_pairs(threshold, confidence, windows),
+        whole=whole,
+        most=most,
+        prompt_share=((1 - confidence) / windows) ** (1 / prompts),
+        prompts_for_most=prompts_for(0.5, confidence, windows),
+        prompts_for_threshold=prompts_for(threshold, confidence, windows),
+    )
+
+
+def pairs_to_pass(evidence: Evidence, column: int, settings: LocalizeSettings) -> int | None:
+    """How many pairs of prompt and seed would show that a window passes, if it and its images are as they look.
+
+    Args:
+        evidence: of all windows.
+        column: of the window.
+        settings: the ``localize:`` block.
+
+    Returns:
+        None where it does not look as if it reached the threshold.
+    """
+    above = float(evidence.effect[column]) - settings.threshold
+    if evidence.ratios is None or not above > 0:
+        return None
+    pairs, alpha = int(evidence.paired.sum()), (1 - settings.confidence) / max(evidence.family, 1)
+    width = float(special.ndtri(1 - alpha) * evidence.ratios.error[column])
+    needed = max(pairs + 1, least_pairs(settings.threshold, settings.confidence, max(evidence.family, 1)))
+    needed = max(needed, int(np.ceil(pairs * (width / above) ** 2)))
+    share = float(evidence.moved.hits[column] / max(int(evidence.moved.trials[column]), 1))
+    each = float(evidence.moved.each[column])
+    while needed < MOST_PAIRS:
+        if binomial_low(int(share * needed), needed, alpha) * each >= settings.threshold:
+            return needed
+        needed = int(np.ceil(needed * 1.1))
+    return None
