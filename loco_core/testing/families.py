@@ -183,10 +183,8 @@ class FamilyContract(TracesContract):
         self, subject: Subject, model: LoadedModel, half: HeldHalf
     ) -> None:
         """By the engine as by hooks on the pipeline's own call, and not as in the other half."""
-        records = tuple(PromptRecord(*pair, "", "", "") for pair in PROMPTS)
-        target = replace(self.target(model), concepts=(Concept("style/x", records),))
         settings = EditSettings(editor="neurons", neurons=0.4, tokens="last_subject", guidance_half=half)
-        delta, row = fit_edit(model, target, settings), [Row(*PROMPTS[0], 5)]
+        delta, row = fit_edit(model, self.neurons_target(model), settings), [Row(*PROMPTS[0], 5)]
         with model.edited(delta):
             (found,) = self.drawn(model, subject, row, 4)
         denoiser, plain = model.family.denoiser(model.pipeline), Plain(subject, model)
@@ -226,13 +224,32 @@ class FamilyContract(TracesContract):
         self, subject: Subject, model: LoadedModel, tmp_path: Path, editor: str
     ) -> None:
         """Saved with the edit, loaded without this project, it draws the same."""
+        self.check_export(subject, model, tmp_path, self.edited(model, editor))
+
+    def test_neurons_of_both_halves_are_weights_where_projections_have_biases(
+        self, subject: Subject, model: LoadedModel, tmp_path: Path
+    ) -> None:
+        """Elsewhere, and of the conditional half alone, the edit says why it is none."""
+        target = self.neurons_target(model)
+        settings = EditSettings(editor="neurons", neurons=0.4, tokens="last_subject", guidance_half="both")
+        delta = fit_edit(model, target, settings)
+        biased = all(projection(model, change.module).bias is not None for change in delta.changes)
+        if biased:
+            assert not delta.runtime_only
+            self.check_export(subject, model, tmp_path, delta)
+        else:
+            assert "no bias" in delta.runtime_only
+        conditional = fit_edit(model, target, settings.model_copy(update={"guidance_half": "conditional"}))
+        assert "cannot tell the halves" in conditional.runtime_only
+
+    def check_export(self, subject: Subject, model: LoadedModel, folder: Path, delta: WeightDelta) -> None:
+        """Fails unless plain diffusers draws with the saved edit what the engine draws with it."""
         import diffusers
 
-        delta = self.edited(model, editor)
         with applied(model, delta, WEIGHTS):
-            model.pipeline.save_pretrained(tmp_path)
+            model.pipeline.save_pretrained(folder)
             edited = self.drawn(model, subject, [Row(*PROMPTS[0], 0)], 2)[0]
-        loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path, use_safetensors=True)
+        loaded = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
         loaded.set_progress_bar_config(disable=True)
         plain = LoadedModel(loaded, model.family, model.facts, model.sites, "cpu", "float32")
         assert difference(Plain(subject, plain).free(PROMPTS[0][0], 0), edited) < TOLERANCE
@@ -269,6 +286,11 @@ class FamilyContract(TracesContract):
         sites = tuple(site.index for site in model.sites if site.text_only)
         concepts = tuple(Concept("style/x", (PromptRecord(*pair, "", "", ""),)) for pair in PROMPTS)
         return Target("tiny", WEIGHTS, sites, concepts)
+
+    def neurons_target(self, model: LoadedModel) -> Target:
+        """The same with both prompts in one concept: neurons are ranked by how they vary over prompts."""
+        records = tuple(PromptRecord(*pair, "", "", "") for pair in PROMPTS)
+        return replace(self.target(model), concepts=(Concept("style/x", records),))
 
 
 def _holding(change: Change, rows: list[int]) -> Callable[..., torch.Tensor]:

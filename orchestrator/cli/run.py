@@ -220,7 +220,7 @@ def print_edits(found: Iterable[EditSummary]) -> None:
             table.add_row(model)
         shares = (row.flipped, row.neighbours_kept, row.content_kept)
         cells = (f"{100 * s.value:.0f} ({100 * s.low:.0f}-{100 * s.high:.0f})" if s.of else "-" for s in shares)
-        table.add_row(f"  {row.attribute}", f"{row.editor} {_place(row)}", *cells)
+        table.add_row(f"  {row.attribute}", f"{row.name} {_place(row)}", *cells)
     Console().print(table)
     print("flipped: show the donor's class now; neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):

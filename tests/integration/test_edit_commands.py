@@ -155,8 +155,8 @@ def test_edits_by_hand_stand_beside_localized_ones_and_outlive_a_run(
     before = read(mine, "edits")
     code, out, err = command("edit", mine, *VELOR, *INLINE)
     assert (code, err) == (0, "")
-    assert re.search(r"velor\s+loco_edit 3-4\*", out), out
-    assert re.search(r"velor\s+loco_edit 7-8", out), out
+    assert re.search(r"velor\s+loco_edit, paired 3-4\*", out), out
+    assert re.search(r"velor\s+loco_edit, paired 7-8", out), out
     assert "by hand" in out
     assert out.rstrip().endswith(f"results: {mine}")
     edits = pd.read_parquet(mine / "edits")
