@@ -26,8 +26,6 @@ SWEPT = (
     ("toy", "style/lumio"),
     ("toy-planted-a", "style/lumio"),
     ("toy", "object/star"),
-    ("toy", "colour/red"),
-    ("toy", "style/velor"),
 )
 DECIMALS = 4
 """Of a cosine; float32 noise of another batch shape is in the sixth."""

@@ -85,9 +85,10 @@ def two_way_variance(
 def seed_variance(values: Floats, present: Bools, pool: int = 0, alike: float | None = None) -> tuple[Floats, Floats]:
     """Estimates the sampling variance of the mean over these prompts, where the seeds alone are random.
 
-    It is the mean square between seeds over the number of cells, and never less than that of the rest: as if the
-    seeds had nothing in common. The mean squares of few seeds are moderated towards what all columns have in common;
-    that of the rest has freedom enough to be a column's own, so that one that varies more than the others keeps it.
+    It is the mean square between seeds over the number of cells, and never less than that of the rest times what the
+    former exceeds the latter by over all columns. The mean squares of few seeds are moderated towards what all columns
+    have in common; that of the rest has freedom enough to be a column's own, so that one that varies more than the
+    others keeps it.
 
     Args:
         values: ``(P, S, W)``.
@@ -106,9 +107,18 @@ def seed_variance(values: Floats, present: Bools, pool: int = 0, alike: float | 
     seed, free = moderated(*(parts[1] if len(parts) == 3 else parts[0]), pool, alike)
     if len(parts) == 3:
         rest, free_rest = parts[2]
-        free = np.where(seed >= rest, free, free_rest)
-        seed = np.maximum(seed, rest)
+        # Four seeds that happen to agree in one column do not show that seeds agree: all columns together tell.
+        more = max(1.0, _quotient(parts[1][0][:pool], rest[:pool]))
+        least = rest * more
+        free = np.where((seed >= least) | (more > 1), free, free_rest)
+        seed = np.maximum(seed, least)
     return seed / cells, free
+
+
+def _quotient(squares: Floats, rest: Floats) -> float:
+    """How much more seeds differ than the rest, over all columns; 1 of none."""
+    total = float(np.nansum(rest))
+    return float(np.nansum(squares)) / total if total > 0 else 1.0
 
 
 def likeness(values: Floats, present: Bools) -> float:
