@@ -284,7 +284,7 @@ def _bounds(
     if ratios is None or not len(at):
         return Bounds(*[nothing] * len(fields(Bounds)))
     confidence, alpha = settings.confidence, 1 - settings.confidence
-    two_sided, value = 1 - alpha / 2, ratios.value[at]
+    two_sided, value, above = 1 - alpha / 2, ratios.value[at], high_confidence or confidence
 
     def lowest(student: Floats, chance: float) -> Floats:
         return spread(np.where(value > PREVAILS, np.minimum(student, moved.low(chance)[at]), student))
@@ -299,7 +299,7 @@ def _bounds(
 
     return Bounds(
         low=lowest(ratios.simultaneous_low(confidence, at, family), alpha / family),
-        high=spread(ratios.simultaneous_high(high_confidence or confidence, at, family)),
+        high=highest(ratios.simultaneous_high(above, at, family), (1 - above) / family),
         own_low=lowest(ratios.low(two_sided)[at], alpha / 2),
         own_high=highest(ratios.high(two_sided)[at], alpha / 2),
         joint_low=lowest(ratios.simultaneous_low(two_sided, at, family), alpha / 2 / family),

@@ -95,6 +95,7 @@ class Reach:
         prompts: of the sweep.
         seeds: of the sweep.
         windows: for which bounds hold together.
+        threshold: that effects are to reach.
         least_pairs: pairs of prompt and seed without which no window can pass.
         whole: chance that a window is localized that takes all of the attribute from every picture.
         most: the same of one that takes it from nine in ten, over prompts like these.
@@ -106,6 +107,7 @@ class Reach:
     prompts: int
     seeds: int
     windows: int
+    threshold: float
     least_pairs: int
     whole: float
     most: float
@@ -132,6 +134,7 @@ def reach(prompts: int, seeds: int, windows: int, threshold: float, confidence: 
         prompts=prompts,
         seeds=seeds,
         windows=windows,
+        threshold=threshold,
         least_pairs=least_pairs(threshold, confidence, windows),
         whole=whole,
         most=most,

@@ -23,7 +23,13 @@ def localize(
         str | None,
         typer.Option(metavar="KIND", help="Test that this kind sits at --window, over all its attributes."),
     ] = None,
-    window: Annotated[str | None, typer.Option(metavar="START,SIZE", help="The window of --claim.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="START,SIZE",
+            help="The window of --claim; without it, one that was named before these scores were looked at.",
+        ),
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Replace effects and localizations of the results.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,15 +40,19 @@ def localize(
     from loco_core.errors import SpecError
     from orchestrator.cli.run import print_localizations
     from orchestrator.stages.relocalize import claim as test_claim
-    from orchestrator.stages.relocalize import read_scores, relocalize, write_back
+    from orchestrator.stages.relocalize import named_beforehand, read_scores, relocalize, write_back
 
     changes: dict[str, Any] = {"localizer": localizer, "threshold": threshold}
     table, settings = read_scores(scores), {key: value for key, value in changes.items() if value is not None}
-    if (claim is None) != (window is None):
-        raise SpecError("--claim KIND and --window START,SIZE go together: a claim is about a kind at a window")
+    if claim is not None and window is None:
+        raise SpecError("--claim KIND needs --window START,SIZE: a claim is about a kind at a window")
     if claim is not None and window is not None:
         _print_claims(test_claim(table, claim, parse_window(window), settings), as_json)
         return
+    if window is not None:
+        if write or localizer is not None:
+            raise SpecError("--window judges one window by itself; expected it without --write and --localizer")
+        table = named_beforehand(table, parse_window(window))
     if write and table.store is None:
         raise SpecError(f"--write: {scores} is no results folder")
     found, beside = relocalize(table, settings)

@@ -44,17 +44,19 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
 def _print_reach(reach: Reach) -> None:
     """Says what the sweep can show, and of whom."""
     if reach.nothing:
-        print(f"shows:   nothing can be localized: {reach.nothing}")
+        print(f"shows:   no window can be localized: {reach.nothing}")
         return
-    size = f"{reach.prompts} prompt{'' if reach.prompts == 1 else 's'} x {reach.seeds} seeds"
-    print(f"shows:   in sweeps of {size} a window is localized in about")
-    print(f"         {reach.whole:.0%} if every picture loses the attribute by it, {reach.most:.0%} if nine in ten do,")
+    print(
+        f"shows:   a window that takes the attribute from every picture is localized in about {reach.whole:.0%} of such"
+    )
+    print(f"         sweeps, one that takes it from nine in ten in about {reach.most:.0%}")
     if reach.prompts == 1:
-        print("         for this one prompt: it says nothing of others")
+        print("whom:    this one prompt; it says nothing of others")
         return
-    print(f"         for these {reach.prompts} prompts; if it holds in each of them, then in at least")
-    more = f"{reach.prompts_for_most} prompts would show more than half, {reach.prompts_for_threshold} the threshold"
-    print(f"         {reach.prompt_share:.0%} of prompts like these ({more})")
+    print(f"whom:    these {reach.prompts} prompts; a window that holds in all of them holds in at least", end="")
+    print(f" {reach.prompt_share:.0%} of prompts")
+    print(f"         like these (more than half takes {reach.prompts_for_most} prompts", end="")
+    print(f", {reach.threshold:.0%} takes {reach.prompts_for_threshold})")
 
 
 def _outlook(spec: SweepSpec, root: str) -> Outlook:

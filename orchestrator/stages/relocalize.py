@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,21 @@ def _all(source: ScoreSource, settings: LocalizeSettings) -> list[Localization]:
             item = unless_incomplete(item, len(missing), len(planned))
         found.append(item)
     return found
+
+
+def named_beforehand(source: ScoreSource, window: Window) -> ScoreSource:
+    """Returns the scores as if no other window had been swept: bounds of this one pay for no pick.
+
+    Raises:
+        LocalizationError: it was not swept.
+    """
+    scores = source.scores
+    here = pc.and_(pc.equal(scores["window_start"], window.start), pc.equal(scores["window_size"], window.size))
+    kept = pc.or_(pc.fill_null(here, False), pc.is_null(scores["window_start"]))
+    if not pc.any(pc.and_(pc.fill_null(here, False), pc.equal(scores["control"], "window"))).as_py():
+        raise LocalizationError(f"window {window.start},{window.size} was not swept")
+    settings = source.settings.model_copy(update={"localizer": "window", "beside": ()})
+    return replace(source, scores=scores.filter(kept), settings=settings, planned={})
 
 
 def claim(source: ScoreSource, kind: str, window: Window, changes: Mapping[str, Any]) -> list[KindClaim]:

@@ -106,8 +106,20 @@ def test_a_claim_about_a_kind_is_tested(command: Command, sweep: Path, tmp_path:
     assert (code, len(claims)) == (0, 1)
     assert [item["attribute"] for item in claims[0]["attributes"]] == ["style/lumio", "style/velor"]
     assert claims[0]["holds"] is False
+    code, out, _ = command("localize", results, "--window", "5,1", "--json")
+    named = json.loads(out)
+    assert (code, [len(item["effects"]) for item in named]) == (0, [1, 1])
+    whole = json.loads(command("localize", results, "--json")[1])
+    picked = next(row for row in whole[0]["effects"] if (row["window_start"], row["window_size"]) == (5, 1))
+    (alone,) = named[0]["effects"]
+    assert alone["effect"] == picked["effect"]
+    assert alone["holds_in"] == picked["holds_in"]
+    if alone["holds_in"]:
+        assert alone["prompt_share_low"] > picked["prompt_share_low"], "no pick is paid for"
     for words, message in (
-        (("--claim", "style"), "go together"),
+        (("--claim", "style"), "needs --window"),
+        (("--window", "5,1", "--write"), "without --write"),
+        (("--window", "6,1"), "was not swept"),
         (("--claim", "stile", "--window", "5,1"), 'did you mean "style"'),
         (("--claim", "style", "--window", "five"), "expected START,SIZE"),
         (("--claim", "style", "--window", "6,1"), "was not swept"),

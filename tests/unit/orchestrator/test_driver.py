@@ -188,7 +188,7 @@ class FailingComplements(FakeWorker):
 
 def test_complements_that_failed_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(MemoryBlobs())
-    spec = tiny_sweep("x", attributes=["style/velor"], prompts=4, seeds=4, windows={"sizes": [1, 2]})
+    spec = tiny_sweep("x", attributes=["style/velor"], prompts=4, seeds=8, windows={"sizes": [1, 2]})
     failed, _ = run(spec, store, monkeypatch, FailingComplements)
     assert failed.failed_cells > 0
     monkeypatch.setattr(FailingComplements, "broken", False)
