@@ -230,7 +230,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
 def print_curve(rows: list[dict[str, Any]]) -> None:
     """Prints what LocoEdit does at every strength, in percent with the ends of its interval."""
     columns = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept")
-    print("| model | attribute | tokens | where | lambda | lambda of the paper |", " | ".join(columns), "|")
+    print("| model | attribute | tokens | where | lambda | absolute lambda |", " | ".join(columns), "|")
     print("|---|---|---|---|---|---|" + "---|" * len(columns))
     for row in sorted(
         rows, key=lambda row: (row["model"], row["attribute"], row["tokens"], row["scope"], row["lambda"])

@@ -35,12 +35,13 @@ from orchestrator.edit_work import nearest
 TABLE = Path(__file__).with_suffix(".json")
 MODELS = ("toy-planted-a", "toy-planted-b")
 SHARES = (0.1, 0.15, 0.25, 0.35, 0.5)
+LARGE = (0.25, 0.5)
 HALVES: tuple[HeldHalf, ...] = ("conditional", "both")
+USUAL = ("last_subject", "conditional")
 SWEPT, PRESERVED, WATCHED = 8, 8, 3
 """Prompts that a sweep takes, which decides the splits; attributes that are preserved where an editor can, watched."""
-PROMPTS, SEEDS, NEIGHBOUR_PROMPTS, NEIGHBOUR_SEEDS = 8, 3, 4, 2
+PROMPTS, SEEDS, NEIGHBOUR_PROMPTS, NEIGHBOUR_SEEDS = 8, 3, 3, 2
 GENERATION = Generation(steps=8, guidance_scale=3.0)
-BATCH = 24
 OURS = {
     "loco_edit": {"tokens": "all", "strength": 0.1, "preserve": PRESERVED},
     "uce": {"tokens": "last_subject", "strength": 0.5, "preserve": PRESERVED},
@@ -54,6 +55,10 @@ class Seen:
 
     rows: Sequence[Row]
     names: Mapping[str, Sequence[str]]
+
+    def part(self, start: int, end: int) -> Seen:
+        """Returns some of the pictures."""
+        return Seen(self.rows[start:end], {kind: names[start:end] for kind, names in self.names.items()})
 
 
 @cache
@@ -75,7 +80,8 @@ def look(model: LoadedModel, rows: Sequence[Row], delta: WeightDelta | None = No
     if delta is not None:
         with model.edited(delta):
             return look(model, rows)
-    pictures = torch.cat([part.images for part in generate(model, rows, GENERATION, BATCH)])
+    # One batch: a batch that is not full is filled up.
+    pictures = torch.cat([part.images for part in generate(model, rows, GENERATION, len(rows))])
     found = judge().embed_images(pictures)
     return Seen(rows, {kind: judge().verdict(found, kind).names for kind in judge().kinds})
 
@@ -125,7 +131,7 @@ def settings_of() -> Iterator[EditSettings]:
             )
     for half, share in product(HALVES, SHARES):
         yield EditSettings(editor="neurons", tokens="last_subject", neurons=share, guidance_half=half)
-    for share in SHARES:
+    for share in LARGE:
         yield EditSettings(editor="neurons", tokens="last_position", neurons=share)
 
 
@@ -136,9 +142,9 @@ def measure(task: tuple[str, str, tuple[int, ...]]) -> list[dict[str, Any]]:
     near = nearest(model, (), item)
     records = held_out(item, PROMPTS)
     targets = rows_of(records, SEEDS * PROMPTS // len(records))
-    watched = [rows_of(held_out(attribute(other), NEIGHBOUR_PROMPTS), NEIGHBOUR_SEEDS) for other in near[:WATCHED]]
-    clean, clean_beside = look(model, targets), [look(model, rows) for rows in watched]
-    found = []
+    watched = [record for other in near[:WATCHED] for record in held_out(attribute(other), NEIGHBOUR_PROMPTS)]
+    count, every = len(targets), [*targets, *rows_of(watched, NEIGHBOUR_SEEDS)]
+    before, found = look(model, every), []
     for settings in settings_of():
         fixed, as_published = method(settings.editor), settings.targets == "published"
         sites = window if fixed is None else tuple(range(16)) if fixed.place == "all_sites" else ()
@@ -151,20 +157,21 @@ def measure(task: tuple[str, str, tuple[int, ...]]) -> list[dict[str, Any]]:
         ]
         target = Target(name, "", sites, (Concept(key, mine),), tuple(kept))
         delta = fit_edit(model, target, settings)
-        # As many other neurons of each projection, on the attribute's own pictures alone.
-        drawn = [("", delta, clean_beside)]
-        if settings.editor == "neurons" and settings.tokens == "last_subject":
-            drawn.append(("random", random_neurons(model, target, settings, delta, 0), []))
-        for control, one, beside in drawn:
-            spared = [told(item.kind, other, look(model, other.rows, one)) for other in beside]
+        # Neighbours, and as many other neurons of each projection, where neurons are at their defaults.
+        usual = settings.editor != "neurons" or (settings.tokens, settings.guidance_half) == USUAL
+        drawn = [("", delta, len(every) if usual else count)]
+        if settings.editor == "neurons" and (usual or settings.neurons == max(SHARES)):
+            drawn.append(("random", random_neurons(model, target, settings, delta, 0), count))
+        for control, one, shown in drawn:
+            after = look(model, every[:shown], one)
+            spared = told(item.kind, before.part(count, shown), after.part(count, shown))
             found.append(
                 {
                     "model": name, "attribute": key, "kind": item.kind, "sites": list(window), "control": control,
                     "editor": settings.editor, "targets": settings.targets if published(settings.editor) else None,
                     "settings": settings.model_dump(), "ridge": one.ridge,
-                    **told(item.kind, clean, look(model, targets, one)),
-                    "neighbours_had": sum(one["had"] for one in spared),
-                    "neighbours_kept": sum(one["had"] - one["gone"] for one in spared),
+                    **told(item.kind, before.part(0, count), after.part(0, count)),
+                    "neighbours_had": spared["had"], "neighbours_kept": spared["had"] - spared["gone"],
                 }
             )  # fmt: skip
     return found
@@ -215,12 +222,13 @@ def print_neurons(rows: Sequence[Mapping[str, Any]]) -> None:
     for key, by_share in sorted(lines.items()):
         cells = []
         for share in SHARES:
-            some = by_share[share]
-            kept = f", {rate(some, 'neighbours_kept', 'neighbours_had')}" if key[2] != "random" else ""
+            some = by_share.get(share, [])
+            kept = rate(some, "neighbours_kept", "neighbours_had")
             cells.append(
                 f"{rate(some, 'gone', 'had')} ({rate(some, 'flipped', 'had')}), "
-                f"{rate(some, 'content_kept', 'content_had')}{kept}"
-            )
+                f"{rate(some, 'content_kept', 'content_had')}{'' if kept == '-' else f', {kept}'}"
+                if some else "-"
+            )  # fmt: skip
         print("|", " | ".join([*key, *cells]), "|")
 
 
