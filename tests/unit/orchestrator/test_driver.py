@@ -305,8 +305,8 @@ def _forget_lease(blobs: MemoryBlobs) -> None:
 SEQUENTIAL: dict[str, Any] = {
     "attributes": ["style/velor"],
     "windows": {"sizes": [1, 2, 3], "stride": 1},
-    "prompts": 3,
-    "seeds": 4,
+    "prompts": 4,
+    "seeds": 8,
     "controls": {"random": 0},
     "localize": {"localizer": "sequential", "resamples": 100, "screen": 4},
 }
@@ -329,15 +329,15 @@ def test_plan_says_what_a_sequential_sweep_begins_with_and_the_most_that_it_may_
     whole = tiny_sweep("x", **{**SEQUENTIAL, "localize": {"localizer": "window"}})
     begins, all_of_it = (driver.outlook(item, fake_resolved(item), None) for item in (spec, whole))
     assert begins.most_cells == all_of_it.cells
-    assert begins.cells == 4 * (4 + 14), "on four pairs: four controls, and the windows of three sites"
+    assert begins.cells == 8 * (4 + 14), "on eight pairs: four controls, and the windows of three sites"
     assert all_of_it.most_cells is None
 
 
 def test_a_sequential_sweep_with_more_seeds_equals_a_fresh_one(monkeypatch: pytest.MonkeyPatch) -> None:
     grown, fresh = Store(MemoryBlobs()), Store(MemoryBlobs())
     run(tiny_sweep("x", **SEQUENTIAL), grown, monkeypatch)
-    run(tiny_sweep("x", **{**SEQUENTIAL, "seeds": 6}), grown, monkeypatch)
-    run(tiny_sweep("x", **{**SEQUENTIAL, "seeds": 6}), fresh, monkeypatch)
+    run(tiny_sweep("x", **{**SEQUENTIAL, "seeds": 10}), grown, monkeypatch)
+    run(tiny_sweep("x", **{**SEQUENTIAL, "seeds": 10}), fresh, monkeypatch)
     assert grown.read("localizations").to_pylist() == fresh.read("localizations").to_pylist()
     assert grown.read("effects").to_pylist() == fresh.read("effects").to_pylist()
 
