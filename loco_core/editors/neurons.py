@@ -4,10 +4,10 @@ Coordinates are ranked by ``z = (mean under prompts - mean under donors) / sqrt(
 every prompt, each projection by itself. Those with the largest ``|z|`` are held at their mean under the donors there,
 at all positions of the text, in the conditional half of guidance. No weight changes.
 
-As published, the position is the last of the padding, and 10 to 200 coordinates of each projection are held. Our default
-is the last word of what the donor changes, and a share of the coordinates. Measured on the bundled planted models: a
-quarter of them takes a style away in most pictures and spares other styles; a fact takes half, which its neighbours
-feel. Held at zero they do less: a style went in a third of the pictures instead of nine tenths.
+As published, the position is the last of the padding, and 10 to 200 coordinates of each projection are held. Our
+default is the last word of what the donor changes, and a share of the coordinates. Measured on the bundled planted
+models: a quarter of them takes a style away in most pictures and spares other styles; a fact takes half, which its
+neighbours feel. Held at zero they do less: a style went in a third of the pictures instead of nine tenths.
 """
 
 from __future__ import annotations
