@@ -59,7 +59,7 @@ class EditSpec(_Strict):
     targets: Annotated[Annotated[tuple[Targets, ...], Field(min_length=1)] | None, BeforeValidator(_listed)] = None
     lambdas: Lambdas = (0.001, 0.01, 0.1, 1.0)
     method_lambdas: Mapping[str, Lambdas] = Field(default_factory=dict)
-    neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = (0.1, 0.25, 0.5)
+    neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = (0.1, 0.15, 0.25)
     tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject", "all")
     neuron_tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject",)
     fill: Fill = "donor_mean"
