@@ -6,7 +6,7 @@ the donor prompt outright has.
 
 Bounds of effects are about *these prompts*: the seeds are random. They are the lower of two. Student's is right where
 images differ by degrees; but an attribute that goes altogether or not at all leaves no spread to measure until an image
-keeps it, so there is the exact one too, of the share of images that the window moves more than half way. Measured on
+keeps it, so there is a binomial one too, of the share of images that the window moves more than half way. Measured on
 simulated tables of images that flip as a whole (windows at 0.79 of the full effect, 8 x 4): Student's alone localizes
 wrongly in 6 of 100 tables, in 17 of 100 with 3 prompts; the lower of both in none. About *prompts like these* stands
 the exact bound of the share of prompts in which the window holds.
@@ -44,6 +44,8 @@ LEAST_FULL_EFFECT = 0.01
 """In cosine: below this a full effect, or a content range, is not one."""
 PREVAILS = 0.5
 """Half the full effect: an image that lost less is still nearer the prompt than the donor."""
+LEAST_SEEDS = 4
+"""Seeds without which no window passes: one that keeps an attribute in all prompts at once shows only among several."""
 SPLITS = 25
 """Random quarterings of the grid behind a cross-fitted effect, each used four ways round."""
 
@@ -77,23 +79,23 @@ class Moved:
     """Images that are moved more than half way to their donor's image, or to where donors' images are on average.
 
     Attributes:
-        hits: how many of each window ``(W,)``.
+        hits: how many of each window ``(W,)``. Where scores are noisy even donors' images do not all reach half of
+            their prompt's mean: as many more are counted, up to all.
         trials: of how many.
-        each: ``(W,)`` effect of one that is moved: the mean of those that are, and never less than of the donor's own.
-            Where scores are noisy even these do not all reach half of their mean.
+        seeds: of how many seeds these are.
     """
 
     hits: NDArray[np.intp]
     trials: NDArray[np.intp]
-    each: Floats
+    seeds: int
 
     def low(self, alpha: float) -> Floats:
-        """Effects by the exact lower bounds of the shares."""
-        return binomial_low(self.hits, self.trials, alpha) * self.each
+        """Binomial lower bounds of the shares; 0 of fewer than `LEAST_SEEDS`."""
+        return binomial_low(self.hits, self.trials, alpha) * float(self.seeds >= LEAST_SEEDS)
 
     def high(self, alpha: float) -> Floats:
-        """Effects by the exact upper bounds of the shares."""
-        return binomial_high(self.hits, self.trials, alpha) * self.each
+        """Binomial upper bounds of the shares."""
+        return binomial_high(self.hits, self.trials, alpha)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Evidence:
         paired: ``(P, S)`` pairs with a valid clean and a valid donor image; only these enter.
         full: mean clean minus donor margin, one column.
         clean: mean clean margin, one column.
-        complete: windows with nearly all their cells; others are not judged.
+        complete: windows with four fifths of their cells and some of every prompt; others are not judged.
         settled: windows with cells on all pairs of the table; only these are picked from and compared.
         ratios: effects of windows, then complements, then all sites; None without an established full effect.
         bounds: of the window effects; NaN for incomplete windows.
@@ -225,19 +227,20 @@ def gather(
     top, bottom, present = numerators(table, paired)
     count = len(table.windows)
     complete = np.full(count, bool(paired.mean() >= 1 - MISSING_SHARE))
-    if paired.any():
-        complete &= table.swept.present[paired].mean(axis=0) >= 1 - MISSING_SHARE
     run = table.swept.present & paired[:, :, None]
+    if paired.any():
+        # And of every prompt some: a mean over these prompts cannot leave one out.
+        complete &= table.swept.present[paired].mean(axis=0) >= 1 - MISSING_SHARE
+        complete &= np.asarray(run.any(axis=1))[paired.any(axis=1)].all(axis=0)
     full = seed_means(bottom[:, :, None], paired[:, :, None])
     ratios = None
     if established(full, settings.confidence):
-        draws = np.random.default_rng([settings.seed, 0]).standard_normal((settings.resamples, paired.size))
-        ratios = seed_ratios(top, bottom, present, draws, count, alike)
+        ratios = seed_ratios(top, bottom, present, count, alike)
     invalid = _mean(~table.swept.valid, present[:, :, :count])
     family = max(family, int(complete.sum()))
-    moved, holds = _moved(top, bottom, run, paired), _holds_in(top, bottom, run, settings)
+    moved, holds = _moved(table, top, bottom, run, paired), _holds_in(top, bottom, run, settings)
     bounds = _bounds(ratios, moved, complete, settings, family, high_confidence)
-    share = binomial_low(holds, run.any(axis=1).sum(axis=0), (1 - settings.confidence) / max(family, 1))
+    share = binomial_low(holds, int(paired.any(axis=1).sum()), (1 - settings.confidence) / max(family, 1))
     return Evidence(
         table=table,
         paired=paired,
@@ -258,17 +261,20 @@ def gather(
     )
 
 
-def _moved(top: Floats, bottom: Floats, run: Bools, paired: Bools) -> Moved:
+def _moved(table: ScoreTable, top: Floats, bottom: Floats, run: Bools, paired: Bools) -> Moved:
+    trials = run.sum(axis=(0, 1))
     full = float(bottom[paired].mean()) if paired.any() else 0.0
     if not full > 0:
-        nothing = np.zeros(run.shape[2], dtype=np.intp)
-        return Moved(nothing, nothing, np.ones(run.shape[2]))
-    effect = top[:, :, : run.shape[2]] / full
+        return Moved(np.zeros(run.shape[2], dtype=np.intp), trials, paired.shape[1])
     # An image whose donor's image is half way back itself can lose no more than that.
-    moved = run & (effect >= PREVAILS * np.clip(bottom / full, 0, 1)[:, :, None])
-    hits = moved.sum(axis=(0, 1))
-    mean = np.where(moved, effect, 0.0).sum(axis=(0, 1)) / np.maximum(hits, 1)
-    return Moved(hits, run.sum(axis=(0, 1)), np.maximum(mean, 1 / (bottom[paired] >= PREVAILS * full).mean()))
+    whole = np.where((bottom > 0) & (bottom < full), bottom, full)
+    moved = run & table.swept.valid & (top[:, :, : run.shape[2]] >= PREVAILS * whole[:, :, None])
+    count = np.maximum(paired.sum(axis=1, keepdims=True), 1)
+    own = np.where(paired, bottom, 0.0).sum(axis=1, keepdims=True) / count
+    reached = float((bottom >= PREVAILS * own)[paired].mean())
+    return Moved(
+        np.minimum(moved.sum(axis=(0, 1)) / max(reached, PREVAILS), trials).astype(np.intp), trials, paired.shape[1]
+    )
 
 
 def _bounds(
@@ -316,6 +322,16 @@ def _holds_in(top: Floats, bottom: Floats, run: Bools, settings: LocalizeSetting
     lost = np.where(run, top[:, :, : run.shape[2]], 0.0).sum(axis=1)
     full = np.where(run, bottom[:, :, None], 0.0).sum(axis=1)
     return np.asarray(((full > 0) & (lost >= settings.threshold * full)).sum(axis=0))
+
+
+def plain_effects(table: ScoreTable) -> Floats:
+    """Returns the effect of every window as a ratio of sums ``(W,)``, established or not; NaN where there is none."""
+    paired = (table.clean.valid & table.donor.valid)[:, :, 0]
+    top, bottom, present = numerators(table, paired)
+    there = present[:, :, : len(table.windows)]
+    full = np.where(there, bottom[:, :, None], 0.0).sum(axis=(0, 1))
+    lost = np.where(there, top[:, :, : len(table.windows)], 0.0).sum(axis=(0, 1))
+    return np.asarray(np.divide(lost, full, out=np.full(len(full), np.nan), where=full > 0))
 
 
 def established(full: Means, confidence: float) -> bool:

@@ -24,7 +24,8 @@ class AttributeAtWindow:
     Attributes:
         attribute: name.
         effect: of the window; None without an established full effect.
-        p_value: one-sided, of an effect this large if the true one were just the threshold.
+        p_value: one-sided, of an effect this large in these prompts if the true one were just the threshold; by
+            Student's bound alone.
         p_holm: adjusted over all attributes.
         holds: ``p_holm`` is below 1 - confidence.
     """

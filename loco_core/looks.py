@@ -1,8 +1,8 @@
 """Looks at a growing part of a grid: which pairs one takes, what error it may spend, and what several say together.
 
 Error spending: Lan and DeMets 1983, "Discrete sequential boundaries for clinical trials"; its power family: Kim and
-DeMets 1987, "Design and analysis of group sequential tests based on the type I error spending rate function". The looks
-are added up as if they were independent, which is on the safe side.
+DeMets 1987, "Design and analysis of group sequential tests based on the type I error spending rate function". The
+errors of the looks are added up, which needs nothing of how they depend on each other.
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ def combined(table: ScoreTable, base: Evidence, earlier: Mapping[Window, tuple[E
         base.moved,
         hits=np.array([of.moved.hits[i] for of, i in sources], dtype=np.intp),
         trials=np.array([of.moved.trials[i] for of, i in sources], dtype=np.intp),
-        each=np.array([of.moved.each[i] for of, i in sources]),
     )
     return replace(
         base,

@@ -2,31 +2,30 @@
 
 The model of a picture, measured on the bundled models at windows that hold an attribute: it loses its attribute
 altogether or not at all; most prompts lose it with every seed and a few with almost none, a correlation of
-`CORRELATION` within prompts; what is left varies by `SPREAD` of the full effect.
+`CORRELATION` within prompts; what is left varies by `SPREAD` of the full effect from image to image, and by `BY_SEED`
+from seed to seed.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
-from loco_core.statistics import binomial_low, trials_without_failure
-
-if TYPE_CHECKING:
-    from loco_core.evidence import Evidence
-    from loco_core.localizers import LocalizeSettings
+from loco_core.evidence import LEAST_SEEDS, PREVAILS, Evidence
+from loco_core.localizers import LocalizeSettings
+from loco_core.statistics import MOST_SHARED, binomial_low, trials_without_failure
 
 CORRELATION = 0.55
 SPREAD = 0.15
+BY_SEED = 0.04
 DRAWS = 4000
 MOST_PAIRS = 100_000
 
 
-def least_pairs(threshold: float, confidence: float, windows: int) -> int:
+def least_pairs(threshold: float, confidence: float, windows: int) -> int | None:
     """How many pairs of prompt and seed show that any window passes, if all of their images lose the attribute.
 
     Args:
@@ -34,11 +33,10 @@ def least_pairs(threshold: float, confidence: float, windows: int) -> int:
         confidence: of the bound, which holds for all windows together.
         windows: how many there are.
     """
-    alpha = (1 - confidence) / windows
-    return MOST_PAIRS if threshold >= 1 else trials_without_failure(threshold, alpha)
+    return _trials(threshold, (1 - confidence) / windows)
 
 
-def prompts_for(share: float, confidence: float, windows: int = 1) -> int:
+def prompts_for(share: float, confidence: float, windows: int = 1) -> int | None:
     """How many prompts without a failure show that a window holds in a share of prompts like these.
 
     Args:
@@ -46,7 +44,12 @@ def prompts_for(share: float, confidence: float, windows: int = 1) -> int:
         confidence: of the bound.
         windows: among how many it was picked; 1 where it was named beforehand.
     """
-    return MOST_PAIRS if share >= 1 else trials_without_failure(share, (1 - confidence) / windows)
+    return _trials(share, (1 - confidence) / windows)
+
+
+def _trials(share: float, alpha: float) -> int | None:
+    """How many without a failure show a share; None of the whole, which no number shows."""
+    return None if share >= 1 else trials_without_failure(share, alpha)
 
 
 def chance_to_pass(effect: float, prompts: int, seeds: int, windows: int, threshold: float, confidence: float) -> float:
@@ -60,7 +63,7 @@ def chance_to_pass(effect: float, prompts: int, seeds: int, windows: int, thresh
         threshold: to be reached.
         confidence: of the bounds.
     """
-    if seeds < 2:
+    if seeds < LEAST_SEEDS:
         return 0.0
     rng = np.random.default_rng(0)
     alpha, pairs = (1 - confidence) / windows, prompts * seeds
@@ -70,12 +73,13 @@ def chance_to_pass(effect: float, prompts: int, seeds: int, windows: int, thresh
         spread = 1 / CORRELATION - 1
         rates = rng.beta(effect * spread, (1 - effect) * spread, (DRAWS, prompts, 1))
     lost = (rng.random((DRAWS, prompts, seeds)) < rates).astype(np.float64)
-    seen = lost + SPREAD * rng.standard_normal(lost.shape)
-    free = max((prompts - 1) * (seeds - 1), seeds - 1)
-    error = np.sqrt(_rest(seen) / pairs)
-    student = seen.mean(axis=(1, 2)) - special.stdtrit(free, 1 - alpha) * error
-    exact = binomial_low((seen >= 0.5).sum(axis=(1, 2)), pairs, alpha)
-    return float((np.minimum(student, exact) >= threshold).mean())
+    by_seed = BY_SEED * rng.standard_normal((DRAWS, 1, seeds))
+    seen = lost + by_seed + SPREAD * rng.standard_normal(lost.shape)
+    # Seeds differ from each other by what all windows say together: hence the freedom.
+    error = np.sqrt((_rest(seen) + prompts * BY_SEED**2) / pairs)
+    student = seen.mean(axis=(1, 2)) - special.stdtrit(seeds - 1 + MOST_SHARED / 2, 1 - alpha) * error
+    moved = binomial_low((seen >= PREVAILS).sum(axis=(1, 2)), pairs, alpha)
+    return float((np.minimum(student, moved) >= threshold).mean())
 
 
 def _rest(seen: np.ndarray) -> np.ndarray:
@@ -96,34 +100,39 @@ class Reach:
         seeds: of the sweep.
         windows: for which bounds hold together.
         threshold: that effects are to reach.
+        confidence: of the bounds.
         least_pairs: pairs of prompt and seed without which no window can pass.
         whole: chance that a window is localized that takes all of the attribute from every picture.
         most: the same of one that takes it from nine in ten, over prompts like these.
         prompt_share: the share of prompts like these that is shown if the window holds in every prompt.
         prompts_for_most: prompts without a failure that show more than half of prompts like these.
-        prompts_for_threshold: prompts that show as large a share as the threshold of the effect.
+        prompts_for_threshold: prompts that show as large a share as the threshold of the effect; None where none do.
     """
 
     prompts: int
     seeds: int
     windows: int
     threshold: float
-    least_pairs: int
+    confidence: float
+    least_pairs: int | None
     whole: float
     most: float
     prompt_share: float
-    prompts_for_most: int
-    prompts_for_threshold: int
+    prompts_for_most: int | None
+    prompts_for_threshold: int | None
 
     @property
-    def nothing(self) -> str:
+    def why_none(self) -> str:
         """Why no window can be localized, whatever the pictures show; empty where one can."""
-        if self.seeds < 2:
-            return "one seed tells nothing of how seeds differ: what it says is about these pictures; take 4 or more"
+        if self.least_pairs is None:
+            return "no number of pictures shows a threshold of 1; 0.8 is the default"
+        if self.seeds < LEAST_SEEDS:
+            return f"fewer than {LEAST_SEEDS} seeds do not show that others do the same"
         if self.prompts * self.seeds < self.least_pairs:
             pictures = f"{self.prompts} x {self.seeds} pictures of a window are too few"
-            enough = f"{math.ceil(self.least_pairs / self.prompts)} seeds of {self.prompts} prompts, say"
-            return f"{pictures}; even if all of them lose the attribute it takes {self.least_pairs}: {enough}"
+            enough = math.ceil(self.least_pairs / self.prompts)
+            of = f"{self.prompts} prompt{'' if self.prompts == 1 else 's'}"
+            return f"{pictures}; if all of them lose the attribute it takes {self.least_pairs}, {enough} seeds of {of}"
         return ""
 
 
@@ -135,6 +144,7 @@ def reach(prompts: int, seeds: int, windows: int, threshold: float, confidence: 
         seeds=seeds,
         windows=windows,
         threshold=threshold,
+        confidence=confidence,
         least_pairs=least_pairs(threshold, confidence, windows),
         whole=whole,
         most=most,
@@ -156,16 +166,16 @@ def pairs_to_pass(evidence: Evidence, column: int, settings: LocalizeSettings) -
         None where it does not look as if it reached the threshold.
     """
     above = float(evidence.effect[column]) - settings.threshold
-    if evidence.ratios is None or not above > 0:
+    family = max(evidence.family, 1)
+    least = least_pairs(settings.threshold, settings.confidence, family)
+    if evidence.ratios is None or not above > 0 or least is None:
         return None
-    pairs, alpha = int(evidence.paired.sum()), (1 - settings.confidence) / max(evidence.family, 1)
+    pairs, alpha = int(evidence.paired.sum()), (1 - settings.confidence) / family
     width = float(special.ndtri(1 - alpha) * evidence.ratios.error[column])
-    needed = max(pairs + 1, least_pairs(settings.threshold, settings.confidence, max(evidence.family, 1)))
-    needed = max(needed, int(np.ceil(pairs * (width / above) ** 2)))
+    needed = max(pairs + 1, least, int(np.ceil(pairs * (width / above) ** 2)))
     share = float(evidence.moved.hits[column] / max(int(evidence.moved.trials[column]), 1))
-    each = float(evidence.moved.each[column])
     while needed < MOST_PAIRS:
-        if binomial_low(int(share * needed), needed, alpha) * each >= settings.threshold:
+        if binomial_low(int(share * needed), needed, alpha) >= settings.threshold:
             return needed
         needed = int(np.ceil(needed * 1.1))
     return None

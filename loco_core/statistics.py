@@ -5,8 +5,8 @@ about *prompts like these* needs exact bounds on a share of prompts (`binomial_l
 with every seed and a few with none, and no bound that takes them to spread like a bell holds then.
 
 Formula sources: variance of a mean under crossed factors, Searle, "Linear Models", chapter 11; degrees of freedom,
-Satterthwaite 1946; moderated variances, Smyth 2004; max-T bounds, Westfall and Young 1993; Gaussian multipliers,
-Chernozhukov, Chetverikov and Kato 2013; Sidak 1967; Clopper and Pearson 1934; Holm 1979; Wilson 1927.
+Satterthwaite 1946; moderated variances, Smyth 2004; joint bounds, Sidak 1967; Clopper and Pearson 1934; Holm 1979;
+Wilson 1927.
 """
 
 from __future__ import annotations
@@ -48,19 +48,15 @@ def quarter_weights(n_prompts: int, n_seeds: int, splits: int, rng: np.random.Ge
     return np.concatenate(pick), np.concatenate(estimate)
 
 
-def two_way_variance(
-    values: Floats, present: Bools, pool: int = 0, alike: float | None = None
-) -> tuple[Floats, Floats]:
+def two_way_variance(values: Floats, present: Bools) -> tuple[Floats, Floats]:
     """Estimates the sampling variance of the mean over prompts and seeds, both taken as random.
 
-    The bootstrap alone is not enough here: with four seeds its variance of a seed effect is a quarter too small, and
-    it counts the residual three times. The mean squares are unbiased for both.
+    A bootstrap alone is not enough here: with four seeds its variance of a seed effect is a quarter too small, and it
+    counts the residual three times. The mean squares are unbiased for both.
 
     Args:
         values: ``(P, S, W)``.
         present: ``(P, S, W)``; absent values are filled by row mean + column mean - mean.
-        pool: mean squares are moderated towards those of the first so many columns, see `moderated`.
-        alike: how alike these are, as `likeness` says of more columns than are here.
 
     Returns:
         variance ``(W,)`` and Satterthwaite degrees of freedom ``(W,)``; infinite and 1 for a single pair.
@@ -69,31 +65,30 @@ def two_way_variance(
     total = n_prompts * n_seeds
     if total < 2:
         return np.full(width, np.inf), np.ones(width)
-    squares = _mean_squares(_filled(values, present))
-    parts = [moderated(square, free, pool, alike) for square, free in squares]
+    parts = _mean_squares(_filled(values, present))
     if len(parts) == 1:
         square, free = parts[0]
-        return square / total, free
+        return square / total, np.full(width, free)
     (prompt, f_prompt), (seed, f_seed), (rest, f_rest) = parts
     # Never below the residual alone: a negative variance component is noise.
     square = np.maximum(prompt + seed - rest, rest)
     spread = prompt**2 / f_prompt + seed**2 / f_seed + rest**2 / f_rest
-    free = np.divide(square**2, spread, out=f_rest.copy(), where=spread > 0)
-    return square / total, np.clip(free, np.minimum(f_prompt, f_seed), f_rest)
+    free = np.divide(square**2, spread, out=np.full(width, f_rest), where=spread > 0)
+    return square / total, np.clip(free, min(f_prompt, f_seed), f_rest)
 
 
 def seed_variance(values: Floats, present: Bools, pool: int = 0, alike: float | None = None) -> tuple[Floats, Floats]:
     """Estimates the sampling variance of the mean over these prompts, where the seeds alone are random.
 
-    It is the mean square between seeds over the number of cells, and never less than that of the rest times what the
-    former exceeds the latter by over all columns. The mean squares of few seeds are moderated towards what all columns
-    have in common; that of the rest has freedom enough to be a column's own, so that one that varies more than the
-    others keeps it.
+    It is the mean square between seeds over the number of cells. That of few seeds is moderated towards what all
+    columns have in common, upwards only, so that a column that varies more than the others keeps its own. It is never
+    less than the mean square of the rest; but the degrees of freedom stay those of the seeds, as four that happen to
+    agree in one column do not show that seeds agree.
 
     Args:
         values: ``(P, S, W)``.
         present: ``(P, S, W)``; absent values are filled by row mean + column mean - mean.
-        pool: mean squares between seeds are moderated towards those of the first so many columns, see `moderated`.
+        pool: the first so many columns are taken together, see `moderated`.
         alike: how alike these are, as `likeness` says of more columns than are here.
 
     Returns:
@@ -104,21 +99,12 @@ def seed_variance(values: Floats, present: Bools, pool: int = 0, alike: float | 
         return np.full(width, np.inf), np.ones(width)
     cells = np.maximum(present.sum(axis=(0, 1)), 1)
     parts = _mean_squares(_filled(values, present))
-    seed, free = moderated(*(parts[1] if len(parts) == 3 else parts[0]), pool, alike)
+    own, own_free = parts[1] if len(parts) == 3 else parts[0]
+    seed, free = moderated(own, own_free, pool, alike)
+    seed = np.maximum(seed, own)
     if len(parts) == 3:
-        rest, free_rest = parts[2]
-        # Four seeds that happen to agree in one column do not show that seeds agree: all columns together tell.
-        more = max(1.0, _quotient(parts[1][0][:pool], rest[:pool]))
-        least = rest * more
-        free = np.where((seed >= least) | (more > 1), free, free_rest)
-        seed = np.maximum(seed, least)
+        seed = np.maximum(seed, parts[2][0])
     return seed / cells, free
-
-
-def _quotient(squares: Floats, rest: Floats) -> float:
-    """How much more seeds differ than the rest, over all columns; 1 of none."""
-    total = float(np.nansum(rest))
-    return float(np.nansum(squares)) / total if total > 0 else 1.0
 
 
 def likeness(values: Floats, present: Bools) -> float:
@@ -239,27 +225,24 @@ class Ratios(Means):
     Attributes:
         influence: ``(P, S, W)`` what each pair adds to the ratio (its linear part).
         present: ``(P, S, W)``.
-        deviations: ``(B, W)`` draws of the error of all ratios together, in units of its standard deviation.
     """
 
     influence: Floats
     present: Bools
-    deviations: Floats
 
     def simultaneous_low(self, confidence: float, columns: NDArray[np.intp], family: int = 0) -> Floats:
-        """One-sided lower bounds ``(len(columns),)`` that hold for all these columns together.
+        """One-sided lower bounds ``(len(columns),)`` that hold for all these columns together (Sidak 1967).
 
         Args:
             confidence: of all together.
             columns: which.
-            family: how many columns they were chosen from, by whatever rule: the bounds hold for these all (Sidak
-                1967, where the others are not there to be resampled).
+            family: how many columns they were chosen from, by whatever rule: the bounds hold for these all.
         """
-        return self.value[columns] - self._width(self.deviations[:, columns], confidence, columns, family)
+        return self.low(confidence ** (1 / max(family, len(columns), 1)))[columns]
 
     def simultaneous_high(self, confidence: float, columns: NDArray[np.intp], family: int = 0) -> Floats:
         """One-sided upper bounds ``(len(columns),)``, arguments as of `simultaneous_low`."""
-        return self.value[columns] + self._width(-self.deviations[:, columns], confidence, columns, family)
+        return self.high(confidence ** (1 / max(family, len(columns), 1)))[columns]
 
     def difference(self, column: int, others: NDArray[np.intp]) -> Means:
         """Paired differences of one column to others."""
@@ -267,16 +250,6 @@ class Ratios(Means):
         present = self.present[:, :, [column]] & self.present[:, :, others]
         variance, free = seed_variance(influence, present)
         return Means(self.value[column] - self.value[others], np.sqrt(variance), free)
-
-    def _width(self, deviations: Floats, confidence: float, columns: NDArray[np.intp], family: int) -> Floats:
-        if not len(columns):
-            return np.zeros(0)
-        critical = np.quantile(deviations.max(axis=1), confidence)
-        if family > len(columns):
-            critical = max(critical, special.ndtri(confidence ** (1 / family)))
-        # The draws say how the columns move together; the tail of few prompts and seeds is Student's.
-        quantile = special.stdtrit(self.free[columns], special.ndtr(critical))
-        return np.asarray(quantile * self.error[columns])
 
 
 def crossed_means(values: Floats, present: Bools) -> Means:
@@ -301,7 +274,6 @@ def seed_ratios(
     numerator: Floats,
     denominator: Floats,
     present: Bools,
-    draws: Floats,
     pool: int,
     alike: float | None = None,
 ) -> Ratios:
@@ -314,8 +286,6 @@ def seed_ratios(
         numerator: ``(P, S, W)``.
         denominator: ``(P, S)``.
         present: ``(P, S, W)``.
-        draws: ``(B, P * S)`` standard normal numbers: what each pair deviates from its prompt, times one of these,
-            says how the columns err together.
         pool: variances are moderated towards what the first so many columns have in common.
         alike: how alike these are, see `likeness`; None estimates it from themselves.
     """
@@ -327,18 +297,7 @@ def seed_ratios(
     value = np.divide(top.sum(axis=0), full, out=np.full(width, np.nan), where=full > 0)
     influence = ((top - value * bottom) / np.where(full > 0, full / count, np.nan)).reshape(n_prompts, n_seeds, width)
     variance, free = seed_variance(influence, present, pool, alike)
-    # A single seed deviates from nothing; its error is infinite anyway.
-    deviating = _within_prompts(influence, present).reshape(-1, width)
-    spread = np.sqrt(np.square(deviating).sum(axis=0))
-    deviations = np.divide(draws @ deviating, spread, out=np.zeros((len(draws), width)), where=spread > 0)
-    return Ratios(value, np.sqrt(variance), free, influence, present, deviations)
-
-
-def _within_prompts(values: Floats, present: Bools) -> Floats:
-    """Deviations ``(P, S, W)`` from the mean of each prompt; 0 where there is nothing."""
-    kept = np.where(present, values, 0.0)
-    count = np.maximum(present.sum(axis=1, keepdims=True), 1)
-    return np.asarray(np.where(present, np.nan_to_num(kept - kept.sum(axis=1, keepdims=True) / count), 0.0))
+    return Ratios(value, np.sqrt(variance), free, influence, present)
 
 
 def weighted_ratios(top: Floats, bottom: Floats, weights: Floats) -> Floats:
@@ -351,6 +310,7 @@ def binomial_low(hits: Counts, trials: Counts, alpha: float) -> Floats:
     """Exact one-sided lower bounds of shares (Clopper and Pearson 1934), each ``(W,)``.
 
     Exact for independent trials; where these differ in their shares the bound is about the mean share (Hoeffding 1956).
+    Pictures of several prompts with one seed are not quite independent: see `docs/statistics.md` for what that costs.
 
     Args:
         hits: how often.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from loco_core.evidence import MISSING_SHARE, PREVAILS, Evidence, disjoint_cover, finite, negligible
+from loco_core.evidence import LEAST_FULL_EFFECT, MISSING_SHARE, PREVAILS, Evidence, disjoint_cover, finite, negligible
 from loco_core.localizers import About, Effect, Localization, LocalizeSettings, Outcome, Request, relative_depth
 from loco_core.power import pairs_to_pass
 from loco_core.statistics import Bools
@@ -43,10 +43,10 @@ def judge(evidence: Evidence, settings: LocalizeSettings, *, complements_done: b
     """Judges by these rules, in this order.
 
     1. ``incomplete``: more than a fifth of the pairs lack a clean or a donor image.
-    2. Where no full effect is established: ``absent`` if the clean images are on the donor's side of the margin (upper
-       bound of their mean at most 0; a text pair may put every image on one side, and then only the donor images tell
-       whether the attribute is there), ``no_effect`` if the full effect is shown to be next to nothing (see
-       `loco_core.evidence.negligible`), else ``inconclusive``: not established is not absent.
+    2. Where no full effect is established: ``inconclusive``, unless it is shown to be next to nothing (see
+       `loco_core.evidence.negligible`). Then ``absent`` if the clean images are on the donor's side of the margin
+       (upper bound of their mean at most 0), else ``no_effect``. Both are needed: a text pair may put every image on
+       one side, and then only the donor images tell whether the attribute is there.
     3. A window passes if its simultaneous lower bound reaches the threshold; the smallest size at which a window passes
        without too much damage wins: ``localized``, or ``multiple`` if a window that shares no site with it passes
        too. If all that pass do damage: ``damaging``.
@@ -95,19 +95,16 @@ def _unfit(evidence: Evidence, settings: LocalizeSettings) -> Verdict | None:
             return None
         return Verdict("incomplete", f"every window lacks more than {MISSING_SHARE:.0%} of its cells")
     clean, full = float(evidence.clean.value[0]), float(evidence.full.value[0])
-    if evidence.clean.high(settings.confidence)[0] <= 0:
-        return Verdict(
-            "absent", f"the clean images look more like the donor text than like the attribute (margin {clean:.3f})"
-        )
     low, high = (float(side(settings.confidence)[0]) for side in (evidence.full.low, evidence.full.high))
-    if negligible(evidence.full, evidence.clean, settings.confidence):
-        return Verdict(
-            "no_effect",
-            f"even the donor prompt outright changes the margin by next to nothing ({full:.3f} cosine, "
-            f"at most {high:.3f})",
-        )
-    seen = f"what the donor prompt outright does is not established ({full:.3f} cosine, bounds {low:.3f} to {high:.3f})"
-    return Verdict("inconclusive", f"{seen}: {_seeds_to_establish(evidence, settings)}")
+    if not negligible(evidence.full, evidence.clean, settings.confidence):
+        bounds = f", bounds {low:.3f} to {high:.3f}" if np.isfinite(high - low) else ""
+        seen = f"what the donor prompt outright does is not established ({full:.3f} cosine{bounds})"
+        return Verdict("inconclusive", f"{seen}: {_seeds_to_establish(evidence, settings)}")
+    if evidence.clean.high(settings.confidence)[0] <= 0:
+        reason = f"the clean images look more like the donor text than like the attribute (margin {clean:.3f})"
+        return Verdict("absent", f"{reason}, and no less so than the donor's (at most {high:.3f} more)")
+    reason = f"even the donor prompt outright changes the margin by next to nothing ({full:.3f} cosine"
+    return Verdict("no_effect", f"{reason}, at most {high:.3f})")
 
 
 def _seeds_to_establish(evidence: Evidence, settings: LocalizeSettings) -> str:
@@ -116,10 +113,13 @@ def _seeds_to_establish(evidence: Evidence, settings: LocalizeSettings) -> str:
     full, error = float(evidence.full.value[0]), float(evidence.full.error[0])
     if n_seeds < 2:
         return "one seed tells nothing of how seeds differ; take 4 or more"
-    if full <= 0:
-        return "its images are not seen to lose the attribute; look at them before more are drawn"
-    seeds = math.ceil(n_seeds * (special.ndtri(settings.confidence) * error / (full / 2)) ** 2)
-    return f"about {max(seeds, n_seeds + 1, 4)} seeds of {_counted(n_prompts, 'prompt')} would tell"
+    above = full - max(full / 2, LEAST_FULL_EFFECT)
+    if above <= 0:
+        return "its images hardly lose the attribute; look at them before more are drawn"
+    seeds = math.ceil(n_seeds * (special.stdtrit(evidence.full.free[0], settings.confidence) * error / above) ** 2)
+    return (
+        f"about {max(seeds, n_seeds + 1, 4)} seeds of {_counted(n_prompts, 'prompt')} would tell, if it is as it looks"
+    )
 
 
 def _picked(evidence: Evidence, good: Bools, in_range: Bools, settings: LocalizeSettings) -> Verdict:
@@ -153,7 +153,7 @@ def _these(evidence: Evidence) -> str:
 
 def _prompts_like_these(evidence: Evidence, best: int) -> str:
     """Says in how many prompts a window holds, and what that shows of prompts like these."""
-    held, count = int(evidence.holds_in[best]), int(evidence.prompts[best])
+    held, count = int(evidence.holds_in[best]), int(evidence.paired.any(axis=1).sum())
     seen = f"it holds in {held} of {_counted(count, 'prompt')}"
     if count == 1:
         return f"{seen}, which shows nothing of others"

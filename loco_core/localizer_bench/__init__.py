@@ -152,12 +152,14 @@ def _measures(answers: Sequence[_Answer]) -> tuple[Measure, ...]:
     denied = sum(a.found.outcome in ("no_effect", "absent") for a in there)
     about = [a for a in answers if a.found.about == "prompts_like_these"]
     too_many = sum(_share_of_best(a) <= MOST for a in about)
+    # Where it is hardest: every window is just below.
+    hard = [a for a in answers if a.table.kind == "all_at_0.79"]
+    held = [a for a in there if _holding(a)]
     return (
-        Measure(
-            "localized, or said to pass, below the threshold", sum(map(_false, answers)), len(answers), at_most=0.05
-        ),
+        Measure("said to pass, and is below the threshold", sum(map(_false, answers)), len(answers), at_most=0.05),
+        Measure("the same, where all windows are at 0.79", sum(map(_false, hard)), len(hard), at_most=0.05),
         Measure("no effect or absent, where there is one", denied, len(there), at_most=0.05),
-        Measure("distributed, where a window holds it", sum(map(_missed, there)), len(there), at_most=0.05),
+        Measure("distributed, where a window holds it", sum(map(_missed, held)), len(held), at_most=0.05),
         _rate("these prompts: interval of a declared window covers", [_declared_covered(a) for a in answers], 0.93),
         _rate("these prompts: interval of the best window covers", [_best_covered(a) for a in answers], 0.93),
         _rate("these prompts: all lower bounds hold", [_all_covered(a) for a in answers], 0.93),
@@ -179,10 +181,14 @@ def _false(answer: _Answer) -> bool:
     return any(e is not None and e < THRESHOLD for e in (*effects, answer.effect_here))
 
 
-def _missed(answer: _Answer) -> bool:
+def _holding(answer: _Answer) -> bool:
     sizes = np.array([window.size for window in answer.table.layout.windows])
     in_range = sizes <= LocalizeSettings().largest(answer.table.layout.sites)
-    return answer.found.outcome == "distributed" and bool((answer.table.here[in_range] >= THRESHOLD).any())
+    return bool((answer.table.here[in_range] >= THRESHOLD).any())
+
+
+def _missed(answer: _Answer) -> bool:
+    return answer.found.outcome == "distributed"
 
 
 def _share_of_best(answer: _Answer) -> float:

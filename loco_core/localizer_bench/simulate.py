@@ -60,6 +60,9 @@ class Noise:
         odd: the declared window differs in both, and in its images, by this factor beside.
         flips: correlation within prompts of images that lose all of the attribute or none of it: the effect of a window
             is then how often they do, and prompts differ by a beta distribution. 0 has effects of degrees.
+        by_seed: correlation of such images over prompts with the same seed.
+        unlike: the full effect of every second prompt is larger, and that of the others smaller, by this share.
+        offset: of all margins, as where a text pair puts every image on one side.
         heavy: images deviate by Student's t with 3 degrees of freedom, of the same standard deviation.
         image: margin of one image, independent.
         content: content score of one image, independent; own minus unrelated content is `content_range`.
@@ -75,6 +78,9 @@ class Noise:
     uneven: float = 0.5
     odd: float = 1.0
     flips: float = 0.0
+    by_seed: float = 0.0
+    unlike: float = 0.0
+    offset: float = 0.0
     heavy: bool = False
     image: float = 0.012
     content: float = 0.01
@@ -115,7 +121,10 @@ class SimulatedTable:
 
     def without_scores(self) -> SimulatedTable:
         """The truth alone: two thousand tables need not be kept."""
-        return replace(self, scores=self.scores.slice(0, 0), complement_scores=self.complement_scores.slice(0, 0))
+        # Not a slice of none: that would keep what it was cut from.
+        return replace(
+            self, scores=self.scores.schema.empty_table(), complement_scores=self.scores.schema.empty_table()
+        )
 
     def with_complements(self, windows: Sequence[Window]) -> pa.Table:
         """The scores with the complements of these windows added, as a sweep would after it was asked."""
@@ -279,6 +288,7 @@ class _Drawer:
         self.uneven_images = np.ones(count)
         self._varies[declared] *= noise.odd
         self.uneven_images[declared] *= noise.odd
+        self._of_seed = rng.random((1, seeds, 1))
         self._by_seed = noise.window_seed * self._varies * rng.standard_normal((1, seeds, count))
 
     def image_noise(self, shape: tuple[int, ...]) -> Floats:
@@ -291,8 +301,11 @@ class _Drawer:
         """Returns effects of images ``(P, S, W)`` and of prompts over all seeds ``(P, W)``."""
         count = len(self._effects)
         if self._noise.flips:
-            rates = self._rates(prompts)
-            return (self._rng.random((prompts, self._seeds, count)) < rates[:, None]).astype(np.float64), rates
+            rates, shape = self._rates(prompts), (prompts, self._seeds, count)
+            # Images of a seed that go together read one number.
+            together = self._rng.random((prompts, self._seeds, 1)) < self._noise.by_seed**0.5
+            drawn = np.where(together, self._of_seed, self._rng.random(shape))
+            return (drawn < rates[:, None]).astype(np.float64), rates
         spread = self._noise.window_prompt * self._varies * self._rng.standard_normal((prompts, count))
         own = self._effects + spread
         return own[:, None] + self._by_seed, own
@@ -307,7 +320,8 @@ class _Drawer:
     def full(self, prompts: int, size: float) -> Floats:
         """Returns the full effect of every prompt ``(P, 1, 1)``."""
         spread = self._noise.prompt_full * self._rng.standard_normal((prompts, 1, 1))
-        return np.asarray(size * (self._noise.full_effect + spread))
+        unlike = 1 + self._noise.unlike * np.where(np.arange(prompts) % 2, 1, -1)[:, None, None]
+        return np.asarray(size * unlike * (self._noise.full_effect + spread))
 
     def holding(self, size: float) -> Floats:
         """Returns the share of prompts like these in which every window is seen to reach the threshold."""
@@ -328,7 +342,7 @@ def _scores(
     (prompts, seeds), windows = size, list(layout.windows)
     swept = _Drawer(truth.effects, seeds, declared, rng, noise)
     full = swept.full(prompts, truth.full_effect)
-    base = truth.clean_margin + noise.prompt * rng.standard_normal((prompts, 1, 1))
+    base = truth.clean_margin + noise.offset + noise.prompt * rng.standard_normal((prompts, 1, 1))
     base = base + noise.seed * rng.standard_normal((1, seeds, 1))
     share, own = swept.shares(prompts)
     margins = base - share * full + swept.image_noise(share.shape) * swept.uneven_images

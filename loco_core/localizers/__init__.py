@@ -48,7 +48,7 @@ class LocalizeSettings(BaseModel):
         threshold: share of the full effect (clean to donor outright) that a window must remove.
         max_share: largest window looked at, as a share of all sites. "Distributed" speaks of windows up to this size.
         confidence: of every bound and interval.
-        resamples: random draws behind bounds that hold for several windows together.
+        resamples: of attributes, prompts and seeds, behind a claim about a kind.
         damage_share: a window that loses more content than this, as a share of the difference between an image's own
             content and unrelated content, is not eligible.
         seed: of the draws and splits.
@@ -191,9 +191,11 @@ class Localization:
         best_size: its size.
         site_names: sites of the picked window; empty without a pick or without names.
         relative_depth: centre of the picked window, 0 the first site and 1 the last.
-        effect: effect of the best window, picked on a quarter of the grid and estimated on one that shares neither
-            prompts nor seeds with it; null where there is nothing to take a share of.
-        ci_low: two-sided interval of the best window's effect in these prompts; it holds for whichever window is best.
+        effect: effect of the best window; by ``window`` and ``sequential`` picked on a quarter of the grid and
+            estimated on one that shares neither prompts nor seeds with it, where some quarter picks it too; null where
+            there is nothing to take a share of.
+        ci_low: two-sided interval of the best window's effect in these prompts; of ``window`` and ``sequential`` it
+            holds for whichever window is best, of localizers that read traces it is that of the pick by itself.
         ci_high: its upper end.
         runner_up_start: start of the best window of the same size that shares no site with the best.
         runner_up_effect: its effect.
@@ -203,7 +205,8 @@ class Localization:
         damage: of the best window, see `Effect`.
         all_sites_effect: effect of swapping all sites; null where it was not run.
         about: which population the outcome is about.
-        holds_in: in how many of the prompts the best window's mean effect over the seeds reaches the threshold.
+        holds_in: in how many of the ``n_prompts`` prompts the best window's mean effect over the seeds reaches the
+            threshold.
         prompt_share_low: exact lower bound of the share of prompts like these in which it does, with these seeds; it
             pays for the pick among all windows.
         cells: score rows that went in; of traces, pictures.
@@ -308,12 +311,15 @@ class Rule:
 
     Attributes:
         localize: see `Localizer`; with `begin` it is given the grid as a fourth argument.
+        bounds: whether it gives bounds; a file without them says ``BOUNDS = False``, and its outcomes are about the
+            pictures that were drawn.
         begin: where the file has it, nothing but what it and `Localization.wants` ask for is run; where it has not, the
             whole grid is.
     """
 
     localize: Callable[..., Localization]
     begin: Begin | None = None
+    bounds: bool = True
 
     def __call__(
         self, scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str], grid: Grid | None
@@ -330,5 +336,6 @@ def rule(key: str) -> Rule:
     Raises:
         SpecError: there is no such localizer, or it has no function ``localize``.
     """
-    begin = getattr(registry.load("localizers", key), "begin", None)
-    return Rule(registry.function("localizers", key, "localize"), begin)
+    module = registry.load("localizers", key)
+    begin, bounds = getattr(module, "begin", None), getattr(module, "BOUNDS", True)
+    return Rule(registry.function("localizers", key, "localize"), begin, bounds)

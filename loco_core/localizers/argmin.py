@@ -13,10 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from loco_core.errors import LocalizationError
-from loco_core.evidence import Evidence, finite, gather
+from loco_core.evidence import Evidence, finite, gather, plain_effects
 from loco_core.localizers import Effect, Localization, LocalizeSettings, relative_depth
 from loco_core.score_table import read_scores
+from loco_core.statistics import Floats
 from loco_core.verdict import exploratory
+
+BOUNDS = False
 
 
 def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[str] = ()) -> Localization:
@@ -26,7 +29,7 @@ def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[
     bounds: the rule has none.
     """
     table = read_scores(scores, site_names)
-    evidence = gather(table, settings)
+    evidence, effect = gather(table, settings), plain_effects(table)
     smallest = min(window.size for window in table.windows)
     valid = table.swept.valid
     total, count = np.where(valid, table.swept.score, 0.0).sum(axis=(0, 1)), valid.sum(axis=(0, 1))
@@ -51,11 +54,11 @@ def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[
         best_size=window.size,
         site_names=tuple(site_names[i] for i in window.sites) if site_names else (),
         relative_depth=relative_depth(window, table.n_sites),
-        effect=finite(evidence.effect[best]),
+        effect=finite(effect[best]),
         ci_low=None,
         ci_high=None,
         runner_up_start=None if runner_up is None else table.windows[runner_up].start,
-        runner_up_effect=None if runner_up is None else finite(evidence.effect[runner_up]),
+        runner_up_effect=None if runner_up is None else finite(effect[runner_up]),
         tie_set=(window.start,),
         sufficiency=None,
         damage=finite(evidence.damage[best]),
@@ -67,12 +70,12 @@ def localize(scores: pa.Table, settings: LocalizeSettings, site_names: Sequence[
         exploratory=exploratory(len(table.prompts), len(table.seeds)),
         reason=f"lowest mean CLIP score ({mean[best]:.3f}) of the windows of {smallest} sites",
         possible_size=None,
-        effects=_effects(evidence, best),
+        effects=_effects(evidence, effect, best),
         wants=(),
     )
 
 
-def _effects(evidence: Evidence, best: int) -> tuple[Effect, ...]:
+def _effects(evidence: Evidence, effect: Floats, best: int) -> tuple[Effect, ...]:
     table = evidence.table
     return tuple(
         Effect(
@@ -80,7 +83,7 @@ def _effects(evidence: Evidence, best: int) -> tuple[Effect, ...]:
             attribute=table.attribute,
             window_start=window.start,
             window_size=window.size,
-            effect=finite(evidence.effect[i]),
+            effect=finite(effect[i]),
             ci_low=None,
             ci_high=None,
             simultaneous_low=None,

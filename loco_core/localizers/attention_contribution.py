@@ -22,6 +22,7 @@ from loco_core.tracing.table import TraceTable, names_of, read_traces, two_sided
 from loco_core.types import Window
 
 READS = "attention_contribution"
+BOUNDS = False
 PUBLISHED_SHARE = 6 / 28
 
 
@@ -42,10 +43,9 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
     size = max(1, round(PUBLISHED_SHARE * count))
     kept = np.where(whole[:, :, None], values.value, 0.0)
     present = np.repeat(whole[:, :, None], count, axis=2)
-    draws = np.random.default_rng([settings.seed, 0]).standard_normal((settings.resamples, whole.size))
-    sites = seed_ratios(kept, kept.sum(axis=2), present, draws, count)
+    sites = seed_ratios(kept, kept.sum(axis=2), present, count)
     sums = window_sums(kept, size)
-    windows = seed_ratios(sums, kept.sum(axis=2), present[:, :, : sums.shape[2]], draws, sums.shape[2])
+    windows = seed_ratios(sums, kept.sum(axis=2), present[:, :, : sums.shape[2]], sums.shape[2])
     best = Window(int(windows.value.argmax()), size)
     apart = [i for i in range(sums.shape[2]) if not Window(i, size).overlaps(best)]
     runner_up = max(apart, key=lambda i: (windows.value[i], -i)) if apart else None

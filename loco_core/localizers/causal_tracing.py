@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loco_core.errors import LocalizationError
-from loco_core.evidence import MISSING_SHARE, established, finite
+from loco_core.evidence import MISSING_SHARE, established, finite, negligible
 from loco_core.localizers import Effect, Localization, LocalizeSettings, Outcome, relative_depth
 from loco_core.statistics import Bools, Floats, Means, Ratios, seed_means, seed_ratios
 from loco_core.tracing.table import TraceTable, Values, names_of, read_traces, two_sided
@@ -41,11 +41,11 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
     if sites.layers != tuple(range(len(sites.layers))) or (site_names and len(site_names) != len(sites.layers)):
         raise LocalizationError(f"{table.model}, {table.attribute}: traces of {len(sites.layers)} sites, not of all")
     if not established(taken, settings.confidence):
-        reason = (
-            f"the noise takes {taken.value[0]:.3f} of the margin on average, its lower bound is "
-            f"{taken.low(settings.confidence)[0]:.3f}: too little, or too uncertain, to take shares of"
-        )
-        return _answer(table, settings, "no_effect", reason, None, None, site_names)
+        kept = seed_means(np.where(paired[:, :, None], clean.value, 0.0), paired[:, :, None])
+        small = negligible(taken, kept, settings.confidence)
+        seen = f"the noise takes {taken.value[0]:.3f} of the margin on average"
+        reason = f"{seen}, next to nothing" if small else f"{seen}, which is too uncertain to take shares of"
+        return _answer(table, settings, "no_effect" if small else "inconclusive", reason, None, None, site_names)
     texts = table.values("restored", "text_encoder")
     found = [_ratios(values, corrupted.value, full, paired, settings) for values in (sites, texts)]
     denoiser, encoder = found
@@ -71,8 +71,7 @@ def localize(traces: pa.Table, settings: LocalizeSettings, site_names: Sequence[
 def _ratios(values: Values, corrupted: Floats, full: Floats, paired: Bools, settings: LocalizeSettings) -> Ratios:
     present = values.present & paired[:, :, None]
     back = np.where(present, values.value - corrupted, 0.0)
-    draws = np.random.default_rng([settings.seed, 0]).standard_normal((settings.resamples, full.size))
-    return seed_ratios(back, full, present, draws, back.shape[2])
+    return seed_ratios(back, full, present, back.shape[2])
 
 
 def _whole(values: Values, paired: Bools) -> Bools:

@@ -343,9 +343,13 @@ class _Search:
     def _gather(self, level: int, windows: tuple[Window, ...], complements: tuple[Window, ...]) -> Evidence:
         table = self._part(self._looks[level], windows, complements)
         last = level == len(self._looks) - 1
-        family = len(self._in_range) if last else 0
+        # Windows are asked for as answers come in: every bound holds for all that could have been.
         evidence = gather(
-            table, self._settings, family=family, high_confidence=self._confidence(level), alike=self._alike
+            table,
+            self._settings,
+            family=len(self._in_range),
+            high_confidence=self._confidence(level),
+            alike=self._alike,
         )
         if last:
             return evidence

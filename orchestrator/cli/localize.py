@@ -11,6 +11,7 @@ from orchestrator.cli.options import JsonOption, parse_window
 
 if TYPE_CHECKING:
     from loco_core.kind_claim import KindClaim
+    from loco_core.localizers import Localization
 
 
 def localize(
@@ -52,7 +53,8 @@ def localize(
     if window is not None:
         if write or localizer is not None:
             raise SpecError("--window judges one window by itself; expected it without --write and --localizer")
-        table = named_beforehand(table, parse_window(window))
+        _print_named(named_beforehand(table, parse_window(window), settings), as_json)
+        return
     if write and table.store is None:
         raise SpecError(f"--write: {scores} is no results folder")
     found, beside = relocalize(table, settings)
@@ -66,6 +68,28 @@ def localize(
         print(f"{item.model} {item.attribute}: {item.outcome}: {item.reason}")
     for item in beside:
         print(f"{item.model} {item.attribute}: by {item.localizer} {item.outcome}: {item.reason}")
+
+
+def _print_named(found: Sequence[Localization], as_json: bool) -> None:
+    """Prints what one window that was named beforehand does in every attribute."""
+    import json
+    from dataclasses import asdict
+
+    if as_json:
+        print(json.dumps([asdict(effect) for item in found for effect in item.effects]))
+        return
+    for item in found:
+        for row in item.effects:
+            where = f"{item.model} {item.attribute}: sites {row.window_start}-{row.window_start + row.window_size - 1}"
+            if row.effect is None or row.simultaneous_low is None or row.prompt_share_low is None:
+                print(f"{where}: {item.outcome}: {item.reason}")
+                continue
+            reach = "reach" if row.simultaneous_low >= item.threshold else "are not shown to reach"
+            low, share = f"{row.simultaneous_low:.2f}", f"{row.prompt_share_low:.0%}"
+            print(
+                f"{where} {reach} {item.threshold:.0%}: effect {row.effect:.2f}, at least {low} in these"
+                f" {item.n_prompts} prompts; hold in {row.holds_in} of them, at least {share} of prompts like these"
+            )
 
 
 def _print_claims(found: Sequence[KindClaim], as_json: bool) -> None:

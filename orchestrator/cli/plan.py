@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Show units, images, time and what the sweep can show."""
+    from loco_core.localizers import rule
     from orchestrator.cli.progress import duration
     from orchestrator.spec import load_sweep
 
@@ -38,13 +39,16 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
             " in all and some complements"
         )
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
-    _print_reach(found.reach)
+    if rule(spec.localize.localizer).bounds:
+        _print_reach(found.reach)
+    else:
+        print(f"whom:    these pictures: {spec.localize.localizer} picks a window whatever they show, without bounds")
 
 
 def _print_reach(reach: Reach) -> None:
     """Says what the sweep can show, and of whom."""
-    if reach.nothing:
-        print(f"shows:   no window can be localized: {reach.nothing}")
+    if reach.why_none:
+        print(f"shows:   no window can be localized: {reach.why_none}")
         return
     print(
         f"shows:   a window that takes the attribute from every picture is localized in about {reach.whole:.0%} of such"
@@ -55,7 +59,9 @@ def _print_reach(reach: Reach) -> None:
         return
     print(f"whom:    these {reach.prompts} prompts; a window that holds in all of them holds in at least", end="")
     print(f" {reach.prompt_share:.0%} of prompts")
-    print(f"         like these (more than half takes {reach.prompts_for_most} prompts", end="")
+    print(
+        f"         like these, at {reach.confidence:.0%} (more than half takes {reach.prompts_for_most} prompts", end=""
+    )
     print(f", {reach.threshold:.0%} takes {reach.prompts_for_threshold})")
 
 

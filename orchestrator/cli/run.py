@@ -182,9 +182,10 @@ def print_localizations(found: Iterable[Localization]) -> None:
     Console().print(table)
     if any(row.window is None for row in rows):
         print("(sites) are the window of the largest effect where none is localized")
-    if any(row.about == "these_prompts" for row in rows):
-        print("in N prompts: of the sweep, with seeds as random; too few to speak of most prompts like these")
-    if any(row.about == "these_pictures" for row in rows):
+    said = [_said(row) for row in rows]
+    if any(" in " in words for words in said):
+        print("in N prompts: of the sweep, with seeds as random; that most prompts like these do the same is not shown")
+    if "picked" in said:
         print("picked: in the pictures drawn; that says nothing of others")
 
 

@@ -327,7 +327,7 @@ def _held(row: Mapping[str, Any]) -> str:
     if row["n_prompts"] == 1:
         return "; one prompt shows nothing of others"
     seen = f"; the window holds in {row['holds_in']} of them, which shows {row['prompt_share_low']:.0%} or more"
-    few = "" if row["about"] == "prompts_like_these" else ", too little to speak of most"
+    few = "" if row["about"] == "prompts_like_these" else ", and so nothing of most"
     return f"{seen} of prompts like these{few}"
 
 

@@ -149,8 +149,10 @@ def _all(source: ScoreSource, settings: LocalizeSettings) -> list[Localization]:
     return found
 
 
-def named_beforehand(source: ScoreSource, window: Window) -> ScoreSource:
-    """Returns the scores as if no other window had been swept: bounds of this one pay for no pick.
+def named_beforehand(source: ScoreSource, window: Window, changes: Mapping[str, Any]) -> list[Localization]:
+    """Measures one window in every attribute, as if no other had been swept: its bounds pay for no pick.
+
+    Its effects alone count. Outcomes speak of windows that were looked for, and none was.
 
     Raises:
         LocalizationError: it was not swept.
@@ -160,8 +162,9 @@ def named_beforehand(source: ScoreSource, window: Window) -> ScoreSource:
     kept = pc.or_(pc.fill_null(here, False), pc.is_null(scores["window_start"]))
     if not pc.any(pc.and_(pc.fill_null(here, False), pc.equal(scores["control"], "window"))).as_py():
         raise LocalizationError(f"window {window.start},{window.size} was not swept")
-    settings = source.settings.model_copy(update={"localizer": "window", "beside": ()})
-    return replace(source, scores=scores.filter(kept), settings=settings, planned={})
+    settings = {**source.settings.model_dump(), **changes, "localizer": "window", "beside": ()}
+    alone = replace(source, scores=scores.filter(kept), planned={})
+    return _all(alone, LocalizeSettings.model_validate(settings))
 
 
 def claim(source: ScoreSource, kind: str, window: Window, changes: Mapping[str, Any]) -> list[KindClaim]:

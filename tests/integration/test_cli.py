@@ -108,14 +108,16 @@ def test_a_claim_about_a_kind_is_tested(command: Command, sweep: Path, tmp_path:
     assert claims[0]["holds"] is False
     code, out, _ = command("localize", results, "--window", "5,1", "--json")
     named = json.loads(out)
-    assert (code, [len(item["effects"]) for item in named]) == (0, [1, 1])
+    assert (code, len(named)) == (0, 2)
     whole = json.loads(command("localize", results, "--json")[1])
     picked = next(row for row in whole[0]["effects"] if (row["window_start"], row["window_size"]) == (5, 1))
-    (alone,) = named[0]["effects"]
+    alone = named[0]
     assert alone["effect"] == picked["effect"]
     assert alone["holds_in"] == picked["holds_in"]
     if alone["holds_in"]:
         assert alone["prompt_share_low"] > picked["prompt_share_low"], "no pick is paid for"
+    code, out, _ = command("localize", results, "--window", "5,1")
+    assert (code, out.count("sites 5-5"), out.count("of prompts like these")) == (0, 2, 2)
     for words, message in (
         (("--claim", "style"), "needs --window"),
         (("--window", "5,1", "--write"), "without --write"),

@@ -85,11 +85,11 @@ def test_seed_variance_is_that_of_the_mean_over_these_prompts() -> None:
     true = 0.25 / 4 + 1 / 32
     assert (values.mean(axis=(0, 1)) - by_prompt.mean()).var() == pytest.approx(true, rel=0.03)
     assert true <= variance.mean() <= 1.15 * true, "never less than the rest, so a little too much"
-    assert set(free) == {3.0, 21.0}
+    assert set(free) == {3.0}, "of the seeds, whatever the rest says"
 
 
 @pytest.mark.parametrize(("prompts", "seeds"), [(1, 4), (2, 2), (8, 4), (16, 2)])
-@pytest.mark.parametrize("by_seed", [0.0, 1.0])
+@pytest.mark.parametrize("by_seed", [0.0, 0.4, 1.0])
 def test_bounds_about_these_prompts_hold_however_unlike_they_are(prompts: int, seeds: int, by_seed: float) -> None:
     rng = np.random.default_rng(7)
     own = 5 * rng.standard_normal((prompts, 1, 4000))
@@ -103,14 +103,10 @@ def test_one_seed_bounds_nothing() -> None:
     assert np.isinf(variance).all()
 
 
-def draws(rng: np.random.Generator, pairs: int) -> np.ndarray:
-    return rng.standard_normal((400, pairs))
-
-
 def test_ratio_takes_numerator_and_denominator_of_the_same_pairs() -> None:
     rng = np.random.default_rng(5)
     full = rng.uniform(0.5, 2, (8, 4))
-    ratios = seed_ratios(0.6 * full[:, :, None], full, np.ones((8, 4, 1), dtype=bool), draws(rng, 32), pool=1)
+    ratios = seed_ratios(0.6 * full[:, :, None], full, np.ones((8, 4, 1), dtype=bool), pool=1)
     assert ratios.value == pytest.approx(0.6)
     assert ratios.error == pytest.approx(0, abs=1e-12)
 
@@ -122,7 +118,7 @@ def test_simultaneous_bounds_hold_together() -> None:
         own, columns = 5 * rng.standard_normal((10, 1, 40)), np.arange(40)
         values = own + rng.standard_normal((1, 6, 40)) + rng.standard_normal((10, 6, 40))
         present = np.ones(values.shape, dtype=bool)
-        ratios = seed_ratios(values, np.ones((10, 6)), present, draws(rng, 60), pool=40)
+        ratios = seed_ratios(values, np.ones((10, 6)), present, pool=40)
         low = ratios.simultaneous_low(0.95, columns)
         assert (low < ratios.low(0.95)).all()
         held.append((low <= own.mean(axis=(0, 1))).all())
