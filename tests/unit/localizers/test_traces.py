@@ -50,9 +50,12 @@ def test_tracing_picks_the_site_that_brings_most_back_with_its_interval() -> Non
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("full", "back", "outcome"), [(0.0, 0.9, "no_effect"), (0.3, 0.0, "inconclusive")])
-def test_tracing_says_so_where_there_is_nothing(full: float, back: float, outcome: str) -> None:
-    traces = simulated_traces("causal_tracing", np.full(16, back), encoder=(0.0,), full=full, noise=0.05)
+@pytest.mark.parametrize(
+    ("full", "back", "noise", "outcome"),
+    [(0.0, 0.9, 0.005, "no_effect"), (0.0, 0.9, 0.2, "inconclusive"), (0.3, 0.0, 0.05, "inconclusive")],
+)
+def test_tracing_says_so_where_there_is_nothing(full: float, back: float, noise: float, outcome: str) -> None:
+    traces = simulated_traces("causal_tracing", np.full(16, back), encoder=(0.0,), full=full, noise=noise)
     found = causal_tracing.localize(traces, SETTINGS, SITES)
     assert (found.outcome, found.window_start) == (outcome, None)
 
