@@ -298,12 +298,9 @@ def exploratory(n_prompts: int, n_seeds: int) -> bool:
 
 def about(evidence: Evidence, verdict: Verdict) -> About:
     """Says which population a verdict is about; see `loco_core.localizers.About`."""
-    best = verdict.best
-    if (
-        verdict.outcome in ("localized", "multiple")
-        and best is not None
-        and evidence.bounds.prompt_share_low[best] > MOST
-    ):
+    share, best = evidence.bounds.prompt_share_low, verdict.best
+    # Of several places one has this bound here, the others not.
+    if verdict.outcome == "localized" and best is not None and share[best] > MOST:
         return "prompts_like_these"
     return "these_prompts" if evidence.paired.shape[1] > 1 else "these_pictures"
 

@@ -39,6 +39,22 @@ About = Literal["these_pictures", "these_prompts", "prompts_like_these"]
 seeds as random; or prompts like these, in more than half of which the window is shown to hold."""
 
 
+def said(outcome: str, about: str | None, n_prompts: int) -> str:
+    """Says an outcome in words that claim no more than it carries.
+
+    Args:
+        outcome: see `Outcome`.
+        about: whom it is about, see `About`.
+        n_prompts: of the sweep.
+    """
+    words = outcome.replace("_", " ")
+    if outcome in ("inconclusive", "incomplete") or about == "prompts_like_these":
+        return words
+    if about != "these_prompts":
+        return "picked" if outcome in ("localized", "multiple") else words
+    return f"{words} in {n_prompts} prompt{'' if n_prompts == 1 else 's'}"
+
+
 class LocalizeSettings(BaseModel):
     """The ``localize:`` block of a sweep.
 
@@ -252,15 +268,6 @@ class Localization:
     about: About = "these_pictures"
     holds_in: int | None = None
     prompt_share_low: float | None = None
-
-    @property
-    def whom(self) -> str:
-        """The population that the outcome is about, in words."""
-        if self.about == "prompts_like_these":
-            return f"at least {self.prompt_share_low:.0%} of prompts like these"
-        if self.about == "these_pictures":
-            return "these pictures"
-        return "this prompt" if self.n_prompts == 1 else f"these {self.n_prompts} prompts"
 
     @property
     def window(self) -> Window | None:

@@ -1,8 +1,9 @@
-"""The rule of the paper (LocoGen, ICML 2024): the window with the lowest mean CLIP score.
+"""The lowest mean CLIP score: the criterion of the paper (LocoGen, ICML 2024), at the smallest swept size.
 
-The paper grows the window until "the attribute is gone" and publishes no threshold for that; here the smallest swept
-size is taken. The rule has no notion of noise, of damage or of an attribute that is nowhere: it always finds a window.
-It is here to be compared with. What it says is about the pictures that were drawn, and nothing beyond.
+The paper grows the window until "the attribute is gone" and publishes no threshold for that; its smallest windows have
+two, three or five sites. Here the smallest swept size is taken, often a single site. The rule has no notion of noise,
+of damage or of an attribute that is nowhere: it always finds a window. It is here to be compared with. What it says is
+about the pictures that were drawn, and nothing beyond.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Attention contribution: where the concept's words write most into the image.
 
-The rule of *Localizing Knowledge in Diffusion Transformers* (Zarei et al., NeurIPS 2025): sites are ranked by their
+After *Localizing Knowledge in Diffusion Transformers* (Zarei et al., NeurIPS 2025): sites are ranked by their
 attention contribution (see `loco_core.tracing.attention`), and the K largest are taken; the authors take K = 6 of
 the 28 blocks of PixArt-alpha. Here it is the same share of the sites, side by side, so that the pick is a window like
 others: the one with the largest sum. The rule changes nothing in the model and compares no pictures: it always finds a

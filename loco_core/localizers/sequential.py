@@ -5,7 +5,7 @@ small window is run only where all large ones around it may still reach the thre
 beforehand: looks at a growing number of seeds of all prompts (`loco_core.looks`), at each of which windows whose
 simultaneous upper bound is below the threshold are dropped, at a share of the error that the look may spend. Only at
 the last look, on all prompts and seeds, a window may pass, by lower bounds that hold for every window of the grid, run
-or not: so do the exact ones of shares of images and of prompts, which need no spending, as they are looked at once.
+or not: so do the binomial ones of shares of images and of prompts, which need no spending, as they are looked at once.
 """
 
 from __future__ import annotations

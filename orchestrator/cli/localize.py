@@ -28,7 +28,7 @@ def localize(
         str | None,
         typer.Option(
             metavar="START,SIZE",
-            help="The window of --claim; without it, one that was named before these scores were looked at.",
+            help="A window that was named before these scores were looked at: of --claim, or by itself.",
         ),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Replace effects and localizations of the results.")] = False,
@@ -65,9 +65,15 @@ def localize(
         return
     print_localizations(found)
     for item in found:
-        print(f"{item.model} {item.attribute}: {item.outcome}: {item.reason}")
+        print(f"{item.model} {item.attribute}: {_said(item)}: {item.reason}")
     for item in beside:
-        print(f"{item.model} {item.attribute}: by {item.localizer} {item.outcome}: {item.reason}")
+        print(f"{item.model} {item.attribute}: by {item.localizer} {_said(item)}: {item.reason}")
+
+
+def _said(item: Localization) -> str:
+    from loco_core.localizers import said
+
+    return said(item.outcome, item.about, item.n_prompts)
 
 
 def _print_named(found: Sequence[Localization], as_json: bool) -> None:
@@ -103,8 +109,8 @@ def _print_claims(found: Sequence[KindClaim], as_json: bool) -> None:
         sites = f"sites {item.window.start}-{item.window.start + item.window.size - 1}"
         verdict = "holds" if item.holds else "is not shown"
         print(
-            f"{item.model}: that {item.kind} sits at {sites} {verdict}: mean effect {item.effect:.2f}"
-            f" ({item.ci_low:.2f} to {item.ci_high:.2f}) over {len(item.attributes)} attributes"
+            f"{item.model}: that the mean effect of {sites} on {item.kind} attributes reaches the threshold {verdict}:"
+            f" {item.effect:.2f} ({item.ci_low:.2f} to {item.ci_high:.2f}) over {len(item.attributes)} attributes"
         )
         for each in item.attributes:
             effect = "-" if each.effect is None else f"{each.effect:.2f}"

@@ -50,10 +50,9 @@ def _print_reach(reach: Reach) -> None:
     if reach.why_none:
         print(f"shows:   no window can be localized: {reach.why_none}")
         return
-    print(
-        f"shows:   a window that takes the attribute from every picture is localized in about {reach.whole:.0%} of such"
-    )
-    print(f"         sweeps, one that takes it from nine in ten in about {reach.most:.0%}")
+    print("shows:   if pictures vary as on the bundled models, a window that takes the attribute from every picture")
+    print(f"         passes in about {reach.whole:.0%} of such sweeps, one that takes it from nine in ten in", end="")
+    print(f" {reach.most:.0%}")
     if reach.prompts == 1:
         print("whom:    this one prompt; it says nothing of others")
         return

@@ -163,6 +163,8 @@ def print_localizations(found: Iterable[Localization]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from loco_core.localizers import said
+
     rows = list(found)
     if not rows:
         return
@@ -178,25 +180,19 @@ def print_localizations(found: Iterable[Localization]) -> None:
         interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
         effect = "-" if row.effect is None else f"{row.effect:.2f}"
         holds = "-" if row.holds_in is None else f"{row.holds_in} of {row.n_prompts}"
-        table.add_row(row.model, row.attribute, _said(row), sites, effect, interval, holds)
+        table.add_row(
+            row.model, row.attribute, said(row.outcome, row.about, row.n_prompts), sites, effect, interval, holds
+        )
     Console().print(table)
     if any(row.window is None for row in rows):
         print("(sites) are the window of the largest effect where none is localized")
-    said = [_said(row) for row in rows]
-    if any(" in " in words for words in said):
+    words = [said(row.outcome, row.about, row.n_prompts) for row in rows]
+    if any(" in " in each for each in words):
         print("in N prompts: of the sweep, with seeds as random; that most prompts like these do the same is not shown")
-    if "picked" in said:
+    if "localized" in words:
+        print("localized: in more than half of prompts like these")
+    if "picked" in words:
         print("picked: in the pictures drawn; that says nothing of others")
-
-
-def _said(row: Localization) -> str:
-    """Says an outcome in words that claim no more than it carries."""
-    outcome = row.outcome.replace("_", " ")
-    if row.outcome not in ("localized", "multiple") or row.about == "prompts_like_these":
-        return outcome
-    if row.about == "these_pictures":
-        return "picked"
-    return f"{outcome} in {row.n_prompts} prompt{'' if row.n_prompts == 1 else 's'}"
 
 
 def print_edits(found: Iterable[EditSummary]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from loco_core.localizers import said
 from orchestrator.edit_summary import Share
 from orchestrator.reporting.denoiser import draw
 from orchestrator.reporting.figures import SCOPES, Grid, effect_grids, pdfs
@@ -58,6 +59,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
     )  # fmt: skip
     environment.filters["span"] = lambda window: sites(*window)
     environment.filters["sites"] = lambda row: sites(row["window_start"], row["window_size"])
+    environment.filters["said"] = lambda row: said(row["outcome"], row["about"], row["n_prompts"] or 0)
     environment.filters["about"] = lambda row: (row["about"] or "these_pictures").replace("_", " ")
     return environment.get_template("report.html.jinja").render(
         findings=findings,

@@ -177,7 +177,7 @@ def _edit_lines(items: Sequence[Finding], known: Sequence[PublishedEdit], store:
     for item in items:
         for edit in item.chosen:
             like = [one for one in known if one.kind == item.row["attribute"].partition("/")[0]]
-            if edit.row["editor"] == "loco_edit" and like:
+            if edit.row["editor"] == "loco_edit" and edit.row["targets"] == "published" and like:
                 yield EditLine(
                     model=item.row["model"],
                     attribute=item.row["attribute"],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loco_core.localizer_bench import Condition, Noise, conditions, run_bench
 from loco_core.localizer_bench.populations import drawn_tables, populations
 from loco_core.localizer_bench.simulate import simulated_table
-from loco_core.localizers import Localization, LocalizeSettings, Rule, window
+from loco_core.localizers import Localization, LocalizeSettings, Rule, said, window
 from loco_core.power import chance_to_pass, least_pairs, prompts_for, reach
 from loco_core.statistics import binomial_low
 
@@ -29,7 +29,7 @@ def test_eight_prompts_speak_for_themselves_and_say_what_they_show_of_others() -
     found = localized(8, 4)
     assert (found.outcome, found.about, found.holds_in) == ("localized", "these_prompts", 8)
     assert found.prompt_share_low == pytest.approx((0.05 / 58) ** (1 / 8))
-    assert found.whom == "these 8 prompts"
+    assert said(found.outcome, found.about, found.n_prompts) == "localized in 8 prompts"
     assert "at least 41% of prompts like these" in found.reason
 
 
@@ -38,12 +38,15 @@ def test_sixteen_prompts_speak_of_most_prompts_like_these() -> None:
     assert (found.outcome, found.about, found.holds_in) == ("localized", "prompts_like_these", 16)
     assert found.prompt_share_low is not None
     assert found.prompt_share_low > 0.5
+    assert said(found.outcome, found.about, found.n_prompts) == "localized"
+    assert said("localized", "these_pictures", 16) == "picked"
+    assert said("distributed", "these_prompts", 16) == "distributed in 16 prompts"
 
 
 def test_one_prompt_says_nothing_of_others() -> None:
     found = localized(1, 50)
     assert (found.outcome, found.about) == ("localized", "these_prompts")
-    assert found.whom == "this prompt"
+    assert said(found.outcome, found.about, found.n_prompts) == "localized in 1 prompt"
     assert "shows nothing of others" in found.reason
 
 

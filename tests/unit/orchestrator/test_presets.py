@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from loco_core.attributes import attribute, siblings
+from loco_core.power import reach
 from loco_core.types import Window
 from orchestrator.edit_candidates import candidates
 from orchestrator.edit_plan import contents_were_swept, fit_templates, splits
@@ -24,10 +25,11 @@ def test_a_preset_sweeps_what_was_published(name: str) -> None:
     spec, known = load_sweep(preset_file(name)), published(name)
     (model,) = outline(spec).models
     assert (spec.name, spec.reproduces, model.id) == (name, name, known.model)
-    # Fewer would be marked exploratory.
-    assert spec.prompts >= 8
-    assert len(spec.seeds) >= 4
     swept = windows(spec, model.n_sites)
+    # A sweep in which no window can pass would read as a failed replication.
+    found = reach(spec.prompts, len(spec.seeds), len(swept), spec.localize.threshold, spec.localize.confidence)
+    assert not found.why_none
+    assert found.whole > 0.9
     # Or else "distributed" could never be said.
     assert max(window.size for window in swept) == spec.localize.largest(model.n_sites)
     assert {item.window for item in known.windows} <= set(swept)
@@ -106,8 +108,8 @@ def test_presets_are_listed_written_out_and_planned_without_weights(
     assert (code, "exists already" in err, err.count("\n")) == (2, True, 1)
     assert load_sweep(file).name == "locogen-sd14"
     code, out, err = command("plan", file, "--results", tmp_path / "none")
-    # 58 windows, 2 random sets of each of 4 sizes, clean, donor, identity, all sites; 9 attributes, 8 prompts, 4 seeds.
-    assert (code, f"cells:   {70 * 9 * 32}" in out) == (0, True)
+    # 58 windows, 2 random sets of each of 4 sizes, clean, donor, identity, all sites; 9 attributes, 8 prompts, 8 seeds.
+    assert (code, f"cells:   {70 * 9 * 64}" in out) == (0, True)
     assert "weights are missing" in err
     assert "no network" in err
     code, _, err = command("reproduce", "locogen-sd14", "--results", tmp_path / "none", "--backend", "inline")

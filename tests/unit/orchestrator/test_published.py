@@ -18,6 +18,7 @@ def results(
     localizations: list[dict[str, Any]],
     effects: list[dict[str, Any]] | None = None,
     evaluations: list[dict[str, Any]] | None = None,
+    targets: str = "published",
     **changes: Any,
 ) -> Store:
     """Made-up results of two models, of 16 sites and of 70."""
@@ -35,11 +36,11 @@ def results(
     block = {"model": "small", "attribute": "style/monet", "in_tie_set": False}
     store.write_derived("effects", make_table("effects", [{**block, **row} for row in effects or []]))
     if evaluations:
-        edit = {"edit_id": "e" * 64, "editor": "loco_edit", "scope": "localized", "model": "small",
+        edit = {"edit_id": "e" * 64, "editor": "loco_edit", "targets": targets, "scope": "localized", "model": "small",
                 "attribute": "style/monet", "localization": "by hand"}  # fmt: skip
         row = {"window_start": 8, "window_size": 2, "tokens": "last_subject", "lambda": 0.01, "chosen": True}
         store.write_derived("edits", make_table("edits", [{**edit, **row, "site_indices": [8, 9]}]))
-        edit.pop("localization")
+        edit = {name: value for name, value in edit.items() if name not in ("localization", "targets")}
         shown = {"split": "report", "prompt_role": "unrelated", "status": "ok", "content_text": "", "clip_text": "a"}
         rows = [{**edit, **shown, "unit_id": "4" * 64, **item} for item in evaluations]
         store.commit_unit("4" * 64, {"evaluations": make_table("evaluations", rows)}, "test")
@@ -101,6 +102,7 @@ def test_scores_of_spared_pictures_carry_an_interval_of_their_change() -> None:
         for kind in ("style", "object")
     ]  # fmt: skip
     pictures.append({"prompt": "c", "seed": 3, "clip_before": 0.30, "clip_after": None, "status": "invalid"})
+    assert not read(results([at(8, 2)], evaluations=pictures, targets="paired")).edits, "not the paper's edit"
     (line,) = read(results([at(8, 2)], evaluations=pictures)).edits
     assert line.published == "30.04 → 29.99 on 320 COCO prompts"
     start, _, change = line.measured.partition(" (change ")
