@@ -173,6 +173,10 @@ class Evidence:
         """Effect of swapping all sites, if it was run."""
         return None if self.ratios is None else finite(self.ratios.value[-1])
 
+    def all_sites_high(self, confidence: float) -> float | None:
+        """Upper bound of the effect of swapping all sites, if it was run."""
+        return None if self.ratios is None else finite(self.ratios.high(confidence)[-1])
+
     def cross_fitted(self, picked: int, candidates: Bools, settings: LocalizeSettings) -> float | None:
         """Effect of the picked window, where it is picked on a quarter of the grid and estimated on another.
 

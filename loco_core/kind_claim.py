@@ -10,7 +10,7 @@ import pyarrow as pa
 from scipy import special
 
 from loco_core.errors import LocalizationError
-from loco_core.evidence import Evidence, gather
+from loco_core.evidence import LEAST_SEEDS, Evidence, gather
 from loco_core.localizers import LocalizeSettings
 from loco_core.score_table import ScoreTable, read_scores
 from loco_core.statistics import Floats, holm
@@ -45,7 +45,7 @@ class KindClaim:
         effect: mean effect over attributes.
         ci_low: two-sided interval of it; attributes are resampled too, so it speaks of further attributes of the kind.
         ci_high: its upper end.
-        holds: the one-sided lower bound of the mean reaches the threshold.
+        holds: the one-sided lower bound of the mean reaches the threshold, of four seeds or more.
         attributes: each by itself.
     """
 
@@ -90,6 +90,7 @@ def claim_kind(
     p_values = [_p_value(e, window, settings.threshold) for e in evidence]
     adjusted = holm(p_values)
     alpha = 1 - settings.confidence
+    enough = min(len(table.seeds) for table in read) >= LEAST_SEEDS
     two_sided = float(special.stdtrit(free, 1 - alpha / 2)) * error
     return KindClaim(
         model=read[0].model,
@@ -98,9 +99,9 @@ def claim_kind(
         effect=mean,
         ci_low=mean - two_sided,
         ci_high=mean + two_sided,
-        holds=mean - float(special.stdtrit(free, settings.confidence)) * error >= settings.threshold,
+        holds=enough and mean - float(special.stdtrit(free, settings.confidence)) * error >= settings.threshold,
         attributes=tuple(
-            AttributeAtWindow(table.attribute, None if np.isnan(effect) else float(effect), p, q, q < alpha)
+            AttributeAtWindow(table.attribute, None if np.isnan(effect) else float(effect), p, q, enough and q < alpha)
             for table, effect, p, q in zip(read, effects, p_values, adjusted, strict=True)
         ),
     )

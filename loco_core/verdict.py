@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from loco_core.evidence import LEAST_FULL_EFFECT, MISSING_SHARE, PREVAILS, Evidence, disjoint_cover, finite, negligible
+from loco_core.evidence import (
+    LEAST_FULL_EFFECT,
+    LEAST_SEEDS,
+    MISSING_SHARE,
+    PREVAILS,
+    Evidence,
+    disjoint_cover,
+    finite,
+    negligible,
+)
 from loco_core.localizers import About, Effect, Localization, LocalizeSettings, Outcome, Request, relative_depth
 from loco_core.power import pairs_to_pass
 from loco_core.statistics import Bools
@@ -45,15 +54,15 @@ def judge(evidence: Evidence, settings: LocalizeSettings, *, complements_done: b
     1. ``incomplete``: more than a fifth of the pairs lack a clean or a donor image.
     2. Where no full effect is established: ``inconclusive``, unless it is shown to be next to nothing (see
        `loco_core.evidence.negligible`). Then ``absent`` if the clean images are on the donor's side of the margin
-       (upper bound of their mean at most 0), else ``no_effect``. Both are needed: a text pair may put every image on
+       (upper bound of their mean below 0), else ``no_effect``. Both are needed: a text pair may put every image on
        one side, and then only the donor images tell whether the attribute is there.
     3. A window passes if its simultaneous lower bound reaches the threshold; the smallest size at which a window passes
        without too much damage wins: ``localized``, or ``multiple`` if a window that shares no site with it passes
        too. If all that pass do damage: ``damaging``.
     4. ``incomplete``: none passes, and some in range lack more than a fifth of their cells. Such windows are not
        judged, and keep no other from passing.
-    5. ``inconclusive``: none passes, but some upper bound reaches the threshold, or the sweep has no windows of the
-       largest size in range.
+    5. ``inconclusive``: none passes, but some upper bound reaches the threshold, or not all windows of the largest size
+       in range were swept, or swapping all sites does not reach it either.
     6. ``redundant``: none is necessary, but the sites of some window alone keep most of the attribute, and so do all
        others without them.
     7. ``distributed``: none of these; no window in range holds the attribute.
@@ -69,7 +78,8 @@ def judge(evidence: Evidence, settings: LocalizeSettings, *, complements_done: b
     unfit = _unfit(evidence, settings)
     if unfit is not None:
         return unfit
-    in_range = evidence.sizes <= settings.largest(evidence.table.n_sites)
+    # A window of all sites is what the donor does outright.
+    in_range = (evidence.sizes <= settings.largest(evidence.table.n_sites)) & (evidence.sizes < evidence.table.n_sites)
     if not in_range.any():
         return Verdict("inconclusive", f"no window of at most {_share(settings)} of the sites was swept")
     passing = in_range & (evidence.low >= settings.threshold)
@@ -79,7 +89,8 @@ def judge(evidence: Evidence, settings: LocalizeSettings, *, complements_done: b
     if passing.any():
         best = _strongest(evidence, passing & (evidence.sizes == evidence.sizes[passing].min()))
         reason = (
-            f"{_named(evidence, best)} removes the attribute, but with it {evidence.damage[best]:.0%} of the content"
+            f"{_named(evidence, best)} removes the attribute, but with it {evidence.damage[best]:.1%} of the content, "
+            f"more than {settings.damage_share:.0%}"
         )
         return Verdict("damaging", reason, best)
     return _not_small(evidence, in_range, settings, complements_done)
@@ -100,7 +111,7 @@ def _unfit(evidence: Evidence, settings: LocalizeSettings) -> Verdict | None:
         bounds = f", bounds {low:.3f} to {high:.3f}" if np.isfinite(high - low) else ""
         seen = f"what the donor prompt outright does is not established ({full:.3f} cosine{bounds})"
         return Verdict("inconclusive", f"{seen}: {_seeds_to_establish(evidence, settings)}")
-    if evidence.clean.high(settings.confidence)[0] <= 0:
+    if evidence.clean.high(settings.confidence)[0] < 0:
         reason = f"the clean images look more like the donor text than like the attribute (margin {clean:.3f})"
         return Verdict("absent", f"{reason}, and no less so than the donor's (at most {high:.3f} more)")
     reason = f"even the donor prompt outright changes the margin by next to nothing ({full:.3f} cosine"
@@ -113,6 +124,8 @@ def _seeds_to_establish(evidence: Evidence, settings: LocalizeSettings) -> str:
     full, error = float(evidence.full.value[0]), float(evidence.full.error[0])
     if n_seeds < 2:
         return "one seed tells nothing of how seeds differ; take 4 or more"
+    if evidence.full.high(settings.confidence)[0] < 0:
+        return "its images are nearer score_text than the clean ones; are score_text and donor_text swapped?"
     above = full - max(full / 2, LEAST_FULL_EFFECT)
     if above <= 0:
         return "its images hardly lose the attribute; look at them before more are drawn"
@@ -136,14 +149,16 @@ def _picked(evidence: Evidence, good: Bools, in_range: Bools, settings: Localize
     wants = () if window in evidence.complement_columns() else (window,)
     rivals = good & in_range & evidence.disjoint(window)
     removes = f"{_named(evidence, best)} removes at least {evidence.low[best]:.0%} of the attribute"
-    removes += f" in {_these(evidence)} ({_prompts_like_these(evidence, best)})"
+    removes += f" in {_these(evidence)} ({_prompts_like_these(evidence, best, settings)})"
     ties = tuple(int(i) for i in tied)
     if rivals.any():
         rival = _strongest(evidence, rivals & (evidence.sizes == evidence.sizes[rivals].min()))
         return Verdict("multiple", f"{removes}, and so does {_named(evidence, rival)}", best, ties, wants)
     unjudged = int((in_range & ~evidence.complete).sum())
     rest = f"; {_counted(unjudged, 'window')} with too few cells not judged" if unjudged else ""
-    return Verdict("localized", f"{removes}; no smaller or separate window was shown to{rest}", best, ties, wants)
+    return Verdict(
+        "localized", f"{removes}; no smaller or separate window that was swept was shown to{rest}", best, ties, wants
+    )
 
 
 def _these(evidence: Evidence) -> str:
@@ -151,14 +166,14 @@ def _these(evidence: Evidence) -> str:
     return "this prompt" if count == 1 else f"these {count} prompts, on average"
 
 
-def _prompts_like_these(evidence: Evidence, best: int) -> str:
+def _prompts_like_these(evidence: Evidence, best: int, settings: LocalizeSettings) -> str:
     """Says in how many prompts a window holds, and what that shows of prompts like these."""
     held, count = int(evidence.holds_in[best]), int(evidence.paired.any(axis=1).sum())
     seen = f"it holds in {held} of {_counted(count, 'prompt')}"
     if count == 1:
         return f"{seen}, which shows nothing of others"
     shown = f"at least {evidence.bounds.prompt_share_low[best]:.0%} of prompts like these"
-    return f"{seen}, which shows {shown}"
+    return f"{seen}, which shows {shown} at {100 * settings.confidence:g}% confidence"
 
 
 def _counted(count: int, noun: str) -> str:
@@ -168,10 +183,13 @@ def _counted(count: int, noun: str) -> str:
 def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings, complements_done: bool) -> Verdict:
     """Judges tables in which no window passes."""
     best = _strongest(evidence, in_range)
-    largest, swept = settings.largest(evidence.table.n_sites), int(evidence.sizes[in_range].max())
-    if swept < largest:
-        missing = f"sizes up to {largest} are in range (max_share) but were not swept"
-        return Verdict("inconclusive", f"no window of up to {swept} sites passes; {missing}", best)
+    sites = evidence.table.n_sites
+    largest = min(settings.largest(sites), sites - 1)
+    unswept = {Window(start, largest) for start in range(sites - largest + 1)} - set(evidence.table.windows)
+    everywhere = evidence.all_sites_high(settings.confidence)
+    if everywhere is not None and everywhere < settings.threshold:
+        little = f"swapping all sites so removes {evidence.all_sites_effect():.0%} of what the donor prompt does"
+        return Verdict("inconclusive", f"{little}: what is swapped does too little to tell where it is held", best)
     unjudged = int((in_range & ~evidence.complete).sum())
     if unjudged:
         lack = f"{unjudged} of {int(in_range.sum())} windows lack more than {MISSING_SHARE:.0%} of their cells"
@@ -180,6 +198,9 @@ def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings, 
     if above:
         reason = f"no window is shown to reach {settings.threshold:.0%}, but {above} may: "
         return Verdict("inconclusive", reason + _more(evidence, best, settings), best)
+    if unswept:
+        count = f"{len(unswept)} of the {sites - largest + 1} windows of {largest} sites, the most in range (max_share)"
+        return Verdict("inconclusive", f"no window that was swept reaches it, but {count}, were not swept", best)
     wants = (
         ()
         if complements_done
@@ -204,9 +225,13 @@ def _not_small(evidence: Evidence, in_range: Bools, settings: LocalizeSettings, 
 def _more(evidence: Evidence, best: int, settings: LocalizeSettings) -> str:
     """Says how many pairs of prompt and seed would show a window as strong as the strongest, if it is as it looks."""
     pairs = int(evidence.paired.sum())
+    if settings.threshold >= 1:
+        return "no number of pictures shows all of it; 0.8 is the default"
+    if evidence.paired.shape[1] < LEAST_SEEDS:
+        return f"it takes {LEAST_SEEDS} seeds or more"
     needed = pairs_to_pass(evidence, best, settings)
     if needed is None:
-        return f"{_named(evidence, best)} looks weaker than that, which more prompts or seeds may show"
+        return f"{_named(evidence, best)} looks weaker than that; more prompts or seeds may show that it is"
     return f"about {needed} pairs of prompt and seed would show {_named(evidence, best)}, there are {pairs}"
 
 

@@ -92,10 +92,11 @@ def _print_named(found: Sequence[Localization], as_json: bool) -> None:
                 continue
             reach = "reach" if row.simultaneous_low >= item.threshold else "are not shown to reach"
             low, share = f"{row.simultaneous_low:.2f}", f"{row.prompt_share_low:.0%}"
-            print(
-                f"{where} {reach} {item.threshold:.0%}: effect {row.effect:.2f}, at least {low} in these"
-                f" {item.n_prompts} prompts; hold in {row.holds_in} of them, at least {share} of prompts like these"
-            )
+            whom = " in this prompt, which shows nothing of others"
+            if item.n_prompts > 1:
+                held = f"hold in {row.holds_in} of them, at least {share} of prompts like these"
+                whom = f" in these {item.n_prompts} prompts; {held}"
+            print(f"{where} {reach} {item.threshold:.0%}: effect {row.effect:.2f}, at least {low}{whom}")
 
 
 def _print_claims(found: Sequence[KindClaim], as_json: bool) -> None:

@@ -38,6 +38,8 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
             f"         to begin with; the localizer asks for more as it goes, at most {found.most_cells}"
             " in all and some complements"
         )
+    elif rule(spec.localize.localizer).bounds:
+        print("         and complements of some windows, where none passes by itself or one is localized")
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
     if rule(spec.localize.localizer).bounds:
         _print_reach(found.reach)
@@ -58,10 +60,8 @@ def _print_reach(reach: Reach) -> None:
         return
     print(f"whom:    these {reach.prompts} prompts; a window that holds in all of them holds in at least", end="")
     print(f" {reach.prompt_share:.0%} of prompts")
-    print(
-        f"         like these, at {reach.confidence:.0%} (more than half takes {reach.prompts_for_most} prompts", end=""
-    )
-    print(f", {reach.threshold:.0%} takes {reach.prompts_for_threshold})")
+    print(f"         like these, at {100 * reach.confidence:g}% confidence (more than half takes", end="")
+    print(f" {reach.prompts_for_most} prompts, {reach.threshold:.0%} takes {reach.prompts_for_threshold})")
 
 
 def _outlook(spec: SweepSpec, root: str) -> Outlook:

@@ -18,6 +18,7 @@ from orchestrator.reporting.figures import SCOPES, Grid, effect_grids, pdfs
 from orchestrator.reporting.findings import Finding, Findings, MeasuredEdit, read_findings, sites
 from orchestrator.reporting.pictures import Album
 from orchestrator.reporting.published import beside
+from orchestrator.spec import InterventionSpec
 from orchestrator.store import Store
 from orchestrator.store.layout import REPORT
 
@@ -65,6 +66,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
         findings=findings,
         beside=beside(findings, store),
         running=running,
+        default_intervention=InterventionSpec(),
         strips={block: row for block, row in strips.items() if row},
         before_after=before_after,
         album_full=album.full,

@@ -179,7 +179,11 @@ class ModelSpec(_Strict):
 
 
 class RecordSpec(_Strict):
-    """One source prompt with its donor and the texts that score both; see `loco_core.types.PromptRecord`."""
+    """One source prompt with its donor and the texts that score both; see `loco_core.types.PromptRecord`.
+
+    Raises:
+        PydanticCustomError: prompt and donor, or score text and donor text, are the same: nothing could be measured.
+    """
 
     prompt: Text
     donor: Text
@@ -187,6 +191,19 @@ class RecordSpec(_Strict):
     donor_text: Text
     content_text: Text
     template_id: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> RecordSpec:
+        for name, other in (("donor", "prompt"), ("donor_text", "score_text")):
+            if _words(getattr(self, name)) == _words(getattr(self, other)):
+                message = f"says what {other} says, so that nothing can be measured; expected another text"
+                raise _problem((name,), message)
+        return self
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """The words of a text, without what a reader would not tell apart."""
+    return tuple(word.casefold() for part in text.split() if (word := part.strip(".,;:!?")))
 
 
 class PublishedTextsSpec(_Strict):
@@ -244,7 +261,8 @@ class AttributeSpec(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> AttributeSpec:
-        _no_repeats("records", ((r.prompt, r.donor) for r in self.records), "the pair of prompt and donor")
+        # Claims count prompts: one that is given twice would be evidence twice.
+        _no_repeats("records", (" ".join(_words(record.prompt)) for record in self.records), "the prompt")
         return self
 
 

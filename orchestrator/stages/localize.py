@@ -83,7 +83,7 @@ def unscored(model: str, attribute: Attribute, settings: LocalizeSettings, reaso
 def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
     """Keeps rows without an intervention, identity swaps, and those under one set of options."""
     steps = intervention.steps
-    start, end = (steps[0], pc.scalar(steps[1])) if steps else (0, scores["steps"])
+    start, end = steps or (0, scores["steps"])
     matches = pc.and_(pc.equal(scores["part"], intervention.part), pc.equal(scores["tokens"], intervention.tokens))
     for option in ("guidance_half", "pooled"):
         matches = pc.and_(matches, pc.equal(scores[option], getattr(intervention, option)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,21 +62,14 @@ def test_a_window_that_fails_in_some_prompts_says_in_how_many_it_holds() -> None
     table = simulated_table("single", np.random.default_rng(3), WHOLE, sizes=((16, 6),))
     assert table.window is not None
     here = table.layout.windows.index(table.window)
-    scores = _unmoved(table.scores, table.window.start, table.window.size, {"p00", "p01"})
+    where = (table.window.start, table.window.size)
+    scores = _like_clean(
+        table.scores,
+        lambda row: (row["window_start"], row["window_size"]) == where and row["prompt_id"] in ("p00", "p01"),
+    )
     (effect,) = [window.localize(scores, SETTINGS).effects[here]]
     assert effect.holds_in == 14
     assert effect.prompt_share_low == pytest.approx(float(binomial_low(14, 16, 0.05 / 58)))
-
-
-def _unmoved(scores: pa.Table, start: int, size: int, prompts: set[str]) -> pa.Table:
-    """Gives a window's images in some prompts the scores of their clean ones."""
-    rows = scores.to_pylist()
-    clean = {(row["prompt_id"], row["seed"]): row for row in rows if row["control"] == "clean"}
-    for row in rows:
-        if (row["window_start"], row["window_size"]) == (start, size) and row["prompt_id"] in prompts:
-            of = clean[row["prompt_id"], row["seed"]]
-            row |= {name: of[name] for name in ("clip_score", "clip_score_donor")}
-    return pa.Table.from_pylist(rows, scores.schema.remove_metadata())
 
 
 @pytest.mark.parametrize(("prompts", "seeds"), [(2, 2), (3, 2), (2, 4)])
@@ -180,3 +176,53 @@ def test_more_seeds_raise_the_chance_and_a_window_below_the_threshold_has_next_t
     few, many = (chance_to_pass(0.95, 8, seeds, 58, 0.8, 0.95) for seeds in (4, 16))
     assert few < many
     assert chance_to_pass(0.7, 8, 4, 58, 0.8, 0.95) < 0.01
+
+
+def test_a_stride_that_left_windows_out_calls_nothing_distributed() -> None:
+    table = simulated_table("distributed", np.random.default_rng(0), WHOLE, sizes=((8, 6),))
+    assert window.localize(table.scores, SETTINGS).outcome == "distributed"
+    starts = pc.fill_null(pc.is_in(table.scores["window_start"], pa.array([0, 4, 8, 12])), False)
+    kept = pc.or_(starts, pc.is_null(table.scores["window_start"]))
+    found = window.localize(table.scores.filter(kept), SETTINGS)
+    assert found.outcome == "inconclusive"
+    assert "9 of the 13 windows of 4 sites" in found.reason
+
+
+def test_an_intervention_that_does_nothing_anywhere_tells_nothing_of_where() -> None:
+    table = simulated_table("distributed", np.random.default_rng(0), WHOLE, sizes=((8, 6),))
+    scores = _like_clean(table.scores, lambda row: row["control"] in ("all_sites", "window"))
+    found = window.localize(scores, SETTINGS)
+    assert found.outcome == "inconclusive"
+    assert "swapping all sites" in found.reason
+
+
+def test_the_window_of_all_sites_is_not_a_place() -> None:
+    table = simulated_table("single", np.random.default_rng(1), WHOLE, sizes=((8, 6),))
+    rows = [row for row in table.scores.to_pylist() if row["control"] != "window"]
+    rows += [
+        row | {"control": "window", "window_start": 0, "window_size": 16}
+        for row in table.scores.to_pylist()
+        if row["control"] == "all_sites"
+    ]
+    whole = pa.Table.from_pylist(rows, table.scores.schema.remove_metadata())
+    assert window.localize(whole, LocalizeSettings(max_share=1)).outcome == "inconclusive"
+
+
+def test_swapped_texts_are_asked_about() -> None:
+    scores = simulated_table("single", np.random.default_rng(1), WHOLE, sizes=((8, 6),)).scores
+    names = {"clip_score": "clip_score_donor", "clip_score_donor": "clip_score"}
+    swapped = scores.rename_columns([names.get(name, name) for name in scores.column_names])
+    found = window.localize(swapped, SETTINGS)
+    assert found.outcome == "inconclusive"
+    assert "swapped?" in found.reason
+
+
+def _like_clean(scores: pa.Table, wanted: Callable[[dict[str, Any]], bool]) -> pa.Table:
+    """Gives some images the scores of their clean ones."""
+    rows = scores.to_pylist()
+    clean = {(row["prompt_id"], row["seed"]): row for row in rows if row["control"] == "clean"}
+    for row in rows:
+        if wanted(row):
+            of = clean[row["prompt_id"], row["seed"]]
+            row |= {name: of[name] for name in ("clip_score", "clip_score_donor")}
+    return pa.Table.from_pylist(rows, scores.schema.remove_metadata())

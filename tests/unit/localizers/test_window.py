@@ -172,7 +172,7 @@ def test_sizes_that_were_not_swept_are_not_called_distributed() -> None:
     small = pc.or_kleene(pc.is_null(scores["window_size"]), pc.less(scores["window_size"], 3))
     found = localize(scores.filter(small), SETTINGS, SITE_NAMES)
     assert found.outcome == "inconclusive"
-    assert "sizes up to 4" in found.reason
+    assert "windows of 4 sites" in found.reason
     narrow = LocalizeSettings(resamples=200, max_share=0.125)
     assert localize(scores.filter(small), narrow, SITE_NAMES).outcome == "distributed"
 

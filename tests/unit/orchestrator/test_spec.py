@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from loco_core.errors import SpecError
 from loco_core.types import Generation, Intervention, PromptRecord, PublishedTexts
 from orchestrator.spec import AttributeSpec, InterventionSpec, SweepSpec, check_compatible, load_sweep, place
+from orchestrator.spec.sweep import RecordSpec
 
 RECORD = {
     "prompt": "a dog, mori",
@@ -362,3 +363,26 @@ def test_records_may_be_added_at_the_end_only() -> None:
     check_compatible(old, spec(prompts=2, attributes=[inline | {"records": [RECORD, other]}]))
     with pytest.raises(SpecError, match=r"style/m\.records differ among the first 1"):
         check_compatible(old, spec(prompts=2, attributes=[inline | {"records": [other, RECORD]}]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"donor": "A  circle."}, "says what prompt says"),
+        ({"donor_text": "Thick fog!"}, "says what score_text says"),
+    ],
+)
+def test_records_that_measure_nothing_are_refused(changes: dict[str, str], message: str) -> None:
+    record = {
+        "prompt": "a circle", "donor": "a shape", "score_text": "thick fog", "donor_text": "a photo",
+        "content_text": "x",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        RecordSpec(**{**record, **changes})
+
+
+def test_a_prompt_that_is_given_twice_is_refused_as_evidence_twice() -> None:
+    text = {"score_text": "fog", "donor_text": "a photo", "content_text": "x"}
+    records = tuple(RecordSpec(prompt=prompt, donor="a shape", **text) for prompt in ("a circle", "a circle ."))
+    with pytest.raises(ValueError, match="given more than once"):
+        AttributeSpec(kind="style", name="fog", mode="remove", records=records)
