@@ -162,7 +162,7 @@ _SHARES = (0.4, 0.12, 0.08, 0.08, 0.08, 0.06, 0.04, 0.04, 0.05, 0.05)
 _UNRESOLVED: Outcome = "inconclusive"
 SIZES = tuple((prompts, seeds) for prompts in (8, 10, 12) for seeds in (4, 6, 8))
 """Prompts and seeds of the tables, each as often as the others."""
-LIKE_THESE = 500
+LIKE_THESE = 2000
 """Prompts that are drawn beside those of a table, to know the share in which a window holds."""
 
 
