@@ -336,7 +336,7 @@ def test_methods_edit_without_a_window_and_stay_beside_one(command: Command, res
     code, out, err = command("edit", results, *VELOR, "--sweep", sweep.with_name("methods.yaml"), *INLINE)
     assert (code, err) == (0, "")
     assert "nothing is localized (style/velor); edits are made by uce and diff_quick_fix alone" in out
-    assert re.search(r"velor\s+uce all sites", out), out
+    assert re.search(r"velor\s+uce, paired all sites", out), out
     assert re.search(r"velor\s+diff_quick_fix", out), out
     alone = read(results, "edits")
     assert set(alone.scope) == {"method", "placebo"}

@@ -13,7 +13,7 @@ SMALLER = {
     # Words that a small text encoder knows.
     r"attributes:\n(  - .*\n)*": "attributes: [style/velor, fact/zandia]\n",
     r"sizes: .*\}": "sizes: [2], stride: 2}}",
-    r"prompts: 8\nseeds: 4": "prompts: 2\nseeds: 1",
+    r"prompts: 8\nseeds: 8": "prompts: 2\nseeds: 1",
     r"steps: 50": "steps: 2",
     r"height: 512, width: 512, batch_size: 8": "batch_size: 24",
     r"openai/clip-vit-base-patch16": "toy-clip",

@@ -102,7 +102,7 @@ def test_results_with_and_without_it_never_mix(made: Made) -> None:
 def test_an_export_is_the_edited_first_stage_and_says_so(made: Made, command: Command, tmp_path: Path) -> None:
     for root, expected in ((made.alone, 1), (made.both, 2)):
         out = tmp_path / root.name
-        code, said, err = command("export", root, out)
+        code, said, err = command("export", root, out, "--targets", "paired")
         assert (code, err, said.count("\n")) == (0, "", expected)
         pipeline = DiffusionPipeline.from_pretrained(out, use_safetensors=True)
         assert type(pipeline).__name__ == "IFPipeline"
