@@ -111,7 +111,7 @@ class Evidence:
         settled: windows with cells on all pairs of the table; only these are picked from and compared.
         ratios: effects of windows, then complements, then all sites; None without an established full effect.
         bounds: of the window effects; NaN for incomplete windows.
-        holds_in: in how many prompts the mean over the seeds reaches the threshold.
+        holds_in: in how many prompts the mean over the seeds reaches the threshold; of no meaning without `ratios`.
         damage: lost content, NaN where nothing is known.
         invalid: share of invalid images.
         flip_rate: share of images moved to the donor's side, NaN where no clean image is on the attribute's side.
@@ -253,7 +253,12 @@ def gather(
         complete=complete,
         settled=np.ones(count, dtype=np.bool_),
         ratios=ratios,
-        bounds=replace(bounds, high=bounds.high + invalid, prompt_share_low=np.where(complete, share, np.nan)),
+        # Without a full effect there is nothing that could hold in a prompt.
+        bounds=replace(
+            bounds,
+            high=bounds.high + invalid,
+            prompt_share_low=np.where(complete & (ratios is not None), share, np.nan),
+        ),
         holds_in=holds,
         damage=_damage(table, paired),
         invalid=invalid,
