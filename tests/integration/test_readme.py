@@ -18,7 +18,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 SMALLER = {
-    "prompts: 8": "prompts: 2", "seeds: 6": "seeds: 2", "sizes: [1, 2, 3]": "sizes: [1, 2]", "steps: 8": "steps: 4",
+    "prompts: 8": "prompts: 2", "seeds: 6": "seeds: 2", "sizes: [1, 2, 3, 4]": "sizes: [1, 2]", "steps: 8": "steps: 4",
     ", fact/zandia": "",
 }  # fmt: skip
 EDITS = """\
