@@ -21,7 +21,8 @@ from loco_core.statistics import MOST_SHARED, binomial_low, trials_without_failu
 CORRELATION = 0.55
 SPREAD = 0.15
 BY_SEED = 0.04
-DRAWS = 4000
+DRAWS, CELLS = 4000, 2**23
+"""Simulated sweeps, and pictures that they may have together: of millions of seeds few sweeps tell as much."""
 MOST_PAIRS = 100_000
 
 
@@ -67,13 +68,14 @@ def chance_to_pass(effect: float, prompts: int, seeds: int, windows: int, thresh
         return 0.0
     rng = np.random.default_rng(0)
     alpha, pairs = (1 - confidence) / windows, prompts * seeds
+    draws = max(1, min(DRAWS, CELLS // pairs))
     if effect >= 1:
-        rates = np.ones((DRAWS, prompts, 1))
+        rates = np.ones((draws, prompts, 1))
     else:
         spread = 1 / CORRELATION - 1
-        rates = rng.beta(effect * spread, (1 - effect) * spread, (DRAWS, prompts, 1))
-    lost = (rng.random((DRAWS, prompts, seeds)) < rates).astype(np.float64)
-    by_seed = BY_SEED * rng.standard_normal((DRAWS, 1, seeds))
+        rates = rng.beta(effect * spread, (1 - effect) * spread, (draws, prompts, 1))
+    lost = (rng.random((draws, prompts, seeds)) < rates).astype(np.float64)
+    by_seed = BY_SEED * rng.standard_normal((draws, 1, seeds))
     seen = lost + by_seed + SPREAD * rng.standard_normal(lost.shape)
     # Seeds differ from each other by what all windows say together: hence the freedom.
     error = np.sqrt((_rest(seen) + prompts * BY_SEED**2) / pairs)

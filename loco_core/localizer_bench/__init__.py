@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,8 @@ from loco_core.localizer_bench.simulate import (
     simulated_table,
     simulated_tables,
 )
-from loco_core.localizers import Localization, LocalizeSettings, Rule
+from loco_core.localizers import Effect, Localization, LocalizeSettings, Rule
 from loco_core.statistics import Floats
-from loco_core.types import Window
 from loco_core.verdict import MOST
 
 __all__ = [
@@ -67,11 +67,21 @@ class _Answer:
     def localized(self) -> bool:
         return self.found.outcome == "localized"
 
+    @cached_property
+    def _places(self) -> dict[tuple[int, int], int]:
+        return {(window.start, window.size): place for place, window in enumerate(self.table.layout.windows)}
+
     def at(self, truth: Floats, start: int | None, size: int | None) -> float | None:
         """Returns what is true of a window; None of none, or of one that was not swept."""
-        if start is None or size is None or Window(start, size) not in self.table.layout.windows:
+        if start is None or size is None or (start, size) not in self._places:
             return None
-        return float(truth[self.table.layout.windows.index(Window(start, size))])
+        return float(truth[self._places[start, size]])
+
+    def hold(self, bounds: Iterable[tuple[Effect, float | None]], truth: Floats, slack: float = 0.0) -> bool | None:
+        """Tells whether all lower bounds of windows hold; None where there are none."""
+        found = [(low, self.at(truth, effect.window_start, effect.window_size)) for effect, low in bounds]
+        known = [low <= true + slack for low, true in found if low is not None and true is not None]
+        return all(known) if known else None
 
     @property
     def effect_here(self) -> float | None:
@@ -219,19 +229,12 @@ def _covers(low: float | None, high: float | None, true: float) -> bool | None:
 
 
 def _all_covered(answer: _Answer) -> bool | None:
-    found = [
-        (e.simultaneous_low, answer.at(answer.table.here, e.window_start, e.window_size)) for e in answer.found.effects
-    ]
-    known = [low <= true for low, true in found if low is not None and true is not None]
-    return all(known) if known else None
+    return answer.hold(((e, e.simultaneous_low) for e in answer.found.effects), answer.table.here)
 
 
 def _shares_covered(answer: _Answer) -> bool | None:
-    shares = answer.table.shares
-    found = [(e.prompt_share_low, answer.at(shares, e.window_start, e.window_size)) for e in answer.found.effects]
-    # The truth is counted in some hundred prompts of the simulation: a bound may exceed it by the error of that.
-    known = [low <= true + COUNTED for low, true in found if low is not None and true is not None]
-    return all(known) if known else None
+    # The truth is counted in 2,000 prompts of the simulation: a bound may exceed it by the error of that.
+    return answer.hold(((e, e.prompt_share_low) for e in answer.found.effects), answer.table.shares, COUNTED)
 
 
 def _flattery(answers: Sequence[_Answer]) -> float | None:

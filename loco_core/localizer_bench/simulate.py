@@ -285,9 +285,9 @@ class _Drawer:
         self._effects, self._seeds, self._rng, self._noise = effects, seeds, rng, noise
         count = len(effects)
         self._varies = rng.uniform(1 - noise.uneven, 1 + noise.uneven, count) / noise.full_effect
-        self.uneven_images = np.ones(count)
+        self.image_factor = np.ones(count)
         self._varies[declared] *= noise.odd
-        self.uneven_images[declared] *= noise.odd
+        self.image_factor[declared] *= noise.odd
         self._of_seed = rng.random((1, seeds, 1))
         self._by_seed = noise.window_seed * self._varies * rng.standard_normal((1, seeds, count))
 
@@ -330,7 +330,7 @@ class _Drawer:
         share, _ = self.shares(LIKE_THESE)
         full = self.full(LIKE_THESE, size)
         clean, donor = (self.image_noise((LIKE_THESE, self._seeds, 1)) for _ in range(2))
-        lost = (clean + share * full - self.image_noise(share.shape) * self.uneven_images).sum(axis=1)
+        lost = (clean + share * full - self.image_noise(share.shape) * self.image_factor).sum(axis=1)
         whole = (clean + full - donor).sum(axis=1)
         return np.asarray(((whole > 0) & (lost >= THRESHOLD * whole)).mean(axis=0))
 
@@ -345,7 +345,7 @@ def _scores(
     base = truth.clean_margin + noise.offset + noise.prompt * rng.standard_normal((prompts, 1, 1))
     base = base + noise.seed * rng.standard_normal((1, seeds, 1))
     share, own = swept.shares(prompts)
-    margins = base - share * full + swept.image_noise(share.shape) * swept.uneven_images
+    margins = base - share * full + swept.image_noise(share.shape) * swept.image_factor
     fixed = base - np.array([0.0, 1.0, 1.0]) * full + swept.image_noise((prompts, seeds, 3))
     whole = full[:, :, 0].sum()
     here = (own * full[:, :, 0]).sum(axis=0) / whole if whole else np.zeros(len(windows))

@@ -270,6 +270,11 @@ class Localization:
     prompt_share_low: float | None = None
 
     @property
+    def words(self) -> str:
+        """The outcome in words that claim no more than it carries, see `said`."""
+        return said(self.outcome, self.about, self.n_prompts)
+
+    @property
     def window(self) -> Window | None:
         """The picked window, if one was."""
         if self.window_start is None or self.window_size is None:

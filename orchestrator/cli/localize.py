@@ -65,15 +65,9 @@ def localize(
         return
     print_localizations(found)
     for item in found:
-        print(f"{item.model} {item.attribute}: {_said(item)}: {item.reason}")
+        print(f"{item.model} {item.attribute}: {item.words}: {item.reason}")
     for item in beside:
-        print(f"{item.model} {item.attribute}: by {item.localizer} {_said(item)}: {item.reason}")
-
-
-def _said(item: Localization) -> str:
-    from loco_core.localizers import said
-
-    return said(item.outcome, item.about, item.n_prompts)
+        print(f"{item.model} {item.attribute}: by {item.localizer} {item.words}: {item.reason}")
 
 
 def _print_named(found: Sequence[Localization], as_json: bool) -> None:

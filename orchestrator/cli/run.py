@@ -163,8 +163,6 @@ def print_localizations(found: Iterable[Localization]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from loco_core.localizers import said
-
     rows = list(found)
     if not rows:
         return
@@ -180,13 +178,11 @@ def print_localizations(found: Iterable[Localization]) -> None:
         interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
         effect = "-" if row.effect is None else f"{row.effect:.2f}"
         holds = "-" if row.holds_in is None else f"{row.holds_in} of {row.n_prompts}"
-        table.add_row(
-            row.model, row.attribute, said(row.outcome, row.about, row.n_prompts), sites, effect, interval, holds
-        )
+        table.add_row(row.model, row.attribute, row.words, sites, effect, interval, holds)
     Console().print(table)
     if any(row.window is None for row in rows):
         print("(sites) are the window of the largest effect where none is localized")
-    words = [said(row.outcome, row.about, row.n_prompts) for row in rows]
+    words = [row.words for row in rows]
     if any(" in " in each for each in words):
         print("in N prompts: of the sweep, with seeds as random; that most prompts like these do the same is not shown")
     if "localized" in words:
