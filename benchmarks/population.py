@@ -28,7 +28,7 @@ SWEPT = (
     ("toy", "object/star"),
 )
 DECIMALS = 4
-"""Of a cosine; float32 noise of another batch shape is in the sixth."""
+"""To which cosines are rounded: another batch shape changes them in the sixth decimal."""
 
 
 def sweep(model: str, attribute: str) -> SweepSpec:

@@ -3,7 +3,7 @@
 ``python -m benchmarks.published``; resumable. A kind is edited where the localizer finds its example in the bundled
 score tables, with settings fixed beforehand, nothing chosen: LocoEdit and neurons at these sites, UCE and DiffQuickFix
 where they edit. Pictures are of prompts whose contents no edit was fitted on. Writes ``benchmarks/published.json``, a
-row an edit, and prints its tables; ``--print`` only prints.
+one row per edit, and prints its tables; ``--print`` only prints.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def settings_of() -> Iterator[EditSettings]:
 
 
 def measure(task: tuple[str, str, tuple[int, ...]]) -> list[dict[str, Any]]:
-    """Returns a row an edit of one attribute of one model at some sites."""
+    """Returns one row per edit of one attribute of one model at some sites."""
     name, key, window = task
     model, item = loaded(name), attribute(key)
     near = nearest(model, (), item)
@@ -184,7 +184,7 @@ def rate(rows: Sequence[Mapping[str, Any]], part: str, whole: str) -> str:
 
 
 def print_editors(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints published edits and ours side by side, a line an attribute."""
+    """Prints published edits and ours side by side, one line per attribute."""
     print("| model, attribute | sites |", " | ".join(named(e, t) for e in OURS for t in ("published", "paired")), "|")
     print("|---|---|" + "---|" * (2 * len(OURS)))
     blocks = dict.fromkeys((row["model"], row["kind"], row["attribute"]) for row in rows)
@@ -208,7 +208,7 @@ def print_editors(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_neurons(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints what neurons do over their share, a line an attribute, half and control."""
+    """Prints what neurons do over their share, one line per attribute, half and control."""
     print("| model, attribute | half | neurons |", " | ".join(f"{share:.0%}" for share in SHARES), "|")
     print("|---|---|---|" + "---|" * len(SHARES))
     lines: dict[tuple[str, ...], dict[float, list[Mapping[str, Any]]]] = {}

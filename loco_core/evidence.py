@@ -110,7 +110,7 @@ class Evidence:
         complete: windows with four fifths of their cells and some of every prompt; others are not judged.
         settled: windows with cells on all pairs of the table; only these are picked from and compared.
         ratios: effects of windows, then complements, then all sites; None without an established full effect.
-        bounds: of the window effects; NaN for incomplete windows.
+        bounds: lower and upper bounds of the window effects; NaN for incomplete windows.
         holds_in: in how many prompts the mean over the seeds reaches the threshold; of no meaning without `ratios`.
         damage: lost content, NaN where nothing is known.
         invalid: share of invalid images.
