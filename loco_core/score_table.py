@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from loco_core.errors import LocalizationError, did_you_mean
 from loco_core.statistics import Bools, Floats
+from loco_core.tables import rows_where
 from loco_core.types import Window
 
 REQUIRED = (
@@ -263,15 +264,15 @@ def _grid(scores: pa.Table, where: str) -> _Grid:
         prompt_of=prompt_of,
         seed_of=seed_of,
         control_of=np.array(controls)[control_of],
-        valid=np.asarray(pc.equal(scores["status"].cast(pa.string()), "ok")),
+        valid=np.asarray(pc.equal(scores["status"].cast(pa.string()), pa.scalar("ok"))),
         columns={name: _floats(scores, name) for name in numbers},
     )
 
 
-def _coded(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+def _coded(column: pa.ChunkedArray[Any]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     encoded = column.combine_chunks().cast(pa.string()).dictionary_encode()
-    words = encoded.dictionary.to_pylist()
-    order = sorted(range(len(words)), key=words.__getitem__)
+    words = [str(word) for word in encoded.dictionary.to_pylist()]
+    order = sorted(range(len(words)), key=lambda i: words[i])
     rank = np.empty(len(words), dtype=np.intp)
     rank[order] = np.arange(len(words))
     return tuple(words[i] for i in order), rank[encoded.indices.to_numpy()]
@@ -293,7 +294,7 @@ def _single(scores: pa.Table, name: str) -> str:
 def _site_count(scores: pa.Table, site_names: Sequence[str], where: str) -> int:
     if site_names:
         return len(site_names)
-    rows = scores["site_indices"].filter(pc.equal(scores["control"], "all_sites"))
+    rows = rows_where(scores, control="all_sites")["site_indices"]
     sites = pc.max(pc.list_flatten(rows)).as_py() if len(rows) else None
     if sites is None:
         raise LocalizationError(f'{where}: give the site names, or "all_sites" rows that tell how many there are')

@@ -153,7 +153,7 @@ def evaluate(
                 f"nothing to evaluate: {meant.root} holds no edits{_of(meant)}; `loco-sweep edit` fits some"
             )
         if only_chosen:
-            rows = as_chosen(rows)
+            rows = [dict(row) for row in as_chosen(rows)]
         found = remeasure(store, spec, held.resolved, rows)
         if found.lost:
             say(

@@ -148,21 +148,20 @@ class _Drafts:
         return list(found)
 
 
-PLAN_SCHEMA = pa.schema(
-    [
-        ("unit_id", pa.string()), ("unit_order", pa.int64()), ("row", pa.int32()), ("emit", pa.bool_()),
-        ("expected_seconds", pa.float64()), ("batch_size", pa.int32()), ("cell_id", pa.string()),
-        ("image_id", pa.string()),
-        ("model", pa.string()), ("attribute", pa.string()), ("attribute_kind", pa.string()), ("mode", pa.string()),
-        ("prompt_id", pa.string()), ("template_id", pa.string()), ("prompt", pa.string()), ("donor", pa.string()),
-        ("score_text", pa.string()), ("donor_text", pa.string()), ("content_text", pa.string()),
-        ("unrelated_texts", pa.list_(pa.string())), ("control", pa.string()), ("window_start", pa.int32()),
-        ("window_size", pa.int32()), ("site_indices", pa.list_(pa.int32())), ("part", pa.string()),
-        ("step_start", pa.int32()), ("step_end", pa.int32()), ("tokens", pa.string()), ("guidance_half", pa.string()),
-        ("pooled", pa.string()),
-        ("seed", pa.int64()),
-    ]
-)  # fmt: skip
+_PLAN_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("unit_id", pa.string()), ("unit_order", pa.int64()), ("row", pa.int32()), ("emit", pa.bool_()),
+    ("expected_seconds", pa.float64()), ("batch_size", pa.int32()), ("cell_id", pa.string()),
+    ("image_id", pa.string()),
+    ("model", pa.string()), ("attribute", pa.string()), ("attribute_kind", pa.string()), ("mode", pa.string()),
+    ("prompt_id", pa.string()), ("template_id", pa.string()), ("prompt", pa.string()), ("donor", pa.string()),
+    ("score_text", pa.string()), ("donor_text", pa.string()), ("content_text", pa.string()),
+    ("unrelated_texts", pa.list_(pa.string())), ("control", pa.string()), ("window_start", pa.int32()),
+    ("window_size", pa.int32()), ("site_indices", pa.list_(pa.int32())), ("part", pa.string()),
+    ("step_start", pa.int32()), ("step_end", pa.int32()), ("tokens", pa.string()), ("guidance_half", pa.string()),
+    ("pooled", pa.string()),
+    ("seed", pa.int64()),
+]  # fmt: skip
+PLAN_SCHEMA = pa.schema(_PLAN_COLUMNS)
 
 
 def sweep_id(spec: SweepSpec) -> str:

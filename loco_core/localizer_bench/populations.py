@@ -15,6 +15,7 @@ from loco_core.errors import LocalizationError
 from loco_core.localizer_bench.simulate import THRESHOLD, Layout, SimulatedTable
 from loco_core.score_table import ScoreTable, read_scores
 from loco_core.statistics import Floats
+from loco_core.tables import in_order
 from loco_core.toyworld import POPULATIONS
 
 
@@ -88,6 +89,5 @@ def _population(name: str) -> Population:
         rows = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise LocalizationError(f"{path}: not a readable table of a population ({error})") from error
-    order = [(key, "ascending") for key in ("prompt_id", "seed", "control", "window_size", "window_start")]
-    rows = rows.sort_by(order)
+    rows = in_order(rows, ("prompt_id", "seed", "control", "window_size", "window_start"))
     return Population(name, read_scores(rows), rows)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from loco_core.localizers import Grid, Localization, LocalizeSettings, Request, Rule
 from loco_core.statistics import Bools
+from loco_core.tables import rows_where
 from loco_core.types import Window
 
 _YARDSTICK = ("clean", "donor", "all_sites")
@@ -50,16 +51,18 @@ class Served:
         self.scores = scores
         self._control = np.array(scores["control"].cast(pa.string()).to_pylist())
         self._start, self._size = (
-            np.asarray(scores[name].fill_null(-1).to_numpy(), dtype=np.int64)
+            np.asarray(pc.fill_null(scores[name], pa.scalar(-1, scores[name].type)).to_numpy(), dtype=np.int64)
             for name in ("window_start", "window_size")
         )
-        prompts, self._prompt = np.unique(scores["prompt_id"].cast(pa.string()).to_pylist(), return_inverse=True)
+        prompts, self._prompt = np.unique(
+            np.array(scores["prompt_id"].cast(pa.string()).to_pylist()), return_inverse=True
+        )
         seeds, self._seed = np.unique(scores["seed"].to_numpy(), return_inverse=True)
         swept = self._control == "window"
         keys = np.unique(np.stack([self._size[swept], self._start[swept]], axis=1), axis=0)
         windows = tuple(Window(int(start), int(size)) for size, start in keys)
         if n_sites is None:
-            everywhere = scores["site_indices"].filter(pc.equal(scores["control"].cast(pa.string()), "all_sites"))
+            everywhere = rows_where(scores, control="all_sites")["site_indices"]
             n_sites = int(pc.max(pc.list_flatten(everywhere)).as_py()) + 1
         self.grid = Grid(n_sites, windows, tuple(map(str, prompts)), tuple(map(int, seeds)))
 
@@ -71,7 +74,7 @@ class Served:
         given = self._mask(rule.begin(self.grid, settings)) if rule.begin else self._control != "complement"
         drawn = self._drawn(given, np.zeros_like(given))
         while True:
-            scores = self.scores.take(pa.array(np.flatnonzero(given)))
+            scores = self.scores.take(np.flatnonzero(given))
             found = rule(scores, settings, site_names, self.grid)
             more = given | self._mask(found.wants)
             if not (more & ~given).any():
@@ -88,7 +91,7 @@ class Served:
 
     def rows(self, requests: Sequence[Request]) -> pa.Table:
         """Returns what these requests ask for."""
-        return self.scores.take(pa.array(np.flatnonzero(self._mask(requests))))
+        return self.scores.take(np.flatnonzero(self._mask(requests)))
 
     def _mask(self, requests: Sequence[Request]) -> Bools:
         wanted = np.zeros(len(self._control), dtype=np.bool_)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -382,11 +383,11 @@ def _rows(
     every = list(range(layout.sites))
     names, codes = np.unique(controls, return_inverse=True)
 
-    def per_pair(values: Sequence[object], kind: pa.DataType) -> pa.Array:
-        return pa.array(values, kind).take(pa.array(np.tile(np.arange(width), pairs)))
+    def per_pair(values: Sequence[object], kind: pa.DataType) -> pa.Array[Any]:
+        return pa.array(values, kind).take(np.tile(np.arange(width), pairs))
 
-    def constant(value: str) -> pa.DictionaryArray:
-        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(pairs * width, np.int32)), pa.array([value]))
+    def constant(value: str) -> pa.DictionaryArray[Any, Any]:
+        return pa.DictionaryArray.from_arrays(np.zeros(pairs * width, np.int32), pa.array([value]))
 
     prompt_codes = np.repeat(np.arange(prompts, dtype=np.int32), seeds * width)
     return pa.table(
@@ -396,14 +397,14 @@ def _rows(
             "attribute_kind": constant("style"),
             "mode": constant("remove"),
             "prompt_id": pa.DictionaryArray.from_arrays(prompt_codes, pa.array([f"p{i:02}" for i in range(prompts)])),
-            "seed": np.tile(np.repeat(np.arange(seeds), width), prompts),
+            "seed": pa.array(np.tile(np.repeat(np.arange(seeds), width), prompts)),
             "control": pa.DictionaryArray.from_arrays(np.tile(codes.astype(np.int32), pairs), pa.array(names.tolist())),
             "window_start": per_pair([w.start if w else None for w in windows], pa.int32()),
             "window_size": per_pair([w.size if w else None for w in windows], pa.int32()),
             "site_indices": per_pair([every if c == "all_sites" else [] for c in controls], pa.list_(pa.int32())),
-            "clip_score": (0.25 + margins / 2).reshape(-1),
-            "clip_score_donor": (0.25 - margins / 2).reshape(-1),
-            "clip_score_content": content.reshape(-1),
+            "clip_score": pa.array((0.25 + margins / 2).reshape(-1)),
+            "clip_score_donor": pa.array((0.25 - margins / 2).reshape(-1)),
+            "clip_score_content": pa.array(content.reshape(-1)),
             "clip_score_unrelated": per_pair([unrelated if c == "clean" else None for c in controls], pa.float64()),
             "status": constant("ok"),
         }

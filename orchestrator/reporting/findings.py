@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from loco_core.attributes import attribute
 from loco_core.errors import StoreError
+from loco_core.tables import distinct, where
 from orchestrator import __version__
 from orchestrator.edit_plan import contents_were_swept
 from orchestrator.edit_summary import EditSummary, Share, summarize
@@ -202,8 +203,8 @@ def read_findings(store: Store) -> Findings:
     localized += [_unlocalized(*block) for block in sorted(by_block.keys() - found)]
     localized.sort(key=lambda row: (row["outcome"] != "localized", row["model"], row["attribute"]))
     scores = store.read_columns("scores", ["device", "torch_version", "status"])
-    used = {name: sorted(set(scores[name].drop_null().to_pylist())) for name in ("device", "torch_version")}
-    status = Counter({item["values"]: item["counts"] for item in pc.value_counts(scores["status"]).to_pylist()})
+    used = {name: distinct(scores, name) for name in ("device", "torch_version")}
+    status = Counter(scores["status"].to_pylist())
     cells = {"scored": len(scores), "invalid": status["invalid"], "failed": store.read("failures").num_rows}
     return Findings(
         spec=spec,
@@ -271,7 +272,7 @@ def percent(share: Share) -> str:
 
 
 def _of_sites(effects: pa.Table) -> pa.Table:
-    return effects.filter(pc.equal(pc.fill_null(effects["component"], "denoiser"), "denoiser"))
+    return effects.filter(pc.field("component").is_null() | where(component="denoiser"))
 
 
 def _finding(row: Mapping[str, Any], edits: Sequence[MeasuredEdit], comparison: Comparison | None) -> Finding:

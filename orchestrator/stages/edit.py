@@ -267,7 +267,10 @@ class EditStage:
         ]
         # A unit is named by what it fits: another place may have had it fitted, under its own localization.
         where = [place.localization] * len(flags)
-        columns = {"chosen": pa.array(flags, pa.bool_()), "localization": pa.array(where, pa.string())}
+        columns: dict[str, pa.Array[Any]] = {
+            "chosen": pa.array(flags, pa.bool_()),
+            "localization": pa.array(where, pa.string()),
+        }
         for name, values in columns.items():
             at = table.schema.get_field_index(name)
             table = table.set_column(at, table.schema.field(at), values)

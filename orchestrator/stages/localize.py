@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from loco_core.evidence import MISSING_SHARE
 from loco_core.localizers import Grid, Localization, LocalizeSettings, name_of, rule
+from loco_core.tables import where
 from loco_core.types import Attribute
 from orchestrator.spec import InterventionSpec
 from orchestrator.store import Store
@@ -82,14 +83,11 @@ def unscored(model: str, attribute: Attribute, settings: LocalizeSettings, reaso
 
 def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
     """Keeps rows without an intervention, identity swaps, and those under one set of options."""
-    steps = intervention.steps
-    start, end = steps or (0, scores["steps"])
-    matches = pc.and_(pc.equal(scores["part"], intervention.part), pc.equal(scores["tokens"], intervention.tokens))
-    for option in ("guidance_half", "pooled"):
-        matches = pc.and_(matches, pc.equal(scores[option], getattr(intervention, option)))
-    matches = pc.and_(matches, pc.and_(pc.equal(scores["step_start"], start), pc.equal(scores["step_end"], end)))
-    always = pc.is_in(scores["control"], pa.array(["clean", "donor", "identity"]))
-    return scores.filter(pc.or_(always, matches))
+    start, end = intervention.steps or (0, None)
+    options = {name: getattr(intervention, name) for name in ("part", "tokens", "guidance_half", "pooled")}
+    until = pc.field("steps") if end is None else pc.scalar(end)
+    matches = where(step_start=start, **options) & (pc.field("step_end") == until)
+    return scores.filter(pc.field("control").isin(["clean", "donor", "identity"]) | matches)
 
 
 def effects_table(sweep_id: str, found: Iterable[Localization], *, beside: bool) -> pa.Table:
@@ -116,7 +114,7 @@ def localizations_table(sweep_id: str, found: Iterable[Localization], *, beside:
 
 def main_rows(table: pa.Table) -> pa.Table:
     """Returns the rows of ``effects`` or ``localizations`` of the localizer that edits follow."""
-    return table.filter(pc.invert(pc.fill_null(table["beside"], False)))
+    return table.filter(pc.field("beside").is_null() | ~pc.field("beside"))
 
 
 class Tables:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from loco_core.tables import rows_where
 from orchestrator.edit_plan import Pair, PlannedEdit, Probe, measured_pair, pair
 from orchestrator.store import Publisher, Store
 
@@ -38,8 +38,7 @@ class Measured:
     ) -> list[dict[str, Any]]:
         """Returns what was seen of some edits on some probes."""
         wanted = {pair(edit, probe) for edit in edits for probe in drawn}
-        mine = pc.and_(pc.equal(self._table["model"], model), pc.equal(self._table["attribute"], attribute))
-        listed = self._table.filter(mine).select(_COLUMNS).to_pylist()
+        listed = rows_where(self._table, model=model, attribute=attribute).select(_COLUMNS).to_pylist()
         return [row for row in listed if measured_pair(row) in wanted]
 
     def pairs(self, model: str, attribute: str, edits: Iterable[PlannedEdit], drawn: Sequence[Probe]) -> set[Pair]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from loco_core.errors import LocalizationError, StoreError, did_you_mean, first_line
 from loco_core.kind_claim import KindClaim, claim_kind
 from loco_core.localizers import Grid, Localization, LocalizeSettings
+from loco_core.tables import distinct, rows_where, where
 from loco_core.tracing import reads
 from loco_core.types import Attribute, Window
 from orchestrator.plan import CELL_KEY, cell_key, grid
@@ -123,12 +124,12 @@ def relocalize(source: ScoreSource, changes: Mapping[str, Any]) -> tuple[list[Lo
 
 def _all(source: ScoreSource, settings: LocalizeSettings) -> list[Localization]:
     method = reads(settings.localizer)
-    rows = source.scores if method is None else source.traces.filter(pc.equal(source.traces["method"], method))
+    rows = source.scores if method is None else rows_where(source.traces, method=method)
     if "model" not in rows.column_names or "attribute" not in rows.column_names:
         raise StoreError("the scores have no columns model and attribute; expected those of a results folder's scores")
     found = []
     for block in sorted({(row["model"], row["attribute"]) for row in rows.select(["model", "attribute"]).to_pylist()}):
-        mine = rows.filter(pc.and_(pc.equal(rows["model"], block[0]), pc.equal(rows["attribute"], block[1])))
+        mine = rows_where(rows, model=block[0], attribute=block[1])
         options, sites = source.intervention if method is None else None, _site_names(source, block[0])
         try:
             item = localize(mine, settings, sites, options, _grid(source, block[1], len(sites)))
@@ -158,9 +159,9 @@ def named_beforehand(source: ScoreSource, window: Window, changes: Mapping[str, 
         LocalizationError: it was not swept.
     """
     scores = source.scores
-    here = pc.and_(pc.equal(scores["window_start"], window.start), pc.equal(scores["window_size"], window.size))
-    kept = pc.or_(pc.fill_null(here, False), pc.is_null(scores["window_start"]))
-    if not pc.any(pc.and_(pc.fill_null(here, False), pc.equal(scores["control"], "window"))).as_py():
+    here = where(window_start=window.start, window_size=window.size)
+    kept = here | pc.field("window_start").is_null()
+    if not scores.filter(here & where(control="window")).num_rows:
         raise LocalizationError(f"window {window.start},{window.size} was not swept")
     settings = {**source.settings.model_dump(), **changes, "localizer": "window", "beside": ()}
     alone = replace(source, scores=scores.filter(kept), planned={})
@@ -174,16 +175,16 @@ def claim(source: ScoreSource, kind: str, window: Window, changes: Mapping[str, 
         LocalizationError: a model has fewer than two attributes of the kind, or did not sweep the window.
     """
     settings = LocalizeSettings.model_validate({**source.settings.model_dump(), **changes})
-    scores = source.scores.filter(pc.equal(source.scores["attribute_kind"], kind))
+    scores = rows_where(source.scores, attribute_kind=kind)
     if not scores.num_rows:
-        kinds = pc.unique(source.scores["attribute_kind"]).to_pylist()
+        kinds = distinct(source.scores, "attribute_kind")
         raise LocalizationError(f'there are no scores of the kind "{kind}"{did_you_mean(kind, kinds)}')
     found = []
-    for model in sorted(pc.unique(scores["model"]).to_pylist()):
-        mine = scores.filter(pc.equal(scores["model"], model))
+    for model in distinct(scores, "model"):
+        mine = rows_where(scores, model=model)
         if source.intervention:
             mine = under(mine, source.intervention)
-        tables = [mine.filter(pc.equal(mine["attribute"], name)) for name in pc.unique(mine["attribute"]).to_pylist()]
+        tables = [rows_where(mine, attribute=name) for name in distinct(mine, "attribute")]
         found.append(claim_kind(tables, window, settings, _site_names(source, model)))
     return found
 

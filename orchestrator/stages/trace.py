@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from loco_core.errors import LocalizationError
 from loco_core.localizers import Localization
+from loco_core.tables import rows_where
 from loco_core.tracing import Method, reads
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Settled, Unit
@@ -118,7 +118,4 @@ class TraceStage:
 
 def traces_of(rows: pa.Table, model: str, attribute: str, method: str) -> pa.Table:
     """Returns the traces of one (model, attribute) by one method."""
-    mine = pc.equal(rows["method"], method)
-    for name, value in (("model", model), ("attribute", attribute)):
-        mine = pc.and_(mine, pc.equal(rows[name], value))
-    return rows.filter(mine)
+    return rows_where(rows, method=method, model=model, attribute=attribute)

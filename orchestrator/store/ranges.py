@@ -61,8 +61,9 @@ class RangedTable:
         """
         groups = range(self._footer.num_row_groups) if group is None else [group]
         try:
-            options = {"metadata": self._footer, "page_checksum_verification": True, "pre_buffer": True}
-            with pq.ParquetFile(self._source(), **options) as file:
+            with pq.ParquetFile(
+                self._source(), metadata=self._footer, page_checksum_verification=True, pre_buffer=True
+            ) as file:
                 return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error

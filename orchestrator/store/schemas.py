@@ -22,7 +22,8 @@ _HF_NAMES = {_TEXT: "string", _INT: "int32", _LONG: "int64", _REAL: "float64", _
 
 
 def _schema(*fields: tuple[str, pa.DataType], metadata: Mapping[str, str] | None = None) -> pa.Schema:
-    return pa.schema(fields, metadata={"loco_sweep_schema_version": str(SCHEMA_VERSION), **(metadata or {})})
+    said = {"loco_sweep_schema_version": str(SCHEMA_VERSION), **(metadata or {})}
+    return pa.schema(fields, metadata={key.encode(): value.encode() for key, value in said.items()})
 
 
 _CELL: tuple[tuple[str, pa.DataType], ...] = (

@@ -30,7 +30,7 @@ def encode_table(table: pa.Table) -> bytes:
     rows = max(1, table.num_rows * _GROUP_BYTES // max(1, table.nbytes))
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table, row_group_size=rows)
-        writer.add_key_value_metadata({_KEY: _BLANK})
+        writer.add_key_value_metadata({_KEY.decode(): _BLANK.decode()})
     return _seal(sink.getvalue().to_pybytes())
 
 
@@ -49,7 +49,7 @@ def decode_table(data: bytes, path: str, columns: Sequence[str] | None = None) -
     try:
         # Files are small and read many at a time: one thread each, and not through the far slower data set reader.
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            return file.read(columns=columns, use_threads=False)
+            return file.read(columns=None if columns is None else list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedFileError(f"{path}: not readable as Parquet ({_first_line(error)}); {_REMEDY}") from error
 

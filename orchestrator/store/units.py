@@ -7,6 +7,7 @@ columns only.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -65,7 +66,7 @@ def _checked(unit_id: str, name: str, table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata(schema.metadata)
 
 
-def _padded(table: pa.Table, height: int) -> pa.Array:
+def _padded(table: pa.Table, height: int) -> pa.Array[Any]:
     structs = table.to_struct_array().combine_chunks()
     return pa.concat_arrays([structs, pa.nulls(height - table.num_rows, structs.type)])
 
@@ -75,6 +76,7 @@ def _rows(packed: pa.Table, name: str) -> pa.Table:
     if name not in packed.column_names:
         return schema.empty_table()
     structs = packed[name].combine_chunks().drop_null()
+    assert isinstance(structs, pa.StructArray)
     # A column added to the schema after this unit was written is null.
     columns = dict(zip((f.name for f in structs.type), structs.flatten(), strict=True))
     arrays = [columns[f.name] if f.name in columns else pa.nulls(len(structs), f.type) for f in schema]

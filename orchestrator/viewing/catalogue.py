@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from loco_core.editors import named
 from loco_core.errors import ViewError
+from loco_core.tables import in_order, joined
 from orchestrator.store import DamagedFileError, MissingFileError, Store, layout
 from orchestrator.store.ranges import RangedTable
 
@@ -24,16 +25,15 @@ _LABELS = ("model", "attribute", "prompt", "control", "window_start", "window_si
 _INTERVENTION = ("part", "step_start", "step_end", "tokens", "guidance_half", "pooled")
 _IDS = ("unit_id", "image_id")
 _SCORED = (*_IDS, *_LABELS, *_INTERVENTION, "site_indices")
-INDEX = pa.schema(
-    [
-        ("model", pa.string()), ("attribute", pa.string()), ("prompt", pa.string()), ("seed", pa.int64()),
-        ("rank", pa.int8()), ("control", pa.string()), ("intervention", pa.string()), ("window_size", pa.int32()),
-        ("window_start", pa.int32()), ("edit_id", pa.string()), ("prompt_role", pa.string()),
-        ("site_indices", pa.list_(pa.int32())), ("file", pa.string()), ("row", pa.int64()),
-    ]
-)  # fmt: skip
+_INDEX_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("model", pa.string()), ("attribute", pa.string()), ("prompt", pa.string()), ("seed", pa.int64()),
+    ("rank", pa.int8()), ("control", pa.string()), ("intervention", pa.string()), ("window_size", pa.int32()),
+    ("window_start", pa.int32()), ("edit_id", pa.string()), ("prompt_role", pa.string()),
+    ("site_indices", pa.list_(pa.int32())), ("file", pa.string()), ("row", pa.int64()),
+]  # fmt: skip
+INDEX = pa.schema(_INDEX_COLUMNS)
 """Columns of the index; a part's seal and a row in it name an image for good."""
-_ORDER = [(f.name, "ascending") for f in INDEX if f.name not in ("control", "site_indices")]
+_ORDER = tuple(f.name for f in INDEX if f.name not in ("control", "site_indices"))
 _CACHE_BYTES = 64 * 2**20
 _SHOWN_OF_SCORES = (
     "donor", "site_indices", *_INTERVENTION, "clip_score", "clip_score_donor", "margin_clean", "image_distance",
@@ -67,15 +67,15 @@ class _Part:
 class _Cache:
     """The images of a few row groups, the last used last."""
 
-    groups: OrderedDict[tuple[str, int], pa.ChunkedArray] = field(default_factory=OrderedDict)
+    groups: OrderedDict[tuple[str, int], pa.Array[Any]] = field(default_factory=OrderedDict)
 
-    def get(self, key: tuple[str, int]) -> pa.ChunkedArray | None:
+    def get(self, key: tuple[str, int]) -> pa.Array[Any] | None:
         found = self.groups.get(key)
         if found is not None:
             self.groups.move_to_end(key)
         return found
 
-    def put(self, key: tuple[str, int], images: pa.ChunkedArray) -> None:
+    def put(self, key: tuple[str, int], images: pa.Array[Any]) -> None:
         self.groups[key] = images
         while len(self.groups) > 1 and sum(group.nbytes for group in self.groups.values()) > _CACHE_BYTES:
             self.groups.popitem(last=False)
@@ -116,7 +116,7 @@ class Catalogue:
                     problems.append(str(error))
             if self._parts.keys() != known.keys() or tuple(problems) != self._snapshot.problems:
                 index = pa.concat_tables([INDEX.empty_table(), *(part.index for part in self._parts.values())])
-                self._snapshot = Snapshot(index.sort_by(_ORDER), self._edits(), tuple(problems))
+                self._snapshot = Snapshot(in_order(index, _ORDER), self._edits(), tuple(problems))
             return self._snapshot
 
     def image(self, file: str, row: int) -> bytes:
@@ -135,7 +135,7 @@ class Catalogue:
         with self._cache_lock:
             images = self._cache.get((file, group))
             if images is None:
-                images = part.images.read(["image.bytes"], group)["image"].combine_chunks().field("bytes")
+                images = pc.struct_field(part.images.read(["image.bytes"], group)["image"].combine_chunks(), "bytes")
                 self._cache.put((file, group), images)
         return bytes(images[at].as_py())
 
@@ -210,31 +210,35 @@ def _labelled(own: pa.Table, scores: pa.Table) -> list[pa.Table]:
     return [scored, own.filter(pc.invert(pc.is_in(keys, value_set=wanted)))]
 
 
-def _key(table: pa.Table) -> pa.Array:
-    return pc.binary_join_element_wise(*(table[name].combine_chunks() for name in _IDS), " ")
+def _key(table: pa.Table) -> pa.ChunkedArray[Any]:
+    return joined(*(table[name] for name in _IDS), by=" ")
 
 
 def _indexed(table: pa.Table, seal: str) -> pa.Table:
     rank = pc.index_in(table["control"], value_set=pa.array(CONTROLS)).cast(pa.int8())
     made: dict[str, Any] = {
-        "rank": pc.fill_null(rank, len(CONTROLS)),
+        "rank": pc.fill_null(rank, pa.scalar(len(CONTROLS), pa.int8())),
         "intervention": _intervention(table),
         "file": pa.repeat(seal, table.num_rows),
     }
     columns = [
-        made[name] if name in made else table[name] if name in table.column_names else pa.nulls(table.num_rows, kind)
+        made[name] if name in made else table[name] if name in table.column_names else _nulls(table, kind)
         for name, kind in zip(INDEX.names, INDEX.types, strict=True)
     ]
     return pa.table(columns, schema=INDEX)
 
 
-def _intervention(table: pa.Table) -> pa.Array | pa.ChunkedArray:
+def _nulls(table: pa.Table, kind: pa.DataType) -> pa.Array[Any]:
+    return pa.array([None] * table.num_rows, kind)
+
+
+def _intervention(table: pa.Table) -> Any:
     """Returns the options of the interventions in words; of clean and donor images, which have none, null."""
     if "part" not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
     part, start, end, tokens, half, pooled = (table[name].cast(pa.string()) for name in _INTERVENTION)
-    steps = pc.binary_join_element_wise("steps", pc.binary_join_element_wise(start, end, "-"), " ")
-    words = pc.binary_join_element_wise(part, steps, pc.binary_join_element_wise(tokens, "tokens", " "), half, ", ")
-    words = pc.if_else(pc.equal(pooled, "donor"), pc.binary_join_element_wise(words, "pooled donor", ", "), words)
+    steps, positions = joined("steps", joined(start, end, by="-"), by=" "), joined(tokens, "tokens", by=" ")
+    words = joined(part, steps, positions, half, by=", ")
+    words = pc.if_else(pc.equal(pooled, pa.scalar("donor")), joined(words, "pooled donor", by=", "), words)
     has_none = pc.is_in(table["control"], value_set=pa.array(["clean", "donor", "identity"]))
     return pc.if_else(has_none, pa.scalar(None, pa.string()), words)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Any
 from urllib.parse import urlencode
 
@@ -194,7 +196,7 @@ def compare(snapshot: Snapshot, query: Mapping[str, str]) -> Page:
     size = query.get("size", "") if query.get("size", "") in map(str, sizes) else ""
     selects.append(_select(snapshot, _SIZE, sizes, size, every=True))
     if size:
-        rows = rows.filter(pc.or_kleene(pc.is_null(rows["window_size"]), _mask(rows, _SIZE, size)))
+        rows = rows.filter(pc.field("window_size").is_null() | _mask(rows, _SIZE, size))
     modes = _modes(chosen)
     return Page(
         "compare", tuple(selects), chosen["prompt"], tuple(_side_by_side(snapshot, rows.to_pylist())),
@@ -300,20 +302,17 @@ def _offered(rows: pa.Table, column: str) -> list[Any]:
     return sorted(found)
 
 
-def _mask(rows: pa.Table, item: _Filter, value: str) -> pa.ChunkedArray:
+def _mask(rows: pa.Table, item: _Filter, value: str) -> pc.Expression:
     column = rows[item.column]
     wanted = _number(item.name, value) if pa.types.is_integer(column.type) else value
     try:
-        return pc.equal(column, pa.scalar(wanted, column.type))
+        return pc.field(item.column) == pc.scalar(pa.scalar(wanted, column.type))
     except (OverflowError, pa.ArrowInvalid) as error:
         raise ViewError(f"{item.name}={value}: too large") from error
 
 
-def _masked(rows: pa.Table, masks: Iterable[pa.ChunkedArray]) -> pa.Table:
-    every: pa.ChunkedArray | None = None
-    for mask in masks:
-        every = mask if every is None else pc.and_(every, mask)
-    return rows if every is None else rows.filter(every)
+def _masked(rows: pa.Table, masks: Iterable[pc.Expression]) -> pa.Table:
+    return rows.filter(reduce(and_, masks, pc.scalar(True)))
 
 
 def _number(name: str, value: str) -> int:
