@@ -159,7 +159,7 @@ def variant_of(folder: Path, left_out: Collection[str] = ()) -> str | None:
     lacking: list[tuple[Path, set[str]]] = []
     for part in components(folder, left_out):
         place = place_of(folder, part)
-        if part.kind == "model" and _checkpoint(place, part.library, None, _config(place)) is None:
+        if part.kind == "model" and checkpoint_of(place, part.library) is None:
             lacking.append((place, _variants(place, part.library)))
     if not any(found for _, found in lacking):
         return None
@@ -191,6 +191,11 @@ def _config(place: Path) -> dict[str, Any]:
     if not (place / "config.json").is_file():
         raise ModelError(f"{place} holds no config.json")
     return read_object(place / "config.json")
+
+
+def checkpoint_of(place: Path, library: str) -> Path | None:
+    """Returns the file that a model's plain weights are read from, or their index; None where it holds a variant."""
+    return _checkpoint(place, library, None, _config(place))
 
 
 def _checkpoint(place: Path, library: str, variant: str | None, config: dict[str, Any]) -> Path | None:

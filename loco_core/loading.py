@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from loco_core.errors import ModelError, first_line
-from loco_core.folders import pipeline_files, variant_of
+from loco_core.folders import INDEX, Component, checkpoint_of, components, pipeline_files, place_of, variant_of
 from loco_core.hub import local_pipeline
 from loco_core.quiet import quiet_libraries
 
@@ -138,6 +139,48 @@ def check_words(tokenizer: Any, place: str) -> None:
             f"the tokenizer in {place} knows no words: its vocabulary is missing or empty; expected the files that "
             "belong to it, such as tokenizer.json, vocab.json with merges.txt, or spiece.model"
         )
+
+
+@lru_cache(maxsize=64)
+def check_weights(folder: Path, weights: str, left_out: frozenset[str] = frozenset()) -> None:
+    """Refuses a folder whose weights are not those of its models, without reading them: only their names and shapes.
+
+    Every part is loaded as it will be, but onto the device that holds nothing.
+
+    Args:
+        folder: of a pipeline, or of a CLIP model.
+        weights: hash of its content: what was found right once is not looked at again.
+        left_out: components that it is loaded without.
+
+    Raises:
+        ModelError: weights are missing, or have another shape, or a configuration is of no model.
+    """
+    quiet_libraries()
+    import diffusers
+    import transformers
+
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    scorer = Component("", "transformers", "CLIPModel")
+    whole, variant = (folder / INDEX).is_file(), None
+    if whole:
+        variant = variant_of(folder, left_out)
+    for part in components(folder, left_out) if whole else (scorer,):
+        cls, place = getattr(libraries.get(part.library), part.class_name, None), place_of(folder, part)
+        if part.kind != "model" or cls is None:
+            continue
+        own = variant if checkpoint_of(place, part.library) is None else None
+        try:
+            with noted() as parts:
+                cls.from_pretrained(
+                    str(place), use_safetensors=True, device_map={"": "meta"}, variant=own, local_files_only=True
+                )
+        except Exception as error:  # a damaged folder makes libraries raise anything
+            if isinstance(error, NotImplementedError) or "meta" in str(error) or "device_map" in str(error):
+                # Of this model nothing can be said without memory for it: whoever loads it will tell.
+                continue
+            raise ModelError(f"cannot load {place} as a {part.class_name}: {reason_of(error)}") from error
+        for loaded in parts:
+            loaded.check()
 
 
 def load_pipeline(

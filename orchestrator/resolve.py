@@ -16,6 +16,7 @@ from loco_core.attributes import attribute
 from loco_core.editors import method
 from loco_core.errors import ModelError, SpecError, did_you_mean, located
 from loco_core.folders import pipeline_files, scorer_files
+from loco_core.loading import check_weights
 from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model, left_out
 from loco_core.schedules import check_schedule, is_scheduler, make_scheduler, named_scheduler
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
@@ -407,6 +408,8 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
     if not (isinstance(scheduler, list) and len(scheduler) == 2 and isinstance(scheduler[1], str)):
         raise ModelError(f"{path}/model_index.json names no scheduler; expected a library and a class")
     weights = weights_hash(path, revision, partial(pipeline_files, left_out=left_out(family)))
+    if spec.path is not None and Path(path).is_dir():
+        check_weights(Path(path), weights, left_out(family))
     return ResolvedModel(
         id=spec.id,
         family=family,
@@ -446,6 +449,8 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
         _check_clip(spec.scorer, where, revision)
     name = spec.scorer if spec.scorer in BUNDLED else absolute(spec.scorer)
     weights = weights_hash(where, revision, scorer_files)
+    if key == "clip" and spec.scorer not in BUNDLED and Path(where).is_dir():
+        check_weights(Path(where), weights)
     return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=weights)
 
 
