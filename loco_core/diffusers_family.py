@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from loco_core.models import PromptEmbeds, load_pipeline
+from loco_core.sites import largest_side
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +106,7 @@ class UNetFamily(DiffusersFamily):
 
         unet, n, where = pipeline.unet, len(prompts.embeds), self.where(pipeline)
         # Eight is the smallest side that three halvings leave whole.
-        side = min(int(unet.config.sample_size), 8)
+        side = min(largest_side(unet.config), 8)
         unet(
             torch.zeros(n, unet.config.in_channels, side, side, **where),
             torch.zeros(1, dtype=torch.long, device=where["device"]),

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from loco_core.engine import kernels
-from loco_core.errors import ModelError, did_you_mean
+from loco_core.errors import ModelError
 from loco_core.models import LoadedModel, PromptEmbeds
 from loco_core.routing import PromptKey, Router, draws, prompt_keys, source_of
+from loco_core.schedules import check_schedule, named_scheduler
 from loco_core.types import Generation, Row
 
 CONSTANT_BELOW = 1e-3
@@ -68,9 +69,9 @@ def generate(
             raise ModelError(f"site {beyond[0]} is not in the model, which has sites 0 to {len(model.sites) - 1}")
     pipeline = model.pipeline
     if settings.scheduler is not None:
-        pipeline.scheduler = _scheduler(settings.scheduler, pipeline.scheduler)
-    if any(_in_part_of_the_steps(row, settings.steps) for row in rows):
-        _check_steps(pipeline.scheduler, settings.steps)
+        pipeline.scheduler = named_scheduler(settings.scheduler, pipeline.scheduler)
+    partly = any(_in_part_of_the_steps(row, settings.steps) for row in rows)
+    check_schedule(pipeline.scheduler, settings.steps, partly=partly)
     if not model.facts.pooled and any(row.intervention.pooled == "donor" for row in rows):
         raise ModelError("nothing in this model reads a pooled text; expected pooled: prompt")
     for batch, sources in _batches(rows, batch_size, beside=model.facts.stream == "evolving"):
@@ -180,26 +181,3 @@ def _callback(pipeline: Any, last: list[torch.Tensor]) -> dict[str, Any]:
 def _in_part_of_the_steps(row: Row, steps: int) -> bool:
     does = row.intervention
     return bool(does.sites) and (does.step_start > 0 or (does.step_end is not None and does.step_end < steps))
-
-
-def _check_steps(scheduler: Any, steps: int) -> None:
-    """Refuses step windows where a scheduler's calls of the denoiser are not the steps that were asked for."""
-    shifts = scheduler.config.get("use_dynamic_shifting", False)
-    scheduler.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
-    calls = len(scheduler.timesteps)
-    if calls != steps:
-        name = type(scheduler).__name__
-        raise ModelError(
-            f"{name} runs the denoiser {calls} times for {steps} steps, so that interventions at some steps mean "
-            "nothing certain; set generation.scheduler to one that runs it once a step, such as DDIMScheduler"
-        )
-
-
-def _scheduler(name: str, current: Any) -> Any:
-    """Returns the named diffusers scheduler with the current one's configuration."""
-    if type(current).__name__ == name:
-        return current
-    compatible = {cls.__name__: cls for cls in current.compatibles}
-    if name not in compatible:
-        raise ModelError(f'no scheduler "{name}" for this model{did_you_mean(name, compatible)}')
-    return compatible[name].from_config(current.config)

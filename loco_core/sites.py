@@ -29,14 +29,14 @@ def unet_site_names(config: dict[str, Any]) -> tuple[str, ...]:
     depths = list(depth) if isinstance(depth, list | tuple) else [depth] * len(down)
     reversed_depths = config.get("reverse_transformer_layers_per_block") or depths[::-1]
 
-    def block(name: str, kind: str, attentions: int, depth: int) -> Iterator[str]:
+    def block(name: str, kind: str, attentions: int, depth: Any) -> Iterator[str]:
         if "CrossAttn" not in kind:
             return
-        for number in range(attentions):
+        for number in range(checked(attentions, "layers_per_block")):
             address = f"{name}.attentions.{number}"
-            yield from (
-                [address] if depth == 1 else (f"{address}.transformer_blocks.{layer}" for layer in range(depth))
-            )
+            # Of every attention of the block, or each its own.
+            own = checked(depth[number] if isinstance(depth, list | tuple) else depth, "transformer_layers_per_block")
+            yield from [address] if own == 1 else (f"{address}.transformer_blocks.{layer}" for layer in range(own))
 
     names = [name for i, kind in enumerate(down) for name in block(f"down_blocks.{i}", kind, per_block[i], depths[i])]
     # Configurations older than the key, those of Stable Diffusion 1 and 2 among them, have a middle block all the same.
@@ -48,7 +48,32 @@ def unet_site_names(config: dict[str, Any]) -> tuple[str, ...]:
 
 def block_names(blocks: str, count: int) -> tuple[str, ...]:
     """Returns the addresses of a transformer's blocks in execution order."""
-    return tuple(f"{blocks}.{number}" for number in range(count))
+    return tuple(f"{blocks}.{number}" for number in range(checked(count, "the number of layers")))
+
+
+def checked(value: Any, name: str, most: int = 4096) -> int:
+    """Returns a number of a configuration.
+
+    Raises:
+        ValueError: it is no whole number, or none that a model could have.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{name} is {value!r}; expected a whole number up to {most}")
+    return value
+
+
+def largest_side(config: Any) -> int:
+    """Returns the larger side of what a denoiser was trained on, as its configuration tells it: one number, or two.
+
+    Raises:
+        KeyError: it does not tell.
+        ValueError: it tells something else.
+    """
+    side = config["sample_size"]
+    sides = side if isinstance(side, list | tuple) and side else [side]
+    if min(found := [checked(each, "sample_size", 65_536) for each in sides]) == 0:
+        raise ValueError(f"sample_size is {side!r}; expected a whole number above 0")
+    return max(found)
 
 
 def record_sites(denoiser: torch.nn.Module, run: Callable[[], object]) -> tuple[Site, ...]:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loco_core.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How much of a prompt a pipeline reads: known without its weights.
+
+    Attributes:
+        tokenizer: component that cuts prompts into tokens.
+        tokens: read at most, start and end among them; 0 as the tokenizer itself says.
+        lower: whether the pipeline writes prompts in small letters first.
+        encoder: component whose configuration says how many positions and words it has; empty where nobody needs to
+            know.
+    """
+
+    tokenizer: str
+    tokens: int = 0
+    lower: bool = False
+    encoder: str = ""
 
 
 def clip_tokens(tokenizer: Any, prompts: list[str], *, cut: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,7 +51,7 @@ def clip_tokens(tokenizer: Any, prompts: list[str], *, cut: bool = False) -> tup
     ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     counts = [len(tokenizer(text).input_ids) for text in prompts]
     if not cut:
-        _check_lengths(prompts, counts, length)
+        check_lengths(prompts, counts, length)
     ends = torch.tensor([min(count, length) - 1 for count in counts])
     return ids, torch.arange(length) < ends[:, None]
 
@@ -53,7 +72,7 @@ def t5_tokens(tokenizer: Any, prompts: list[str], length: int) -> tuple[torch.Te
     """
     import torch
 
-    _check_lengths(prompts, [len(tokenizer(text).input_ids) for text in prompts], length)
+    check_lengths(prompts, [len(tokenizer(text).input_ids) for text in prompts], length)
     read = tokenizer(
         prompts, padding="max_length", max_length=length, truncation=True, add_special_tokens=True, return_tensors="pt"
     )
@@ -61,7 +80,12 @@ def t5_tokens(tokenizer: Any, prompts: list[str], length: int) -> tuple[torch.Te
     return read.input_ids, torch.arange(length) < ends[:, None]
 
 
-def _check_lengths(prompts: list[str], counts: list[int], length: int) -> None:
+def check_lengths(prompts: list[str], counts: list[int], length: int) -> None:
+    """Refuses prompts of more tokens than are read.
+
+    Raises:
+        ModelError: there is one.
+    """
     for text, count in zip(prompts, counts, strict=True):
         if count > length:
             raise ModelError(

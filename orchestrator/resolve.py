@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from loco_core import registry
 from loco_core.attributes import attribute
 from loco_core.editors import method
 from loco_core.errors import ModelError, SpecError, did_you_mean, located
-from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model
+from loco_core.folders import pipeline_files, scorer_files
+from loco_core.loading import check_weights
+from loco_core.models import FamilyInfo, families, family_of_pipeline, find_model, left_out
+from loco_core.schedules import check_schedule, is_scheduler, make_scheduler, named_scheduler
 from loco_core.scorers import BUNDLED, find_scorer, named_scorers
 from loco_core.tracing import reads
 from loco_core.types import Attribute, Engine, Generation
@@ -22,6 +26,7 @@ from orchestrator.editable import check_editors
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
 from orchestrator.super_resolution import ResolvedSuperResolution, check_super_resolution, with_super_resolution
+from orchestrator.texts import check_texts, prompt_reader, scorer_reader
 from orchestrator.traceable import check_subjects, localizer_at, traceable
 from orchestrator.weights import absolute, commit, read_json, weights_hash
 
@@ -43,6 +48,7 @@ class ResolvedModel(BaseModel):
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
+        scheduler: class of its own scheduler; empty where nobody has looked.
         encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where nobody asked for them.
         probed_batch: rows a forward pass, where the sweep leaves them to a probe that has been made.
     """
@@ -62,6 +68,7 @@ class ResolvedModel(BaseModel):
     native_side: int
     seconds_per_image: float
     worker: WorkerNeeds
+    scheduler: str = ""
     encoder_layers: int = 0
     probed_batch: int | None = None
 
@@ -160,6 +167,7 @@ def resolve(spec: SweepSpec) -> Resolved:
     attributes = _checked(spec, models)
     with located("scorer"):
         scorer = _scorer(spec)
+    _look_closer(spec, models, attributes, scorer)
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
 
 
@@ -179,7 +187,44 @@ def outline(spec: SweepSpec) -> Resolved:
         models.append(traceable(spec, with_super_resolution(i, item, model, hub=False)))
     attributes = _checked(spec, models)
     scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
+    key, where = find_scorer(spec.scorer)
+    if key != spec.scorer and Path(where).is_dir():
+        with located("scorer"):
+            scorer = _scorer(spec)
+    _look_closer(spec, [model for model in models if Path(model.path).is_dir()], attributes, scorer)
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def _look_closer(
+    spec: SweepSpec, models: Sequence[ResolvedModel], attributes: Sequence[Attribute], scorer: ResolvedScorer
+) -> None:
+    """Refuses steps that a scheduler cannot take, and texts that a model or the scorer would not read whole.
+
+    Of texts that is as far as tokenizers are on this machine.
+    """
+    readers, numbers = [], {item.id: i for i, item in enumerate(spec.models)}
+    for model in models:
+        with located("models", numbers[model.id]):
+            _check_schedule(spec, model)
+            reader = prompt_reader(model.id, model.family, model.path, model.revision)
+        readers += [reader] if reader else []
+    key, where = find_scorer(spec.scorer)
+    with located("scorer"):
+        scores = scorer_reader(spec.scorer, where, scorer.revision) if key == "clip" else None
+    check_texts(spec, attributes, readers, scores)
+
+
+def _check_schedule(spec: SweepSpec, model: ResolvedModel) -> None:
+    """Refuses steps that the scheduler of a model cannot take."""
+    config = read_json(model.path, model.revision, "scheduler/scheduler_config.json")
+    partly = any(option.steps not in (None, (0, spec.generation.steps)) for option in spec.interventions)
+    try:
+        scheduler = make_scheduler(model.scheduler, config)
+        if spec.generation.scheduler is not None:
+            scheduler = named_scheduler(spec.generation.scheduler, scheduler)
+        check_schedule(scheduler, spec.generation.steps, partly=partly)
+    except ModelError as error:
+        raise SpecError(f"{model.id}: {error}") from error
 
 
 def _as_published(spec: ModelSpec) -> ResolvedModel:
@@ -239,7 +284,9 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
     if spec.generation.scheduler is not None:
         with located("generation", "scheduler"):
             whose = f" for {model.id} ({model.family})"
-            _check_scheduler(spec.generation.scheduler, facts.schedulers or _karras(), whose)
+            _check_scheduler(
+                spec.generation.scheduler, {model.scheduler, *(facts.schedulers or _karras())} - {""}, whose
+            )
     named = model.guidance_scale is not None or "guidance_scale" in spec.generation.model_fields_set
     if not facts.guided and not named:
         with located("models", [item.id for item in spec.models].index(model.id)):
@@ -310,8 +357,9 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     check_editors(spec, attributes)
     if spec.generation.scheduler is not None:
         with located("generation", "scheduler"):
-            others = {name for facts in families().values() for name in facts.schedulers}
-            _check_scheduler(spec.generation.scheduler, {*_karras(), *others})
+            if not is_scheduler(spec.generation.scheduler):
+                others = {name for facts in families().values() for name in facts.schedulers}
+                _check_scheduler(spec.generation.scheduler, {*_karras(), *others})
     return attributes
 
 
@@ -350,11 +398,18 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
     else:
         family, path, revision, seconds = "", spec.path, spec.revision, 0.0
     index = read_json(path, revision, "model_index.json")
-    class_name = str(index.get("_class_name", "unnamed class"))
+    class_name = index.get("_class_name", "unnamed class")
+    if not isinstance(class_name, str):
+        raise ModelError(f"{path}/model_index.json: _class_name is {class_name}; expected a class of diffusers")
     family = family or family_of_pipeline(class_name, path)
     info = families()[family]
     site_names, native_side = _facts(info, read_json(path, revision, info.config_file), path)
-    weights = weights_hash(path, revision)
+    scheduler = index.get("scheduler")
+    if not (isinstance(scheduler, list) and len(scheduler) == 2 and isinstance(scheduler[1], str)):
+        raise ModelError(f"{path}/model_index.json names no scheduler; expected a library and a class")
+    weights = weights_hash(path, revision, partial(pipeline_files, left_out=left_out(family)))
+    if spec.path is not None and Path(path).is_dir():
+        check_weights(Path(path), weights, left_out(family))
     return ResolvedModel(
         id=spec.id,
         family=family,
@@ -369,13 +424,14 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         native_side=native_side,
         seconds_per_image=seconds or info.seconds_per_image,
         worker=spec.worker,
+        scheduler=scheduler[1],
     )
 
 
 def _facts(info: FamilyInfo, config: dict[str, Any], path: str) -> tuple[tuple[str, ...], int]:
     try:
         return info.site_names(config), info.native_side(config)
-    except (KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # whatever a configuration says that a family has not thought of
         raise ModelError(f"{path}/{info.config_file} is not the configuration of a denoiser: {error!r}") from error
 
 
@@ -389,8 +445,22 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
             f'scorer: no scorer "{spec.scorer}"{did_you_mean(spec.scorer, known)}; or CLIP model\'s folder or hub id'
         )
     revision = None if Path(where).is_dir() else commit(where, None)
+    if key == "clip":
+        _check_clip(spec.scorer, where, revision)
     name = spec.scorer if spec.scorer in BUNDLED else absolute(spec.scorer)
-    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=weights_hash(where, revision))
+    weights = weights_hash(where, revision, scorer_files)
+    if key == "clip" and spec.scorer not in BUNDLED and Path(where).is_dir():
+        check_weights(Path(where), weights)
+    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=weights)
+
+
+def _check_clip(name: str, where: str, revision: str | None) -> None:
+    """Refuses models that compare pictures and texts in another way than CLIP does."""
+    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
+        raise ModelError(f"{name} holds no config.json; expected the folder of a CLIP model")
+    kind = read_json(where, revision, "config.json").get("model_type", "clip")
+    if kind != "clip":
+        raise ModelError(f"{name} holds a {kind} model; expected a CLIP model, whose model_type is clip")
 
 
 def _outside_scorer(key: str, where: str) -> ResolvedScorer:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from loco_core.errors import ModelError, SpecError, located
-from loco_core.models import families
+from loco_core.folders import pipeline_files
+from loco_core.hub import on_hub
+from loco_core.loading import check_weights
+from loco_core.models import families, left_out
 from orchestrator.spec import ModelSpec, SuperResolutionSpec
-from orchestrator.weights import absolute, on_hub, read_json, weights_hash
+from orchestrator.weights import absolute, read_json, weights_hash
 
 if TYPE_CHECKING:
     from orchestrator.resolve import ResolvedModel
@@ -62,10 +67,13 @@ def resolve_super_resolution(spec: SuperResolutionSpec, family: str) -> Resolved
     config = read_json(spec.path, spec.revision, facts.config_file)
     try:
         side = facts.native_side(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a configuration says that a family has not thought of
         place = f"{spec.path}/{facts.config_file}"
         raise ModelError(f"{place} is not the configuration of a denoiser: {error!r}") from error
-    weights = weights_hash(spec.path, spec.revision)
+    files_of = partial(pipeline_files, left_out=left_out(family, second=True))
+    weights = weights_hash(spec.path, spec.revision, files_of)
+    if Path(spec.path).is_dir():
+        check_weights(Path(spec.path), weights, left_out(family, second=True))
     return ResolvedSuperResolution(
         path=absolute(spec.path),
         # As of a model: the commit, not the name of a branch.

@@ -17,6 +17,7 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -32,6 +33,7 @@ from diffusers import (
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -161,6 +163,26 @@ def heed_text(transformer: Any, gain: float = 4.0) -> Any:
                 (module.norm_added_k or module.add_k_proj).weight.mul_(gain)
                 module.add_v_proj.weight.mul_(gain)
     return transformer
+
+
+def stable_diffusion(**changes: Any) -> StableDiffusionPipeline:
+    """Builds Stable Diffusion 1, of two levels; changes are of the denoiser."""
+    tokenizer = clip_tokenizer(16)
+    unet = UNet2DConditionModel(
+        **{
+            "sample_size": LATENT_SIDE, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "attention_head_dim": 2,
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": CLIP_L, **changes,
+        }
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae(4), unet=unet, scheduler=scheduler, tokenizer=tokenizer, safety_checker=None, feature_extractor=None,
+        text_encoder=clip_encoder(CLIPTextModel, tokenizer, CLIP_L, CLIP_L), requires_safety_checker=False,
+    )  # fmt: skip
 
 
 def sdxl() -> StableDiffusionXLPipeline:

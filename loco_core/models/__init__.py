@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loco_core import registry
-from loco_core.errors import ModelError, SpecError, did_you_mean, first_line
-from loco_core.quiet import quiet_libraries
+from loco_core.errors import ModelError, SpecError, did_you_mean
+from loco_core.loading import load_pipeline as load_pipeline
 from loco_core.sites import record_sites
+from loco_core.tokens import Reading
 from loco_core.types import Engine, Site
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class FamilyInfo:
             family's file exports a class ``SuperResolution`` (a :class:`SuperResolution`) then. Empty where there is
             none.
         super_resolution_cost: seconds of an image of both stages, of the first alone one.
+        reading: how much of a prompt is read, from the index of a pipeline folder; None where only the loaded pipeline
+            can tell.
     """
 
     pipelines: tuple[str, ...]
@@ -106,6 +109,7 @@ class FamilyInfo:
     channels_last: bool = False
     super_resolution_class: str = ""
     super_resolution_cost: float = 1.0
+    reading: Callable[[Mapping[str, Any]], Reading] | None = None
 
 
 @dataclass(frozen=True)
@@ -300,6 +304,17 @@ def known_models() -> dict[str, tuple[str, ModelInfo]]:
     return {name: (key, info) for key, family in families().items() for name, info in family.models.items()}
 
 
+def left_out(family_key: str, *, second: bool = False) -> frozenset[str]:
+    """Returns the components that pipelines of a family are loaded without.
+
+    Args:
+        family_key: key of the family.
+        second: whether its second stage is meant.
+    """
+    loader = getattr(registry.load("models", family_key), "SuperResolution" if second else "Family")
+    return frozenset(name for name, value in getattr(loader, "left_out", {}).items() if value is None)
+
+
 def find_model(name: str) -> tuple[str, ModelInfo]:
     """Returns the family's key and the facts of a model known by name.
 
@@ -387,37 +402,3 @@ def load_model(
         if second is not None:
             compile_between(family.denoiser(second.pipeline), ())
     return LoadedModel(pipeline, family, facts, sites, device, dtype, engine, super_resolution=second)
-
-
-def load_pipeline(
-    class_name: str, path: str, revision: str | None, dtype: str, device_map: str | None, **components: Any
-) -> Any:
-    """Loads a diffusers pipeline from safetensors, silently.
-
-    Args:
-        class_name: the pipeline's class, e.g. ``StableDiffusionPipeline``.
-        path: a folder or a hub id.
-        revision: the hub's commit; None for a folder.
-        dtype: ``float32``, ``float16`` or ``bfloat16``.
-        device_map: ``balanced`` spreads its components over all GPUs in sight; None leaves it in the main memory.
-        components: of the pipeline, None for those to leave out.
-
-    Raises:
-        ModelError: no such model, not in safetensors, or damaged.
-    """
-    # First: the import alone gives advice on packages that are not needed.
-    quiet_libraries()
-    import diffusers
-    import torch
-    from safetensors import SafetensorError
-
-    try:
-        pipeline = getattr(diffusers, class_name).from_pretrained(
-            path, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, device_map=device_map,
-            **components,
-        )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = first_line(error)
-        raise ModelError(f"cannot load {path} as a {class_name} from safetensors: {reason}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusers_family import UNetFamily
 from loco_core.models import FamilyInfo, LoadedModel, ModelInfo, PromptEmbeds, load_pipeline
-from loco_core.sites import unet_site_names
-from loco_core.tokens import t5_tokens
+from loco_core.sites import largest_side, unet_site_names
+from loco_core.tokens import Reading, t5_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -46,13 +46,14 @@ INFO = FamilyInfo(
     seconds_per_image=20.0,
     config_file="unet/config.json",
     site_names=unet_site_names,
-    native_side=lambda config: int(config["sample_size"]),
+    native_side=largest_side,
     encoders="T5-XXL",
     pooled="attention pooling of the whole text inside the UNet, added to the time embedding",
     schedulers=("DDPMScheduler",),
     super_resolution_class="IFSuperResolutionPipeline",
     # Counted, not measured: a step of stage II takes 3.1 TFLOP, one of stage I, guided, 5.8.
     super_resolution_cost=1.5,
+    reading=lambda _: Reading("tokenizer", 77, lower=True, encoder="text_encoder"),
 )
 
 
@@ -60,7 +61,9 @@ class Family(UNetFamily):
     """Loads and prompts an ``IFPipeline``, without its safety checker and watermark, which would pass for effects."""
 
     pipeline_class = "IFPipeline"
-    left_out = MappingProxyType({"safety_checker": None, "watermarker": None, "requires_safety_checker": False})
+    left_out = MappingProxyType(
+        {"safety_checker": None, "watermarker": None, "requires_safety_checker": False, "feature_extractor": None}
+    )
     text_width = "encoder_hid_dim"
     call = MappingProxyType({"clean_caption": False})
 
@@ -99,19 +102,19 @@ class SuperResolution:
     computed. The noise that stage I's pixels get first is the pipeline's default (level 250).
 
     Attributes:
+        left_out: components and flags that it is loaded with.
         pipeline: the diffusers pipeline.
     """
 
+    left_out = MappingProxyType({**Family.left_out, "text_encoder": None, "tokenizer": None})
+
     def __init__(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> None:
         """Loads the pipeline, without its safety checker and watermark."""
-        others = {"text_encoder": None, "tokenizer": None, "feature_extractor": None}
-        self.pipeline = load_pipeline(
-            INFO.super_resolution_class, path, revision, dtype, device_map, **others, **Family.left_out
-        )
+        self.pipeline = load_pipeline(INFO.super_resolution_class, path, revision, dtype, device_map, **self.left_out)
 
     def factor(self, model: LoadedModel) -> int:
         """Returns how many times larger its native side is than that of stage I."""
-        first, second = (int(stage.unet.config.sample_size) for stage in (model.pipeline, self.pipeline))
+        first, second = (largest_side(stage.unet.config) for stage in (model.pipeline, self.pipeline))
         return second // first
 
     def enlarge(self, model: LoadedModel, images: torch.Tensor, seeds: Sequence[int], steps: int) -> torch.Tensor:

@@ -5,12 +5,13 @@ Its guidance is distilled: the scale is a number that the transformer reads, and
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 from loco_core.diffusers_family import DiffusersFamily
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.sites import block_names
-from loco_core.tokens import t5_tokens
+from loco_core.tokens import Reading, t5_tokens
 
 _TRANSFORMER = {
     "num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128,
@@ -38,6 +39,7 @@ INFO = FamilyInfo(
     guided=False,
     side_multiple=PIXELS,
     schedulers=("FlowMatchEulerDiscreteScheduler",),
+    reading=lambda _: Reading("tokenizer_2", 512, encoder="text_encoder_2"),
 )
 
 
@@ -45,6 +47,7 @@ class Family(DiffusersFamily):
     """Loads and prompts a ``FluxPipeline``."""
 
     pipeline_class = "FluxPipeline"
+    left_out = MappingProxyType({"feature_extractor": None, "image_encoder": None})
     text_width = "joint_attention_dim"
     pooled_width = "pooled_projection_dim"
 

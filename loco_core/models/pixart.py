@@ -7,8 +7,8 @@ from typing import Any
 
 from loco_core.diffusers_family import AS_GIVEN, DiffusersFamily
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
-from loco_core.sites import block_names
-from loco_core.tokens import t5_tokens
+from loco_core.sites import block_names, largest_side
+from loco_core.tokens import Reading, t5_tokens
 
 _WEIGHTS = Path(__file__).parent.parent / "toyworld" / "weights"
 _BUNDLED = ("toy-dit", "toy-dit-planted")
@@ -29,9 +29,12 @@ INFO = FamilyInfo(
     seconds_per_image=10.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
-    native_side=lambda config: 8 * int(config["sample_size"]),
+    native_side=lambda config: 8 * largest_side(config),
     encoders="T5-XXL, through a caption projection shared by all sites",
     side_multiple=16,
+    reading=lambda index: Reading(
+        "tokenizer", 120 if index["_class_name"] == "PixArtAlphaPipeline" else 300, lower=True, encoder="text_encoder"
+    ),
 )
 
 

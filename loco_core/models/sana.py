@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusers_family import AS_GIVEN, DiffusersFamily
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
-from loco_core.sites import block_names
+from loco_core.sites import block_names, largest_side
+from loco_core.tokens import Reading, check_lengths
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +34,12 @@ INFO = FamilyInfo(
     seconds_per_image=4.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
-    native_side=lambda config: 32 * int(config["sample_size"]),
+    native_side=lambda config: 32 * largest_side(config),
     encoders="Gemma 2 2B behind an instruction, through a projection and a norm shared by all sites",
     side_multiple=32,
     schedulers=("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"),
+    # Behind the instruction; the loaded pipeline counts exactly.
+    reading=lambda _: Reading("tokenizer", LENGTH, lower=True, encoder="text_encoder"),
 )
 
 
@@ -92,6 +95,7 @@ def _ids(pipeline: Any, text: str, instruction: str) -> torch.Tensor:
     """Returns ``(1, LENGTH)`` ids of what the pipeline keeps: the start, and the last positions."""
     (said,) = pipeline._text_preprocessing([text], clean_caption=False)
     longest = LENGTH + (len(pipeline.tokenizer.encode(instruction)) - 2 if instruction else 0)
+    check_lengths([text], [len(pipeline.tokenizer(instruction + said).input_ids)], longest)
     ids: torch.Tensor = pipeline.tokenizer(
         [instruction + said], padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
     ).input_ids

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from loco_core.diffusers_family import DiffusersFamily
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
-from loco_core.sites import block_names
-from loco_core.tokens import clip_tokens, t5_tokens
+from loco_core.sites import block_names, largest_side
+from loco_core.tokens import Reading, clip_tokens, t5_tokens
 
 _MEDIUM = {
     "sample_size": 128, "num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64,
@@ -17,6 +19,15 @@ _MEDIUM = {
 _LARGE = {
     **_MEDIUM, "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm",
 }  # fmt: skip
+
+
+def _reading(index: Mapping[str, Any]) -> Reading:
+    """What CLIP cuts T5 reads, where the pipeline has one."""
+    if (index.get("text_encoder_3") or [None])[0] is None:
+        return Reading("tokenizer", encoder="text_encoder")
+    return Reading("tokenizer_3", 256, encoder="text_encoder_3")
+
+
 INFO = FamilyInfo(
     pipelines=("StableDiffusion3Pipeline",),
     models={
@@ -27,7 +38,7 @@ INFO = FamilyInfo(
     seconds_per_image=12.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
-    native_side=lambda config: 8 * int(config["sample_size"]),
+    native_side=lambda config: 8 * largest_side(config),
     encoders="CLIP ViT-L and OpenCLIP ViT-bigG side by side, T5-XXL behind them",
     clip_encoders=("text_encoder", "text_encoder_2"),
     stream="evolving",
@@ -35,6 +46,7 @@ INFO = FamilyInfo(
     editable="K and V of the text at every site, fitted on what they read at the first step",
     side_multiple=16,
     schedulers=("FlowMatchEulerDiscreteScheduler",),
+    reading=_reading,
 )
 
 
@@ -42,6 +54,7 @@ class Family(DiffusersFamily):
     """Loads and prompts a ``StableDiffusion3Pipeline``."""
 
     pipeline_class = "StableDiffusion3Pipeline"
+    left_out = MappingProxyType({"feature_extractor": None, "image_encoder": None})
     text_width = "joint_attention_dim"
     pooled_width = "pooled_projection_dim"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from loco_core.diffusers_family import UNetFamily
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
-from loco_core.sites import unet_site_names
-from loco_core.tokens import clip_tokens
+from loco_core.sites import largest_side, unet_site_names
+from loco_core.tokens import Reading, clip_tokens
 
 _UNET = {
     "sample_size": 128, "layers_per_block": 2, "block_out_channels": (320, 640, 1280),
@@ -36,10 +36,11 @@ INFO = FamilyInfo(
     seconds_per_image=12.0,
     config_file="unet/config.json",
     site_names=unet_site_names,
-    native_side=lambda config: 8 * int(config["sample_size"]),
+    native_side=lambda config: 8 * largest_side(config),
     encoders="CLIP ViT-L and OpenCLIP ViT-bigG, side by side",
     clip_encoders=("text_encoder", "text_encoder_2"),
     pooled="the second encoder's projection, added to the time embedding",
+    reading=lambda _: Reading("tokenizer", encoder="text_encoder"),
 )
 
 
@@ -48,7 +49,7 @@ class Family(UNetFamily):
 
     pipeline_class = "StableDiffusionXLPipeline"
     # It would be drawn wherever its package happens to be installed.
-    left_out = MappingProxyType({"add_watermarker": False})
+    left_out = MappingProxyType({"add_watermarker": False, "feature_extractor": None, "image_encoder": None})
     text_width = "cross_attention_dim"
 
     def width_of_pooled(self, config: Any) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 
 from loco_core.diffusers_family import UNetFamily
 from loco_core.models import FamilyInfo, ModelInfo, PromptEmbeds
-from loco_core.sites import unet_site_names
-from loco_core.tokens import clip_tokens
+from loco_core.sites import largest_side, unet_site_names
+from loco_core.tokens import Reading, clip_tokens
 
 _WEIGHTS = Path(__file__).parent.parent / "toyworld" / "weights"
 _BUNDLED = ("toy", "toy-planted-a", "toy-planted-b", "toy-planted-c")
@@ -60,19 +60,25 @@ INFO = FamilyInfo(
     config_file="unet/config.json",
     site_names=unet_site_names,
     # The VAE enlarges eightfold, that of the bundled models fourfold.
-    native_side=lambda config: 8 * int(config["sample_size"]),
+    native_side=lambda config: 8 * largest_side(config),
     encoders="CLIP ViT-L (1.x), OpenCLIP ViT-H (2.x)",
     clip_encoders=("text_encoder",),
     # With the bundled model on two CPU cores, a step of 96 rows.
     channels_last=True,
+    reading=lambda _: Reading("tokenizer", encoder="text_encoder"),
 )
 
 
 class Family(UNetFamily):
-    """Loads and prompts a ``StableDiffusionPipeline``, without its safety checker: its black would pass for effects."""
+    """Loads and prompts a ``StableDiffusionPipeline``, without its safety checker: its black would pass for effects.
+
+    What prepares pictures is left out too, as pictures are given to none.
+    """
 
     pipeline_class = "StableDiffusionPipeline"
-    left_out = MappingProxyType({"safety_checker": None, "requires_safety_checker": False})
+    left_out = MappingProxyType(
+        {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None, "image_encoder": None}
+    )
     text_width = "cross_attention_dim"
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:

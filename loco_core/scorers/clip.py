@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from loco_core.engine import unrounded
-from loco_core.errors import ModelError, first_line
+from loco_core.errors import ModelError
+from loco_core.hub import local_scorer
+from loco_core.loading import check_words, noted, reason_of
 
 
 class Scorer:
@@ -17,18 +19,23 @@ class Scorer:
         """Loads the model and its processor.
 
         Raises:
-            ModelError: no such model, not in safetensors, or not a CLIP model.
+            ModelError: no such model, not in safetensors, or not a CLIP model; weights or a vocabulary are missing.
         """
-        from safetensors import SafetensorError
         from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
+        where = local_scorer(path, revision)
         try:
-            self._model = CLIPModel.from_pretrained(path, revision=revision, use_safetensors=True, dtype=torch.float32)
-            self._tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-            self._processor = CLIPImageProcessorPil.from_pretrained(path, revision=revision)
-        except (OSError, ValueError, SafetensorError) as error:
-            reason = first_line(error)
-            raise ModelError(f"cannot load {path} as a CLIP model from safetensors: {reason}") from error
+            with noted() as parts:
+                self._model = CLIPModel.from_pretrained(
+                    where, revision=revision, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+                )
+            self._tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+            self._processor = CLIPImageProcessorPil.from_pretrained(where, revision=revision, trust_remote_code=False)
+        except Exception as error:  # a damaged folder makes libraries raise anything
+            raise ModelError(f"cannot load {path} as a CLIP model from safetensors: {reason_of(error)}") from error
+        for part in parts:
+            part.check()
+        check_words(self._tokenizer, path)
         self._model.to(device).eval()
         self._device = device
         self._texts: dict[str, np.ndarray] = {}

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from loco_core.engine import unrounded
-from loco_core.errors import ModelError, SpecError, first_line
+from loco_core.errors import ModelError, SpecError
+from loco_core.loading import noted, reason_of
 from loco_core.toyworld.training.judge import CLASSES, heads, upscale
 from loco_core.toyworld.world import KINDS, PLAIN
 
@@ -39,11 +39,14 @@ class Scorer:
         from transformers import ResNetForImageClassification
 
         try:
-            self._model = ResNetForImageClassification.from_pretrained(
-                path, revision=revision, use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"cannot load the judge from {path}: {first_line(error)}") from error
+            with noted() as parts:
+                self._model = ResNetForImageClassification.from_pretrained(
+                    path, revision=revision, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+                )
+        except Exception as error:  # a damaged folder makes libraries raise anything
+            raise ModelError(f"cannot load the judge from {path}: {reason_of(error)}") from error
+        for part in parts:
+            part.check()
         self._model.to(device).eval()
         self._device = device
         self._abstain_below: dict[str, float] = self._model.config.abstain_below

@@ -95,6 +95,7 @@ def test_presets_are_listed_written_out_and_planned_without_weights(
     def no_hub(*_: Any, **__: Any) -> str:
         raise OSError("no network")
 
+    monkeypatch.setattr("loco_core.hub._unreachable", lambda: "no network")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", no_hub)
     code, out, _ = command("reproduce")
     assert code == 0

@@ -16,7 +16,7 @@ from tests.tiny_models import SIDE, build, build_second_stage
 
 
 def sweep(**changes: Any) -> SweepSpec:
-    content = {"name": "s", "models": ["sd15"], "attributes": ["style/monet"], "scorer": "toy-clip"}
+    content = {"name": "s", "models": ["sd15"], "attributes": ["style/velor"], "scorer": "toy-clip"}
     return SweepSpec.model_validate({**content, **changes}, strict=False)
 
 

@@ -1,0 +1,262 @@
+"""Which files of a model's folder are read when it is loaded: those that a hash must cover, and no others. No torch.
+
+Links are followed, as whoever loads the folder follows them: the cache of the hub and linked components are ordinary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from loco_core.errors import ModelError, first_line
+
+INDEX = "model_index.json"
+# Pickled weights run code when they are read.
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+_VOCABULARIES = (
+    "tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "*.model",
+)  # fmt: skip
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_SCHEDULERS = ("scheduler_config.json",)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a pipeline, as its index names it.
+
+    Attributes:
+        name: e.g. ``unet``.
+        library: that loads it: ``diffusers``, ``transformers``, or a module of a pipeline.
+        class_name: its class.
+    """
+
+    name: str
+    library: str
+    class_name: str
+
+    @property
+    def kind(self) -> str:
+        """``tokenizer``, ``scheduler``, ``processor`` or ``model``."""
+        for kind, ends in _KINDS:
+            if self.class_name.endswith(ends):
+                return kind
+        return "model"
+
+
+_KINDS = (
+    ("tokenizer", ("Tokenizer", "TokenizerFast")),
+    ("scheduler", ("Scheduler",)),
+    ("processor", ("Processor", "ProcessorPil", "ProcessorFast", "FeatureExtractor")),
+)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        ModelError: it is missing, cannot be read, or is damaged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is damaged: expected an object")
+    return content
+
+
+def components(folder: Path, left_out: Collection[str] = ()) -> tuple[Component, ...]:
+    """Returns the parts that a pipeline folder names, without those that are left out.
+
+    Raises:
+        ModelError: the index is damaged, or a part is code of the folder's own, which is never run.
+    """
+    found = []
+    for name, value in sorted(read_object(folder / INDEX).items()):
+        if name == "_class_name" and not isinstance(value, str):
+            raise ModelError(f"{folder / INDEX}: {name} is {value}; expected the name of a class of diffusers")
+        if name in left_out or name.startswith("_") or not isinstance(value, list):
+            continue
+        if len(value) != 2 or not all(isinstance(word, str) for word in value):
+            continue
+        if not all(re.fullmatch(r"\w+", word) for word in (name, *value)):
+            raise ModelError(f"{folder / INDEX}: {name} is {value}; expected names of a library and a class")
+        if (folder / name / f"{value[0]}.py").is_file():
+            raise ModelError(f"{folder / name} brings code of its own, {value[0]}.py, which is never run")
+        found.append(Component(name, *value))
+    return tuple(found)
+
+
+def place_of(folder: Path, component: Component) -> Path:
+    """Returns the folder that a component is read from: its own, else the pipeline's, as diffusers has it."""
+    own = folder / component.name
+    return own if own.is_dir() else folder
+
+
+def pipeline_files(folder: Path, left_out: Collection[str] = ()) -> tuple[Path, ...]:
+    """Returns the files that a pipeline is loaded from, as paths below its folder.
+
+    Args:
+        folder: of the pipeline.
+        left_out: components that it is loaded without.
+
+    Raises:
+        ModelError: one of them is missing or damaged, lies outside, or weights are pickles.
+    """
+    variant = variant_of(folder, left_out)
+    found = {folder / INDEX}
+    for part in components(folder, left_out):
+        place = place_of(folder, part)
+        if part.kind == "model":
+            found.update(model_files(place, part.library, variant))
+        else:
+            found.update(_named(place, part))
+    return tuple(sorted(found))
+
+
+def _named(place: Path, part: Component) -> list[Path]:
+    names = {"tokenizer": _VOCABULARIES, "scheduler": _SCHEDULERS, "processor": _PROCESSORS}[part.kind]
+    files = [file for name in names for file in place.glob(name) if file.is_file()]
+    there = {file.name for file in files}
+    if not there - {"tokenizer_config.json", "special_tokens_map.json"}:
+        raise ModelError(f"{place} holds no {part.kind} for {part.name}, which {INDEX} names; expected {names[0]}")
+    if part.kind == "tokenizer":
+        _check_merges(place, there)
+    return files
+
+
+def _check_merges(place: Path, there: Collection[str]) -> None:
+    """Refuses half of a vocabulary: without its other half every word falls into letters."""
+    halves = {"vocab.json", "merges.txt"}
+    if "tokenizer.json" not in there and len(halves & set(there)) == 1:
+        (missing,) = halves - set(there)
+        raise ModelError(f"{place} holds half a vocabulary: {missing} is missing")
+
+
+def scorer_files(folder: Path) -> tuple[Path, ...]:
+    """Returns the files that a scorer of transformers is loaded from, as `pipeline_files` does of a pipeline.
+
+    Raises:
+        ModelError: weights are missing, damaged, outside, or pickles.
+    """
+    others = [file for name in (*_VOCABULARIES, *_PROCESSORS) for file in folder.glob(name) if file.is_file()]
+    return tuple(sorted({*model_files(folder, "transformers", None), *others}))
+
+
+def variant_of(folder: Path, left_out: Collection[str] = ()) -> str | None:
+    """Returns the variant, e.g. ``fp16``, that a pipeline holds where it holds no plain weights; else None.
+
+    Raises:
+        ModelError: it holds several, so that it is not clear which one is meant.
+    """
+    lacking: list[tuple[Path, set[str]]] = []
+    for part in components(folder, left_out):
+        place = place_of(folder, part)
+        if part.kind == "model" and checkpoint_of(place, part.library) is None:
+            lacking.append((place, _variants(place, part.library)))
+    if not any(found for _, found in lacking):
+        return None
+    shared = set.intersection(*(found for _, found in lacking))
+    if len(shared) != 1:
+        names = sorted({name for _, found in lacking for name in found})
+        raise ModelError(
+            f"{lacking[0][0]} holds weights as {' and '.join(names)} only; expected files without such a word in "
+            "their names, or the same one in every component"
+        )
+    return shared.pop()
+
+
+def _variants(place: Path, library: str) -> set[str]:
+    stem = re.escape(_stem(library))
+    patterns = (
+        rf"{stem}\.([A-Za-z0-9_]+)\.safetensors", rf"{stem}\.safetensors\.index\.([A-Za-z0-9_]+)\.json",
+        rf"{stem}\.safetensors\.([A-Za-z0-9_]+)\.index\.json",
+    )  # fmt: skip
+    names = [file.name for file in place.iterdir()] if place.is_dir() else []
+    return {found[1] for name in names for pattern in patterns if (found := re.fullmatch(pattern, name))}
+
+
+def _stem(library: str) -> str:
+    return "diffusion_pytorch_model" if library == "diffusers" else "model"
+
+
+def _config(place: Path) -> dict[str, Any]:
+    if not (place / "config.json").is_file():
+        raise ModelError(f"{place} holds no config.json")
+    return read_object(place / "config.json")
+
+
+def checkpoint_of(place: Path, library: str) -> Path | None:
+    """Returns the file that a model's plain weights are read from, or their index; None where it holds a variant."""
+    return _checkpoint(place, library, None, _config(place))
+
+
+def _checkpoint(place: Path, library: str, variant: str | None, config: dict[str, Any]) -> Path | None:
+    """Returns the file that a model's weights are read from, or the index of several, as its library looks for it."""
+    stem, word = _stem(library), f".{variant}" if variant else ""
+    single, index = f"{stem}{word}.safetensors", f"{stem}.safetensors.index{word}.json"
+    named = config.get("transformers_weights")
+    if library == "diffusers":
+        order = [index, f"{stem}.safetensors{word}.index.json", single]
+    else:
+        order = [named] if isinstance(named, str) else [single, index]
+    return next((place / name for name in order if (place / name).is_file()), None)
+
+
+def model_files(place: Path, library: str, variant: str | None) -> list[Path]:
+    """Returns a model's configuration and weights.
+
+    Args:
+        place: its folder.
+        library: that loads it.
+        variant: of weights, where there are no plain ones.
+
+    Raises:
+        ModelError: one is missing or damaged, lies outside, or weights are pickles.
+    """
+    config = _config(place)
+    found = _checkpoint(place, library, None, config) or _checkpoint(place, library, variant, config)
+    if found is None:
+        pickles = sorted(file.name for pattern in PICKLES for file in place.glob(pattern))
+        held = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
+        raise ModelError(f"{place} holds no safetensors weights: expected {_stem(library)}.safetensors{held}")
+    files = [place / "config.json", found, *(_shards(found) if found.suffix == ".json" else ())]
+    for file in files:
+        if file.suffix == ".safetensors":
+            _check_whole(file)
+    return files
+
+
+def _shards(index: Path) -> Iterator[Path]:
+    named = read_object(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise ModelError(f"{index} is damaged: expected a weight_map")
+    for name in sorted({str(value) for value in named.values()}):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or path.suffix != ".safetensors":
+            raise ModelError(f'{index} names "{name}"; expected names of safetensors files beside it')
+        if not (index.parent / name).is_file():
+            raise ModelError(f"{index} names {name}, which is missing")
+        yield index.parent / name
+
+
+def _check_whole(file: Path) -> None:
+    """Refuses a safetensors file that ends too early: half a download."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            head = json.loads(stream.read(length)) if 8 + length <= size else None
+        ends = [item["data_offsets"][1] for key, item in (head or {}).items() if key != "__metadata__"]
+        whole = head is not None and 8 + length + max(ends, default=0) == size
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ModelError(f"{file} is damaged: not a whole safetensors file; expected it to be downloaded once more")
