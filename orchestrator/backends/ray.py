@@ -22,6 +22,8 @@ from ray._private.state import state as cluster_state
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from loco_core.errors import StoreError
+from loco_core.masking import mask_everything
+from loco_core.quiet import without_terminal
 from orchestrator.backends.connection import Head, admitted, leave_at_once, loopback, own_logging, own_signals
 from orchestrator.backends.demand import Demand, refusal
 from orchestrator.backends.local import OwnFolder, own_token
@@ -64,6 +66,8 @@ class _WorkerActor:
 
     def __init__(self, name: str, make_worker: MakeWorker, threads: int) -> None:
         faulthandler.enable()
+        without_terminal()
+        mask_everything()
         self._host = WorkerHost(name, make_worker, threads)
 
     def place(self) -> _Place:
