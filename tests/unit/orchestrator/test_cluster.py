@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ results: s3://bucket/first
 workers: {gpus: 2, cpus: 4, min: 1, max: 8, label_selector: {zone: a}}
 cluster: {address: "http://head:8265"}
 """
+
+
+@pytest.fixture
+def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The token that Ray keeps in the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = tmp_path / "home" / ".ray" / "auth_token"
+    path.parent.mkdir(parents=True)
+    path.write_text("0" * 64)
+    return path
 
 
 @pytest.fixture
@@ -272,6 +283,56 @@ def test_objects_of_kubernetes_have_names_that_it_takes_and_that_differ(folder: 
     assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,39}[a-z0-9])", item) for item in labels), labels
 
 
+def starts(path: Path) -> list[str]:
+    """Returns every command that starts Ray in a template, with all that its shell was told before."""
+    text = path.read_text(encoding="utf-8")
+    commands: list[str] = []
+    if path.name == "ray.yaml":
+        for name, value in yaml.safe_load(text).items():
+            commands += value if name.endswith("commands") else []
+    else:
+        lines = text.replace("\\\n", "").splitlines()
+        commands = ["\n".join(lines[: number + 1]) for number in range(len(lines))]
+    return [command for command in commands if "ray start --" in command.splitlines()[-1]]
+
+
+@pytest.mark.usefixtures("token_file")
+def test_no_template_starts_a_ray_without_a_token(command: Command, tmp_path: Path) -> None:
+    kinds = [
+        path.name for path in Path(str(files("cluster"))).iterdir() if path.is_dir() and path.name != "__pycache__"
+    ]
+    assert sorted(kinds) == sorted(Kind)
+    for kind in kinds:
+        folder = tmp_path / kind
+        command("init", kind, "--folder", folder)
+        commands = {path.name: starts(path) for path in folder.iterdir()}
+        for name, found in commands.items():
+            for words in found:
+                assert re.search(r"(export\s+|: +)RAY_AUTH_MODE=token\b", words), (kind, words)
+                assert name == "ray.yaml" or "RAY_AUTH_TOKEN" in words, (kind, words)
+        if found := commands.get("ray.yaml"):
+            mounts = yaml.safe_load((folder / "ray.yaml").read_text())["file_mounts"]
+            assert mounts == {"~/.ray/auth_token": "~/.ray/auth_token"}
+            assert len(found) == 2
+        loaded = load_cluster(folder / "cluster.yaml")
+        if loaded.spec.cluster.rayjob:
+            _, job = yaml.safe_load_all(manifest(loaded))
+            assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+        else:
+            assert any(commands.values()), kind
+
+
+def test_a_launcher_file_names_a_token_that_is_not_there(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command("init", "aws", "--folder", tmp_path / "new")
+    code, _, err = command("submit", tmp_path / "new" / "cluster.yaml", "--dry-run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "~/.ray/auth_token, for ~/.ray/auth_token, is not there; `ray get-auth-token --generate` writes it" in err
+
+
+@pytest.mark.usefixtures("token_file")
 @pytest.mark.parametrize("kind", list(Kind))
 def test_init_writes_files_that_load(kind: Kind, command: Command, tmp_path: Path) -> None:
     code, out, err = command("init", kind, "--folder", tmp_path / "new")
@@ -291,6 +352,7 @@ def test_init_writes_files_that_load(kind: Kind, command: Command, tmp_path: Pat
     assert {path: path.read_bytes() for path in (tmp_path / "new").iterdir()} == before
 
 
+@pytest.mark.usefixtures("token_file")
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
