@@ -166,12 +166,12 @@ def test_files_of_the_users_own_travel_with_the_job(
         return
     job.mkdir()
     bundle(loaded, job)
-    assert (job / "mine.py").read_text() == (folder / "mine.py").read_text()
-    assert (job / "colours.py").is_file()
+    assert (job / "own-code" / "mine.py").read_text() == (folder / "mine.py").read_text()
+    assert (job / "own-code" / "colours.py").is_file()
     submitted = json.loads((job / "submitted.yaml").read_text())
-    assert (submitted["localize"]["localizer"], submitted["scorer"]) == ("./mine.py", "./colours.py")
-    assert submitted["localize"]["beside"] == ["argmin", "./lowest.py"]
-    assert (job / "lowest.py").is_file()
+    assert (submitted["localize"]["localizer"], submitted["scorer"]) == ("./own-code/mine.py", "./own-code/colours.py")
+    assert submitted["localize"]["beside"] == ["argmin", "./own-code/lowest.py"]
+    assert (job / "own-code" / "lowest.py").is_file()
     (folder / "other").mkdir()
     (folder / "other" / "mine.py").write_text("def edit(model, target, settings): ...")
     (folder / "sweep.yaml").write_text(
@@ -179,6 +179,29 @@ def test_files_of_the_users_own_travel_with_the_job(
     )
     with pytest.raises(SpecError, match=r"two files are named mine\.py"):
         load_cluster(folder / "cluster.yaml")
+
+
+def test_a_file_of_the_users_own_hides_no_module_from_the_job(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    job = tmp_path / "job"
+    job.mkdir()
+    # Named as the files of a plug-in may well be.
+    names = ["json", "types", "logging", "torch", "ray", "loco_core", "orchestrator", "code"]
+    for name in names:
+        (folder / f"{name}.py").write_text("def localize(scores, settings, site_names=()): ...")
+    beside = ", ".join(f"./{name}.py" for name in names[1:])
+    (folder / "sweep.yaml").write_text(f"{SWEEP}localize: {{localizer: ./json.py, beside: [{beside}]}}\n")
+    bundle(load_cluster(folder / "cluster.yaml"), job)
+    # As the job is run: by -m, in its folder.
+    code = f"from importlib.util import find_spec; print(*(find_spec(name).origin for name in {names}), sep='\\n')"
+    (job / "probe.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "probe"], cwd=job, capture_output=True, text=True, env={"PATH": ""}, check=True
+    )
+    found = dict(zip(names, map(Path, done.stdout.splitlines()), strict=True))
+    assert [name for name, path in found.items() if path.parent == job or "own-code" in path.parts] == []
 
 
 def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -> None:
