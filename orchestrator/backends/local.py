@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from orchestrator.scheduler.protocol import BackendError
 PREFIX = "loco-ray-"
 FOLDER_VARIABLES = ("RAY_TMPDIR", "TMPDIR")
 USUAL = "/tmp"
-SOCKET_BYTES = 103
-"""What the path of a socket may have on every system."""
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+"""What the path of a socket may have."""
 LONGEST = f"/{PREFIX}12345678/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 NEEDED_BYTES = 20_000_000
 """Logs and sockets of an idle Ray take less than one; this leaves room for those of a run."""

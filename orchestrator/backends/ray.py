@@ -241,7 +241,7 @@ class RayBackend:
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     # Ray's own choice, 15, starves the workers on a machine that does anything else.
-                    _system_config={"worker_niceness": 0},
+                    _system_config={"worker_niceness": 0, "enable_metrics_collection": False},
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _temp_dir=str(self._folder.ray),
