@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from loco_core.masking import masked
+
 
 class LocoError(Exception):
     """An error whose message is meant for a person; the command line prints it without a traceback.
@@ -16,6 +18,10 @@ class LocoError(Exception):
 
     exit_code = 1
     loc: tuple[str | int, ...] = ()
+
+    def __str__(self) -> str:
+        """Returns the message; no credential that it quotes leaves with it."""
+        return masked(super().__str__())
 
 
 class SpecError(LocoError):
@@ -78,4 +84,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of a library's message, or what kind of error it is where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (masked(str(error)).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loco_core.errors import ModelError, OutOfMemoryError
+from loco_core.errors import ModelError, OutOfMemoryError, first_line
 from loco_core.generate import generate
 from loco_core.models import load_model
 from loco_core.scorers import load_scorer
@@ -352,11 +352,10 @@ class PipelineWorker:
         }
 
     def _failure(self, row: PlannedRow, error: Exception) -> dict[str, Any]:
-        lines = str(error).strip().splitlines()
         return {
             **cell_columns(row, self._settings.sweep_id, self._info),
             "error_type": type(error).__name__,
-            "error": lines[0] if lines else "",
+            "error": first_line(error),
         }
 
     def _embedding(self, row: PlannedRow, scored: _Scored) -> dict[str, Any]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from ray._private import ray_constants
+from ray._private import ray_constants, services
+from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayError
 
+from orchestrator.backends.local import AUTH_MODE, AUTH_TOKEN, refresh
 from orchestrator.scheduler.host import one_line
 from orchestrator.scheduler.protocol import BackendError
 
@@ -85,16 +90,115 @@ def _reach(address: str, timeout: float) -> None:
 
 
 @contextmanager
+def admitted(address: str) -> Iterator[str]:
+    """Yields the address at which the head of a cluster lets this process in, prepared so that Ray finds it there.
+
+    Args:
+        address: HOST:PORT of its GCS, or ``auto`` for the cluster of this machine.
+
+    Raises:
+        BackendError: nothing answers there, or it wants another token.
+    """
+    if address == "auto":
+        try:
+            address = services.get_ray_address_from_environment("auto", None)
+        except ConnectionError as error:
+            raise BackendError(
+                "no Ray cluster runs on this machine; expected HOST:PORT of a head (10.0.0.1:6379)"
+            ) from error
+    knock(address)
+    with ExitStack() as stack:
+        if _on_loopback_only(address):
+            stack.enter_context(loopback())
+        _check_token(address)
+        yield address
+
+
+def _on_loopback_only(address: str) -> bool:
+    """Tells whether a head does not listen at the address of this machine, which Ray puts in place of loopback's."""
+    host, _, port = address.rpartition(":")
+    outside = services.resolve_ip_for_localhost(host.strip("[]"))
+    if outside == host.strip("[]"):
+        return False
+    try:
+        _reach(f"{outside}:{port}", 1.0)
+    except OSError:
+        return True
+    return False
+
+
+def _check_token(address: str) -> None:
+    """Asks the head who it is, once: Ray would ask for minutes, and then not say that it was turned away."""
+    refresh()
+    try:
+        token = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    except (AuthenticationError, RuntimeError) as error:
+        why = one_line(error).split(". ")[0]
+        raise BackendError(f"the token for {address} cannot be read: {why}") from error
+    if not re.fullmatch(r"[!-~]*", os.environ.get(AUTH_TOKEN, "").strip()):
+        # Ray would abort.
+        raise BackendError(f"{AUTH_TOKEN} holds no token: expected one word, as `ray get-auth-token` prints it")
+    if token:
+        os.environ.setdefault(AUTH_MODE, "token")
+    elif os.environ.get(AUTH_MODE) == "token":
+        # Ray would end this process.
+        raise _turned_away(address)
+    refresh()
+    with _heard() as said:
+        try:
+            GcsClient(address=address)
+            return
+        except (RayError, OSError) as error:
+            # The reason is in what Ray's other half prints only.
+            cause, turned_away = error, "Unauthenticated" in said()
+    if turned_away:
+        raise _turned_away(address) from cause
+    raise BackendError(f"what answers at {address} is no head of a Ray cluster: {one_line(cause)}") from cause
+
+
+def _turned_away(address: str) -> BackendError:
+    mode = os.environ.get(AUTH_MODE, "token")
+    return BackendError(
+        f"{address} wants a token: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file) to that of the cluster, which "
+        "`ray get-auth-token` prints on its head"
+        + ("" if mode == "token" else f"; {AUTH_MODE} is {mode} here, expected token")
+    )
+
+
+@contextmanager
+def _heard() -> Iterator[Callable[[], str]]:
+    """Keeps what is printed on this process's standard error from the terminal; yields what returns it."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+
+        def said() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield said
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+@contextmanager
 def own_signals() -> Iterator[None]:
-    """Keeps this process's SIGTERM handler, which ray.init replaces."""
+    """Keeps this process's SIGTERM handler, which ray.init replaces, and a hangup from the processes it starts.
+
+    A terminal that closes tells all of them: Ray would be gone before this process could leave it in order.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager

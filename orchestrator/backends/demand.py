@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.autoscaler._private.util import format_readonly_node_type
 from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatusReply, ResourceRequest
 from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_get
@@ -55,7 +57,7 @@ def refusal(demand: Demand, waited: float) -> str | None:
         return None
     there = f"there are at most {_largest(nodes)} on a node"
     if state is None:
-        if _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
+        if _grows(_internal_kv_get(DEBUG_AUTOSCALING_STATUS)):
             # The autoscaler before the present one does not say what it cannot give.
             return None
         return f"no node of the cluster has {demand} for a worker ({there}), and no autoscaler adds any"
@@ -65,6 +67,24 @@ def refusal(demand: Demand, waited: float) -> str | None:
     if any(_is(request, demand) for request in state.infeasible_resource_requests):
         return f"no node type of the cluster has {demand} for a worker ({there} now)"
     return None
+
+
+def _grows(report: bytes | None) -> bool:
+    """Tells whether an autoscaler of the older kind adds nodes.
+
+    On a cluster started by hand one reports what is there, adds nothing, and makes up a type of its own for every node.
+
+    Args:
+        report: what it wrote; None where there is none.
+    """
+    if not report:
+        return False
+    try:
+        kinds = dict(json.loads(report)["autoscaler_report"]["node_type_mapping"])
+    except (ValueError, KeyError, TypeError):
+        # It has not looked yet.
+        return True
+    return not kinds or any(kind != format_readonly_node_type(node) for node, kind in kinds.items())
 
 
 def _is(request: ResourceRequest, demand: Demand) -> bool:

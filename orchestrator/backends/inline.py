@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from loco_core.errors import StoreError
+from loco_core.quiet import unasked
 from orchestrator.scheduler.host import WorkerHost, one_line
 from orchestrator.scheduler.protocol import (
     BackendEvent,
@@ -72,14 +73,16 @@ class InlineBackend:
 
     def _bind(self, worker: str, model: str) -> BackendEvent:
         try:
-            self._hosts[worker].bind(model)
+            with unasked():
+                self._hosts[worker].bind(model)
         except (Exception, SystemExit) as error:
             return BindFailed(worker, type(error).__name__, one_line(error), isinstance(error, StoreError))
         return WorkerBound(worker)
 
     def _run(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> BackendEvent:
         try:
-            return UnitDone(worker, self._hosts[worker].run(unit, attempt, row_by_row))
+            with unasked():
+                return UnitDone(worker, self._hosts[worker].run(unit, attempt, row_by_row))
         except SystemExit as error:
             report = UnitReport(
                 unit.unit_id,

@@ -10,9 +10,6 @@ import atexit
 import faulthandler
 import logging
 import os
-import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +17,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from loco_core.errors import StoreError
-from orchestrator.backends.connection import Head, knock, leave_at_once, loopback, own_logging, own_signals
+from loco_core.masking import mask_everything
+from loco_core.quiet import without_terminal
+from orchestrator.backends.connection import Head, admitted, leave_at_once, loopback, own_logging, own_signals
 from orchestrator.backends.demand import Demand, refusal
+from orchestrator.backends.local import OwnFolder, own_token
 from orchestrator.scheduler.host import WorkerHost, one_line
 from orchestrator.scheduler.protocol import (
     BackendError,
@@ -51,7 +50,6 @@ DRAIN_POLL_SECONDS = 2.0
 DEMAND_POLL_SECONDS = 5.0
 LOG_TAIL_LINES = 8
 LOG_TAIL_BYTES = 32_768
-AUTH_TOKEN = "RAY_AUTH_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,8 @@ class _WorkerActor:
 
     def __init__(self, name: str, make_worker: MakeWorker, threads: int) -> None:
         faulthandler.enable()
+        without_terminal()
+        mask_everything()
         self._host = WorkerHost(name, make_worker, threads)
 
     def place(self) -> _Place:
@@ -138,7 +138,7 @@ class RayBackend:
         self._granted: set[Demand] = set()
         self._next_demand_poll = 0.0
         self._head: Head | None = None
-        self._folder: Path | None = None
+        self._folder: OwnFolder | None = None
         logging.getLogger("ray").setLevel(logging.ERROR)
         # Ray prints every death on the driver's terminal; ours are in the reports of the units.
         ray_worker._worker_logs_enabled = False
@@ -227,18 +227,13 @@ class RayBackend:
                 self.kill(worker)
             ray.shutdown()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             self._folder = None
 
     def _start(self, gpus: int | None) -> None:
-        if os.environ.get("RAY_AUTH_MODE") is None:
-            # Otherwise Ray would write a token of its own into the home folder.
-            os.environ.setdefault(AUTH_TOKEN, secrets.token_hex(32))
-        # Paths of sockets must stay short, which the usual temporary folder need not be.
-        short = "/tmp" if os.path.isdir("/tmp") else None
-        self._folder = Path(tempfile.mkdtemp(prefix="loco-ray-", dir=short))
+        self._folder = OwnFolder()
         try:
-            with own_signals(), loopback():
+            with own_signals(), loopback(), own_token():
                 ray.init(
                     address="local",
                     num_cpus=self._workers * self._threads,
@@ -246,10 +241,10 @@ class RayBackend:
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     # Ray's own choice, 15, starves the workers on a machine that does anything else.
-                    _system_config={"worker_niceness": 0},
+                    _system_config={"worker_niceness": 0, "enable_metrics_collection": False},
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    _temp_dir=str(self._folder),
+                    _temp_dir=str(self._folder.ray),
                 )
         except Exception as error:
             self.shutdown()
@@ -258,19 +253,16 @@ class RayBackend:
             ) from error
 
     def _join(self, address: str) -> None:
-        if address == "auto" and (given := os.environ.get(ray_constants.RAY_ADDRESS_ENVIRONMENT_VARIABLE)):
-            address = given
-        if address != "auto":
-            knock(address)
-        try:
-            with own_signals(), own_logging():
-                # One JSON object a line in the logs of the workers.
-                ray.init(
-                    address=address, log_to_driver=False, logging_level=logging.ERROR,
-                    logging_config=ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"]),
-                )  # fmt: skip
-        except Exception as error:
-            raise BackendError(f"cannot join the Ray cluster at {address}: {one_line(error)}") from error
+        with admitted(address) as found:
+            try:
+                with own_signals(), own_logging():
+                    # One JSON object a line in the logs of the workers.
+                    ray.init(
+                        address=found, log_to_driver=False, logging_level=logging.ERROR,
+                        logging_config=ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"]),
+                    )  # fmt: skip
+            except Exception as error:
+                raise BackendError(f"cannot join the Ray cluster at {found}: {one_line(error)}") from error
         self._head = Head(ray.get_runtime_context().gcs_address)
 
     def _call(

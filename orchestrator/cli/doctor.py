@@ -11,6 +11,8 @@ from pathlib import Path
 
 import typer
 
+from loco_core.errors import first_line
+
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "s3fs", "pydantic", "numpy", "scipy")
 
 
@@ -33,9 +35,7 @@ def doctor() -> None:
             print(f"problem  {name}: not installed; `pip install -c constraints.txt loco-sweep` installs it")
         except Exception as error:  # a broken installation can raise anything; the line says what
             bad += 1
-            print(
-                f"problem  {name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-            )
+            print(f"problem  {name}: {type(error).__name__}: {first_line(error)}")
     if bad:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from loco_core.errors import LocoError
+from loco_core.masking import mask_everything
 from orchestrator.cli import (
     bench_localizer,
     demo,
@@ -62,6 +63,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Runs the command line; an error meant for a person is one line, without a traceback."""
+    mask_everything()
     try:
         app()
     except LocoError as error:

@@ -233,7 +233,7 @@ def span(start: int, size: int) -> str:
 
 @contextmanager
 def signals(stop: StopSwitch) -> Iterator[None]:
-    """Lets Ctrl-C and SIGTERM stop the run: once after what is running, twice now, wherever it is."""
+    """Lets Ctrl-C, SIGTERM and a closed terminal stop it: once after what is running, twice now, wherever it is."""
 
     def press(*_: object) -> None:
         again = stop.pressed
@@ -241,7 +241,10 @@ def signals(stop: StopSwitch) -> Iterator[None]:
         if again:
             raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        # As nohup leaves it.
+        numbers.append(signal.SIGHUP)
     before = [signal.signal(number, press) for number in numbers]
     try:
         yield

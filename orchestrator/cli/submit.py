@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loco_core.errors import ClusterError, SpecError
+from loco_core.masking import masked
 
 if TYPE_CHECKING:
     from orchestrator.submit import Job, Jobs, LoadedCluster
@@ -46,7 +47,7 @@ def logs(
         if follow:
             _print(jobs.follow(job.job_id))
         else:
-            print(jobs.logs(job.job_id), end="")
+            print(masked(jobs.logs(job.job_id)), end="")
 
 
 def cancel(cluster: ClusterFile) -> None:
@@ -171,4 +172,4 @@ def _describe(cluster: LoadedCluster, *, again: bool) -> None:
 
 def _print(pieces: Iterator[str]) -> None:
     for piece in pieces:
-        print(piece, end="", flush=True)
+        print(masked(piece), end="", flush=True)

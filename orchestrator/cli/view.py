@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,14 +16,25 @@ def view(
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Browse the kept images by model, attribute, window and seed, also while the sweep runs."""
-    import webbrowser
+    from tempfile import TemporaryDirectory
 
     from orchestrator.store import open_store
     from orchestrator.viewing.server import serve
 
-    def ready(address: str) -> None:
-        print(f"{address} (Ctrl-C stops)", flush=True)
-        if open_page:
-            webbrowser.open(address)
+    with TemporaryDirectory(prefix="loco-view-") as folder:
 
-    serve(open_store(results, create=False), port, ready)
+        def ready(address: str) -> None:
+            print(f"{address} (Ctrl-C stops)", flush=True)
+            if open_page:
+                _open(address, Path(folder))
+
+        serve(open_store(results, create=False), port, ready)
+
+
+def _open(address: str, folder: Path) -> None:
+    """Opens a browser by a file that only its owner reads: the words of a command, all users of a machine see."""
+    import webbrowser
+
+    page = folder / "view.html"
+    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
+    webbrowser.open(page.as_uri())

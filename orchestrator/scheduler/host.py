@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 from loco_core.errors import StoreError
+from loco_core.masking import masked
 from orchestrator.scheduler.protocol import MakeWorker, Unit, UnitReport, Worker
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -72,8 +73,8 @@ class WorkerHost:
 
 
 def one_line(error: BaseException | str) -> str:
-    """Returns a message on one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Returns a message on one line of bounded length, without credentials."""
+    text = " ".join(masked(str(error)).split()) or type(error).__name__
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 1] + "…"
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
+from loco_core.masking import holds_credential, is_credential_name
 from orchestrator.spec.sweep import Name, SweepSpec, Text, _problem, _Strict
 
 MAX_WORKERS = 100_000
-CREDENTIAL = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?|(ACCESS|API|PRIVATE)_?KEY)(_|$)")
 
 
 class WorkersSpec(_Strict):
@@ -76,6 +75,8 @@ class ClusterChoice(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> ClusterChoice:
+        if self.address is not None and holds_credential(self.address):
+            raise _problem(("address",), "holds a password; expected http://HEAD:8265, and the token in RAY_AUTH_TOKEN")
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
@@ -96,10 +97,14 @@ class RuntimeEnvSpec(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> RuntimeEnvSpec:
-        for name in self.env_vars:
-            if CREDENTIAL.search(name.upper()):
+        for name, value in self.env_vars.items():
+            if is_credential_name(name) or holds_credential(value):
                 message = "looks like a credential, which Ray would log; set it in the environment of the nodes instead"
                 raise _problem(("env_vars", name), message)
+        for number, package in enumerate(self.pip):
+            if holds_credential(package):
+                message = "holds a password, which Ray would log; expected none: nodes read PIP_INDEX_URL and ~/.netrc"
+                raise _problem(("pip", number), message)
         return self
 
 
@@ -149,3 +154,10 @@ class ClusterSpec(_Strict):
     runtime_env: RuntimeEnvSpec = RuntimeEnvSpec()
     retries: RetriesSpec = RetriesSpec()
     cost: CostSpec = CostSpec()
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterSpec:
+        if holds_credential(self.results):
+            message = "holds a password; expected s3://bucket/folder, and the keys in the environment of the nodes"
+            raise _problem(("results",), message)
+        return self

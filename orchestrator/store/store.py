@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from loco_core.errors import SpecError, StoreError
+from loco_core.masking import holds_credential
 from orchestrator.spec import SweepSpec, check_compatible
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs, Put
@@ -273,6 +274,11 @@ def open_store(root: str, *, create: bool = True) -> Store:
     scheme, separator, _ = root.partition("://")
     if separator and scheme not in ("s3", "file"):
         raise StoreError(f"{root}: expected a folder or s3://bucket/folder")
+    if separator and holds_credential(root):
+        raise StoreError(
+            f"{root}: an address is written into the results and their reports; expected one without a password, and "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
     store = Store(_s3(root) if scheme == "s3" and separator else _local(root.removeprefix("file://"), create))
     if not create and not store.blobs.exists(layout.SWEEP):
         raise MissingFileError(f"{root}: holds no sweep; expected a results folder of `loco-sweep run`")

@@ -19,6 +19,9 @@ LIMIT = 100 * 2**20
 """Ray's dashboard refuses larger uploads (HTTP 413), though its packaging allows 512 MiB."""
 SWEEP = "submitted.yaml"
 """Not the name that the user's own file is likely to have."""
+CODE = "own-code"
+"""Folder of the user's Python files. The job's own folder is where Python looks for modules first: a json.py would hide
+the library's from everything that the job runs. No module can have a name with a hyphen."""
 _LEFT_OUT = ("__pycache__", "*.pyc", ".git", PLANTED_TABLES.name)
 
 
@@ -52,9 +55,10 @@ def bundle(cluster: LoadedCluster, folder: Path, *, again: bool = False) -> Bund
         source = next(iter(found.submodule_search_locations or ()))
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(*_LEFT_OUT))
     # JSON is YAML, and writes every number so that it reads back exactly.
-    (folder / SWEEP).write_text(traveling(cluster, ".").model_dump_json(exclude_unset=True), encoding="utf-8")
+    (folder / SWEEP).write_text(traveling(cluster, f"./{CODE}").model_dump_json(exclude_unset=True), encoding="utf-8")
+    (folder / CODE).mkdir()
     for path in cluster.code.values():
-        shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, folder / CODE / path.name)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > LIMIT:
         raise SpecError(f"the job's files weigh {size / 2**20:.0f} MiB; Ray takes at most {LIMIT // 2**20}")

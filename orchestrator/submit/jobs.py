@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
@@ -33,6 +34,8 @@ POLL_SECONDS = 1.0
 NOT_YET = "No available agent"
 """What the dashboard of a cluster says whose head is up for a few seconds only."""
 START_SECONDS = 60.0
+TOKEN_FILE = Path("~/.ray/auth_token")
+"""Where Ray looks for a token that the environment does not name."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +200,9 @@ def _unseen(text: str, seen: int, printed: int) -> Iterator[str]:
 
 
 def authenticate() -> None:
-    """Lets Ray use the token that the environment names; to be called before Ray is imported."""
-    if "RAY_AUTH_MODE" not in os.environ and {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+    """Lets Ray use the token of the environment or of its own file; to be called before Ray is imported."""
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if "RAY_AUTH_MODE" not in os.environ and (named or TOKEN_FILE.expanduser().is_file()):
         os.environ["RAY_AUTH_MODE"] = "token"
 
 

@@ -49,6 +49,10 @@ def check_launcher(path: Path, workers: WorkersSpec) -> None:
     except Exception as error:
         # jsonschema's and Ray's own classes; all say what is wrong in their first line.
         raise SpecError(f"{path}: Ray's launcher refuses it: {str(error).splitlines()[0]}") from error
+    for there, here in (config.get("file_mounts") or {}).items():
+        if not Path(str(here)).expanduser().exists():
+            hint = "; `ray get-auth-token --generate` writes it" if "auth_token" in str(here) else ""
+            raise SpecError(f"{path}: file_mounts: {here}, for {there}, is not there{hint}")
     types = config.get("available_node_types") or {}
     told = {name: node["resources"] for name, node in types.items() if node.get("resources")}
     # Node types may leave their resources to be found out from the machine.

@@ -74,6 +74,8 @@ def _objects(cluster: LoadedCluster, *, again: bool) -> tuple[dict[str, Any], di
             "shutdownAfterJobFinishes": True,
             "rayClusterSpec": {
                 "enableInTreeAutoscaling": True,
+                # KubeRay makes a token and gives it to all of its pods; without one every pod near could run code here.
+                "authOptions": {"mode": "token"},
                 # Logical GPUs of the head are none: the driver runs there.
                 "headGroupSpec": {"rayStartParams": {"num-gpus": "0"}, "template": head},
                 "workerGroupSpecs": [

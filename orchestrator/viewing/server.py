@@ -1,15 +1,18 @@
-"""A server of one results root, on loopback, for as long as somebody looks."""
+"""A server of one results root, on loopback, for as long as somebody looks who was given its token."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hmac
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from loco_core.errors import LocoError, ViewError
@@ -28,6 +31,7 @@ _OWN = (
 )
 # A report carries its styles, scripts and pictures in itself, and has no more reason to ask another machine.
 _OF_REPORT = "default-src 'self' 'unsafe-inline' data: blob:; base-uri 'none'; frame-ancestors 'none'"
+_TOKEN = "token"
 _FOR_GOOD = "private, max-age=31536000, immutable"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,19 +42,20 @@ def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
     Args:
         store: the results.
         port: of 127.0.0.1; 0 takes a free one.
-        ready: is called with the address as soon as it answers.
+        ready: is called with the address, and the token in it, as soon as it answers.
 
     Raises:
         ViewError: the port cannot be had.
         StoreError: the results cannot be read.
     """
-    app = Viewer(store).app()
+    token = secrets.token_urlsafe(32)
+    app = Viewer(store).app(token)
     try:
         listening = socket.create_server((_HOST, port))
     except OSError as error:
         reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
         raise ViewError(f"port {port} {reason}; choose another with --port") from error
-    ready(f"http://{_HOST}:{listening.getsockname()[1]}/")
+    ready(f"http://{_HOST}:{listening.getsockname()[1]}/?{_TOKEN}={token}")
     web.run_app(app, sock=listening, print=None, access_log=None, shutdown_timeout=1)
 
 
@@ -76,9 +81,13 @@ class Viewer:
         )  # fmt: skip
         self._template = environment.get_template("page.html")
 
-    def app(self) -> web.Application:
-        """Returns the application."""
-        app = web.Application(middlewares=[_guarded])
+    def app(self, token: str) -> web.Application:
+        """Returns the application.
+
+        Args:
+            token: without it nothing is shown: every user of a machine reaches its loopback.
+        """
+        app = web.Application(middlewares=[_sealed, _admitting(token)])
         app.router.add_get("/", lambda request: self._page(request, browse))
         app.router.add_get("/compare", lambda request: self._page(request, compare))
         app.router.add_get(r"/image/{file:[0-9a-f]{64}}/{row:\d{1,9}}.png", self._image)
@@ -128,7 +137,7 @@ class Viewer:
 
 
 @web.middleware
-async def _guarded(request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _sealed(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Answers only who asked for this machine by name, so that no other site reaches in through a name of its own."""
     if request.host.partition(":")[0] not in _HOSTS:
         return web.Response(status=403, text=f"expected the address http://{_HOST}\n")
@@ -143,6 +152,31 @@ async def _guarded(request: web.Request, handler: _Handler) -> web.StreamRespons
     answer.headers["Referrer-Policy"] = "no-referrer"
     answer.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     return answer
+
+
+def _admitting(token: str) -> Middleware:
+    """Returns what answers only who has the token: in the address, or from then on in a cookie, so that links work."""
+
+    @web.middleware
+    async def admit(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        # Browsers send one port's cookies to all others, where another viewer may have set its own.
+        name = f"loco-sweep-{request.url.port}"
+        given = request.query.get(_TOKEN)
+        if not _equal(token, request.cookies.get(name, "") if given is None else given):
+            return web.Response(
+                status=403, text="expected the address that `loco-sweep view` printed, with its token\n"
+            )
+        answer = await handler(request)
+        if given is not None:
+            answer.set_cookie(name, token, httponly=True, samesite="Strict", path="/")
+        return answer
+
+    return admit
+
+
+def _equal(token: str, given: str) -> bool:
+    # In a time that does not tell how much of it was right.
+    return hmac.compare_digest(token.encode(), given.encode(errors="replace"))
 
 
 def _place(request: web.Request) -> tuple[str, int]:

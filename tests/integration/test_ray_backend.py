@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import tracemalloc
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 import ray.cloudpickle
 
+from orchestrator.backends.local import OwnFolder
 from orchestrator.backends.ray import RayBackend, _tail
 from orchestrator.scheduler.loop import Patience, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import BackendError, Unit, UnitReport, Worker, WorkerNeeds
@@ -238,6 +241,11 @@ DRIVER = """
     class Worker:
         def run(self, unit, attempt, row_by_row):
             (folder / f"pid-{os.getpid()}").touch()
+            try:
+                answer = input("Do you wish to run the custom code? [y/N] ")
+            except EOFError:
+                answer = "nobody answers"
+            (folder / f"asked-{os.getpid()}").write_text(answer + " " + os.readlink("/proc/self/fd/0"))
             time.sleep(0.5)
             (folder / unit.unit_id).touch()
             return UnitReport(unit.unit_id, attempt, "committed", rows=1)
@@ -250,6 +258,7 @@ DRIVER = """
     stop = StopSwitch()
     signal.signal(signal.SIGINT, lambda *_: stop.press())
     signal.signal(signal.SIGTERM, lambda *_: stop.press())
+    signal.signal(signal.SIGHUP, lambda *_: stop.press())
     backend = RayBackend(lambda model: Worker(), workers=2, threads=1)
     print(backend.logs, flush=True)
     units = [Unit(f"u{n:02d}", "sweep", "a", n, 0.5, None) for n in range(40)]
@@ -260,10 +269,20 @@ DRIVER = """
 
 
 @pytest.fixture
-def driver(home: Home, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def short() -> Iterator[Path]:
+    """A folder for temporary files with a path that is short enough for sockets; nothing may be left in it."""
+    folder = Path(tempfile.mkdtemp(prefix="s-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def driver(home: Home, short: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A run in a process of its own, a few units in."""
     driver = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path)],
+        env={**os.environ, "TMPDIR": str(short)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -305,21 +324,27 @@ def processes_of(session: str) -> list[int]:
     return found
 
 
-def test_ctrl_c_reaches_every_process_and_the_run_drains(
-    driver: subprocess.Popen[str], home: Home, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "closed terminal"])
+def test_a_signal_reaches_every_process_and_the_run_drains(
+    driver: subprocess.Popen[str], home: Home, short: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    os.killpg(driver.pid, signal.SIGINT)
+    os.killpg(driver.pid, number)
     out, err = driver.communicate(timeout=60)
     session, ended = out.splitlines()
     outcome, committed, retries = ended.split()
     assert (outcome, retries) == ("stopped", "0"), err
     assert int(committed) == len(done(tmp_path)) < 40
     assert processes_of(Path(session).parents[1].name) == []
-    assert not Path(session).parents[1].exists()
+    assert list(short.iterdir()) == []
+    # A worker that reads from a terminal would be stopped by it.
+    asked = {path.read_text() for path in tmp_path.glob("asked-*")}
+    assert asked == {"nobody answers /dev/null"}
     assert list(home.path.iterdir()) == []
 
 
-def test_nothing_survives_a_driver_that_is_killed(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_nothing_survives_a_driver_that_is_killed(
+    driver: subprocess.Popen[str], short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert driver.stdout is not None
     session = Path(driver.stdout.readline().strip()).parents[1]
     workers = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
@@ -328,4 +353,9 @@ def test_nothing_survives_a_driver_that_is_killed(driver: subprocess.Popen[str],
     driver.kill()
     driver.wait()
     wait_until(lambda: not any(alive(pid) for pid in workers), 20)
+    # Not even its folder, once another Ray is started here.
+    assert len(list(short.iterdir())) == 1
+    monkeypatch.setenv("TMPDIR", str(short))
+    OwnFolder().remove()
+    assert list(short.iterdir()) == []
     wait_until(lambda: not any(alive(pid) for pid in processes_of(session.name)), 20)

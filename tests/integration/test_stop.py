@@ -56,27 +56,48 @@ def presses(*numbers: int) -> Before:
 
 @pytest.mark.parametrize(
     ("numbers", "committed"),
-    [((signal.SIGINT,), 4), ((signal.SIGTERM,), 4), ((signal.SIGINT, signal.SIGINT), 2), ((signal.SIGTERM,) * 2, 2)],
-    ids=["Ctrl-C", "SIGTERM", "Ctrl-C twice", "SIGTERM twice"],
+    [
+        ((signal.SIGINT,), 4),
+        ((signal.SIGTERM,), 4),
+        ((signal.SIGHUP,), 4),
+        ((signal.SIGINT,) * 2, 2),
+        ((signal.SIGTERM,) * 2, 2),
+        ((signal.SIGHUP, signal.SIGINT), 2),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "closed terminal", "Ctrl-C twice", "SIGTERM twice", "closed terminal and Ctrl-C"],
 )
 def test_once_ends_with_what_runs_twice_at_once_and_both_resume(
     command: Command, sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...],
     committed: int,
 ) -> None:  # fmt: skip
-    results, handlers = tmp_path / "results", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    known = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    results, handlers = tmp_path / "results", [signal.getsignal(n) for n in known]
     work(monkeypatch, presses(*numbers))
     code, out, err = command("run", sweep, "--results", results, *INLINE)
     assert (code, err) == (4, "")
     assert out.splitlines()[-1].endswith("the same command resumes")
     store = open_store(str(results))
     assert len(store.committed()) == committed
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(n) for n in known] == handlers
     ran: list[str] = []
     work(monkeypatch, lambda unit: ran.append(unit.unit_id))
     code, out, err = command("run", sweep, "--results", results, *INLINE)
     assert (code, err, len(ran)) == (0, "", UNITS - committed)
     assert_each_once(store.read("scores"))
     assert store.read("scores").num_rows == sum(plan["emit"].to_pylist().count(True) for plan in store.plans().values())
+
+
+def test_a_run_that_nohup_started_outlives_its_terminal(
+    command: Command, sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        work(monkeypatch, presses(signal.SIGHUP))
+        code, _, err = command("run", sweep, "--results", tmp_path / "results", *INLINE)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (code, err) == (0, "")
+    assert len(open_store(str(tmp_path / "results")).committed()) == UNITS
 
 
 CANARY = "canary-7f3a91"

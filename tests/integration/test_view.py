@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -68,13 +70,16 @@ def make_store(folder: Path, images: str = "all") -> Store:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """Runs the command on a free port; afterwards Ctrl-C must end it in peace."""
-    words = [sys.executable, "-m", "orchestrator.cli.main", "view", str(folder), "--port", "0"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def serving(folder: Path, *more: str, **variables: str) -> Iterator[str]:
+    """Runs the command on a free port, yields its address with the token; afterwards Ctrl-C must end it in peace."""
+    words = [sys.executable, "-m", "orchestrator.cli.main", "view", str(folder), "--port", "0", *more]
+    environment = {**os.environ, **variables}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/ \(Ctrl-C stops\)\n", process.stdout.readline())
+        found = re.fullmatch(
+            r"(http://127\.0\.0\.1:\d+/\?token=[\w-]{40,}) \(Ctrl-C stops\)\n", process.stdout.readline()
+        )
         assert found, process.communicate()[1]
         yield found[1]
     finally:
@@ -111,6 +116,14 @@ def address(store: Store) -> Iterator[str]:
 Open = Callable[..., Page]
 
 
+def without_token(address: str) -> str:
+    return address.partition("/?")[0]
+
+
+def token(address: str) -> str:
+    return address.partition("?token=")[2]
+
+
 @pytest.fixture
 def open_page(browser: Browser, address: str) -> Iterator[Open]:
     """Opens pages; in the end none may have had an error or have asked another origin."""
@@ -124,7 +137,10 @@ def open_page(browser: Browser, address: str) -> Iterator[Open]:
         page.on("console", lambda message: errors.append(message.text) if message.type != "log" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(at + path)
+        # The token once, as a person does; from then on plain addresses.
+        page.goto(at)
+        if path != "/":
+            page.goto(without_token(at) + path)
         asked.append(at)
         return page
 
@@ -139,6 +155,13 @@ def titles(page: Page) -> list[str]:
     # What `content-visibility: auto` holds has no text before Chromium drew a frame with it in sight.
     page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     return page.locator(".grid .title").all_inner_texts()
+
+
+def assert_soon(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def tab_to(page: Page, name: str) -> None:
@@ -295,7 +318,7 @@ def test_new_parts_appear_when_the_page_is_reloaded(open_page: Open, tmp_path: P
         expect(page).to_have_title("ran")
         broken = tmp_path / "images" / "part-00009.parquet"
         broken.write_bytes(b"PAR1 and no more")
-        page.goto(address)
+        page.goto(without_token(address))
         expect(page.get_by_role("alert")).to_contain_text("part-00009.parquet")
         expect(page.get_by_role("status")).to_have_text("32 pictures")
 
@@ -310,15 +333,18 @@ def test_without_images_the_page_says_how_to_keep_them(open_page: Open, tmp_path
 
 
 def status(address: str, path: str, **headers: str) -> tuple[int, dict[str, str]]:
+    """Asks for a path with the token of an address in it."""
+    path = f"{path}{'&' if '?' in path else '?'}token={token(address)}" if token(address) else path
     try:
-        with urllib.request.urlopen(urllib.request.Request(address + path, headers=headers), timeout=20) as answer:
+        request = urllib.request.Request(without_token(address) + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, dict(answer.headers)
     except urllib.error.HTTPError as error:
         return error.code, dict(error.headers)
 
 
 def test_only_this_machine_by_its_own_name_is_answered(address: str, open_page: Open) -> None:
-    port = address.rpartition(":")[2]
+    port = without_token(address).rpartition(":")[2]
     for host, expected in {"localhost:1": 200, "127.0.0.1": 200, "evil.example": 403, f"evil.example:{port}": 403,
                            f"localhost.evil.example:{port}": 403, "": 403}.items():  # fmt: skip
         assert status(address, "/", Host=host)[0] == expected, host
@@ -330,6 +356,44 @@ def test_only_this_machine_by_its_own_name_is_answered(address: str, open_page: 
     assert (code, headers["Content-Type"]) == (200, "image/png")
     assert "immutable" in headers["Cache-Control"]
     assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+def test_nothing_is_shown_without_the_token(address: str, open_page: Open) -> None:
+    image = open_page("/").locator(".grid img").first.get_attribute("src")
+    assert image is not None
+    paths = ("/", "/compare", image, image.replace("image", "details").replace("png", "json"), "/report.html",
+             "/static/page.css", "/favicon.ico", "/no/such/path")  # fmt: skip
+    plain = without_token(address)
+    port, other = plain.rpartition(":")[2], token(address)[::-1]
+    for path in paths:
+        assert status(plain, path)[0] == 403, path
+        assert status(f"{plain}/?token={other}", path)[0] == 403, path
+        assert status(f"{plain}/?token=%C3%A9%FF", path)[0] == 403, path
+        for cookie in (f"loco-sweep-{port}={other}", f"loco-sweep-{port}=", f"loco-sweep={token(address)}"):
+            assert status(plain, path, Cookie=cookie)[0] == 403, (path, cookie)
+        # A wrong token is not made good by a cookie.
+        right = f"loco-sweep-{port}={token(address)}"
+        assert status(f"{plain}/?token={other}", path, Cookie=right)[0] == 403, path
+    assert status(plain, "/", Cookie=right)[0] == 200
+    code, headers = status(address, "/")
+    assert (code, headers["Set-Cookie"].partition(";")[0]) == (200, right)
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(headers["Set-Cookie"].split("; "))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(plain, timeout=20)
+    assert refused.value.read().decode() == "expected the address that `loco-sweep view` printed, with its token\n"
+
+
+def test_a_browser_is_opened_without_the_token_among_its_words(tmp_path: Path) -> None:
+    make_store(tmp_path / "results")
+    seen = tmp_path / "seen"
+    opener = tmp_path / "opener"
+    page = '"${1#file://}"'
+    opener.write_text(f"#!/bin/sh\n(stat -c %a $(dirname {page}); echo $1; cat {page}) >{seen}\n")
+    opener.chmod(0o755)
+    with serving(tmp_path / "results", "--open", BROWSER=f"{opener} %s") as address:
+        assert_soon(lambda: seen.exists() and token(address) in seen.read_text())
+    mode, words, page = seen.read_text().splitlines()
+    assert (mode, token(address) in words, address in page) == ("700", False, True)
 
 
 def test_addresses_that_lead_nowhere(address: str) -> None:

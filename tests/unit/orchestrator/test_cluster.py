@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ results: s3://bucket/first
 workers: {gpus: 2, cpus: 4, min: 1, max: 8, label_selector: {zone: a}}
 cluster: {address: "http://head:8265"}
 """
+
+
+@pytest.fixture
+def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The token that Ray keeps in the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = tmp_path / "home" / ".ray" / "auth_token"
+    path.parent.mkdir(parents=True)
+    path.write_text("0" * 64)
+    return path
 
 
 @pytest.fixture
@@ -155,12 +166,12 @@ def test_files_of_the_users_own_travel_with_the_job(
         return
     job.mkdir()
     bundle(loaded, job)
-    assert (job / "mine.py").read_text() == (folder / "mine.py").read_text()
-    assert (job / "colours.py").is_file()
+    assert (job / "own-code" / "mine.py").read_text() == (folder / "mine.py").read_text()
+    assert (job / "own-code" / "colours.py").is_file()
     submitted = json.loads((job / "submitted.yaml").read_text())
-    assert (submitted["localize"]["localizer"], submitted["scorer"]) == ("./mine.py", "./colours.py")
-    assert submitted["localize"]["beside"] == ["argmin", "./lowest.py"]
-    assert (job / "lowest.py").is_file()
+    assert (submitted["localize"]["localizer"], submitted["scorer"]) == ("./own-code/mine.py", "./own-code/colours.py")
+    assert submitted["localize"]["beside"] == ["argmin", "./own-code/lowest.py"]
+    assert (job / "own-code" / "lowest.py").is_file()
     (folder / "other").mkdir()
     (folder / "other" / "mine.py").write_text("def edit(model, target, settings): ...")
     (folder / "sweep.yaml").write_text(
@@ -168,6 +179,29 @@ def test_files_of_the_users_own_travel_with_the_job(
     )
     with pytest.raises(SpecError, match=r"two files are named mine\.py"):
         load_cluster(folder / "cluster.yaml")
+
+
+def test_a_file_of_the_users_own_hides_no_module_from_the_job(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    job = tmp_path / "job"
+    job.mkdir()
+    # Named as the files of a plug-in may well be.
+    names = ["json", "types", "logging", "torch", "ray", "loco_core", "orchestrator", "code"]
+    for name in names:
+        (folder / f"{name}.py").write_text("def localize(scores, settings, site_names=()): ...")
+    beside = ", ".join(f"./{name}.py" for name in names[1:])
+    (folder / "sweep.yaml").write_text(f"{SWEEP}localize: {{localizer: ./json.py, beside: [{beside}]}}\n")
+    bundle(load_cluster(folder / "cluster.yaml"), job)
+    # As the job is run: by -m, in its folder.
+    code = f"from importlib.util import find_spec; print(*(find_spec(name).origin for name in {names}), sep='\\n')"
+    (job / "probe.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "probe"], cwd=job, capture_output=True, text=True, env={"PATH": ""}, check=True
+    )
+    found = dict(zip(names, map(Path, done.stdout.splitlines()), strict=True))
+    assert [name for name, path in found.items() if path.parent == job or "own-code" in path.parts] == []
 
 
 def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -> None:
@@ -272,6 +306,56 @@ def test_objects_of_kubernetes_have_names_that_it_takes_and_that_differ(folder: 
     assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,39}[a-z0-9])", item) for item in labels), labels
 
 
+def starts(path: Path) -> list[str]:
+    """Returns every command that starts Ray in a template, with all that its shell was told before."""
+    text = path.read_text(encoding="utf-8")
+    commands: list[str] = []
+    if path.name == "ray.yaml":
+        for name, value in yaml.safe_load(text).items():
+            commands += value if name.endswith("commands") else []
+    else:
+        lines = text.replace("\\\n", "").splitlines()
+        commands = ["\n".join(lines[: number + 1]) for number in range(len(lines))]
+    return [command for command in commands if "ray start --" in command.splitlines()[-1]]
+
+
+@pytest.mark.usefixtures("token_file")
+def test_no_template_starts_a_ray_without_a_token(command: Command, tmp_path: Path) -> None:
+    kinds = [
+        path.name for path in Path(str(files("cluster"))).iterdir() if path.is_dir() and path.name != "__pycache__"
+    ]
+    assert sorted(kinds) == sorted(Kind)
+    for kind in kinds:
+        folder = tmp_path / kind
+        command("init", kind, "--folder", folder)
+        commands = {path.name: starts(path) for path in folder.iterdir()}
+        for name, found in commands.items():
+            for words in found:
+                assert re.search(r"(export\s+|: +)RAY_AUTH_MODE=token\b", words), (kind, words)
+                assert name == "ray.yaml" or "RAY_AUTH_TOKEN" in words, (kind, words)
+        if found := commands.get("ray.yaml"):
+            mounts = yaml.safe_load((folder / "ray.yaml").read_text())["file_mounts"]
+            assert mounts == {"~/.ray/auth_token": "~/.ray/auth_token"}
+            assert len(found) == 2
+        loaded = load_cluster(folder / "cluster.yaml")
+        if loaded.spec.cluster.rayjob:
+            _, job = yaml.safe_load_all(manifest(loaded))
+            assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+        else:
+            assert any(commands.values()), kind
+
+
+def test_a_launcher_file_names_a_token_that_is_not_there(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command("init", "aws", "--folder", tmp_path / "new")
+    code, _, err = command("submit", tmp_path / "new" / "cluster.yaml", "--dry-run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "~/.ray/auth_token, for ~/.ray/auth_token, is not there; `ray get-auth-token --generate` writes it" in err
+
+
+@pytest.mark.usefixtures("token_file")
 @pytest.mark.parametrize("kind", list(Kind))
 def test_init_writes_files_that_load(kind: Kind, command: Command, tmp_path: Path) -> None:
     code, out, err = command("init", kind, "--folder", tmp_path / "new")
@@ -291,6 +375,7 @@ def test_init_writes_files_that_load(kind: Kind, command: Command, tmp_path: Pat
     assert {path: path.read_bytes() for path in (tmp_path / "new").iterdir()} == before
 
 
+@pytest.mark.usefixtures("token_file")
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
