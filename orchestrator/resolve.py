@@ -128,13 +128,21 @@ class ResolvedScorer(BaseModel):
 
 
 class Resolved(BaseModel):
-    """A sweep with every name looked up."""
+    """A sweep with every name looked up.
+
+    Attributes:
+        models: in their order.
+        attributes: likewise.
+        scorer: what scores.
+        code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; all workers run it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     models: tuple[ResolvedModel, ...]
     attributes: tuple[Attribute, ...]
     scorer: ResolvedScorer
+    code: dict[str, str] = {}
 
     def model(self, model_id: str) -> ResolvedModel:
         """Returns a model by its id."""
@@ -160,7 +168,7 @@ def resolve(spec: SweepSpec) -> Resolved:
     attributes = _checked(spec, models)
     with located("scorer"):
         scorer = _scorer(spec)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, code=registry.digests(spec.files))
 
 
 def outline(spec: SweepSpec) -> Resolved:
@@ -292,6 +300,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     Raises:
         SpecError: a name is unknown; ``loc`` says where in the sweep.
     """
+    registry.look_again(spec.files)
     for i, item in enumerate(spec.models):
         if item.path is None:
             with located("models", i):
@@ -396,9 +405,7 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
 def _outside_scorer(key: str, where: str) -> ResolvedScorer:
     """Pins a scorer that is named by its file, and so by what the file says: a changed one is another scorer."""
     registry.function("scorers", key, "Scorer")
-    file = registry.load("scorers", key).__file__
-    assert file is not None
-    digest = hashlib.sha256(Path(file).read_bytes())
+    digest = hashlib.sha256(registry.source("scorers", key))
     revision = commit(where, None) if where and not Path(where).is_dir() else None
     if where:
         digest.update(weights_hash(where, revision).encode())

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from loco_core import registry
 from loco_core.errors import LocoError
 from orchestrator.cli import (
     bench_localizer,
@@ -63,7 +64,8 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Runs the command line; an error meant for a person is one line, without a traceback."""
     try:
-        app()
+        with registry.only_named(lambda line: print(line, file=sys.stderr)):
+            app()
     except LocoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -19,6 +19,8 @@ LIMIT = 100 * 2**20
 """Ray's dashboard refuses larger uploads (HTTP 413), though its packaging allows 512 MiB."""
 SWEEP = "submitted.yaml"
 """Not the name that the user's own file is likely to have."""
+CODE = "sweep_files"
+"""Folder of the user's own Python files: beside the packages a json.py of theirs would be taken for Python's own."""
 _LEFT_OUT = ("__pycache__", "*.pyc", ".git", PLANTED_TABLES.name)
 
 
@@ -52,9 +54,10 @@ def bundle(cluster: LoadedCluster, folder: Path, *, again: bool = False) -> Bund
         source = next(iter(found.submodule_search_locations or ()))
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(*_LEFT_OUT))
     # JSON is YAML, and writes every number so that it reads back exactly.
-    (folder / SWEEP).write_text(traveling(cluster, ".").model_dump_json(exclude_unset=True), encoding="utf-8")
+    (folder / SWEEP).write_text(traveling(cluster, f"./{CODE}").model_dump_json(exclude_unset=True), encoding="utf-8")
     for path in cluster.code.values():
-        shutil.copyfile(path, folder / path.name)
+        (folder / CODE).mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / CODE / path.name)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > LIMIT:
         raise SpecError(f"the job's files weigh {size / 2**20:.0f} MiB; Ray takes at most {LIMIT // 2**20}")
@@ -75,7 +78,15 @@ def traveling(cluster: LoadedCluster, where: str) -> SweepSpec:
         changes["localize"] = sweep.localize.model_copy(update={"localizer": main, "beside": tuple(beside)})
     if sweep.edit is not None and set(sweep.edit.editors) & set(there):
         editors = tuple(there.get(name, name) for name in sweep.edit.editors)
-        changes["edit"] = sweep.edit.model_copy(update={"editors": editors})
+        lambdas = {there.get(name, name): values for name, values in sweep.edit.method_lambdas.items()}
+        changes["edit"] = sweep.edit.model_copy(update={"editors": editors, "method_lambdas": lambdas})
+    if there:
+        changes["attributes"] = tuple(
+            item
+            if isinstance(item, str)
+            else item.model_copy(update={"published": {there.get(n, n): texts for n, texts in item.published.items()}})
+            for item in sweep.attributes
+        )
     return sweep.model_copy(update=changes)
 
 
