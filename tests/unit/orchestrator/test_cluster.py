@@ -16,6 +16,7 @@ import yaml
 
 from loco_core.errors import SpecError
 from orchestrator.cli.init import Kind
+from orchestrator.spec import load_sweep
 from orchestrator.submit import bundle, load_cluster, rayjob
 from orchestrator.submit.launcher import check_launcher
 from orchestrator.submit.rayjob import label, manifest
@@ -155,12 +156,16 @@ def test_files_of_the_users_own_travel_with_the_job(
         return
     job.mkdir()
     bundle(loaded, job)
-    assert (job / "mine.py").read_text() == (folder / "mine.py").read_text()
-    assert (job / "colours.py").is_file()
+    # Beside the packages a json.py would be taken for Python's own.
+    assert not [path.name for path in job.glob("*.py")]
+    code = job / "sweep_files"
+    assert (code / "mine.py").read_text() == (folder / "mine.py").read_text()
+    assert (code / "colours.py").is_file()
     submitted = json.loads((job / "submitted.yaml").read_text())
-    assert (submitted["localize"]["localizer"], submitted["scorer"]) == ("./mine.py", "./colours.py")
-    assert submitted["localize"]["beside"] == ["argmin", "./lowest.py"]
-    assert (job / "lowest.py").is_file()
+    assert submitted["localize"]["localizer"] == "./sweep_files/mine.py"
+    assert submitted["scorer"] == "./sweep_files/colours.py"
+    assert submitted["localize"]["beside"] == ["argmin", "./sweep_files/lowest.py"]
+    assert (code / "lowest.py").is_file()
     (folder / "other").mkdir()
     (folder / "other" / "mine.py").write_text("def edit(model, target, settings): ...")
     (folder / "sweep.yaml").write_text(
@@ -168,6 +173,33 @@ def test_files_of_the_users_own_travel_with_the_job(
     )
     with pytest.raises(SpecError, match=r"two files are named mine\.py"):
         load_cluster(folder / "cluster.yaml")
+
+
+def test_a_file_travels_wherever_the_sweep_names_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "theirs.py").write_text(
+        "from loco_core.editors import Published\nPUBLISHED = Published('tail', 0.1)\n"
+        "def edit(model, target, settings): ...\n"
+    )
+    record = "{prompt: a b, donor: a, score_text: b, donor_text: a, content_text: a}"
+    texts = "{./theirs.py: {keys: [b], anchors: [a]}}"
+    own = f"{{kind: k, name: n, mode: remove, records: [{record}], published: {texts}}}"
+    lines = SWEEP.splitlines()
+    lines = [line if not line.startswith("attributes:") else f"attributes: [{own}]" for line in lines]
+    edit = "edit: {editors: [./theirs.py], method_lambdas: {./theirs.py: [0.5]}}"
+    (folder / "sweep.yaml").write_text("\n".join([*lines, "prompts: 1", edit, ""]))
+    (folder / "cluster.yaml").write_text(CLUSTER)
+    job = tmp_path / "job"
+    job.mkdir()
+    bundle(load_cluster(folder / "cluster.yaml"), job)
+    monkeypatch.chdir(job)
+    found = load_sweep(job / "submitted.yaml")
+    assert found.files == ("./sweep_files/theirs.py",)
+    assert found.edit is not None
+    assert (*found.edit.method_lambdas,) == found.edit.editors == found.files
+    assert (job / found.files[0]).is_file()
 
 
 def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -> None:
