@@ -30,6 +30,8 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry loco_core orchestrator cluster
+	$(BIN)/deptry tests benchmarks --exclude "^$$" --ignore DEP002,DEP004
 
 # Long fault soaks.
 chaos: $(STAMP)

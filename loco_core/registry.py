@@ -2,15 +2,21 @@
 
 A third party adds an entry without touching this project: by an entry point in the group ``loco_sweep.<drawer>``, or by
 naming a Python file (``./my_localizer.py``) where a key is asked for.
+
+A file is executed once in a process, under a module name of its own, and stays what it was then until `look_again`: a
+run has one version of it. The command line runs no file that a person has not named, see `only_named`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.util
+import os
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -19,7 +25,31 @@ from typing import Any
 
 from loco_core.errors import SpecError, did_you_mean
 
-_loaded: dict[Path, ModuleType] = {}
+
+@dataclass(frozen=True)
+class _File:
+    """A Python file as it was when it was executed."""
+
+    source: bytes
+    module: ModuleType
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()
+
+
+@dataclass
+class _Leave:
+    """Which files may be executed: those that a person named, or all of them where a person trusts the results."""
+
+    say: Callable[[str], None]
+    named: set[str] = field(default_factory=set)
+    all: bool = False
+
+
+_current: dict[Path, _File] = {}
+_executed: dict[tuple[Path, str], _File] = {}
+_leave: _Leave | None = None
 
 
 def keys(drawer: str) -> tuple[str, ...]:
@@ -40,7 +70,7 @@ def load(drawer: str, key: str) -> ModuleType:
         SpecError: there is no such entry or file.
     """
     if key.endswith(".py"):
-        return _from_file(Path(key))
+        return _from_file(Path(key)).module
     if (point := _points(drawer, tuple(sys.path)).get(key)) is not None:
         module = point.load()
         if not isinstance(module, ModuleType):
@@ -76,19 +106,149 @@ def _points(drawer: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"loco_sweep.{drawer}")}
 
 
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file() and path in _loaded:
-        # Of a job, whose folder Ray may unpack anew under its feet where several nodes run on one machine.
-        return _loaded[path]
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise SpecError(f"no file {path}")
-    module = importlib.util.module_from_spec(spec)
+@contextmanager
+def only_named(say: Callable[[str], None]) -> Iterator[None]:
+    """Refuses, as long as it lasts, to execute files that no person named: results of somebody else name files, too.
+
+    A program that hands a file's path to this module has named it itself, so that nothing is refused outside of this.
+
+    Args:
+        say: told, in a line, which file is executed on trust.
+    """
+    global _leave
+    before, _leave = _leave, _Leave(say)
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise SpecError(f"{path}:{error.lineno}:{error.offset}: {error.msg}; expected Python") from error
-    except Exception as error:  # whatever a stranger's file raises while it is imported
-        raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    _loaded[path] = module
+        yield
+    finally:
+        _leave = before
+
+
+def name(files: Iterable[str]) -> None:
+    """Notes files as named by a person; keys of drawers are passed over."""
+    if _leave is not None:
+        _leave.named.update(os.path.realpath(item) for item in files if item.endswith(".py"))
+
+
+def trust() -> None:
+    """Lets all files be executed that results name; each is told."""
+    if _leave is not None:
+        _leave.all = True
+
+
+def look_again(keys: Iterable[str]) -> None:
+    """Lets files be read again when they are asked for next; one with the same content is not executed again.
+
+    Args:
+        keys: of entries; those that are no Python files are passed over.
+    """
+    for key in keys:
+        # One that is gone stays what it was: that of a job lies in a folder that Ray may unpack anew under its feet,
+        # where several nodes run on one machine.
+        if key.endswith(".py") and Path(key).is_file():
+            _current.pop(Path(key).absolute(), None)
+
+
+def digests(keys: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 of files as this process executes them, by their paths as given; passes over other keys.
+
+    Raises:
+        SpecError: there is no such file, it cannot be imported, or nobody named it.
+    """
+    return {key: _from_file(Path(key)).digest for key in keys if key.endswith(".py")}
+
+
+def hold(files: Iterable[tuple[str, str]]) -> None:
+    """Makes sure that this process executes files as a run found them.
+
+    Args:
+        files: paths, each with its SHA-256 as of `digests`.
+
+    Raises:
+        SpecError: one is another file now, or cannot be imported.
+    """
+    for key, digest in files:
+        path = Path(key)
+        if (known := _executed.get((path.absolute(), digest))) is not None:
+            _current[path.absolute()] = known
+            continue
+        found = _from_file(path).digest
+        if found != digest:
+            # Not for good: the file may be put back.
+            _current.pop(path.absolute(), None)
+            raise SpecError(
+                f"{path} is not the file that this run began with ({found[:12]} here, {digest[:12]} there); "
+                "leave it alone, or give it the same content everywhere, and start the run again"
+            )
+
+
+def source(drawer: str, key: str) -> bytes:
+    """Returns what an outside entry is executed from, or hashes of its files where they are several.
+
+    It tells one version of an entry from another; empty of one of this project, which has versions of its own.
+
+    Raises:
+        SpecError: there is no such entry or file.
+    """
+    if key.endswith(".py"):
+        return _from_file(Path(key)).source
+    module = load(drawer, key)
+    if module.__name__ == f"loco_core.{drawer}.{key}" or module.__file__ is None:
+        return b""
+    if not hasattr(module, "__path__"):
+        return Path(module.__file__).read_bytes()
+    package = Path(module.__file__).parent
+    lines = (
+        f"{file.relative_to(package).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+        for file in sorted(package.rglob("*.py"))
+    )
+    return "".join(lines).encode()
+
+
+def _from_file(path: Path) -> _File:
+    where = path.absolute()
+    _check_named(path)
+    if (known := _current.get(where)) is not None:
+        return known
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise SpecError(f"no file {path}" if missing else f"{path} cannot be read: {error.strerror}") from None
+    version = where, hashlib.sha256(source).hexdigest()
+    if version not in _executed:
+        _executed[version] = _File(source, _execute(path, source, version[1]))
+    _current[where] = _executed[version]
+    return _current[where]
+
+
+def _check_named(path: Path) -> None:
+    """Refuses a file that no person named."""
+    if _leave is None or os.path.realpath(path) in _leave.named:
+        return
+    if not _leave.all:
+        raise SpecError(
+            f"these results name the Python file {path}, which would be run here; read it, then add --trust to the "
+            "command, or name the file yourself, in your own sweep file or with --localizer"
+        )
+    _leave.named.add(os.path.realpath(path))
+    _leave.say(f"running {path.absolute()}, which these results name")
+
+
+def _execute(path: Path, source: bytes, digest: str) -> ModuleType:
+    """Executes a file under a name that no other module has, whatever the file is called."""
+    name = f"loco_sweep_file_{hashlib.sha256(f'{path.absolute()} {digest}'.encode()).hexdigest()[:16]}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    # Dataclasses and pickle look their module up there.
+    sys.modules[name] = module
+    try:
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    except BaseException as error:  # whatever a stranger's file raises while it is imported
+        del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            raise SpecError(f"{path}:{error.lineno}:{error.offset}: {error.msg}; expected Python") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        reason = " ".join(str(error).split())
+        raise SpecError(f"{path} cannot be imported: {type(error).__name__}: {reason}") from error
     return module

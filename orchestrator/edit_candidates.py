@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from loco_core.attributes import bundled, siblings
-from loco_core.editors import EditSettings, Targets, method, published
+from loco_core.editors import EditSettings, Targets, editor_code, method, published
 from loco_core.types import Attribute, Window
 from orchestrator import identity
 from orchestrator.edit_plan import PlannedEdit, Scope, splits
@@ -126,8 +127,11 @@ def planned_edit(
         swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
         texts += tuple(sorted(alike(swept, attribute)))
     kind = scope if scope in ("placebo", "random") else ""
-    key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind, model.engine.bits)
-    return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
+    code = editor_code(settings.editor)
+    # Of a file its content counts, not the folder that it lies in.
+    named = {**settings.model_dump(), **({"editor": Path(settings.editor).stem} if code else {})}
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, named, kind, model.engine.bits, code)
+    return PlannedEdit(identity.edit_id(key), settings, scope, sites, base, code)
 
 
 def alike(swept: Iterable[Attribute], attribute: Attribute) -> dict[str, Attribute]:

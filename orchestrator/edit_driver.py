@@ -158,7 +158,7 @@ def evaluate(
         if found.lost:
             say(
                 f"{found.lost} of {len(rows)} edits cannot be fitted again as they were: the sweep takes other prompts "
-                "now, or the model changed; `loco-sweep edit` fits new ones"
+                "now, or the model or the editor's file changed; `loco-sweep edit` fits new ones"
             )
         publishing = Publishing(store, lambda settled: [] if settled else list(found.units))
         if not found.units:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, ClassVar, Literal
 
+from loco_core.attributes import bundled, of_other_kinds
 from loco_core.editors import EditSettings
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord
@@ -23,7 +25,7 @@ from orchestrator.spec import SweepSpec
 
 Scope = Literal["localized", "by_hand", "method", "all_sites", "window", "placebo", "random"]
 Split = Literal["localize", "fit", "select", "report"]
-Role = Literal["target", "paraphrase", "neighbour", "unrelated"]
+Role = Literal["target", "paraphrase", "donor", "neighbour", "unrelated"]
 Pair = tuple[str, str, str, str, str, int, str | None]
 """An edit in its scope, and a probe that it is measured on; see `pair` and `measured_pair`."""
 
@@ -52,6 +54,7 @@ class PlannedEdit:
         scope: where it is made, and why: see ``edits.scope``.
         sites: the sites it changes; none where it changes a text encoder.
         base: of a placebo or of random neurons, the id of the edit that it resembles.
+        code: hash of what an outside editor is executed from; empty of one of this project.
     """
 
     edit_id: str
@@ -59,6 +62,7 @@ class PlannedEdit:
     scope: Scope
     sites: tuple[int, ...]
     base: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,11 @@ def fit_templates(attribute: Attribute) -> frozenset[str]:
 def probes(
     spec: SweepSpec, attribute: Attribute, neighbours: Sequence[Attribute], split: Literal["select", "report"]
 ) -> list[Probe]:
-    """Returns what edits of an attribute are measured on, in one split.
+    """Returns what edits of an attribute are measured on, in one split; no prompt has two roles.
+
+    Prompts are unrelated that say nothing of the attribute's kind. Where the donors leave the attribute out, they are
+    these donors; where they put another of the kind in its place, prompts of other kinds. Of the latter the donors are
+    drawn too, as what no edit can do better than, see ``ceiling`` of `orchestrator.edit_summary.EditSummary`.
 
     Args:
         spec: the sweep.
@@ -234,14 +242,34 @@ def probes(
     """
     familiar, mine = fit_templates(attribute), splits(attribute, spec.prompts)[split]
     count = spec.evaluate.prompts
-    target = [record for record in mine if record.template_id in familiar][:count]
-    paraphrase = [record for record in mine if record.template_id not in familiar][:count]
-    unrelated = list({record.donor: _unrelated(record) for record in mine}.values())[:count]
+    taken: set[str] = set()
+
+    def new(records: Iterable[PromptRecord], most: int) -> list[PromptRecord]:
+        """Takes the first records whose prompt has no role yet."""
+        found: dict[str, PromptRecord] = {}
+        for record in records:
+            if len(found) < most and (text := _words(record.prompt)) not in taken:
+                found.setdefault(text, record)
+        taken.update(found)
+        return list(found.values())
+
+    donors = [_donor(record) for record in mine]
+    roles: dict[Role, list[PromptRecord]] = {
+        "target": new((record for record in mine if record.template_id in familiar), count),
+        "paraphrase": new((record for record in mine if record.template_id not in familiar), count),
+    }
+    if attribute.mode == "remove":
+        roles["unrelated"] = new(donors, count)
+    elif split == "report":
+        roles["donor"] = new(donors, count)
+    # A donor shows what the edit aims at, which no edit spoils.
+    taken.update(_words(record.prompt) for record in donors)
     each = max(1, math.ceil(count / max(1, len(neighbours))))
-    beside = [record for other in neighbours for record in splits(other, spec.prompts)[split][:each]]
-    roles: Mapping[Role, Sequence[PromptRecord]] = {
-        "target": target, "paraphrase": paraphrase, "neighbour": beside, "unrelated": unrelated
-    }  # fmt: skip
+    roles["neighbour"] = [
+        record for other in neighbours for record in new(splits(other, spec.prompts)[split], each)
+    ]  # fmt: skip
+    if attribute.mode == "replace":
+        roles["unrelated"] = new(_of_other_kinds(spec, attribute, split), count)
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + spec.evaluate.seeds)
     return [
         Probe(role, record, seed, spec.evaluate.judge)
@@ -251,10 +279,53 @@ def probes(
     ]
 
 
-def _unrelated(record: PromptRecord) -> PromptRecord:
+def _donor(record: PromptRecord) -> PromptRecord:
     """Turns a donor into a prompt of its own, scored by its content."""
     return PromptRecord(record.donor, record.donor, record.content_text, record.score_text, record.content_text,
                         record.template_id)  # fmt: skip
+
+
+def _of_other_kinds(spec: SweepSpec, attribute: Attribute, split: Literal["select", "report"]) -> list[PromptRecord]:
+    """Returns prompts of other kinds that name neither the attribute nor what is put in its place, each kind in turn.
+
+    They are those of the sweep, and those that are bundled in the same file.
+    """
+    swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
+    known = {item.key: item for item in (*swept, *of_other_kinds(attribute.key)) if item.kind != attribute.kind}
+    named = {words for record in attribute.records for words in _differing(record)}
+    kinds: dict[str, list[list[PromptRecord]]] = {}
+    for number, key in enumerate(sorted(known)):
+        try:
+            records = splits(known[key], spec.prompts)[split]
+        except SpecError:
+            continue
+        free = [record for record in records if not any(f" {it} " in f" {_words(record.prompt)} " for it in named)]
+        # Not all of one kind begin with the same content.
+        first = number % max(1, len(free))
+        kinds.setdefault(known[key].kind, []).append([*free[first:], *free[:first]])
+    other = attribute.records[0].score_text
+    return [
+        PromptRecord(item.prompt, item.prompt, item.score_text, other, item.content_text, item.template_id)
+        for item in _in_turn([_in_turn(lists) for lists in kinds.values()])
+    ]
+
+
+def _in_turn(lists: Iterable[Sequence[PromptRecord]]) -> list[PromptRecord]:
+    return [item for turn in zip_longest(*lists) for item in turn if item is not None]
+
+
+def _differing(record: PromptRecord) -> set[str]:
+    """Returns the words that a prompt and its donor have in the other's place, without articles."""
+    here, there = _words(record.prompt).split(), _words(record.donor).split()
+    while here and there and here[0] == there[0]:
+        here, there = here[1:], there[1:]
+    while here and there and here[-1] == there[-1]:
+        here, there = here[:-1], there[:-1]
+    return {" ".join(words[words[0] in ("a", "an", "the") :]) for words in (here, there) if words} - {""}
+
+
+def _words(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def pair(edit: PlannedEdit, probe: Probe) -> Pair:

@@ -149,6 +149,8 @@ def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSumm
     own = [row for row in rows if row["judge_kind"] == edit["attribute_kind"]]
     # Without a judge an unrelated prompt is judged as its content against the attribute.
     beside = [row for row in rows if row["judge_kind"] != edit["attribute_kind"] or row["judge"] is None]
+    # An earlier version took all donors for unrelated.
+    donors = {row["prompt"] for row in rows if row["prompt_role"] == "donor"}
     return EditSummary(
         edit_id=edit["edit_id"],
         model=edit["model"],
@@ -162,7 +164,7 @@ def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSumm
         flipped=_flipped(own, "target"),
         paraphrased=_flipped(own, "paraphrase"),
         neighbours_kept=_kept(own, "neighbour"),
-        unrelated_kept=_kept(beside, "unrelated"),
+        unrelated_kept=_kept([row for row in beside if row["prompt"] not in donors], "unrelated"),
         content_kept=_kept([row for row in beside if row["judge"] is not None], "target"),
         ceiling=_ceiling([row for row in own if row["judge"] is not None]),
     )
@@ -179,13 +181,15 @@ def _flipped(rows: Iterable[Mapping[str, Any]], role: str) -> Share:
 def _ceiling(rows: Sequence[Mapping[str, Any]]) -> Share:
     """Counts donor prompts' pictures that show the donor's class: what they name, or else any but the attribute's."""
     attribute = {row["judge_said"] for row in rows if row["prompt_role"] == "target"}
+    # Where donors leave the attribute out they are what is unrelated to it.
+    role = "donor" if any(row["prompt_role"] == "donor" for row in rows) else "unrelated"
     return share(
         {
             _picture(row): row["judge_before"] == row["judge_said"]
             if row["judge_said"] is not None
             else row["judge_before"] not in {*attribute, *UNKNOWN}
             for row in rows
-            if row["prompt_role"] == "unrelated"
+            if row["prompt_role"] == role
         }
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from loco_core.deltas import WeightDelta, applied, norm, placebo, to_bytes
-from loco_core.editors import Concept, EditSettings, Target, fit_edit, method, published
+from loco_core.editors import Concept, EditSettings, Target, editor_code, fit_edit, method, published
 from loco_core.editors.neurons import random_neurons
 from loco_core.errors import SpecError
 from loco_core.generate import generate
@@ -130,6 +130,11 @@ def _is_absolute(settings: EditSettings) -> bool:
 
 def _fitted(bench: Bench, unit: FitUnit | EvaluateUnit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
     settings, known = edit.settings, alike(bench.attributes, unit.attribute)
+    if editor_code(settings.editor) != edit.code:
+        raise SpecError(
+            f"the editor {settings.editor} is not the one that this edit was planned with; leave its file alone while "
+            "edits are made, and start the command again"
+        )
     kept = [known[name] for name in neighbours[: settings.preserve]]
     if settings.targets == "published":
         records = unit.attribute.published_records(settings.editor)

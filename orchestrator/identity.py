@@ -108,6 +108,7 @@ class EditKey:
         settings: of the editor.
         control: ``placebo`` or ``random`` where noise takes the place of the edit, else empty.
         engine: as of an image.
+        code: hash of the file of an editor that is not one of this project; empty, and not hashed, of one that is.
     """
 
     weights: str
@@ -117,6 +118,7 @@ class EditKey:
     settings: Mapping[str, Any]
     control: str = ""
     engine: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -218,5 +220,5 @@ def _settings(value: Generation | Intervention) -> str:
 
 def _fields(key: DataclassInstance) -> dict[str, Any]:
     found = {item.name: getattr(key, item.name) for item in fields(key)}
-    # Not hashed where nothing is set: see ImageKey.
-    return {name: value for name, value in found.items() if name != "engine" or value}
+    # Not hashed where nothing is set: see ImageKey and EditKey.
+    return {name: value for name, value in found.items() if name not in ("engine", "code") or value}

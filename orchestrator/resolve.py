@@ -135,13 +135,21 @@ class ResolvedScorer(BaseModel):
 
 
 class Resolved(BaseModel):
-    """A sweep with every name looked up."""
+    """A sweep with every name looked up.
+
+    Attributes:
+        models: in their order.
+        attributes: likewise.
+        scorer: what scores.
+        code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; all workers run it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     models: tuple[ResolvedModel, ...]
     attributes: tuple[Attribute, ...]
     scorer: ResolvedScorer
+    code: dict[str, str] = {}
 
     def model(self, model_id: str) -> ResolvedModel:
         """Returns a model by its id."""
@@ -168,7 +176,7 @@ def resolve(spec: SweepSpec) -> Resolved:
     with located("scorer"):
         scorer = _scorer(spec)
     _look_closer(spec, models, attributes, scorer)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, code=registry.digests(spec.files))
 
 
 def outline(spec: SweepSpec) -> Resolved:
@@ -339,6 +347,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     Raises:
         SpecError: a name is unknown; ``loc`` says where in the sweep.
     """
+    registry.look_again(spec.files)
     for i, item in enumerate(spec.models):
         if item.path is None:
             with located("models", i):
@@ -466,9 +475,7 @@ def _check_clip(name: str, where: str, revision: str | None) -> None:
 def _outside_scorer(key: str, where: str) -> ResolvedScorer:
     """Pins a scorer that is named by its file, and so by what the file says: a changed one is another scorer."""
     registry.function("scorers", key, "Scorer")
-    file = registry.load("scorers", key).__file__
-    assert file is not None
-    digest = hashlib.sha256(Path(file).read_bytes())
+    digest = hashlib.sha256(registry.source("scorers", key))
     revision = commit(where, None) if where and not Path(where).is_dir() else None
     if where:
         digest.update(weights_hash(where, revision).encode())

@@ -179,6 +179,8 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
                 f"{store.root}: results of {model.id} were made with weights {_short(before)}, {now} "
                 f"{_short(model.drawn_with)}; put the old weights back, or write to a new folder with --results"
             )
+    # Provenance: what a changed file changes has a name of its own.
+    pinned["code"] = {**pinned.get("code", {}), **resolved.code}
     if pinned["scorer"] != resolved.scorer.weights:
         raise SpecError(
             f"{store.root}: scores were made with scorer weights {pinned['scorer'][:12]}, {resolved.scorer.name} now "

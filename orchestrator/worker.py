@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loco_core import registry
 from loco_core.errors import ModelError, OutOfMemoryError, first_line
 from loco_core.generate import generate
 from loco_core.models import load_model
@@ -95,11 +96,13 @@ class PipelineWorker:
         Raises:
             ModelError: one of them cannot be loaded.
             StoreError: this machine does not see the results root as the driver does.
+            SpecError: a Python file of the sweep is another one here.
         """
         import torch
 
-        # Before gigabytes of weights are read for a folder that is not there.
+        # Before gigabytes of weights are read for a folder that is not there, or for other code.
         self._store = open_as_worker(settings.results, settings.marker)
+        registry.hold(settings.resolved.code.items())
         device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

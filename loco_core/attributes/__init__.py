@@ -29,10 +29,16 @@ def attribute(key: str) -> Attribute:
 
 def siblings(key: str) -> tuple[Attribute, ...]:
     """Returns the other bundled attributes of the same file and kind; none of a key that is not bundled."""
-    for group in _files().values():
-        if key in group:
-            return tuple(item for item in group.values() if item.kind == group[key].kind and item.key != key)
-    return ()
+    return tuple(item for item in _beside(key) if item.kind == bundled()[key].kind and item.key != key)
+
+
+def of_other_kinds(key: str) -> tuple[Attribute, ...]:
+    """Returns the bundled attributes of the same file and of other kinds; none of a key that is not bundled."""
+    return tuple(item for item in _beside(key) if item.kind != bundled()[key].kind)
+
+
+def _beside(key: str) -> tuple[Attribute, ...]:
+    return next((tuple(group.values()) for group in _files().values() if key in group), ())
 
 
 @cache

@@ -7,6 +7,7 @@ tied to a place of its own ``METHOD`` (a :class:`Method`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
@@ -158,6 +159,16 @@ def published(editor: str) -> Published | None:
     """
     found: Published | None = getattr(registry.load("editors", editor), "PUBLISHED", None)
     return found or method(editor)
+
+
+def editor_code(editor: str) -> str:
+    """Returns a hash of what an outside editor is executed from; empty of one of this project.
+
+    Raises:
+        SpecError: there is no such editor.
+    """
+    source = registry.source("editors", editor)
+    return hashlib.sha256(source).hexdigest() if source else ""
 
 
 def named(editor: str, targets: str | None) -> str:

@@ -34,6 +34,7 @@ def bench_localizer(
     from rich.console import Console
     from rich.status import Status
 
+    from loco_core import registry
     from loco_core.errors import SpecError, did_you_mean
     from loco_core.localizer_bench import conditions, run_bench
     from loco_core.localizer_bench.report import side_by_side
@@ -49,6 +50,7 @@ def bench_localizer(
     for name in wanted:
         if name not in known:
             raise SpecError(f'no condition "{name}"{did_you_mean(name, known)}; `--condition list` names them')
+    registry.name([localizer])
     console = Console(stderr=True)
     folder = planted if planted is not None else PLANTED_TABLES if PLANTED_TABLES.is_dir() else None
     if (method := reads(localizer)) is not None:

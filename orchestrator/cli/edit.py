@@ -16,6 +16,7 @@ from orchestrator.cli.options import (
     ModelOption,
     Results,
     ThreadsOption,
+    TrustOption,
     WorkersOption,
     backend_maker,
     parse_window,
@@ -48,6 +49,7 @@ def edit(
     threads: ThreadsOption = None,
     address: AddressOption = None,
     max_failures: MaxFailuresOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Fit edits where attributes are localized and measure them; the same command again resumes."""
     from contextlib import nullcontext

@@ -15,6 +15,7 @@ from orchestrator.cli.options import (
     ModelOption,
     Results,
     ThreadsOption,
+    TrustOption,
     WorkersOption,
     backend_maker,
 )
@@ -43,6 +44,7 @@ def evaluate(
     threads: ThreadsOption = None,
     address: AddressOption = None,
     max_failures: MaxFailuresOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Measure edits on more prompts and seeds; what is measured already is not measured again."""
     from orchestrator import edit_driver

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption, parse_window
+from orchestrator.cli.options import JsonOption, TrustOption, parse_window
 
 if TYPE_CHECKING:
     from loco_core.kind_claim import KindClaim
@@ -32,17 +32,21 @@ def localize(
         ),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Replace effects and localizations of the results.")] = False,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the layers of every attribute of every model again, e.g. by another rule."""
     import json
     from dataclasses import asdict
 
+    from loco_core import registry
     from loco_core.errors import SpecError
     from orchestrator.cli.run import print_localizations
     from orchestrator.stages.relocalize import claim as test_claim
     from orchestrator.stages.relocalize import named_beforehand, read_scores, relocalize, write_back
 
+    if localizer is not None:
+        registry.name([localizer])
     changes: dict[str, Any] = {"localizer": localizer, "threshold": threshold}
     table, settings = read_scores(scores), {key: value for key, value in changes.items() if value is not None}
     if claim is not None and window is None:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from loco_core import registry
 from loco_core.errors import LocoError
 from loco_core.masking import mask_everything
 from orchestrator.cli import (
@@ -65,7 +66,8 @@ def main() -> None:
     """Runs the command line; an error meant for a person is one line, without a traceback."""
     mask_everything()
     try:
-        app()
+        with registry.only_named(lambda line: print(line, file=sys.stderr)):
+            app()
     except LocoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loco_core import registry
 from loco_core.errors import LocoError, SpecError
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def _results_root(results: str) -> str:
     return load_cluster(results).spec.results
 
 
+def _trust(given: bool) -> bool:
+    if given:
+        registry.trust()
+    return given
+
+
 SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", metavar="SWEEP.yaml")]
 _RESULTS = "A results folder, an s3:// address, or a cluster file."
 ResultsOrCluster = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS")]
@@ -65,6 +72,9 @@ MaxFailuresOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", help="Only this model.")]
 AttributeOption = Annotated[
     list[str] | None, typer.Option("--attribute", help="Only this attribute; may be given several times.")
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the Python files that the results name.", callback=_trust)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -19,6 +19,7 @@ from orchestrator.cli.options import (
     ResultsOrCluster,
     SweepFile,
     ThreadsOption,
+    TrustOption,
     WorkersOption,
     backend_maker,
     is_cluster_file,
@@ -62,6 +63,7 @@ def retry(
     threads: ThreadsOption = None,
     address: AddressOption = None,
     max_failures: MaxFailuresOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Compute failed cells again."""
     from loco_core.errors import SpecError, StoreError

@@ -14,6 +14,7 @@ from orchestrator.cli.options import (
     ModelOption,
     Results,
     ThreadsOption,
+    TrustOption,
     WorkersOption,
     backend_maker,
     parse_window,
@@ -54,6 +55,7 @@ def tune(
     threads: ThreadsOption = None,
     address: AddressOption = None,
     max_failures: MaxFailuresOption = None,
+    trust: TrustOption = False,
 ) -> None:
     """Search lambda (or neurons), tokens and window of a paired edit with Ray Tune; measure the best on new prompts."""
     from orchestrator import edit_driver

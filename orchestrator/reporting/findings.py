@@ -226,6 +226,7 @@ def read_findings(store: Store) -> Findings:
             **{f"weights of {name}": digest for name, digest in pinned["models"].items()},
             **{f"second stage of {m.id}": str(m.super_resolution) for m in spec.models if m.super_resolution},
             "weights of the scorer": pinned["scorer"],
+            **{f"file {name}": digest for name, digest in pinned.get("code", {}).items()},
             "devices": ", ".join(used["device"]),
             "torch": ", ".join(used["torch_version"]),
             **{name: version(name) for name in ("diffusers", "transformers")},

@@ -431,6 +431,14 @@ class SweepSpec(_Strict):
         """Returns the window sizes that are swept in a model of so many sites, smallest first."""
         return tuple(sorted(self.windows.sizes or self.localize.sizes(n_sites)))
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The Python files that it names, each once: they are executed where it runs."""
+        editors = self.edit.editors if self.edit else ()
+        texts = (name for item in self.attributes if isinstance(item, AttributeSpec) for name in item.published)
+        named = dict.fromkeys((self.scorer, *self.localize.localizers, *editors, *texts))
+        return tuple(name for name in named if name.endswith(".py"))
+
     @model_validator(mode="after")
     def _check(self) -> SweepSpec:
         _no_repeats("models", (model.id for model in self.models), "model")

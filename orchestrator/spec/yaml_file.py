@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from loco_core import registry
 from loco_core.errors import SpecError, did_you_mean
 from orchestrator.spec.sweep import SweepSpec
 
@@ -45,8 +46,10 @@ for _tag, _pattern, _first in (
 
 
 def load_sweep(path: str | Path) -> SweepSpec:
-    """Reads and checks a sweep file; errors as of `load_yaml`."""
-    return load_yaml(path, SweepSpec, "a sweep file")
+    """Reads and checks a sweep file; errors as of `load_yaml`. Who gives it names the Python files that it names."""
+    spec = load_yaml(path, SweepSpec, "a sweep file")
+    registry.name(spec.files)
+    return spec
 
 
 def load_yaml(path: str | Path, spec: type[Spec], what: str) -> Spec:

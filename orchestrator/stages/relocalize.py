@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from loco_core import registry
 from loco_core.errors import LocalizationError, StoreError, did_you_mean, first_line
 from loco_core.kind_claim import KindClaim, claim_kind
 from loco_core.localizers import Grid, Localization, LocalizeSettings
@@ -111,6 +112,7 @@ def relocalize(source: ScoreSource, changes: Mapping[str, Any]) -> tuple[list[Lo
     known, name = source.settings, changes.get("localizer", source.settings.localizer)
     others = tuple(item for item in known.localizers if item not in (name, known.localizer))
     settings = LocalizeSettings.model_validate({**known.model_dump(), **changes, "beside": others})
+    registry.look_again(settings.localizers)
     found = _all(source, settings)
     if not found:
         raise LocalizationError(

@@ -110,9 +110,7 @@ def _with_needs(file: Path, model: ModelSpec, workers: WorkersSpec) -> ModelSpec
 
 
 def _code(sweep: SweepSpec) -> dict[str, Path]:
-    editors = sweep.edit.editors if sweep.edit else ()
-    names = (sweep.scorer, *sweep.localize.localizers, *editors)
-    return {name: Path(name) for name in names if name.endswith(".py")}
+    return {name: Path(name) for name in sweep.files}
 
 
 def _check_code(sweep_file: Path, code: dict[str, Path]) -> None:

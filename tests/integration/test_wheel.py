@@ -4,40 +4,92 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import sysconfig
+import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
+FIRST_SECONDS = 180
+"""Until the first units are committed: a minute, and more on a machine that is busy with other tests."""
+CODE = """\
+import loco_core, orchestrator
+assert all({source!r} not in m.__file__ and {site!r} in m.__file__ for m in (loco_core, orchestrator))
+from loco_core.attributes import bundled
+from loco_core.models import known_models
+from orchestrator.cli.demo import SWEEP
+from orchestrator.resolve import resolve
+from orchestrator.spec import load_sweep
+from orchestrator.presets import preset_file, presets
+assert all(load_sweep(preset_file(name)).reproduces == name for name in presets())
+assert len(bundled()) > 30
+assert all(any(info.path.rglob('*.safetensors')) for _, info in known_models().values() if info.path)
+assert resolve(load_sweep(SWEEP)).models[0].n_sites == 16
+from orchestrator.store import Store
+from orchestrator.store.testing import MemoryBlobs
+from orchestrator.viewing.server import Viewer
+Viewer(Store(MemoryBlobs()))
+"""
 
 
-def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel; what the project needs is borrowed from this one, the project itself is not."""
+    folder = tmp_path_factory.mktemp("wheel")
     # A copy: building leaves folders behind, and what an older build left would be packed again.
-    source = tmp_path / "source"
+    source = folder / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "*results"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
+    build = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder), str(source)]
     subprocess.run(build, check=True)
-    (wheel,) = tmp_path.glob("loco_sweep-*.whl")
-    target = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)], check=True)
-    code = (
-        "import loco_core, orchestrator\n"
-        f"assert all(m.__file__.startswith({str(target)!r}) for m in (loco_core, orchestrator))\n"
-        "from loco_core.attributes import bundled\n"
-        "from loco_core.models import known_models\n"
-        "from orchestrator.cli.demo import SWEEP\n"
-        "from orchestrator.resolve import resolve\n"
-        "from orchestrator.spec import load_sweep\n"
-        "from orchestrator.presets import preset_file, presets\n"
-        "assert all(load_sweep(preset_file(name)).reproduces == name for name in presets())\n"
-        "assert len(bundled()) > 30\n"
-        "assert all(any(info.path.rglob('*.safetensors')) for _, info in known_models().values() if info.path)\n"
-        "assert resolve(load_sweep(SWEEP)).models[0].n_sites == 16\n"
-        "from orchestrator.store import Store\n"
-        "from orchestrator.store.testing import MemoryBlobs\n"
-        "from orchestrator.viewing.server import Viewer\n"
-        "Viewer(Store(MemoryBlobs()))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    (wheel,) = folder.glob("loco_sweep-*.whl")
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    # A folder on the path that this adds is searched, its own .pth files are not read: they would add the checkout.
+    (site / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    python = environment / "bin" / "python"
+    subprocess.run([*PIP, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)], check=True)
+    shutil.rmtree(source)
+    return environment
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> dict[str, str]:
+    """The variables of a person who has just installed it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RAY_", "LOCO"))}
+    return {**kept, "HOME": str(tmp_path), "PYTHONSAFEPATH": "1"}
+
+
+def test_the_wheel_works_without_the_checkout(scratch: Path, alone: dict[str, str], tmp_path: Path) -> None:
+    code = CODE.format(source=str(ROOT), site=str(scratch))
+    subprocess.run([scratch / "bin" / "python", "-c", code], check=True, cwd=tmp_path, env=alone)
+
+
+def test_the_demo_of_the_wheel_computes_within_its_first_minute_and_stops_in_peace(
+    scratch: Path, alone: dict[str, str], tmp_path: Path
+) -> None:
+    demo = [scratch / "bin" / "loco-sweep", "demo", "--workers", "1"]
+    # A group of its own: only the driver is to be told to stop, as by Ctrl-C in a service.
+    process = subprocess.Popen(
+        demo, cwd=tmp_path, env=alone, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        units, deadline = tmp_path / "demo-results" / "_meta" / "units", time.monotonic() + FIRST_SECONDS
+        while not any(units.glob("*")):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "no unit was committed"
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 4, said
+    assert said.splitlines()[-1] == "the same command resumes"
+    assert "Traceback" not in said

@@ -17,6 +17,7 @@ import yaml
 
 from loco_core.errors import SpecError
 from orchestrator.cli.init import Kind
+from orchestrator.spec import load_sweep
 from orchestrator.submit import bundle, load_cluster, rayjob
 from orchestrator.submit.launcher import check_launcher
 from orchestrator.submit.rayjob import label, manifest
@@ -202,6 +203,33 @@ def test_a_file_of_the_users_own_hides_no_module_from_the_job(
     )
     found = dict(zip(names, map(Path, done.stdout.splitlines()), strict=True))
     assert [name for name, path in found.items() if path.parent == job or "own-code" in path.parts] == []
+
+
+def test_a_file_travels_wherever_the_sweep_names_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "theirs.py").write_text(
+        "from loco_core.editors import Published\nPUBLISHED = Published('tail', 0.1)\n"
+        "def edit(model, target, settings): ...\n"
+    )
+    record = "{prompt: a b, donor: a, score_text: b, donor_text: a, content_text: a}"
+    texts = "{./theirs.py: {keys: [b], anchors: [a]}}"
+    own = f"{{kind: k, name: n, mode: remove, records: [{record}], published: {texts}}}"
+    lines = SWEEP.splitlines()
+    lines = [line if not line.startswith("attributes:") else f"attributes: [{own}]" for line in lines]
+    edit = "edit: {editors: [./theirs.py], method_lambdas: {./theirs.py: [0.5]}}"
+    (folder / "sweep.yaml").write_text("\n".join([*lines, "prompts: 1", edit, ""]))
+    (folder / "cluster.yaml").write_text(CLUSTER)
+    job = tmp_path / "job"
+    job.mkdir()
+    bundle(load_cluster(folder / "cluster.yaml"), job)
+    monkeypatch.chdir(job)
+    found = load_sweep(job / "submitted.yaml")
+    assert found.files == ("./own-code/theirs.py",)
+    assert found.edit is not None
+    assert (*found.edit.method_lambdas,) == found.edit.editors == found.files
+    assert (job / found.files[0]).is_file()
 
 
 def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -> None:

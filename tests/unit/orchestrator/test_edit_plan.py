@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loco_core.attributes import attribute, bundled
+from loco_core.attributes import attribute, bundled, of_other_kinds, siblings
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord
 from orchestrator.edit_candidates import baselines, candidates, restored
@@ -86,6 +86,85 @@ def test_probes_have_every_role_and_seeds_that_no_sweep_uses() -> None:
     assert all(
         (p.record.template_id in familiar) == (p.role == "target") for p in report if p.role in ("target", "paraphrase")
     )
+
+
+@pytest.mark.parametrize("split", ["select", "report"])
+@pytest.mark.parametrize("key", sorted(bundled()))
+@pytest.mark.parametrize("prompts", [1, 4, 16])
+def test_no_picture_of_an_evaluation_is_drawn_for_two_roles(
+    key: str, prompts: int, split: Literal["select", "report"]
+) -> None:
+    item, s = bundled()[key], spec(attributes=[key], prompts=prompts, evaluate={"prompts": 8, "seeds": 1})
+    kind = [other for other in (item, *siblings(key)) if other.key != key]
+    # Whichever neighbours are the nearest.
+    for neighbours in (kind[:2], kind[-3:], kind):
+        drawn = probes(s, item, neighbours, split)
+        pictures = [(" ".join(probe.record.prompt.casefold().split()), probe.seed) for probe in drawn]
+        assert len(set(pictures)) == len(pictures)
+        roles = {probe.role for probe in drawn}
+        assert {"target", "unrelated"} <= roles
+        assert ("donor" in roles) == (item.mode == "replace" and split == "report")
+        donors = {record.donor for record in item.records}
+        for probe in drawn:
+            if probe.role == "neighbour":
+                assert probe.record.prompt not in donors
+            if probe.role == "unrelated":
+                assert item.mode == "remove" or probe.record.prompt not in donors
+                assert probe.record.prompt == probe.record.donor
+
+
+@pytest.mark.parametrize("key", [key for key, item in sorted(bundled().items()) if item.mode == "replace"])
+def test_unrelated_prompts_name_neither_what_is_replaced_nor_what_replaces_it(key: str) -> None:
+    item = bundled()[key]
+    drawn = probes(spec(attributes=[key], evaluate={"prompts": 16, "seeds": 1}), item, siblings(key), "report")
+    unrelated = [probe.record.prompt.casefold() for probe in drawn if probe.role == "unrelated"]
+    assert len(unrelated) == 16
+    names = {text.casefold().removeprefix("a ").removeprefix("an ") for record in item.records[:1] for text in (
+        record.score_text, record.donor_text)}  # fmt: skip
+    names |= {item.name, *(name.removeprefix("photo of ").removesuffix(" shape") for name in names)}
+    assert not [prompt for prompt in unrelated for name in names if f" {name} " in f" {prompt} "]
+    # Not all of one kind.
+    kinds: dict[str, set[str]] = {}
+    for other in of_other_kinds(key):
+        kinds.setdefault(other.kind, set()).update(record.prompt.casefold() for record in other.records)
+    assert len([kind for kind, prompts in kinds.items() if prompts & set(unrelated)]) >= 2
+
+
+def test_an_attribute_of_a_kind_of_its_own_takes_unrelated_prompts_from_the_sweep() -> None:
+    records = tuple(
+        PromptRecord(f"a {word} dog", f"a {word} cat", "dog", "cat", word, f"t{n % 2}")
+        for n, word in enumerate(("red", "blue", "green", "grey", "black", "white"))
+    )
+    own = {"kind": "animal", "name": "dog", "mode": "replace", "records": [asdict(record) for record in records]}
+    for others, expected in (
+        ([], set()),
+        (["style/lumio"], {"style"}),
+        (["style/lumio", "fact/zandia"], {"style", "flag"}),
+    ):
+        s = spec(attributes=[own, *others], prompts=1, evaluate={"prompts": 4, "seeds": 1})
+        item = s.attributes[0].attribute  # type: ignore[union-attr]
+        texts = [probe.record.prompt for probe in probes(s, item, [], "report") if probe.role == "unrelated"]
+        assert {word for word in ("style", "flag") if any(word in text for text in texts)} == expected
+
+
+def test_the_ceiling_is_of_donors_whatever_they_are_called() -> None:
+    def seen(role: str, prompt: str, before: str, kind: str = "fact") -> dict[str, Any]:
+        return {
+            "prompt_role": role, "prompt": prompt, "clip_text": "", "seed": 1, "judge": "j", "judge_kind": kind,
+            "judge_said": "morova" if kind == "fact" else "lumio", "judge_before": before, "judge_after": before,
+            "flipped": None, "split": "report", "edit_id": "e", "scope": "localized",
+        }  # fmt: skip
+
+    edit = {
+        "edit_id": "e", "scope": "localized", "attribute_kind": "fact", "model": "m", "attribute": "fact/zandia",
+        "editor": "uce", "targets": None, "chosen": True, "site_indices": [1], "localization": "",
+    }  # fmt: skip
+    old = [seen("unrelated", "flag", "morova"), seen("unrelated", "flag", "lumio", "style")]
+    new = [seen("donor", "flag", "none"), seen("unrelated", "circle", "velor", "style")]
+    (before,), (both,) = (summarize([edit], rows) for rows in (old, old + new))
+    assert (before.ceiling.hits, before.ceiling.of, before.unrelated_kept.of) == (1, 1, 1)
+    # Of a folder that an earlier version began: its donors are not unrelated any more.
+    assert (both.ceiling.hits, both.ceiling.of, both.unrelated_kept.of) == (0, 1, 0)
 
 
 def test_every_setting_is_a_candidate_once(toy: ResolvedModel) -> None:
