@@ -40,7 +40,7 @@ def load(drawer: str, key: str) -> ModuleType:
         SpecError: there is no such entry or file.
     """
     if key.endswith(".py"):
-        return _from_file(Path(key))
+        return _from_file(_on_this_node(Path(key)))
     if (point := _points(drawer, tuple(sys.path)).get(key)) is not None:
         module = point.load()
         if not isinstance(module, ModuleType):
@@ -74,6 +74,12 @@ def _points(drawer: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
         path: where Python looks for packages; what is installed changes with it.
     """
     return {point.name: point for point in entry_points(group=f"loco_sweep.{drawer}")}
+
+
+def _on_this_node(path: Path) -> Path:
+    """Returns where a file of a job lies: in its working directory, which a node may unpack elsewhere by that name."""
+    here = Path.cwd()
+    return here / path.name if not path.is_file() and path.parent.name == here.name else path
 
 
 def _from_file(path: Path) -> ModuleType:

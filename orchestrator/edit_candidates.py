@@ -13,6 +13,7 @@ from orchestrator import identity
 from orchestrator.edit_plan import PlannedEdit, Scope, splits
 from orchestrator.resolve import ResolvedModel
 from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.spec.places import name_of
 
 TARGETS: tuple[Targets, ...] = ("published", "paired")
 """What is fitted where a sweep does not say."""
@@ -126,7 +127,8 @@ def planned_edit(
         swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
         texts += tuple(sorted(alike(swept, attribute)))
     kind = scope if scope in ("placebo", "random") else ""
-    key = identity.EditKey(model.weights, model.dtype, texts, sites, settings.model_dump(), kind, model.engine.bits)
+    does = {**settings.model_dump(), "editor": name_of(settings.editor)}
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, does, kind, model.engine.bits)
     return PlannedEdit(identity.edit_id(key), settings, scope, sites, base)
 
 

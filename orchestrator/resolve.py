@@ -21,6 +21,7 @@ from loco_core.types import Attribute, Engine, Generation
 from orchestrator.editable import check_editors
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
+from orchestrator.spec.places import name_of
 from orchestrator.super_resolution import ResolvedSuperResolution, check_super_resolution, with_super_resolution
 from orchestrator.traceable import check_subjects, localizer_at, traceable
 from orchestrator.weights import absolute, commit, read_json, weights_hash
@@ -113,7 +114,7 @@ class ResolvedScorer(BaseModel):
     """The scorer, pinned.
 
     Attributes:
-        name: as in the sweep.
+        name: as in the sweep; of a file or folder its own name, wherever it lies.
         source: what a worker loads: the name of a bundled scorer, a folder, or a hub id.
         revision: commit on the hub; None for a folder.
         weights: hash of its weights (of a hub model, its commit).
@@ -178,7 +179,7 @@ def outline(spec: SweepSpec) -> Resolved:
             model = _as_published(item)
         models.append(traceable(spec, with_super_resolution(i, item, model, hub=False)))
     attributes = _checked(spec, models)
-    scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
+    scorer = ResolvedScorer(name=name_of(spec.scorer), source=spec.scorer, revision=None, weights="")
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
 
 
@@ -390,7 +391,9 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
         )
     revision = None if Path(where).is_dir() else commit(where, None)
     name = spec.scorer if spec.scorer in BUNDLED else absolute(spec.scorer)
-    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=weights_hash(where, revision))
+    return ResolvedScorer(
+        name=name_of(spec.scorer), source=name, revision=revision, weights=weights_hash(where, revision)
+    )
 
 
 def _outside_scorer(key: str, where: str) -> ResolvedScorer:
@@ -402,4 +405,4 @@ def _outside_scorer(key: str, where: str) -> ResolvedScorer:
     revision = commit(where, None) if where and not Path(where).is_dir() else None
     if where:
         digest.update(weights_hash(where, revision).encode())
-    return ResolvedScorer(name=key, source=key, revision=revision, weights=digest.hexdigest())
+    return ResolvedScorer(name=name_of(key), source=key, revision=revision, weights=digest.hexdigest())

@@ -17,6 +17,7 @@ from orchestrator.cli.options import (
     Results,
     ThreadsOption,
     WorkersOption,
+    at_home,
     backend_maker,
     parse_window,
     placed,
@@ -41,7 +42,9 @@ def edit(
     ] = None,
     sweep: Annotated[
         Path | None,
-        typer.Option("--sweep", metavar="FILE", help="Take the edit and evaluate blocks from this sweep file."),
+        typer.Option(
+            "--sweep", metavar="FILE", help="Take the edit and evaluate blocks from this sweep file.", callback=at_home
+        ),
     ] = None,
     backend: BackendOption = BackendName.RAY,
     workers: WorkersOption = None,

@@ -75,7 +75,8 @@ def traveling(cluster: LoadedCluster, where: str) -> SweepSpec:
         changes["localize"] = sweep.localize.model_copy(update={"localizer": main, "beside": tuple(beside)})
     if sweep.edit is not None and set(sweep.edit.editors) & set(there):
         editors = tuple(there.get(name, name) for name in sweep.edit.editors)
-        changes["edit"] = sweep.edit.model_copy(update={"editors": editors})
+        lambdas = {there.get(name, name): values for name, values in sweep.edit.method_lambdas.items()}
+        changes["edit"] = sweep.edit.model_copy(update={"editors": editors, "method_lambdas": lambdas})
     return sweep.model_copy(update=changes)
 
 
