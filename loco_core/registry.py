@@ -167,7 +167,7 @@ def hold(files: Iterable[tuple[str, str]]) -> None:
         SpecError: one is another file now, or cannot be imported.
     """
     for key, digest in files:
-        path = Path(key)
+        path = _on_this_node(Path(key))
         if (known := _executed.get((path.absolute(), digest))) is not None:
             _current[path.absolute()] = known
             continue
@@ -204,7 +204,18 @@ def source(drawer: str, key: str) -> bytes:
     return "".join(lines).encode()
 
 
+def _on_this_node(path: Path) -> Path:
+    """Returns where a file of a job lies: in its working directory, which a node may unpack elsewhere by that name."""
+    here = Path.cwd()
+    if not path.is_file():
+        for folder in path.parents:
+            if folder.name == here.name and (found := here / path.relative_to(folder)).is_file():
+                return found
+    return path
+
+
 def _from_file(path: Path) -> _File:
+    path = _on_this_node(path)
     where = path.absolute()
     _check_named(path)
     if (known := _current.get(where)) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from loco_core.attributes import bundled, siblings
@@ -14,6 +13,7 @@ from orchestrator import identity
 from orchestrator.edit_plan import PlannedEdit, Scope, splits
 from orchestrator.resolve import ResolvedModel
 from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.spec.places import name_of
 
 TARGETS: tuple[Targets, ...] = ("published", "paired")
 """What is fitted where a sweep does not say."""
@@ -129,8 +129,8 @@ def planned_edit(
     kind = scope if scope in ("placebo", "random") else ""
     code = editor_code(settings.editor)
     # Of a file its content counts, not the folder that it lies in.
-    named = {**settings.model_dump(), **({"editor": Path(settings.editor).stem} if code else {})}
-    key = identity.EditKey(model.weights, model.dtype, texts, sites, named, kind, model.engine.bits, code)
+    does = {**settings.model_dump(), "editor": name_of(settings.editor)}
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, does, kind, model.engine.bits, code)
     return PlannedEdit(identity.edit_id(key), settings, scope, sites, base, code)
 
 

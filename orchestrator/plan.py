@@ -19,6 +19,7 @@ from loco_core.types import Attribute, Control, Generation, Intervention, Prompt
 from orchestrator import identity
 from orchestrator.resolve import Resolved, ResolvedModel
 from orchestrator.spec import SweepSpec
+from orchestrator.spec.places import name_of
 
 # How long a unit should take on the slowest device: short enough to lose one to a preempted machine without regret.
 UNIT_SECONDS = 30.0
@@ -166,7 +167,7 @@ PLAN_SCHEMA = pa.schema(_PLAN_COLUMNS)
 
 def sweep_id(spec: SweepSpec) -> str:
     """Returns the identity of a sweep; its axes are not part of it."""
-    return identity.sweep_id(identity.SweepKey(spec.name, spec.generation.settings, spec.scorer))
+    return identity.sweep_id(identity.SweepKey(spec.name, spec.generation.settings, name_of(spec.scorer)))
 
 
 def batch_size(spec: SweepSpec, model: ResolvedModel) -> int:

@@ -25,6 +25,7 @@ from loco_core.types import Attribute, Engine, Generation
 from orchestrator.editable import check_editors
 from orchestrator.presets import published
 from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec, WorkerNeeds
+from orchestrator.spec.places import name_of
 from orchestrator.super_resolution import ResolvedSuperResolution, check_super_resolution, with_super_resolution
 from orchestrator.texts import check_texts, prompt_reader, scorer_reader
 from orchestrator.traceable import check_subjects, localizer_at, traceable
@@ -120,7 +121,7 @@ class ResolvedScorer(BaseModel):
     """The scorer, pinned.
 
     Attributes:
-        name: as in the sweep.
+        name: as in the sweep; of a file or folder its own name, wherever it lies.
         source: what a worker loads: the name of a bundled scorer, a folder, or a hub id.
         revision: commit on the hub; None for a folder.
         weights: hash of its weights (of a hub model, its commit).
@@ -194,7 +195,7 @@ def outline(spec: SweepSpec) -> Resolved:
             model = _as_published(item)
         models.append(traceable(spec, with_super_resolution(i, item, model, hub=False)))
     attributes = _checked(spec, models)
-    scorer = ResolvedScorer(name=spec.scorer, source=spec.scorer, revision=None, weights="")
+    scorer = ResolvedScorer(name=name_of(spec.scorer), source=spec.scorer, revision=None, weights="")
     key, where = find_scorer(spec.scorer)
     if key != spec.scorer and Path(where).is_dir():
         with located("scorer"):
@@ -460,7 +461,7 @@ def _scorer(spec: SweepSpec) -> ResolvedScorer:
     weights = weights_hash(where, revision, scorer_files)
     if key == "clip" and spec.scorer not in BUNDLED and Path(where).is_dir():
         check_weights(Path(where), weights)
-    return ResolvedScorer(name=spec.scorer, source=name, revision=revision, weights=weights)
+    return ResolvedScorer(name=name_of(spec.scorer), source=name, revision=revision, weights=weights)
 
 
 def _check_clip(name: str, where: str, revision: str | None) -> None:
@@ -479,4 +480,4 @@ def _outside_scorer(key: str, where: str) -> ResolvedScorer:
     revision = commit(where, None) if where and not Path(where).is_dir() else None
     if where:
         digest.update(weights_hash(where, revision).encode())
-    return ResolvedScorer(name=key, source=key, revision=revision, weights=digest.hexdigest())
+    return ResolvedScorer(name=name_of(key), source=key, revision=revision, weights=digest.hexdigest())

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from loco_core.errors import LocoError, ModelError, SpecError, StoreError
@@ -18,6 +17,7 @@ from orchestrator.resolve import Resolved
 from orchestrator.scheduler.loop import Patience, Progress, Requests, RunSummary, StopSwitch, run_units
 from orchestrator.scheduler.protocol import Backend, Settled, Unit
 from orchestrator.spec import SweepSpec
+from orchestrator.spec.places import anchored
 from orchestrator.stages.sweep import StoreJournal
 from orchestrator.store import Lease, LeaseLostError, Store, decode_document, encode_document
 from orchestrator.store.layout import PROGRESS, RESOLVED
@@ -58,7 +58,7 @@ class Derivation(Protocol):
 
 def absolute(root: str) -> str:
     """Returns a results root as every worker can find it."""
-    return root if "://" in root else str(Path(root).absolute())
+    return anchored(root)
 
 
 def drive(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption
+from orchestrator.cli.options import JsonOption, at_home
 
 
 def bench_localizer(
@@ -26,7 +26,8 @@ def bench_localizer(
         typer.Option(min=4, help="Pairs that a sequential localizer tries first; several print a curve."),
     ] = None,
     planted: Annotated[
-        Path | None, typer.Option(help="Folder of planted tables with a truth.json; default: the bundled ones.")
+        Path | None,
+        typer.Option(help="Folder of planted tables with a truth.json; default: the bundled ones.", callback=at_home),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,6 +42,7 @@ def bench_localizer(
     from loco_core.localizers import LocalizeSettings, rule
     from loco_core.toyworld import PLANTED_TABLES
     from loco_core.tracing import reads
+    from orchestrator.spec.places import key_or_file
 
     known = conditions()
     wanted = list(known) if condition == ["all"] else condition or ["usual"]
@@ -53,11 +55,11 @@ def bench_localizer(
     registry.name([localizer])
     console = Console(stderr=True)
     folder = planted if planted is not None else PLANTED_TABLES if PLANTED_TABLES.is_dir() else None
-    if (method := reads(localizer)) is not None:
+    if (method := reads(key_or_file(localizer))) is not None:
         raise SpecError(
             f"{localizer} reads traces ({method}), the bench has tables of scores; a sweep compares it (beside)"
         )
-    measured = rule(localizer)
+    measured = rule(key_or_file(localizer))
     reports = []
     for name, size in itertools.product(wanted, screen or [LocalizeSettings().screen]):
         with console.status(f"{name}: 0 of {tables} tables") as status:

@@ -20,6 +20,7 @@ def demo(
     """Sweep two bundled models, one with known layers, and find the layers of a style and a fact."""
     from orchestrator.cli.run import execute
     from orchestrator.spec import load_sweep
+    from orchestrator.spec.places import anchored
 
     print(f"running {SWEEP}; Ctrl-C stops, the same command resumes")
-    execute(load_sweep(SWEEP), results, backend, workers, None, None, None)
+    execute(load_sweep(SWEEP), anchored(results), backend, workers, None, None, None)

@@ -18,6 +18,7 @@ from orchestrator.cli.options import (
     ThreadsOption,
     TrustOption,
     WorkersOption,
+    at_home,
     backend_maker,
     parse_window,
     placed,
@@ -42,7 +43,9 @@ def edit(
     ] = None,
     sweep: Annotated[
         Path | None,
-        typer.Option("--sweep", metavar="FILE", help="Take the edit and evaluate blocks from this sweep file."),
+        typer.Option(
+            "--sweep", metavar="FILE", help="Take the edit and evaluate blocks from this sweep file.", callback=at_home
+        ),
     ] = None,
     backend: BackendOption = BackendName.RAY,
     workers: WorkersOption = None,

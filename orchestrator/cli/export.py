@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import Results, at_home
 
 
 class TargetsName(StrEnum):
@@ -20,7 +20,7 @@ class TargetsName(StrEnum):
 
 def export(
     results: Results,
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.", metavar="FOLDER", callback=at_home)],
     edit: Annotated[
         str | None, typer.Option(help="Id of an edit, or its beginning; default: the chosen one, if there is one.")
     ] = None,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.options import at_home
+
 
 class Kind(StrEnum):
     """Kinds of clusters that there are files for."""
@@ -21,7 +23,7 @@ class Kind(StrEnum):
 
 def init(
     kind: Annotated[Kind, typer.Argument(help="What the sweep is to run on.")],
-    folder: Annotated[Path, typer.Option("--folder", help="Where the files go.")] = Path(),
+    folder: Annotated[Path, typer.Option("--folder", help="Where the files go.", callback=at_home)] = Path(),
 ) -> None:
     """Write cluster.yaml, a sweep, a Grafana board, and what else a kind of cluster needs."""
     from importlib.resources import files

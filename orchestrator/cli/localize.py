@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption, TrustOption, parse_window
+from orchestrator.cli.options import JsonOption, TrustOption, parse_window, results_root
 
 if TYPE_CHECKING:
     from loco_core.kind_claim import KindClaim
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def localize(
-    scores: Annotated[str, typer.Argument(help="A results folder, or any Parquet with the columns of scores.")],
+    scores: Annotated[
+        str,
+        typer.Argument(
+            help="A results folder, a cluster file, or any Parquet with the columns of scores.", callback=results_root
+        ),
+    ],
     localizer: Annotated[str | None, typer.Option(help="Its name, or a Python file; default: the sweep's.")] = None,
     threshold: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Share of the full effect; default 0.8.")
@@ -42,12 +47,13 @@ def localize(
     from loco_core import registry
     from loco_core.errors import SpecError
     from orchestrator.cli.run import print_localizations
+    from orchestrator.spec.places import key_or_file
     from orchestrator.stages.relocalize import claim as test_claim
     from orchestrator.stages.relocalize import named_beforehand, read_scores, relocalize, write_back
 
-    if localizer is not None:
-        registry.name([localizer])
-    changes: dict[str, Any] = {"localizer": localizer, "threshold": threshold}
+    named = None if localizer is None else key_or_file(localizer)
+    registry.name([named] if named else [])
+    changes: dict[str, Any] = {"localizer": named, "threshold": threshold}
     table, settings = read_scores(scores), {key: value for key, value in changes.items() if value is not None}
     if claim is not None and window is None:
         raise SpecError("--claim KIND needs --window START,SIZE: a claim is about a kind at a window")

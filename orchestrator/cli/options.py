@@ -33,9 +33,12 @@ def is_cluster_file(results: str) -> bool:
     return results.endswith((".yaml", ".yml")) and not Path(results).is_dir()
 
 
-def _results_root(results: str) -> str:
+def results_root(results: str) -> str:
+    """Returns the results that an argument names, from the working directory on."""
+    from orchestrator.spec.places import anchored
+
     if not is_cluster_file(results):
-        return results
+        return anchored(results)
     from orchestrator.submit import load_cluster
 
     return load_cluster(results).spec.results
@@ -47,13 +50,20 @@ def _trust(given: bool) -> bool:
     return given
 
 
-SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", metavar="SWEEP.yaml")]
+def at_home(path: Path | None) -> Path | None:
+    """Returns a path of the command line; the shell leaves the ``~`` of ``--option=~/x`` to its program."""
+    from orchestrator.spec.places import anchored
+
+    return Path(anchored(str(path))) if path is not None and str(path).startswith("~") else path
+
+
+SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", metavar="SWEEP.yaml", callback=at_home)]
 _RESULTS = "A results folder, an s3:// address, or a cluster file."
 ResultsOrCluster = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS")]
-Results = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS", callback=_results_root)]
+Results = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS", callback=results_root)]
 ResultsOption = Annotated[
     str | None,
-    typer.Option("--results", help="Results folder or s3:// address; default: as in the sweep, or results/NAME."),
+    typer.Option("--results", help="Results folder or s3:// address; default: as in the sweep, or results/NAME here."),
 ]
 BackendOption = Annotated[BackendName, typer.Option("--backend", help="Ray actors, or one worker in this process.")]
 WorkersOption = Annotated[
@@ -80,10 +90,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def results_of(spec: SweepSpec, given: str | None) -> str:
-    """Returns where the results of a sweep go."""
+    """Returns where the results of a sweep go: from the working directory on where its file does not say it."""
     from orchestrator.identity import safe_name
+    from orchestrator.spec.places import anchored
 
-    return given or spec.results or str(Path("results") / safe_name(spec.name))
+    return spec.results if given is None and spec.results else anchored(given or f"results/{safe_name(spec.name)}")
 
 
 def parse_window(text: str) -> Window:

@@ -15,6 +15,7 @@ from orchestrator.cli.options import (
     ResultsOption,
     ThreadsOption,
     WorkersOption,
+    at_home,
 )
 
 TRIED = "not yet run on real weights"
@@ -24,7 +25,10 @@ TRIED = "not yet run on real weights"
 def reproduce(
     preset: Annotated[str | None, typer.Argument(help="Which one; without it all are listed.")] = None,
     write: Annotated[
-        Path | None, typer.Option("--write", help="Write its sweep.yaml to this file, and run nothing.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--write", help="Write its sweep.yaml to this file, and run nothing.", metavar="FILE", callback=at_home
+        ),
     ] = None,
     results: ResultsOption = None,
     backend: BackendOption = BackendName.RAY,

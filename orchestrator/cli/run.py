@@ -67,6 +67,7 @@ def retry(
 ) -> None:
     """Compute failed cells again."""
     from loco_core.errors import SpecError, StoreError
+    from orchestrator.spec.places import anchored
     from orchestrator.store import open_store
 
     if is_cluster_file(results):
@@ -78,6 +79,7 @@ def retry(
             raise SpecError(f"{results}: with a cluster file, its own keys say how many workers there are and where")
         send(Path(results), wait=False, dry_run=False, again=True)
         return
+    results = anchored(results)
     spec = open_store(results, create=False).sweep()
     if spec is None:
         raise StoreError(f"{results}: holds no sweep")

@@ -11,11 +11,14 @@ import typer
 
 from loco_core.errors import ClusterError, SpecError
 from loco_core.masking import masked
+from orchestrator.cli.options import at_home
 
 if TYPE_CHECKING:
     from orchestrator.submit import Job, Jobs, LoadedCluster
 
-ClusterFile = Annotated[Path, typer.Argument(help="The cluster file, as YAML.", metavar="CLUSTER.yaml")]
+ClusterFile = Annotated[
+    Path, typer.Argument(help="The cluster file, as YAML.", metavar="CLUSTER.yaml", callback=at_home)
+]
 
 
 def submit(

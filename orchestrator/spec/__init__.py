@@ -1,10 +1,10 @@
 """What a sweep is: the names of ``sweep.yaml``, how it is read, and what may change between two runs of it."""
 
+from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compatible import check_compatible
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
 from orchestrator.spec.sweep import (
-    AttributeSpec,
     ControlsSpec,
     EngineSpec,
     GenerationSpec,

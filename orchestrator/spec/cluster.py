@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from loco_core.masking import holds_credential, is_credential_name
-from orchestrator.spec.sweep import Name, SweepSpec, Text, _problem, _Strict
+from orchestrator.spec.places import Place
+from orchestrator.spec.rules import Name, Strict, Text, problem
+from orchestrator.spec.sweep import SweepSpec
 
 MAX_WORKERS = 100_000
 
 
-class WorkersSpec(_Strict):
+class WorkersSpec(Strict):
     """The workers of a sweep on a cluster; every worker is one Ray actor.
 
     Attributes:
@@ -32,11 +34,11 @@ class WorkersSpec(_Strict):
     @model_validator(mode="after")
     def _check(self) -> WorkersSpec:
         if self.min > self.max:
-            raise _problem(("min",), f"{self.min} is more than max; expected at most {self.max}")
+            raise problem(("min",), f"{self.min} is more than max; expected at most {self.max}")
         return self
 
 
-class RayJobSpec(_Strict):
+class RayJobSpec(Strict):
     """A KubeRay RayJob.
 
     Attributes:
@@ -58,33 +60,33 @@ class RayJobSpec(_Strict):
     node_selector: dict[str, str] = Field(default_factory=dict)
 
 
-class ClusterChoice(_Strict):
+class ClusterChoice(Strict):
     """Where a sweep runs: exactly one of these.
 
     Attributes:
         local: Ray is started on this machine for the sweep.
         address: of the dashboard of a running cluster, ``http://HEAD:8265``.
-        launcher: path of a file for Ray's cluster launcher (``ray up``).
+        launcher: path of a file, from this file on, for Ray's cluster launcher (``ray up``).
         rayjob: a RayJob of KubeRay.
     """
 
     local: Literal[True] | None = None
     address: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+/?$")] | None = None
-    launcher: Text | None = None
+    launcher: Place | None = None
     rayjob: RayJobSpec | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ClusterChoice:
         if self.address is not None and holds_credential(self.address):
-            raise _problem(("address",), "holds a password; expected http://HEAD:8265, and the token in RAY_AUTH_TOKEN")
+            raise problem(("address",), "holds a password; expected http://HEAD:8265, and the token in RAY_AUTH_TOKEN")
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise _problem((), f"{found} is given; expected one of {', '.join(type(self).model_fields)}")
+            raise problem((), f"{found} is given; expected one of {', '.join(type(self).model_fields)}")
         return self
 
 
-class RuntimeEnvSpec(_Strict):
+class RuntimeEnvSpec(Strict):
     """What a job finds beside the project's packages.
 
     Attributes:
@@ -100,15 +102,15 @@ class RuntimeEnvSpec(_Strict):
         for name, value in self.env_vars.items():
             if is_credential_name(name) or holds_credential(value):
                 message = "looks like a credential, which Ray would log; set it in the environment of the nodes instead"
-                raise _problem(("env_vars", name), message)
+                raise problem(("env_vars", name), message)
         for number, package in enumerate(self.pip):
             if holds_credential(package):
                 message = "holds a password, which Ray would log; expected none: nodes read PIP_INDEX_URL and ~/.netrc"
-                raise _problem(("pip", number), message)
+                raise problem(("pip", number), message)
         return self
 
 
-class RetriesSpec(_Strict):
+class RetriesSpec(Strict):
     """What is tried again.
 
     Attributes:
@@ -118,7 +120,7 @@ class RetriesSpec(_Strict):
     driver: Annotated[int, Field(ge=0, le=100)] = 3
 
 
-class CostSpec(_Strict):
+class CostSpec(Strict):
     """Prices.
 
     Attributes:
@@ -132,13 +134,13 @@ def _is_path(value: Any) -> str:
     return "path" if isinstance(value, str) else "inline"
 
 
-class ClusterSpec(_Strict):
+class ClusterSpec(Strict):
     """A sweep on a cluster.
 
     Attributes:
         name: of the jobs.
         sweep: the sweep, or the path of its file, from this file on.
-        results: folder or ``s3://`` address, the same for all nodes.
+        results: folder, from this file on, or ``s3://`` address, the same for all nodes.
         workers: how many, and what each needs.
         cluster: where they run.
         runtime_env: what they find there.
@@ -147,8 +149,8 @@ class ClusterSpec(_Strict):
     """
 
     name: Name
-    sweep: Annotated[Annotated[Text, Tag("path")] | Annotated[SweepSpec, Tag("inline")], Discriminator(_is_path)]
-    results: Text
+    sweep: Annotated[Annotated[Place, Tag("path")] | Annotated[SweepSpec, Tag("inline")], Discriminator(_is_path)]
+    results: Place
     workers: WorkersSpec = WorkersSpec()
     cluster: ClusterChoice
     runtime_env: RuntimeEnvSpec = RuntimeEnvSpec()
@@ -159,5 +161,5 @@ class ClusterSpec(_Strict):
     def _check(self) -> ClusterSpec:
         if holds_credential(self.results):
             message = "holds a password; expected s3://bucket/folder, and the keys in the environment of the nodes"
-            raise _problem(("results",), message)
+            raise problem(("results",), message)
         return self

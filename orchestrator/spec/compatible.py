@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from loco_core.errors import SpecError
-from orchestrator.spec.sweep import AttributeSpec, ModelSpec, SweepSpec
+from orchestrator.spec.attributes import AttributeSpec
+from orchestrator.spec.places import name_of
+from orchestrator.spec.sweep import ModelSpec, SuperResolutionSpec, SweepSpec
 
 
 def check_compatible(old: SweepSpec, new: SweepSpec) -> None:
@@ -14,8 +17,9 @@ def check_compatible(old: SweepSpec, new: SweepSpec) -> None:
 
     Models, attributes, windows, prompts, seeds, controls and interventions may be added. Batch size, worker needs,
     where a model's weights wait (``engine.offload``, ``engine.device_map``), which images are kept, rules of the
-    localizer and the results folder are free. All else would put different things into one table: what else an engine
-    says changes the last bits of images, or with ``vae_tiling`` more, as another dtype does.
+    localizer and all folders are free: models and scorers are told apart by their weights, wherever they lie. All else
+    would put different things into one table: what else an engine says changes the last bits of images, or with
+    ``vae_tiling`` more, as another dtype does.
 
     Args:
         old: the spec that the results were made with.
@@ -35,7 +39,7 @@ def check_compatible(old: SweepSpec, new: SweepSpec) -> None:
 
 def _differences(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
     yield from _changed("name", old.name, new.name)
-    yield from _changed("scorer", old.scorer, new.scorer)
+    yield from _changed("scorer", name_of(old.scorer), name_of(new.scorer))
     before, after = old.generation.model_dump(), new.generation.model_dump()
     for key in before.keys() - {"batch_size"}:
         yield from _changed(f"generation.{key}", before[key], after[key])
@@ -64,10 +68,18 @@ def _models(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
     for model in old.models:
         if model.id in kept:
             for key in sorted(ModelSpec.model_fields.keys() - {"id", "worker", "engine"}):
-                yield from _changed(f"models.{model.id}.{key}", getattr(model, key), getattr(kept[model.id], key))
-            before, after = model.engine.model_dump(), kept[model.id].engine.model_dump()
-            for key in sorted(before.keys() - {"offload", "device_map"}):
-                yield from _changed(f"models.{model.id}.engine.{key}", before[key], after[key])
+                before, after = getattr(model, key), getattr(kept[model.id], key)
+                if not _in_folder(before) and not _in_folder(after):
+                    yield from _changed(f"models.{model.id}.{key}", before, after)
+            engine, now = model.engine.model_dump(), kept[model.id].engine.model_dump()
+            for key in sorted(engine.keys() - {"offload", "device_map"}):
+                yield from _changed(f"models.{model.id}.engine.{key}", engine[key], now[key])
+
+
+def _in_folder(value: Any) -> bool:
+    """Tells whether a model lies in a folder, which may lie elsewhere tomorrow; its weights are held instead."""
+    path = value.path if isinstance(value, SuperResolutionSpec) else value
+    return isinstance(path, str) and os.path.isabs(path)
 
 
 def _attributes(old: SweepSpec, new: SweepSpec) -> Iterator[str]:

@@ -5,26 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, model_validator
 
 from loco_core.editors import Fill, HeldHalf, Neurons, Targets, TokenSet
 from loco_core.errors import did_you_mean
+from orchestrator.spec.places import KeyOrFile
+from orchestrator.spec.rules import Strict, no_repeats, problem
 
 Lambdas = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _problem(loc: tuple[str, ...], message: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", "{message}", {"message": message, "loc": loc})
-
-
-def _no_repeats(loc: tuple[str, ...], values: tuple[object, ...]) -> None:
-    if len(set(values)) < len(values):
-        raise _problem(loc, "a value is given twice; expected each once")
 
 
 def _listed(value: Any) -> Any:
@@ -33,11 +21,11 @@ def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class EditSpec(_Strict):
+class EditSpec(Strict):
     """Which edits are fitted, where an attribute is localized or a method puts them, and how one of each is chosen.
 
     Attributes:
-        editors: keys of editors.
+        editors: keys of editors, or Python files.
         targets: what editors that were published with targets of their own are fitted on: ``published`` texts, as their
             authors do, prompts that are ``paired`` with their donors, or both; a single word will do. None is paired,
             and published beside it where an attribute has such texts.
@@ -55,10 +43,10 @@ class EditSpec(_Strict):
         max_neighbour_loss: share of neighbours' pictures that the chosen edit may spoil.
     """
 
-    editors: Annotated[tuple[str, ...], Field(min_length=1)] = ("loco_edit", "neurons")
+    editors: Annotated[tuple[KeyOrFile, ...], Field(min_length=1)] = ("loco_edit", "neurons")
     targets: Annotated[Annotated[tuple[Targets, ...], Field(min_length=1)] | None, BeforeValidator(_listed)] = None
     lambdas: Lambdas = (0.001, 0.01, 0.1, 1.0)
-    method_lambdas: Mapping[str, Lambdas] = Field(default_factory=dict)
+    method_lambdas: Mapping[KeyOrFile, Lambdas] = Field(default_factory=dict)
     neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = (0.1, 0.15, 0.25)
     tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject", "all")
     neuron_tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject",)
@@ -70,16 +58,16 @@ class EditSpec(_Strict):
     @model_validator(mode="after")
     def _check(self) -> EditSpec:
         for name in ("editors", "targets", "lambdas", "neurons", "tokens", "neuron_tokens"):
-            _no_repeats((name,), getattr(self, name) or ())
+            no_repeats((name,), getattr(self, name) or (), "the value")
         for editor, values in self.method_lambdas.items():
             loc = ("method_lambdas", editor)
             if editor not in self.editors:
-                raise _problem(loc, f"it is none of the editors{did_you_mean(editor, self.editors)}")
-            _no_repeats(loc, values)
+                raise problem(loc, f"it is none of the editors{did_you_mean(editor, self.editors)}")
+            no_repeats(loc, values, "the value")
         return self
 
 
-class EvaluateSpec(_Strict):
+class EvaluateSpec(Strict):
     """On what edits are measured.
 
     Attributes:

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ByteSize,
-    ConfigDict,
     Discriminator,
     Field,
-    StringConstraints,
     Tag,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from loco_core.attributes import text_pairs
 from loco_core.localizers import LocalizeSettings
 from loco_core.types import (
     Attention,
-    Attribute,
     DeviceMap,
     Engine,
     Generation,
     GuidanceHalf,
     Intervention,
-    Mode,
     Offload,
     Part,
     Pooled,
-    PromptRecord,
-    PublishedTexts,
     Tokens,
 )
+from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
+from orchestrator.spec.places import ModelPlace, Place, ScorerPlace, key_or_file, of_file
+from orchestrator.spec.rules import Name, Strict, no_repeats, problem
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 """Below 2**53, so that every JSON reader keeps it exact."""
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -50,22 +41,7 @@ Images = Literal["none", "report", "all"]
 MAX_SEEDS = 1_000_000
 
 
-def _problem(loc: Iterable[str | int], message: str) -> PydanticCustomError:
-    """Returns an error of a rule over several fields that points at one of them."""
-    return PydanticCustomError("rule", "{message}", {"message": message, "loc": tuple(loc)})
-
-
-def _no_repeats(loc: str, values: Iterable[Hashable], what: str) -> None:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise _problem((loc,), f"{what} {repeated[0]!r} is given more than once; expected each once")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class WorkerNeeds(_Strict):
+class WorkerNeeds(Strict):
     """What one worker of a model needs.
 
     Attributes:
@@ -79,7 +55,7 @@ class WorkerNeeds(_Strict):
     label_selector: dict[str, str] = Field(default_factory=dict)
 
 
-class EngineSpec(_Strict):
+class EngineSpec(Strict):
     """How a model computes: memory and speed; see `loco_core.types.Engine`.
 
     Attributes:
@@ -104,23 +80,23 @@ class EngineSpec(_Strict):
     def _check(self) -> EngineSpec:
         if self.offload != "none" and self.device_map == "balanced":
             message = "'balanced' keeps all weights on GPUs; expected it without offload, or offload without it"
-            raise _problem(("device_map",), message)
+            raise problem(("device_map",), message)
         if self.offload == "sequential" and self.compile:
             message = "compiled modules would read weights that are not there; expected offload: model, or none"
-            raise _problem(("compile",), message)
+            raise problem(("compile",), message)
         return self
 
 
-class SuperResolutionSpec(_Strict):
+class SuperResolutionSpec(Strict):
     """A second stage, which enlarges a model's images.
 
     Attributes:
-        path: folder or hub id of a diffusers pipeline.
+        path: folder or hub id of a diffusers pipeline; see `orchestrator.spec.places`.
         revision: of a hub id.
     """
 
-    path: Text
-    revision: Text | None = None
+    path: ModelPlace
+    revision: Name | None = None
 
     def __str__(self) -> str:
         return self.path if self.revision is None else f"{self.path} @ {self.revision}"
@@ -130,7 +106,7 @@ def _by_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """A model of the sweep.
 
     Attributes:
@@ -146,8 +122,8 @@ class ModelSpec(_Strict):
     """
 
     id: Name
-    path: Text | None = None
-    revision: Text | None = None
+    path: ModelPlace | None = None
+    revision: Name | None = None
     dtype: Dtype = "float32"
     engine: EngineSpec = EngineSpec()
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
@@ -166,107 +142,19 @@ class ModelSpec(_Strict):
         gpus, engine = self.worker.gpus, self.engine
         if engine.device_map == "balanced" and (gpus is None or gpus < 2):
             message = f"'balanced' spreads a model over several GPUs; expected worker.gpus of 2 or more, not {gpus}"
-            raise _problem(("engine", "device_map"), message)
+            raise problem(("engine", "device_map"), message)
         if gpus is not None and gpus > 1 and engine.device_map == "none":
             message = (
                 f"'none' leaves {gpus - 1} of {gpus} GPUs of a worker idle; expected 'balanced', or worker.gpus: 1"
             )
-            raise _problem(("engine", "device_map"), message)
+            raise problem(("engine", "device_map"), message)
         if gpus is not None and gpus != 1 and engine.offload != "none":
             message = f"{engine.offload!r} keeps one GPU busy; expected worker.gpus: 1, not {gpus}"
-            raise _problem(("engine", "offload"), message)
+            raise problem(("engine", "offload"), message)
         return self
 
 
-class RecordSpec(_Strict):
-    """One source prompt with its donor and the texts that score both; see `loco_core.types.PromptRecord`.
-
-    Raises:
-        PydanticCustomError: prompt and donor, or score text and donor text, are the same: nothing could be measured.
-    """
-
-    prompt: Text
-    donor: Text
-    score_text: Text
-    donor_text: Text
-    content_text: Text
-    template_id: str = ""
-
-    @model_validator(mode="after")
-    def _check(self) -> RecordSpec:
-        for name, other in (("donor", "prompt"), ("donor_text", "score_text")):
-            if _words(getattr(self, name)) == _words(getattr(self, other)):
-                message = f"says what {other} says, so that nothing can be measured; expected another text"
-                raise _problem((name,), message)
-        return self
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """The words of a text, without what a reader would not tell apart."""
-    return tuple(word.casefold() for part in text.split() if (word := part.strip(".,;:!?")))
-
-
-class PublishedTextsSpec(_Strict):
-    """Texts that a published edit is fitted on; see `loco_core.types.PublishedTexts`.
-
-    Attributes:
-        keys: texts whose last token is edited.
-        anchors: what they are to read as: one for all keys, or one a key.
-    """
-
-    keys: Annotated[tuple[Text, ...], Field(min_length=1)]
-    anchors: Annotated[tuple[Text, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _check(self) -> PublishedTextsSpec:
-        if len(self.anchors) not in (1, len(self.keys)):
-            message = f"{len(self.anchors)} anchors for {len(self.keys)} keys; expected one for all, or one a key"
-            raise _problem(("anchors",), message)
-        same = [key for key, anchor in text_pairs(self.keys, self.anchors) if key.split() == anchor.split()]
-        if same:
-            raise _problem(("keys",), f"{same[0]!r} equals its anchor; nothing to edit")
-        return self
-
-
-class AttributeSpec(_Strict):
-    """An attribute written out in the sweep file.
-
-    Attributes:
-        kind: style, object, fact, ...
-        name: of the attribute within its kind.
-        mode: whether the donor drops the attribute or replaces it.
-        records: prompts, in the order in which ``prompts: N`` takes them.
-        published: texts of published edits, by editor.
-    """
-
-    kind: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
-    name: Name
-    mode: Mode
-    records: Annotated[tuple[RecordSpec, ...], Field(min_length=1)]
-    published: dict[str, PublishedTextsSpec] = Field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """``kind/name``, as in the results."""
-        return f"{self.kind}/{self.name}"
-
-    @property
-    def attribute(self) -> Attribute:
-        """The attribute as the science knows it."""
-        records = tuple(PromptRecord(**record.model_dump()) for record in self.records)
-        published = tuple(
-            PublishedTexts(editor, text_pairs(said.keys, said.anchors)) for editor, said in self.published.items()
-        )
-        return Attribute(self.kind, self.name, self.mode, records, published)
-
-    @model_validator(mode="after")
-    def _check(self) -> AttributeSpec:
-        # Claims count prompts: one that is given twice would be evidence twice.
-        _no_repeats("records", (" ".join(_words(record.prompt)) for record in self.records), "the prompt")
-        return self
-
-
-class WindowsSpec(_Strict):
+class WindowsSpec(Strict):
     """Windows of cross-attention sites.
 
     Attributes:
@@ -279,11 +167,11 @@ class WindowsSpec(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> WindowsSpec:
-        _no_repeats("sizes", self.sizes or (), "size")
+        no_repeats(("sizes",), self.sizes or (), "size")
         return self
 
 
-class GenerationSpec(_Strict):
+class GenerationSpec(Strict):
     """How images are generated. All but ``batch_size`` change the pixels.
 
     Attributes:
@@ -311,7 +199,7 @@ class GenerationSpec(_Strict):
         return Generation(**self.model_dump(exclude={"batch_size"}))
 
 
-class ControlsSpec(_Strict):
+class ControlsSpec(Strict):
     """Cells that make a score mean something; clean images and the donor outright are always run.
 
     Attributes:
@@ -327,7 +215,7 @@ class ControlsSpec(_Strict):
     random: Annotated[int, Field(ge=0, le=1000)] = 2
 
 
-class InterventionSpec(_Strict):
+class InterventionSpec(Strict):
     """A set of options under which every window is swept; the default is the paper's own.
 
     Attributes:
@@ -373,7 +261,12 @@ def _first_seeds(value: Any) -> Any:
     return tuple(value)
 
 
-class SweepSpec(_Strict):
+def _localizers(settings: LocalizeSettings, folder: str) -> LocalizeSettings:
+    main, *others = (key_or_file(name, folder) for name in settings.localizers)
+    return settings.model_copy(update={"localizer": main, "beside": tuple(others)})
+
+
+class SweepSpec(Strict):
     """A sweep as declared: models x attributes x windows x prompts x seeds.
 
     Attributes:
@@ -392,7 +285,7 @@ class SweepSpec(_Strict):
         edit: which edits are fitted where an attribute is localized; None fits none.
         evaluate: on what edits are measured.
         images: which images are kept.
-        results: folder or ``s3://`` address; None leaves it to the command.
+        results: folder, from the sweep's file on, or ``s3://`` address; None leaves it to the command.
         reproduces: the preset whose published values the report shows beside those that are measured.
     """
 
@@ -413,14 +306,14 @@ class SweepSpec(_Strict):
     prompts: Annotated[int, Field(ge=1)] = 8
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_first_seeds), Field(min_length=1)] = (0, 1, 2, 3)
     generation: GenerationSpec = GenerationSpec()
-    scorer: Name
-    localize: LocalizeSettings = LocalizeSettings()
+    scorer: ScorerPlace
+    localize: Annotated[LocalizeSettings, of_file(_localizers)] = LocalizeSettings()
     controls: ControlsSpec = ControlsSpec()
     interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1)] = (InterventionSpec(),)
     edit: EditSpec | None = None
     evaluate: EvaluateSpec = EvaluateSpec()
     images: Images = "report"
-    results: Text | None = None
+    results: Place | None = None
     reproduces: Name | None = None
 
     def _guidance_scales(self) -> list[float]:
@@ -441,21 +334,21 @@ class SweepSpec(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> SweepSpec:
-        _no_repeats("models", (model.id for model in self.models), "model")
+        no_repeats(("models",), (model.id for model in self.models), "model")
         labels = (a if isinstance(a, str) else a.label for a in self.attributes)
-        _no_repeats("attributes", labels, "attribute")
-        _no_repeats("seeds", self.seeds, "seed")
-        _no_repeats("interventions", self.interventions, "intervention")
+        no_repeats(("attributes",), labels, "attribute")
+        no_repeats(("seeds",), self.seeds, "seed")
+        no_repeats(("interventions",), self.interventions, "intervention")
         for i, attribute in enumerate(self.attributes):
             if isinstance(attribute, AttributeSpec) and len(attribute.records) < self.prompts:
                 count = len(attribute.records)
                 message = f"{count} records for prompts: {self.prompts}; expected at least {self.prompts} records"
-                raise _problem(("attributes", i, "records"), message)
+                raise problem(("attributes", i, "records"), message)
         for i, option in enumerate(self.interventions):
             if option.guidance_half != "conditional" and min(self._guidance_scales()) <= 1:
                 message = f"{option.guidance_half!r} needs classifier-free guidance; expected a guidance_scale above 1"
-                raise _problem(("interventions", i, "guidance_half"), message)
+                raise problem(("interventions", i, "guidance_half"), message)
             if option.steps and not option.steps[0] < option.steps[1] <= self.generation.steps:
                 message = f"{list(option.steps)} is wrong; expected [start, end) with end at most the"
-                raise _problem(("interventions", i, "steps"), f"{message} {self.generation.steps} steps of generation")
+                raise problem(("interventions", i, "steps"), f"{message} {self.generation.steps} steps of generation")
         return self

@@ -12,7 +12,8 @@ from loco_core.errors import SpecError
 from orchestrator.resolve import check_names
 from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
 from orchestrator.spec.cluster import ClusterSpec, WorkersSpec
-from orchestrator.spec.yaml_file import load_yaml
+from orchestrator.spec.plain_yaml import Loc
+from orchestrator.spec.yaml_file import load_yaml, written
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,27 @@ def load_cluster(path: str | Path) -> LoadedCluster:
 
 
 def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file: Path) -> None:
-    """Refuses paths that mean something on this machine only."""
-    if "://" not in spec.results and not Path(spec.results).is_absolute():
+    """Refuses paths that mean something on this machine only: those that were not written in full."""
+    # From here on they are absolute: what was written stands in the file alone.
+    results = written(file, ("results",))
+    if "://" not in results and not Path(results).is_absolute():
         raise SpecError(
-            f"{place(file, ('results',))}: results: {spec.results!r} is a relative path; expected an s3:// address, or "
+            f"{place(file, ('results',))}: results: {results!r} is a relative path; expected an s3:// address, or "
             "an absolute path that every node mounts"
         )
+    named: list[tuple[Loc, str | None]] = [(("scorer",), sweep.scorer)]
     for number, model in enumerate(sweep.models):
         second = model.super_resolution
-        for key, path in (("path", model.path), ("super_resolution", second and second.path)):
-            if path and not Path(path).is_absolute() and (path.startswith((".", "~")) or Path(path).is_dir()):
-                keys = ("models", number, key) if sweep_file != file else ("sweep", "models", number, key)
+        named += [(("models", number, "path"), model.path)]
+        named += [(("models", number, "super_resolution", "path"), None if second is None else second.path)]
+    for loc, path in named:
+        keys = loc if sweep_file != file else ("sweep", *loc)
+        if path and Path(path).is_absolute() and not path.endswith(".py"):
+            text = written(sweep_file, keys)
+            if not Path(text).is_absolute():
+                name = ".".join(map(str, loc)).removesuffix(".path" if "super_resolution" in loc else "")
                 raise SpecError(
-                    f"{place(sweep_file, keys)}: models.{number}.{key}: {path!r} is a folder of this machine; "
+                    f"{place(sweep_file, keys)}: {name}: {text!r} is a folder of this machine; "
                     "expected a hub id, or an absolute path that every node mounts"
                 )
 

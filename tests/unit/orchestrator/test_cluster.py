@@ -123,7 +123,7 @@ def test_a_model_folder_of_this_machine_is_refused_where_other_machines_work(fol
         load_cluster(folder / "cluster.yaml")
     (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: mine, path: ./mine}]"))
     (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', "{local: true}"))
-    assert load_cluster(folder / "cluster.yaml").sweep.models[0].path == "./mine"
+    assert load_cluster(folder / "cluster.yaml").sweep.models[0].path == str(folder / "mine")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loco_core.errors import SpecError
 from loco_core.types import Generation, Intervention, PromptRecord, PublishedTexts
 from orchestrator.spec import AttributeSpec, InterventionSpec, SweepSpec, check_compatible, load_sweep, place
-from orchestrator.spec.sweep import RecordSpec
+from orchestrator.spec.attributes import RecordSpec
 
 RECORD = {
     "prompt": "a dog, mori",
@@ -207,10 +207,13 @@ PUBLISHED = (
         (BASE + "edit: {editors: [uce], method_lambdas: {uce: [0]}}\n", "edit.method_lambdas.uce.0: 0 is wrong"),
         (
             BASE + "edit: {editors: [uce], method_lambdas: {uce: [1, 1]}}\n",
-            "5:46: edit.method_lambdas.uce: a value is given twice",
+            "5:46: edit.method_lambdas.uce: the value 1.0 is given more than once",
         ),
         (BASE + "edit: {targets: ours}\n", "5:17: edit.targets: \"ours\" is wrong; expected 'published' or 'paired'"),
-        (BASE + "edit: {targets: [paired, paired]}\n", "5:17: edit.targets: a value is given twice"),
+        (
+            BASE + "edit: {targets: [paired, paired]}\n",
+            "5:17: edit.targets: the value 'paired' is given more than once",
+        ),
         (BASE + "edit: {neurons: [2.5]}\n", "2.5 is wrong; expected a share up to 1, or a whole number of neurons"),
         (BASE + "edit: {neurons: [0]}\n", "edit.neurons.0: 0 is wrong"),
         (

@@ -1,0 +1,107 @@
+"""Places: the folders, files and addresses that a file or a command names, as they are from anywhere.
+
+``~`` is the home folder, a relative path goes from the folder of the file that names it (on the command line from the
+working directory), and an address (``s3://...``) stays as it is. That is said once a place, when its file is read: what
+is stored or handed on is absolute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, StringConstraints, ValidationInfo
+
+from loco_core.errors import SpecError
+from loco_core.scorers import BUNDLED, named_scorers
+from orchestrator.spec.rules import problem
+
+LONGEST_NAME, LONGEST_PATH = 255, 4000
+"""Bytes that file systems take; a path grows by what is written below it."""
+_FOLDER = "folder"
+_EXPLICIT = ("/", "~", "./", "../")
+
+
+def anchored(text: str, folder: str | Path = ".") -> str:
+    """Returns a place as it is from anywhere.
+
+    Args:
+        text: as somebody wrote it.
+        folder: that relative paths go from: of the file that names it, or the working directory.
+
+    Raises:
+        SpecError: nothing can lie there.
+    """
+    if "://" in text:
+        return text
+    try:
+        path = Path(folder).absolute() / Path(text).expanduser()
+    except RuntimeError:
+        raise SpecError(f"{text!r}: nobody here has this home folder; expected ~ or a path") from None
+    if "\0" in text:
+        raise SpecError(f"{text!r} holds a NUL, which no path does; expected a path")
+    names = [len(os.fsencode(part)) for part in path.parts]
+    if max(names) > LONGEST_NAME or sum(names) + len(names) > LONGEST_PATH:
+        raise SpecError(f"{text[:20]!r}... is too long for a path; expected names of at most {LONGEST_NAME} bytes")
+    # Of a link the folder above it is not the one before it in the path.
+    return os.path.realpath(path) if ".." in path.parts else str(path)
+
+
+def hub_or_folder(text: str, folder: str | Path = ".") -> str:
+    """Returns where a model lies: ``owner/name`` is on the hub unless there is such a folder; all else is a place."""
+    if text.count("/") == 1 and not text.startswith(_EXPLICIT) and not os.path.isdir(anchored(text, folder)):
+        return text
+    return anchored(text, folder)
+
+
+def key_or_file(text: str, folder: str | Path = ".") -> str:
+    """Returns what a localizer or an editor is: a file of Python, or a key of the drawer."""
+    return anchored(text, folder) if text.endswith(".py") else text
+
+
+def scorer(text: str, folder: str | Path = ".") -> str:
+    """Returns what a scorer is: a file of Python, a key or name that is known, or a model on the hub or in a folder."""
+    if text.endswith(".py"):
+        return anchored(text, folder)
+    named = text in BUNDLED or text in named_scorers()
+    # A word alone is a name, known or misspelled, unless there is such a folder.
+    word = "/" not in text and text not in (".", "..", "~") and not os.path.isdir(anchored(text, folder))
+    return text if named or word else hub_or_folder(text, folder)
+
+
+def name_of(text: str) -> str:
+    """Returns what something is called in identities: its own name, wherever it lies."""
+    return Path(text).name if os.path.isabs(text) else text
+
+
+def beside(file: Path) -> dict[str, str]:
+    """Returns the context in which a file is validated, so that its places go from its folder."""
+    return {_FOLDER: str(file.absolute().parent)}
+
+
+def of_file(find: Callable[[Any, str], Any]) -> AfterValidator:
+    """Returns the validator of a value that names places.
+
+    Args:
+        find: takes the value and the folder that its places go from.
+    """
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        # Without a file all places are absolute already, or as an older version stored them.
+        if not info.context:
+            return value
+        try:
+            return find(value, info.context[_FOLDER])
+        except SpecError as error:
+            raise problem((), str(error)) from None
+
+    return AfterValidator(validate)
+
+
+_Written = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Place = Annotated[_Written, of_file(anchored)]
+ModelPlace = Annotated[_Written, of_file(hub_or_folder)]
+ScorerPlace = Annotated[_Written, of_file(scorer)]
+KeyOrFile = Annotated[str, of_file(key_or_file)]
