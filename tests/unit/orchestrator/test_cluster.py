@@ -226,10 +226,10 @@ def test_a_file_travels_wherever_the_sweep_names_it(
     bundle(load_cluster(folder / "cluster.yaml"), job)
     monkeypatch.chdir(job)
     found = load_sweep(job / "submitted.yaml")
-    assert found.files == ("./own-code/theirs.py",)
+    assert found.files == (str(job / "own-code" / "theirs.py"),)
     assert found.edit is not None
     assert (*found.edit.method_lambdas,) == found.edit.editors == found.files
-    assert (job / found.files[0]).is_file()
+    assert Path(found.files[0]).is_file()
 
 
 def test_a_job_brings_all_that_its_command_needs(folder: Path, tmp_path: Path) -> None:
