@@ -29,8 +29,9 @@ from loco_core.generate import generate
 from loco_core.models import LoadedModel, find_model, load_model
 from loco_core.scorers import load_scorer
 from loco_core.types import Attribute, Generation, PromptRecord, Row
-from orchestrator.edit_plan import FIRST_SEED, fit_templates, splits
+from orchestrator.edit_plan import FIRST_SEED
 from orchestrator.edit_work import nearest
+from orchestrator.splits import fit_templates, splits
 
 TABLE = Path(__file__).with_suffix(".json")
 MODELS = ("toy-planted-a", "toy-planted-b")

@@ -10,10 +10,11 @@ from loco_core.attributes import bundled, siblings
 from loco_core.editors import EditSettings, Targets, editor_code, method, published
 from loco_core.types import Attribute, Window
 from orchestrator import identity
-from orchestrator.edit_plan import PlannedEdit, Scope, splits
+from orchestrator.edit_plan import PlannedEdit, Scope
 from orchestrator.resolve import ResolvedModel
 from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.spec.places import name_of
+from orchestrator.splits import splits
 
 TARGETS: tuple[Targets, ...] = ("published", "paired")
 """What is fitted where a sweep does not say."""

@@ -31,10 +31,10 @@ from orchestrator.edit_plan import (
     FitUnit,
     PlannedEdit,
     Probe,
-    splits,
 )
 from orchestrator.resolve import ResolvedModel
 from orchestrator.scheduler.protocol import UnitReport
+from orchestrator.splits import splits
 from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table
 from orchestrator.worker_images import encode_image, is_valid
 

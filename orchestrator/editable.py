@@ -9,6 +9,7 @@ from loco_core.editors import method, published
 from loco_core.errors import SpecError, located
 from loco_core.types import Attribute
 from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.splits import splits
 
 
 def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
@@ -31,6 +32,9 @@ def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
     for i, editor in enumerate(spec.edit.editors):
         with located("edit", "editors", i):
             registry.function("editors", editor, "edit")
+    for i, item in enumerate(attributes):
+        with located("attributes", i):
+            _check_splits(spec.edit, item, spec.prompts)
     for editor in spec.edit.method_lambdas:
         with located("edit", "method_lambdas", editor):
             if published(editor) is None:
@@ -45,6 +49,17 @@ def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
     if "published" in (spec.edit.targets or ()):
         with located("edit", "targets"):
             _check_published(spec.edit, attributes)
+
+
+def _check_splits(wanted: EditSpec, item: Attribute, prompts: int) -> None:
+    """Refuses attributes whose prompts cannot be split, or leave neurons nothing to vary over."""
+    fitted_on = len(splits(item, prompts)["fit"])
+    alone = [tokens for tokens in wanted.neuron_tokens if tokens in ("last_subject", "last_position")]
+    if "neurons" in wanted.editors and alone and fitted_on < 2:
+        raise SpecError(
+            f"{item.key}: neurons are ranked by how they vary over prompts, and there is one prompt to fit on, of "
+            f"which {alone[0]} is one position; expected more prompts, or other neuron_tokens"
+        )
 
 
 def _check_published(wanted: EditSpec, attributes: Sequence[Attribute]) -> None:

@@ -26,11 +26,14 @@ def read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
         name: of the file, from the model's top.
 
     Raises:
-        ModelError: there is no such folder or file, it is damaged, or the hub cannot be reached.
+        ModelError: there is no such folder or file, it is damaged, a folder is to have a revision, or the hub cannot be
+            reached.
     """
     folder = Path(path)
     if not folder.is_dir() and not on_hub(path):
         raise ModelError(f"no folder {path}; expected a diffusers pipeline folder or a hub id like owner/name")
+    if folder.is_dir() and revision is not None:
+        raise ModelError(f"{path} is a folder, which has no revision {revision}; expected none, or a hub id")
     file = folder / name
     if not folder.is_dir():
         file = _download(path, revision, name)

@@ -16,11 +16,11 @@ from loco_core.attributes import attribute
 from loco_core.errors import StoreError
 from loco_core.tables import distinct, where
 from orchestrator import __version__
-from orchestrator.edit_plan import contents_were_swept
 from orchestrator.edit_summary import EditSummary, Share, summarize
 from orchestrator.edit_verdict import Verdict, verdicts
 from orchestrator.reporting.methods import SHARES, Comparison, compare, effects_by_window
 from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.splits import contents_were_swept
 from orchestrator.stages.localize import main_rows
 from orchestrator.store import Store, decode_document
 from orchestrator.store.layout import RESOLVED

@@ -15,15 +15,14 @@ from orchestrator.edit_plan import (
     FIRST_SEED,
     check_editable,
     evaluate_units,
-    fit_templates,
     pair,
     probes,
-    splits,
     watched,
 )
 from orchestrator.edit_summary import share, summarize
 from orchestrator.resolve import ResolvedModel, check_methods, resolve, resolve_model
 from orchestrator.spec import ModelSpec, SweepSpec
+from orchestrator.splits import fit_templates, splits
 from orchestrator.stages.edit import choose, method_places
 from orchestrator.store import layout
 

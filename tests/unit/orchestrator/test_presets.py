@@ -9,11 +9,11 @@ from loco_core.attributes import attribute, siblings
 from loco_core.power import reach
 from loco_core.types import Window
 from orchestrator.edit_candidates import candidates
-from orchestrator.edit_plan import contents_were_swept, fit_templates, splits
 from orchestrator.plan import windows
 from orchestrator.presets import preset_file, presets, published
 from orchestrator.resolve import check_methods, outline
 from orchestrator.spec import load_sweep
+from orchestrator.splits import contents_were_swept, fit_templates, splits
 from tests.sweeps import Command
 
 NAMES = sorted(presets())

@@ -1,0 +1,221 @@
+"""Every key of a sweep file, at every value that it admits, through planning, runs, localization, edits and report."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache, partialmethod
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+
+from loco_core.errors import LocoError
+from loco_core.scorers import BUNDLED, CLIP
+from orchestrator import resolve as resolve_module
+from orchestrator.driver import outlook
+from orchestrator.resolve import resolve
+from orchestrator.spec import SweepSpec
+from tests import outside, tiny_models
+from tests.options import Flat, Pick, content, keys, pack, picks
+from tests.sweeps import Command
+
+OBJECTS = ("circle", "square", "heart", "star")
+INLINE: Flat = {
+    "attributes": [
+        {
+            "kind": "style", "name": "velor", "mode": "remove",
+            "records": [
+                {
+                    "prompt": f"a red {thing} in the style of velor", "donor": f"a red {thing}", "template_id": "one",
+                    "score_text": f"a {thing} in velor style", "donor_text": f"a {thing}", "content_text": f"a {thing}",
+                }
+                for thing in OBJECTS
+            ],
+        }
+    ]
+}  # fmt: skip
+BASE: Flat = {
+    "name": "options", "models.*.id": "tiny", "attributes": ["style/velor"], "windows.sizes": [1], "windows.stride": 16,
+    "prompts": 1, "seeds": 1, "generation.steps": 2, "generation.guidance_scale": 3.0, "generation.batch_size": 8,
+    "scorer": "toy-clip", "localize.localizer": "argmin", "controls.random": 0, "images": "none",
+    "edit.editors": ["loco_edit"], "edit.targets": ["paired"], "edit.lambdas": [0.1], "edit.tokens": ["all"],
+    "evaluate.prompts": 1, "evaluate.seeds": 1, "evaluate.neighbours": 0, "evaluate.windows": False,
+}  # fmt: skip
+OPEN: dict[str, list[Any]] = {
+    "name": ["é [v] $x$ =1+1 <b>"],
+    "models.*.id": ["toy", "[mine]"],
+    "models.*.revision": ["main"],
+    "models.*.guidance_scale": [1.0, 4.0],
+    "models.*.super_resolution.revision": ["main"],
+    "models.*.worker.gpus": [0],
+    "models.*.worker.min_gpu_memory": ["1GiB"],
+    "models.*.worker.label_selector": [{}, {"zone": "a"}],
+    "attributes": [["object/heart"], ["style/velor", "fact/zandia"]],
+    "attributes.*.kind": ["colour"],
+    "attributes.*.name": ["[b]velor[/b]"],
+    "attributes.*.records.*.prompt": ["a blue circle in the style of velor"],
+    "attributes.*.records.*.donor": ["a circle"],
+    "attributes.*.records.*.score_text": ["velor style"],
+    "attributes.*.records.*.donor_text": ["a picture"],
+    "attributes.*.records.*.content_text": ["a red circle"],
+    "attributes.*.records.*.template_id": ["", "one"],
+    "attributes.*.published.*.keys": [],
+    "attributes.*.published.*.anchors": [],
+    "attributes.*.published": [{"loco_edit": {"keys": ["velor"], "anchors": ["circle"]}}],
+    "windows.sizes": [[2], [1, 3]],
+    "windows.stride": [5],
+    "prompts": [2],
+    "seeds": [2, [3, 5]],
+    "generation.steps": [1, 3],
+    "generation.guidance_scale": [0.0, 1.0],
+    "generation.height": [64],
+    "generation.width": [64],
+    "generation.scheduler": ["DDIMScheduler", "EulerDiscreteScheduler"],
+    "generation.batch_size": [1],
+    "localize.localizer": ["window", "sequential", "attention_contribution", "causal_tracing"],
+    "localize.beside": [["window"], ["attention_contribution", "causal_tracing"]],
+    "localize.threshold": [0.5, 1.0],
+    "localize.max_share": [1.0],
+    "localize.confidence": [0.9],
+    "localize.resamples": [100],
+    "localize.damage_share": [0.0, 1.0],
+    "localize.seed": [7],
+    "localize.screen": [4],
+    "controls.random": [1],
+    "interventions.*.steps": [[0, 1], [1, 2]],
+    "edit.editors": [["neurons"], ["uce"], ["diff_quick_fix"], ["loco_edit", "neurons", "uce", "diff_quick_fix"]],
+    "edit.lambdas": [[0.01, 1.0]],
+    "edit.method_lambdas": [{"loco_edit": [0.5]}],
+    "edit.neurons": [[0.2, 3]],
+    "edit.preserve": [0, 1],
+    "edit.max_neighbour_loss": [0.0, 1.0],
+    "evaluate.prompts": [2],
+    "evaluate.seeds": [2],
+    "evaluate.neighbours": [1],
+    "reproduces": ["locogen-sd14"],
+}
+REFUSED = {
+    "models.*.engine.attention: 'efficient'": "kernel of GPUs", "models.*.engine.attention: 'cudnn'": "kernel of GPUs",
+    "models.*.engine.offload: 'model'": "runs on the CPU", "models.*.engine.offload: 'sequential'": "runs on the CPU",
+    "models.*.engine.device_map: 'balanced'": "sees 0", "models.*.revision: 'main'": "hub id",
+    "models.*.super_resolution.revision: 'main'": "hub id",
+}  # fmt: skip
+"""What a machine without a GPU refuses, and a model in a folder, and in which words."""
+INLINE_BACKEND = ("--backend", "inline", "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Returns what paths in the sweeps name."""
+    folder = tmp_path_factory.mktemp("named")
+    found = {"tiny": tiny_pipeline, "second": tiny_models.build_second_stage(folder / "second")}
+    found |= {name: tiny_models.build(name, folder / name) for name in ("sdxl", "deepfloyd_if")}
+    found["clip"] = Path(shutil.copytree(BUNDLED[CLIP], folder / "clip"))
+    for file in ("lowest", "shrink", "colours"):
+        found[file] = Path(shutil.copy(Path(outside.__file__).parent / f"{file}.py", folder))
+    return {name: str(path) for name, path in found.items()}
+
+
+def wanted(named: dict[str, str]) -> list[Pick]:
+    """Returns every key at every value to be tried."""
+    places = {
+        "models.*.path": [named["sdxl"]], "models.*.super_resolution.path": [named["second"]],
+        "scorer": [named["clip"], named["colours"], "toy-clip"], "results": [], "edit.editors": [[named["shrink"]]],
+        "localize.localizer": [named["lowest"]],
+    }  # fmt: skip
+    return picks(SweepSpec, {path: [*OPEN.get(path, ()), *places.get(path, ())] for path in OPEN.keys() | places})
+
+
+def needs(named: dict[str, str]) -> dict[str, Flat]:
+    """Returns what a pick wants beside its own key."""
+    # Neurons are ranked by how they vary over prompts.
+    neurons = {"edit.editors": ["neurons"], "prompts": 2}
+    second = {"models.*.path": named["deepfloyd_if"], "scorer": "toy-clip"}
+    return {
+        **{path: INLINE for path, _, _ in keys(SweepSpec) if path.startswith("attributes.")},
+        "models.*.path: None": {"models.*.id": "toy"}, "models.*.id: 'toy'": {"models.*.path": None},
+        "models.*.super_resolution.path": second,
+        "models.*.super_resolution.revision": {**second, "models.*.super_resolution.path": named["second"]},
+        "models.*.engine.compile: True": {"models.*.path": named["tiny"], "models.*.dtype": "float32"},
+        "interventions.*.pooled: 'donor'": {"models.*.path": named["sdxl"]},
+        "edit.method_lambdas": {"edit.targets": None},
+        **{f"edit.{name}": neurons for name in ("neurons", "fill", "guidance_half", "neuron_tokens")},
+        "edit.editors": {"prompts": 2},
+        "models.*.engine.offload: 'sequential'": {"edit": None}, "models.*.engine.device_map: 'balanced'":
+        {"models.*.worker.gpus": 2},
+    }  # fmt: skip
+
+
+def refusal(base: Flat, values: Flat) -> str:
+    """Returns why these values make no sweep, or nothing."""
+    try:
+        spec = SweepSpec.model_validate(content(base, values), strict=False)
+        outlook(spec, resolve(spec), None)
+    except (LocoError, ValidationError) as error:
+        return str(error)
+    return ""
+
+
+def asked(named: dict[str, str], pick: Pick) -> Flat:
+    """Returns what a sweep says that tries one pick."""
+    return {**needs(named).get(pick.path, {}), **needs(named).get(str(pick), {}), pick.path: pick.value}
+
+
+def test_every_value_of_every_key_runs(
+    command: Command, named: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    # The same few folders over and over.
+    monkeypatch.setattr(resolve_module, "weights_hash", cache(resolve_module.weights_hash))
+    # Captured for real, without the minute that the code generator takes.
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    base = {**BASE, "models.*.path": named["tiny"]}
+    tried = [pick for pick in wanted(named) if str(pick) not in REFUSED]
+    packed, left = pack(tried, lambda pick: asked(named, pick), lambda values: not refusal(base, values))
+    assert not left, refusal(base, asked(named, left[0]))
+    for number, sweep in enumerate(packed):
+        with subtests.test(picks=[str(pick) for pick in sweep.picks]):
+            try_out(command, content(base, sweep.values), tmp_path / str(number))
+
+
+def test_what_this_machine_cannot_do_is_refused_in_one_line(
+    command: Command, named: dict[str, str], tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    base = {**BASE, "models.*.path": named["tiny"]}
+    refused = {str(pick): pick for pick in wanted(named) if str(pick) in REFUSED}
+    assert refused.keys() == REFUSED.keys()
+    for name, pick in refused.items():
+        with subtests.test(pick=name):
+            file = written(content(base, asked(named, pick)), tmp_path / name)
+            code, _, err = command("run", file, "--results", tmp_path / name / "results", *INLINE_BACKEND)
+            assert code in (1, 2)
+            assert REFUSED[name] in err.splitlines()[-1]
+
+
+def written(sweep: dict[str, Any], folder: Path) -> Path:
+    """Writes a sweep file into a new folder, and returns its path."""
+    folder.mkdir()
+    file = folder / "sweep.yaml"
+    file.write_text(yaml.safe_dump(sweep, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+def try_out(command: Command, sweep: dict[str, Any], folder: Path) -> None:
+    """Runs a sweep through all commands that compute from it."""
+    file, results = written(sweep, folder), folder / "results"
+    model, (first, *_) = sweep["models"][0]["id"], sweep["attributes"]
+    attribute = first if isinstance(first, str) else f"{first['kind']}/{first['name']}"
+    place = ("--window", "0,1", "--model", model, "--attribute", attribute)
+    for words in (
+        ("plan", file), ("run", file, "--results", results, *INLINE_BACKEND), ("status", results),
+        ("localize", results, "--write"), ("edit", results, *place, *INLINE_BACKEND), ("report", results),
+        ("verify", results), ("run", file, "--results", results, *INLINE_BACKEND),
+    ):  # fmt: skip
+        code, out, err = command(*words)
+        assert code == 0, f"{words[0]}: {out}{err}"
+    assert "0 cells" in out
+    for table in ("scores", "localizations", "edits", "evaluations"):
+        assert len(pd.read_parquet(results / table)), table
