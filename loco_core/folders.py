@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +22,7 @@ _VOCABULARIES = (
     "vocab.json", "vocab.txt", "merges.txt", "*.model",
 )  # fmt: skip
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_MOST_LAYERS = 4096
 _SCHEDULERS = ("scheduler_config.json",)
 
 
@@ -118,7 +119,15 @@ def pipeline_files(folder: Path, left_out: Collection[str] = ()) -> tuple[Path, 
             found.update(model_files(place, part.library, variant))
         else:
             found.update(_named(place, part))
-    return tuple(sorted(found))
+    return _readable(found)
+
+
+def _readable(files: Collection[Path]) -> tuple[Path, ...]:
+    """Refuses damaged configurations, of which libraries would say more than a line."""
+    for file in files:
+        if file.name.endswith("_config.json"):
+            read_object(file)
+    return tuple(sorted(files))
 
 
 def _named(place: Path, part: Component) -> list[Path]:
@@ -147,7 +156,7 @@ def scorer_files(folder: Path) -> tuple[Path, ...]:
         ModelError: weights are missing, damaged, outside, or pickles.
     """
     others = [file for name in (*_VOCABULARIES, *_PROCESSORS) for file in folder.glob(name) if file.is_file()]
-    return tuple(sorted({*model_files(folder, "transformers", None), *others}))
+    return _readable({*model_files(folder, "transformers", None), *others})
 
 
 def variant_of(folder: Path, left_out: Collection[str] = ()) -> str | None:
@@ -222,6 +231,7 @@ def model_files(place: Path, library: str, variant: str | None) -> list[Path]:
         ModelError: one is missing or damaged, lies outside, or weights are pickles.
     """
     config = _config(place)
+    _check_counts(place, config)
     found = _checkpoint(place, library, None, config) or _checkpoint(place, library, variant, config)
     if found is None:
         pickles = sorted(file.name for pattern in PICKLES for file in place.glob(pattern))
@@ -232,6 +242,15 @@ def model_files(place: Path, library: str, variant: str | None) -> list[Path]:
         if file.suffix == ".safetensors":
             _check_whole(file)
     return files
+
+
+def _check_counts(place: Path, config: Mapping[str, Any]) -> None:
+    """Refuses numbers of layers that no model has, and at which libraries would build for hours."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_counts(place, value)
+        elif "layers" in key and isinstance(value, int | float) and value > _MOST_LAYERS:
+            raise ModelError(f"{place / 'config.json'}: {key} is {value}; expected at most {_MOST_LAYERS}")
 
 
 def _shards(index: Path) -> Iterator[Path]:

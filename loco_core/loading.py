@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from loco_core.errors import ModelError, first_line
-from loco_core.folders import INDEX, Component, checkpoint_of, components, pipeline_files, place_of, variant_of
+from loco_core.folders import (
+    INDEX,
+    Component,
+    checkpoint_of,
+    components,
+    pipeline_files,
+    place_of,
+    read_object,
+    variant_of,
+)
 from loco_core.hub import local_pipeline
 from loco_core.quiet import quiet_libraries
 
@@ -208,11 +218,16 @@ def load_pipeline(
     left_out = {name for name, value in components.items() if value is None}
     folder = local_pipeline(cls, path, revision, components)
     pipeline_files(folder, left_out)
+    # A folder that was saved without a part says so, which its class takes as an argument only: SD3 without T5.
+    takes = inspect.signature(cls.__init__).parameters
+    saved_without = {
+        name: None for name, value in read_object(folder / INDEX).items() if value == [None, None] and name in takes
+    }
     try:
         with noted() as parts:
             pipeline = cls.from_pretrained(
                 str(folder), dtype=getattr(torch, dtype), use_safetensors=True, device_map=device_map,
-                variant=variant_of(folder, left_out), trust_remote_code=False, **components,
+                variant=variant_of(folder, left_out), trust_remote_code=False, **{**saved_without, **components},
             )  # fmt: skip
     except torch.OutOfMemoryError:
         raise

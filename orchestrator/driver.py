@@ -19,6 +19,7 @@ from orchestrator.session import (
     Controls,
     absolute,
     drive,
+    is_planned_otherwise,
     kept_seeds,
     leased,
     measure_batches,
@@ -27,7 +28,15 @@ from orchestrator.session import (
 )
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.chain import Chain
-from orchestrator.stages.sweep import add_plan, beginnings, failed_keys, missing_units, planned_units, units_again
+from orchestrator.stages.sweep import (
+    add_plan,
+    beginnings,
+    drop_plans,
+    failed_keys,
+    missing_units,
+    planned_units,
+    units_again,
+)
 from orchestrator.stages.trace import committed_traces
 from orchestrator.store import Publisher, Store, encode_document, open_store, preflight
 from orchestrator.store.layout import RESOLVED
@@ -91,7 +100,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
         resolved = with_batch_sizes(store, spec, resolved)
-        known, committed = planned_units(store), store.committed()
+        known, committed = [] if is_planned_otherwise(store, resolved) else planned_units(store), store.committed()
         if methods(spec):
             traced = {pair_of(row) for row in committed_traces(store, PAIR).to_pylist()}
     units = [unit for unit in known if unit.unit_id not in committed] + missing_units(spec, resolved, known)
@@ -151,6 +160,8 @@ def run(
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
         pinned = pinned_names(store, resolved)
+        if is_planned_otherwise(store, resolved):
+            drop_plans(store)
         controls = Controls(make_backend, on_progress, stop, max_failures)
         resolved = with_batch_sizes(store, spec, resolved)
         if wanted := probes(spec, resolved):

@@ -158,14 +158,12 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
     """Returns what names stand for; later runs may add models, but not find other weights under an old name.
 
     Raises:
-        SpecError: the weights behind a name have changed since the results were begun.
+        SpecError: the weights behind a name have changed since something was made with them.
     """
-    found = store.blobs.read_versioned(RESOLVED)
-    pinned: dict[str, Any] = (
-        decode_document(found.data, f"{store.root}/{RESOLVED}")
-        if found
-        else {"models": {}, "sites": {}, "engines": {}, "scorer": resolved.scorer.weights}
-    )
+    # Before the first unit nothing was made with any weights: half a download may be completed.
+    pinned = _pins(store) if store.committed() else None
+    if pinned is None:
+        pinned = {"models": {}, "sites": {}, "engines": {}, "scorer": resolved.scorer.weights}
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.drawn_with)
         pinned["sites"][model.id] = model.site_names
@@ -187,6 +185,22 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
             f"holds {resolved.scorer.weights[:12]}; put the old weights back, or write to a new folder with --results"
         )
     return pinned
+
+
+def _pins(store: Store) -> dict[str, Any] | None:
+    found = store.blobs.read_versioned(RESOLVED)
+    return decode_document(found.data, f"{store.root}/{RESOLVED}") if found else None
+
+
+def is_planned_otherwise(store: Store, resolved: Resolved) -> bool:
+    """Tells whether cells were planned with other weights, and none of them was made: their names are of no use."""
+    pinned = None if store.committed() else _pins(store)
+    if pinned is None:
+        return False
+    now = {model.id: model.drawn_with for model in resolved.models}
+    return pinned["scorer"] != resolved.scorer.weights or any(
+        now.get(name, weights) != weights for name, weights in pinned["models"].items()
+    )
 
 
 def _short(weights: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from loco_core.errors import ModelError
 from loco_core.folders import PICKLES, read_object
 from loco_core.hub import hub_file, on_hub
+
+_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
 def absolute(path: str) -> str:
@@ -95,5 +98,12 @@ def _index_name(path: str, revision: str | None) -> str:
 
 
 def _all_files(folder: Path) -> Iterator[Path]:
-    for pattern in ("*.safetensors", "*.json", "*.txt", "*.model"):
-        yield from (file for file in folder.rglob(pattern) if file.is_file())
+    """Yields files through links, as whoever loads them goes; a folder that links lead to twice is taken once."""
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(place)) in seen:
+            folders[:] = []
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names if Path(name).suffix in _SUFFIXES)

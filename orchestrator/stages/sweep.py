@@ -110,6 +110,12 @@ def add_plan(store: Store, new: Sequence[PlannedUnit]) -> None:
             raise LocoError(f"{store.root}: another driver wrote plan {number} at the same time; run the command again")
 
 
+def drop_plans(store: Store) -> None:
+    """Removes the plan files of a sweep of which nothing was made."""
+    for path in store.blobs.list(layout.PLANS):
+        store.blobs.delete(path)
+
+
 def planned_units(store: Store) -> list[PlannedUnit]:
     """Returns the units of all plan files, in order, and what is committed of plan files that were set aside."""
     units = [unit for _, table in sorted(store.plans().items()) for unit in from_table(table)]

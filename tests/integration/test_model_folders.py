@@ -167,6 +167,9 @@ UNET: dict[str, Case] = {
     "sample_size of two sides": drawn(said("unet/config.json", sample_size=[8, 8])),
     "layers in words": at_plan(said("unet/config.json", layers_per_block="x"), "expected a whole number"),
     "a milliard layers": at_plan(said("unet/config.json", layers_per_block=10**9), "expected a whole number"),
+    "a milliard layers of the text encoder": at_plan(
+        said("text_encoder/config.json", num_hidden_layers=10**9), "num_hidden_layers is 1000000000; expected at most"
+    ),
     "blocks that diffusers has not": Case(
         said("unet/config.json", down_block_types=["CrossAttnDownBlock9D", "DownBlock2D"]), "CrossAttnDownBlock9D"
     ),
@@ -293,6 +296,7 @@ SCORER: dict[str, Case] = {
     "a SigLIP": at_plan(said("config.json", model_type="siglip"), "holds a siglip model; expected a CLIP"),
     "config deep": at_plan(written("config.json", DEEP), "is damaged"),
     "config missing": at_plan(without("config.json"), "no config.json"),
+    "processor config deep": at_plan(written("processor_config.json", DEEP), "is damaged"),
     "remote code": drawn(
         then(said("config.json", auto_map=AUTO_MAP), said("tokenizer_config.json", auto_map=AUTO_MAP),
              written("evil.py", CODE))
@@ -441,6 +445,26 @@ def test_pictures_and_scores_that_differ_are_told_apart(bases: dict[str, Path], 
         change(part, lambda weights: {key: value * 1.05 for key, value in weights.items()}, folder)
         found = our_picture(folder) - plain_picture(family, bases[family], {})
         assert float(found.abs().max()) > 10 * SAME
+
+
+def weights_of_model(folder: Path) -> str:
+    return resolve(sweep(models=[{"id": "mine", "path": str(folder)}])).models[0].weights
+
+
+def test_what_is_behind_a_link_and_in_a_vocabulary_of_its_own_counts(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    shutil.copytree(bases["stable_diffusion"], folder)
+    linked("unet")(folder)
+    before = weights_of_model(folder)
+    change(".", lambda weights: {key: value * 1.5 for key, value in weights.items()}, tmp_path / "away-linked")
+    assert weights_of_model(folder) != before
+    folder = tmp_path / "pieces"
+    shutil.copytree(bases["pixart"], folder)
+    before = weights_of_model(folder)
+    (folder / "tokenizer" / "spiece.model").write_bytes(b"pieces")
+    first = weights_of_model(folder)
+    (folder / "tokenizer" / "spiece.model").write_bytes(b"other pieces")
+    assert len({before, first, weights_of_model(folder)}) == 3
 
 
 NESTED: list[Any] = [

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from loco_core.errors import ModelError
-from loco_core.scorers import CLIP, JUDGE, load_scorer
+from loco_core.scorers import BUNDLED, CLIP, JUDGE, load_scorer
 from loco_core.scorers.judge import Scorer as Judge
 from loco_core.toyworld.world import KINDS, OBJECTS, STYLE_NAMES, Labels, render, sample_labels
+from tests.folders import lacking
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,13 @@ def test_the_judge_as_a_scorer(pictures: tuple[torch.Tensor, Labels]) -> None:
     scores = judge.score(judge.embed_images(images), [f"a shape in the style of {name}" for name in STYLE_NAMES[1:]])
     styled = labels.style > 0
     assert (scores[styled].argmax(1) + 1 == labels.style[styled]).mean() > 0.85
+
+
+def test_a_judge_of_which_weights_are_missing_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(BUNDLED[JUDGE], tmp_path / "judge")
+    lacking(".", "classifier.1.weight")(tmp_path / "judge")
+    with pytest.raises(ModelError, match=r"lack classifier\.1\.weight of ResNetForImageClassification"):
+        Judge(str(tmp_path / "judge"), None, "cpu")
 
 
 def test_a_folder_without_a_model_is_one_clean_line(tmp_path: object) -> None:

@@ -158,6 +158,33 @@ class Failing(FakeWorker):
         return super().run(unit, attempt, row_by_row)
 
 
+@pytest.mark.parametrize("what", ["model", "scorer"])
+def test_weights_are_pinned_with_the_first_thing_that_is_made(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was stopped while its workers loaded leaves a plan; half a download may then be completed."""
+    store, spec, stop = Store(MemoryBlobs()), tiny_sweep("x", **SMALL), StopSwitch()
+    stop.press()
+    assert run(spec, store, monkeypatch, stop=stop)[0].summary.rows == 0
+    assert store.plans()
+    assert not store.committed()
+    resolved = fake_resolved(spec)
+    if what == "model":
+        models = tuple(model.model_copy(update={"weights": "other"}) for model in resolved.models)
+        resolved = resolved.model_copy(update={"models": models})
+    else:
+        scorer = resolved.scorer.model_copy(update={"weights": "other"})
+        resolved = resolved.model_copy(update={"scorer": scorer})
+    monkeypatch.setattr(driver, "resolve", lambda _: resolved)
+    result, _ = run(spec, store, monkeypatch)
+    undisturbed = Store(MemoryBlobs())
+    run(spec, undisturbed, monkeypatch)
+    assert (result.summary.outcome, result.failed_cells, result.summary.left) == ("done", 0, 0)
+    assert payload(store.read("scores")) == payload(undisturbed.read("scores"))
+    assert len(store.plans()) == len(undisturbed.plans())
+    monkeypatch.setattr(driver, "resolve", fake_resolved)
+    with pytest.raises(SpecError, match="were made with"):
+        run(spec, store, monkeypatch)
+
+
 def test_failed_cells_are_recorded_counted_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = tiny_sweep("x", **{**SMALL, "localize": {"resamples": 100}})
     store = Store(MemoryBlobs())

@@ -12,6 +12,7 @@ from orchestrator import weights
 from orchestrator.plan import plan
 from orchestrator.resolve import outline, resolve
 from orchestrator.spec import SweepSpec
+from tests.folders import lacking
 from tests.tiny_models import SIDE, build, build_second_stage
 
 
@@ -134,8 +135,12 @@ def test_second_stages_that_are_none_are_refused_where_they_stand(first: Path, s
     config.write_text(config.read_text().replace('"sample_size"', '"simple_size"'))
     with pytest.raises(ModelError, match=r"unet/config\.json is not the configuration of a denoiser"):
         resolve(stages(first, str(second)))
+    config.write_text(config.read_text().replace('"simple_size"', '"sample_size"'))
+    lacking("unet", "conv_out.weight")(second)
+    with pytest.raises(ModelError, match=r"lack conv_out\.weight") as missing:
+        resolve(stages(first, str(second)))
+    assert missing.value.loc == ("models", 0, "super_resolution")
     for file in second.rglob("*.safetensors"):
         file.rename(file.with_suffix(".bin"))
-    config.write_text(config.read_text().replace('"simple_size"', '"sample_size"'))
     with pytest.raises(ModelError, match="pickle"):
         resolve(stages(first, str(second)))
