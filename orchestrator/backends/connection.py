@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]
@@ -24,6 +24,8 @@ from orchestrator.scheduler.protocol import BackendError
 
 CONNECT_SECONDS = 10.0
 HEAD_POLL_SECONDS, WAIT_SECONDS = 2.0, 0.5
+SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
 LOOPBACK_ONLY = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 RECONNECT_VARIABLE, RECONNECT_SECONDS = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
 """After so long without its head Ray ends this process, with no word to Python."""
@@ -84,6 +86,24 @@ def knock(address: str) -> None:
         raise BackendError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
 
 
+def _check_language(address: str) -> None:
+    """Checks that what listens speaks HTTP/2, as heads do: for anything else Ray waits most of a minute."""
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    host, _, port = address.rpartition(":")
+    answer = b""
+    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS) as sock:
+        sock.sendall(GREETING)
+        while len(answer) < len(SETTINGS) and (more := sock.recv(len(SETTINGS) - len(answer))):
+            answer += more
+    # The kind of the first frame.
+    if answer[3:4] != SETTINGS[3:4]:
+        raise BackendError(
+            f"what answers at {address} is no head of a Ray cluster; expected the address that `ray start --head` "
+            "prints for other nodes to join (10.0.0.1:6379)"
+        )
+
+
 def _reach(address: str, timeout: float) -> None:
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
@@ -107,6 +127,7 @@ def admitted(address: str) -> Iterator[str]:
                 "no Ray cluster runs on this machine; expected HOST:PORT of a head (10.0.0.1:6379)"
             ) from error
     knock(address)
+    _check_language(address)
     with ExitStack() as stack:
         if _on_loopback_only(address):
             stack.enter_context(loopback())
