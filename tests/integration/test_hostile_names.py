@@ -148,6 +148,10 @@ def test_pages_show_every_name_as_text(results: Path, command: Command) -> None:
 def page(results: Path, browser: Browser, command: Command) -> Iterator[Page]:
     store = open_store(str(results))
     if not store.read("edits").num_rows:
+        # A random model has none to speak of.
+        effect = {"model": MODEL, "window_size": 1, "effect": 0.5, "ci_low": 0.4, "ci_high": 0.6}
+        effects = [{**effect, "attribute": f"k/{name}", "window_start": at} for name in NAMES for at in (0, 15)]
+        store.write_derived("effects", make_table("effects", effects))
         block = {"edit_id": "e", "model": MODEL, "attribute": f"k/{NAMES[0]}", "editor": "=1+1", "scope": "by_hand"}
         row = {**block, "attribute_kind": "k", "chosen": True, "site_indices": [1], "lambda": 0.1, "tokens": "all",
                "localization": "@[/x]: $_$ <b>"}  # fmt: skip
@@ -164,6 +168,7 @@ def page(results: Path, browser: Browser, command: Command) -> Iterator[Page]:
     page = browser.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
     page.goto(f"file://{os.fspath(results).replace('%', '%25').replace('#', '%23')}/report.html")
     yield page
     assert problems == []

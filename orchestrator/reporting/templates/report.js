@@ -10,7 +10,7 @@
   });
   // Plotly reads texts as HTML of a kind: what stands in a name is to be seen as it stands.
   const literal = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const config = {displaylogo: false, responsive: true, displayModeBar: false};
+  const config = {typesetMath: false, displaylogo: false, responsive: true, displayModeBar: false};
   const colorscale = [[0, "#fdf6ec"], [0.4, "#fdba74"], [0.7, "#ea580c"], [1, "#431407"]];
   const percent = (share) => share[3] ? `${Math.round(100 * share[0])} %` : "–";
   const interval = (share) =>
