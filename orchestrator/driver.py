@@ -28,6 +28,7 @@ from orchestrator.session import (
 )
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.chain import Chain
+from orchestrator.stages.failures import FailureKind, failure_kinds
 from orchestrator.stages.sweep import (
     add_plan,
     beginnings,
@@ -73,12 +74,17 @@ class Outlook:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended, what was localized, and what edits did on the ``report`` split."""
+    """How a run ended, what was localized, what edits did on the ``report`` split, and why cells have no score."""
 
     summary: RunSummary
     localizations: tuple[Localization, ...]
     edits: tuple[EditSummary, ...]
-    failed_cells: int
+    failed: tuple[FailureKind, ...]
+
+    @property
+    def failed_cells(self) -> int:
+        """How many cells have no score, of this run or an earlier one."""
+        return sum(kind.cells for kind in self.failed)
 
 
 def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
@@ -171,7 +177,7 @@ def run(
             settings = worker_settings(root, identity, spec, resolved, marker)
             summary = measure_batches(resolved, wanted, settings, lease, controls)
             if summary.outcome != "done":
-                return RunResult(summary, (), (), 0)
+                return RunResult(summary, (), (), ())
             resolved = with_batch_sizes(store, spec, resolved)
         known, new = planned_units(store), []
         if retry:
@@ -186,7 +192,7 @@ def run(
         chain = Chain(store, spec, resolved, identity, [*known, *new], on_localized)
         settings = worker_settings(root, identity, spec, resolved, marker)
         summary = drive(store, chain, settings, lease, controls)
-        failed = len(failed_keys(store.read("scores"), store.read("failures")))
+        failed = failure_kinds(store.read("scores"), store.read("failures"))
     found = chain.tables.main
     edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist()) if spec.edit else []
     return RunResult(summary, found, tuple(edits), failed)

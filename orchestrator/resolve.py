@@ -142,7 +142,8 @@ class Resolved(BaseModel):
         models: in their order.
         attributes: likewise.
         scorer: what scores.
-        code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; all workers run it.
+        code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; what workers run of
+            them is the same.
     """
 
     model_config = ConfigDict(frozen=True)

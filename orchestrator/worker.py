@@ -96,13 +96,15 @@ class PipelineWorker:
         Raises:
             ModelError: one of them cannot be loaded.
             StoreError: this machine does not see the results root as the driver does.
-            SpecError: a Python file of the sweep is another one here.
+            SpecError: the scorer's Python file is another one here.
         """
         import torch
 
         # Before gigabytes of weights are read for a folder that is not there, or for other code.
         self._store = open_as_worker(settings.results, settings.marker)
-        registry.hold(settings.resolved.code.items())
+        # Localizers stay with the driver, and editors are looked at with every edit.
+        code, source = settings.resolved.code, settings.resolved.scorer.source
+        registry.hold([(source, code[source])] if source in code else [])
         device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

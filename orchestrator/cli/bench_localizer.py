@@ -32,8 +32,8 @@ def bench_localizer(
     as_json: JsonOption = False,
 ) -> None:
     """Measure wrong statements, coverage, power, exact sets, and what a sequential localizer saves."""
-    from rich.console import Console
     from rich.status import Status
+    from rich.text import Text
 
     from loco_core import registry
     from loco_core.errors import SpecError, did_you_mean
@@ -42,6 +42,7 @@ def bench_localizer(
     from loco_core.localizers import LocalizeSettings, rule
     from loco_core.toyworld import PLANTED_TABLES
     from loco_core.tracing import reads
+    from orchestrator.cli.terminal import console
     from orchestrator.spec.places import key_or_file
 
     known = conditions()
@@ -53,7 +54,6 @@ def bench_localizer(
         if name not in known:
             raise SpecError(f'no condition "{name}"{did_you_mean(name, known)}; `--condition list` names them')
     registry.name([localizer])
-    console = Console(stderr=True)
     folder = planted if planted is not None else PLANTED_TABLES if PLANTED_TABLES.is_dir() else None
     if (method := reads(key_or_file(localizer))) is not None:
         raise SpecError(
@@ -62,10 +62,10 @@ def bench_localizer(
     measured = rule(key_or_file(localizer))
     reports = []
     for name, size in itertools.product(wanted, screen or [LocalizeSettings().screen]):
-        with console.status(f"{name}: 0 of {tables} tables") as status:
+        with console(stderr=True).status(Text(f"{name}: 0 of {tables} tables")) as status:
 
             def told(done: int, name: str = name, status: Status = status) -> None:
-                status.update(f"{name}: {done} of {tables} tables")
+                status.update(Text(f"{name}: {done} of {tables} tables"))
 
             reports.append(
                 run_bench(
@@ -78,9 +78,9 @@ def bench_localizer(
     if as_json:
         print("\n".join(report.to_json() for report in reports))
     elif len(reports) == 1:
-        Console().print(reports[0])
+        console().print(reports[0])
     elif screen:
         for report in reports:
             print(f"{report.condition}, screen of {report.settings.screen} pairs: {report.thrift}")
     else:
-        Console().print(side_by_side(reports))
+        console().print(side_by_side(reports))

@@ -10,10 +10,10 @@ import typer
 
 def models(name: Annotated[str | None, typer.Argument(help="Show the sites of one model.")] = None) -> None:
     """List the models that a sweep can name."""
-    from rich.console import Console
     from rich.table import Table
 
     from loco_core.models import families, known_models
+    from orchestrator.cli.terminal import console
 
     if name is not None:
         _sites(name)
@@ -28,15 +28,14 @@ def models(name: Annotated[str | None, typer.Argument(help="Show the sites of on
         where = "bundled" if bundled else f"{info.hub_id} @ {(info.revision or 'main')[:8]}"
         memory = "1 GB (CPU)" if bundled else f"{info.gigabytes or '?'} GB (GPU)"
         table.add_row(model, str(len(_names(model)) or "?"), "bundled" if bundled else facts.status, memory, where)
-    console = Console()
-    console.print(table)
+    console().print(table)
     for key, facts in known.items():
-        console.print(f"[bold]{key}[/] ({', '.join(facts.pipelines)}, {facts.status})", soft_wrap=True)
-        console.print(f"  text: {facts.encoders}", highlight=False, soft_wrap=True)
-        console.print(f"  pooled text: {facts.pooled or 'none'}", highlight=False, soft_wrap=True)
-        console.print(f"  edits: {facts.editable}", highlight=False, soft_wrap=True)
-    console.print("Memory: of one image at half precision.", soft_wrap=True)
-    console.print("Experimental: its engine is tested on small pipelines, not yet on the published weights.")
+        print(f"{key} ({', '.join(facts.pipelines)}, {facts.status})")
+        print(f"  text: {facts.encoders}")
+        print(f"  pooled text: {facts.pooled or 'none'}")
+        print(f"  edits: {facts.editable}")
+    print("Memory: of one image at half precision.")
+    print("Experimental: its engine is tested on small pipelines, not yet on the published weights.")
 
 
 def _names(model: str) -> tuple[str, ...]:

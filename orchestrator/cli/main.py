@@ -29,6 +29,7 @@ from orchestrator.cli import (
     verify,
     view,
 )
+from orchestrator.cli.terminal import literal
 
 app = typer.Typer(
     name="loco-sweep",
@@ -69,7 +70,7 @@ def main() -> None:
         with registry.only_named(lambda line: print(line, file=sys.stderr)):
             app()
     except LocoError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(literal(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
 
 

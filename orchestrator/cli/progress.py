@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.terminal import console, literal
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -41,9 +43,9 @@ class Reporter:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(literal(line), soft_wrap=True)
         else:
-            print(line, flush=True)
+            print(literal(line), flush=True)
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def reporter() -> Iterator[Reporter]:
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-    with RichProgress(*columns) as bar:
+    with RichProgress(*columns, console=console()) as bar:
         yield Reporter(bar)
 
 

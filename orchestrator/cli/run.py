@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.cli.progress import Reporter
     from orchestrator.edit_summary import EditSummary
     from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
+    from orchestrator.scheduler.protocol import UnitReport
     from orchestrator.spec import SweepSpec
 
 FAILED_CELLS, STOPPED = 3, 4
@@ -100,7 +101,9 @@ def execute(
     """Runs a sweep, reports, and exits with the code that says how it went."""
     from orchestrator import driver
     from orchestrator.cli.progress import duration, reporter
+    from orchestrator.cli.terminal import literal
     from orchestrator.scheduler.loop import StopSwitch
+    from orchestrator.stages.failures import advice, folded
 
     stop = StopSwitch()
     make = backend_maker(backend, workers, threads, address)
@@ -118,10 +121,10 @@ def execute(
         f"{summary.rows + summary.invalid} cells in {duration(summary.seconds)}"
         f" ({summary.invalid} invalid, {result.failed_cells} failed, {summary.left} units left); results: {results}"
     )
-    explain(summary)
-    if result.failed_cells:
-        print(f"`loco-sweep retry {results}` computes failed cells again")
-    elif summary.failures:
+    for line in advice(result.failed, results):
+        print(literal(line))
+    explain(summary, [folded(kind.error_type, kind.error) for kind in result.failed])
+    if summary.failures and not result.failed_cells:
         print("the same command tries failed edits and traces again")
     if result.failed_cells or summary.failures:
         raise typer.Exit(FAILED_CELLS)
@@ -150,10 +153,22 @@ def print_report(results: str) -> None:
     print(f"report: {write_report(open_store(results))}")
 
 
-def explain(summary: RunSummary) -> None:
-    """Prints what went wrong, and exits where the same command has more to do."""
-    for failure in summary.failures[:3]:
-        print(f"gave up on unit {failure.unit_id[:12]}: {failure.error_type}: {failure.error}")
+def explain(summary: RunSummary, told: Sequence[tuple[str, str]] = ()) -> None:
+    """Prints what went wrong, and exits where the same command has more to do.
+
+    Args:
+        summary: of the run.
+        told: kinds of errors that the person has been told of, as of `orchestrator.stages.failures.folded`.
+    """
+    from orchestrator.cli.terminal import literal
+    from orchestrator.stages.failures import SHOWN, folded
+
+    kinds: dict[tuple[str, str], list[UnitReport]] = {}
+    for failure in summary.failures:
+        kinds.setdefault(folded(failure.error_type or "", failure.error or ""), []).append(failure)
+    for alike in [alike for kind, alike in kinds.items() if kind not in told][:SHOWN]:
+        what = f"unit {alike[0].unit_id[:12]}" if len(alike) == 1 else f"{len(alike)} units"
+        print(literal(f"gave up on {what}: {alike[0].error_type}: {alike[0].error}"))
     if summary.outcome == "lease_lost":
         print("another driver took these results over; this one stopped")
     if summary.outcome != "done":
@@ -164,8 +179,9 @@ def explain(summary: RunSummary) -> None:
 def print_localizations(found: Iterable[Localization]) -> None:
     """Prints a table with a line per model and attribute; it fits 80 columns."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
+
+    from orchestrator.cli.terminal import console, literal
 
     rows = list(found)
     if not rows:
@@ -182,8 +198,8 @@ def print_localizations(found: Iterable[Localization]) -> None:
         interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
         effect = "-" if row.effect is None else f"{row.effect:.2f}"
         holds = "-" if row.holds_in is None else f"{row.holds_in} of {row.n_prompts}"
-        table.add_row(row.model, row.attribute, row.words, sites, effect, interval, holds)
-    Console().print(table)
+        table.add_row(literal(row.model), literal(row.attribute), literal(row.words), sites, effect, interval, holds)
+    console().print(table)
     if any(row.window is None for row in rows):
         print("(sites) are the window of the largest effect where none is localized")
     words = [row.words for row in rows]
@@ -198,8 +214,9 @@ def print_localizations(found: Iterable[Localization]) -> None:
 def print_edits(found: Iterable[EditSummary]) -> None:
     """Prints what the chosen edits did, with 95 % intervals."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
+
+    from orchestrator.cli.terminal import console, literal
 
     rows = sorted((item for item in found if item.chosen), key=lambda item: item.model)
     if not rows:
@@ -214,11 +231,11 @@ def print_edits(found: Iterable[EditSummary]) -> None:
         if row.model != model:
             # On a line of its own: in a column of its own a long name breaks all others at 80 columns.
             model = row.model
-            table.add_row(model)
+            table.add_row(literal(model))
         shares = (row.flipped, row.neighbours_kept, row.content_kept)
         cells = (f"{100 * s.value:.0f} ({100 * s.low:.0f}-{100 * s.high:.0f})" if s.of else "-" for s in shares)
-        table.add_row(f"  {row.attribute}", f"{row.name} {_place(row)}", *cells)
-    Console().print(table)
+        table.add_row(f"  {literal(row.attribute)}", f"{literal(row.name)} {_place(row)}", *cells)
+    console().print(table)
     print("flipped: show the donor's class now; neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):
         print("* by hand: at a window that was named, not found")

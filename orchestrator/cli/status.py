@@ -35,7 +35,7 @@ def status(
         # A job that was just submitted has written nothing yet.
         if not watch or store.sweep() is not None:
             found = survey(store)
-            _show(found, cluster, as_json=as_json)
+            _show(found, cluster, results, as_json=as_json)
             left = found.progress["left"] if found.progress else 0
             if not watch or (found.units_done == found.units and not left):
                 return
@@ -54,27 +54,33 @@ def costs(found: SweepStatus, cluster: ClusterSpec | None) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _show(found: SweepStatus, cluster: ClusterSpec | None, *, as_json: bool) -> None:
+def _show(found: SweepStatus, cluster: ClusterSpec | None, results: str, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
         print(json.dumps({**asdict(found), **costs(found, cluster)}), flush=True)
         return
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{found.name}: {found.units_done} of {found.units} units")
+    from orchestrator.cli.terminal import console, literal
+    from orchestrator.stages.failures import advice
+
+    table = Table(title=f"{literal(found.name)}: {found.units_done} of {found.units} units")
     for name in ("model", "attribute", "units", "cells", "invalid", "failed", "outcome", "sites"):
-        table.add_column(name, justify="right" if name in ("units", "cells", "invalid", "failed") else "left")
+        table.add_column(name, justify="right" if name in ("units", "cells", "invalid", "failed") else "left",
+                         overflow="fold")  # fmt: skip
     for row in found.blocks:
         sites = "-" if row.window_start is None or row.window_size is None else ", ".join(
             str(site) for site in range(row.window_start, row.window_start + row.window_size)
         )  # fmt: skip
         table.add_row(
-            row.model, row.attribute, f"{row.units_done}/{row.units}", str(row.ok), str(row.invalid), str(row.failed),
-            row.outcome or "-", sites,
+            literal(row.model), literal(row.attribute),
+            f"{row.units_done}/{row.units}", str(row.ok), str(row.invalid), str(row.failed),
+            literal(row.outcome or "-"), sites,
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
+    for line in advice(found.failed, results):
+        print(literal(line))
     if found.progress is not None:
         print(_pace(found.progress))
     if money := costs(found, cluster):

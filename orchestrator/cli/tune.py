@@ -83,11 +83,11 @@ def tune(
 def _show(result: TuneResult) -> None:
     """Prints the trials that came furthest."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     from loco_core.editors import named
     from orchestrator.cli.run import span
+    from orchestrator.cli.terminal import console, literal
 
     stopped = sum(trial.request.seeds < result.seeds for trial in result.trials)
     pictures = sum(trial.pictures for trial in result.trials)
@@ -101,9 +101,9 @@ def _show(result: TuneResult) -> None:
         strength = f"{settings.neurons:.0%} of neurons" if neurons else f"lambda {settings.strength:.2g}"
         edit = named(settings.editor, None if neurons else settings.targets)
         table.add_row(
-            f"{edit} {span(window.start, window.size)}, {strength}", settings.tokens, str(trial.request.seeds),
+            f"{literal(edit)} {span(window.start, window.size)}, {strength}", settings.tokens, str(trial.request.seeds),
             f"{trial.flipped:.0%}", f"{trial.neighbour_loss:.0%}",
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
     if result.best is None:
         print("no trial was measured on all seeds: nothing is chosen")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -20,6 +22,8 @@ SCOPES = {
 }  # fmt: skip
 """Colour of each scope of edits, the same on the page."""
 INCHES_A_ROW = 0.22
+INCHES_A_LETTER = 0.08
+TITLE_LETTERS = 60
 Values = list[list[float | None]]
 
 
@@ -49,16 +53,29 @@ def pdfs(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, str]:
         findings: what was found.
         grids: effects by model, from :func:`effect_grids`.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    # Dollar signs in names are dollar signs.
+    with rc_context({"text.parse_math": False, "text.usetex": False}), warnings.catch_warnings():
+        # Of scripts that the font has not.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        return _addresses(_figures(Figure, findings, grids))
+
+
+def _figures(make: type[Figure], findings: Findings, grids: Mapping[str, Grid]) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     for model, grid in grids.items():
         items = [item for item in findings.items if item.block[0] == model]
         for size in sorted({size for _, size in grid.windows}):
-            figures[f"heatmap-{model}-{size}.pdf"] = _heatmap(Figure(layout="constrained"), model, grid, size, items)
-        plane = Figure(figsize=(5, 4), layout="constrained")
+            figures[f"heatmap-{model}-{size}.pdf"] = _heatmap(make(layout="constrained"), model, grid, size, items)
+        plane = make(figsize=(5, 4), layout="constrained")
         if _plane(plane, items):
             figures[f"edits-{model}.pdf"] = plane
+    return figures
+
+
+def _addresses(figures: Mapping[str, Figure]) -> dict[str, str]:
     addresses = {}
     for name, figure in figures.items():
         stream = io.BytesIO()
@@ -73,7 +90,8 @@ def _heatmap(figure: Figure, model: str, grid: Grid, size: int, items: Sequence[
     at = [i for i, window in enumerate(grid.windows) if window[1] == size]
     starts = [grid.windows[i][0] for i in at]
     values = np.array([[row[i] for i in at] for row in grid.effect], dtype=float)
-    figure.set_size_inches(2.5 + 0.22 * len(starts), 1.4 + INCHES_A_ROW * len(grid.attributes))
+    room = max(1.5, INCHES_A_LETTER * max(map(len, grid.attributes)))
+    figure.set_size_inches(1 + room + 0.22 * len(starts), 1.4 + INCHES_A_ROW * len(grid.attributes))
     axis = figure.subplots()
     # As one picture: 14,000 squares drawn one by one make a file of megabytes.
     mesh = axis.pcolormesh(values, cmap="Oranges", vmin=0, vmax=1, rasterized=values.size > 2000)
@@ -86,7 +104,7 @@ def _heatmap(figure: Figure, model: str, grid: Grid, size: int, items: Sequence[
             x, y = starts.index(row["window_start"]) + 0.5, grid.attributes.index(row["attribute"]) + 0.5
             axis.text(x, y, "●", ha="center", va="center", color="white", fontsize=7)
     figure.colorbar(mesh, label="effect")
-    axis.set_title(model, fontsize=9)
+    axis.set_title("\n".join(textwrap.wrap(model, TITLE_LETTERS, drop_whitespace=False)), fontsize=9)
     return figure
 
 

@@ -18,9 +18,11 @@ from loco_core.tables import distinct, where
 from orchestrator import __version__
 from orchestrator.edit_summary import EditSummary, Share, summarize
 from orchestrator.edit_verdict import Verdict, verdicts
+from orchestrator.plan import CELL_KEY
 from orchestrator.reporting.methods import SHARES, Comparison, compare, effects_by_window
 from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.splits import contents_were_swept
+from orchestrator.stages.failures import FailureKind, failure_kinds
 from orchestrator.stages.localize import main_rows
 from orchestrator.store import Store, decode_document
 from orchestrator.store.layout import RESOLVED
@@ -144,6 +146,7 @@ class Findings:
         effects: columns of ``effects``, by name, of the localizer that edits follow.
         outcomes: how many attributes have each, the most frequent first.
         cells: scored, failed, and invalid.
+        failed: why cells have no score.
         editing: how edits were measured; None where none was.
         provenance: what was used, by name.
     """
@@ -157,6 +160,7 @@ class Findings:
     effects: Mapping[str, Sequence[Any]]
     outcomes: Mapping[str, int]
     cells: Mapping[str, int]
+    failed: tuple[FailureKind, ...]
     editing: Editing | None
     provenance: Mapping[str, str]
 
@@ -205,7 +209,9 @@ def read_findings(store: Store) -> Findings:
     scores = store.read_columns("scores", ["device", "torch_version", "status"])
     used = {name: distinct(scores, name) for name in ("device", "torch_version")}
     status = Counter(scores["status"].to_pylist())
-    cells = {"scored": len(scores), "invalid": status["invalid"], "failed": store.read("failures").num_rows}
+    failures = store.read("failures")
+    failed = failure_kinds(store.read_columns("scores", CELL_KEY), failures) if failures.num_rows else ()
+    cells = {"scored": len(scores), "invalid": status["invalid"], "failed": sum(kind.cells for kind in failed)}
     return Findings(
         spec=spec,
         sweep_id=sweep_id,
@@ -220,6 +226,7 @@ def read_findings(store: Store) -> Findings:
         effects=_of_sites(main_rows(effects)).to_pydict(),
         outcomes=dict(Counter(row["outcome"] for row in localized).most_common()),
         cells=cells,
+        failed=failed,
         editing=_editing(spec, measured, report),
         provenance={
             "sweep": sweep_id,

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from loco_core.errors import StoreError
 from orchestrator.plan import CELL_KEY
 from orchestrator.stages.committed import committed_rows, published_units
+from orchestrator.stages.failures import REASON_COLUMNS, FailureKind, failure_kinds
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.sweep import failed_keys, planned_units
 from orchestrator.store import Store, decode_document
@@ -53,6 +54,8 @@ class SweepStatus:
         worker_hours_at_end: at the pace so far; None before anything is done.
         progress: what the driver wrote last of its workers, its pace and its losses, with ``written_at``; None where
             none has written yet.
+        blocks: its attributes, by model.
+        failed: why cells have no score.
     """
 
     name: str
@@ -63,6 +66,7 @@ class SweepStatus:
     worker_hours_at_end: float | None
     progress: dict[str, Any] | None
     blocks: tuple[BlockStatus, ...]
+    failed: tuple[FailureKind, ...] = ()
 
 
 def survey(store: Store) -> SweepStatus:
@@ -79,7 +83,7 @@ def survey(store: Store) -> SweepStatus:
     done = Counter((unit.model, unit.attribute) for unit in units if unit.unit_id in committed)
     published = published_units(store)
     scores = committed_rows(store, "scores", [*CELL_KEY, "status", "seconds"], published, committed)
-    failures = committed_rows(store, "failures", [*CELL_KEY, "cell_id"], published, committed)
+    failures = committed_rows(store, "failures", REASON_COLUMNS, published, committed)
     cells = Counter(zip(*(scores[name].to_pylist() for name in ("model", "attribute", "status")), strict=True))
     failed = Counter((key[0], key[1]) for key in failed_keys(scores, failures))
     found = {(row["model"], row["attribute"]): row for row in main_rows(store.read("localizations")).to_pylist()}
@@ -95,5 +99,5 @@ def survey(store: Store) -> SweepStatus:
     written = store.blobs.read_versioned(PROGRESS)
     return SweepStatus(
         spec.name, sweep_id, len(units), finished, hours, hours * len(units) / finished if finished else None,
-        decode_document(written.data, PROGRESS) if written else None, blocks,
+        decode_document(written.data, PROGRESS) if written else None, blocks, failure_kinds(scores, failures),
     )  # fmt: skip

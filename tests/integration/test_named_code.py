@@ -13,12 +13,14 @@ import torch
 import yaml
 
 from loco_core import registry
+from loco_core.errors import SpecError
 from orchestrator import driver, edit_driver
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.resolve import resolve
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.session import Controls
+from orchestrator.session import Controls, worker_settings
 from orchestrator.spec import SweepSpec
-from orchestrator.store import encode_document, layout, open_store
+from orchestrator.store import encode_document, layout, open_store, preflight
 from orchestrator.store.schemas import TABLES
 from tests.sweeps import Command, tiny_sweep
 
@@ -218,3 +220,17 @@ def test_edits_of_a_changed_editor_are_other_edits(
     # Where it lies is not what it does.
     moved = Path(shutil.copy(file, tmp_path / file.name))
     assert fitted(small(tiny_pipeline, edit={**EDIT, "editors": [str(moved)]})) == second
+
+
+def test_a_worker_refuses_a_scorer_that_is_not_the_runs_and_loads_no_weights_for_it(
+    tiny_pipeline: Path, file: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small(tiny_pipeline, scorer=str(file))
+    settings = worker_settings(str(results), "s", spec, resolve(spec), preflight(open_store(str(results)).blobs))
+    file.write_text(PLUG_IN + "\n# changed\n")
+    # As in a process of its own.
+    for known in ("_executed", "_current"):
+        monkeypatch.setattr(registry, known, {})
+    monkeypatch.setattr("orchestrator.worker.load_model", None)
+    with pytest.raises(SpecError, match=rf"^{file} is not the file that this run began with .*start the run again$"):
+        settings("tiny")

@@ -117,13 +117,16 @@ def test_failed_cells_say_so_and_no_secret_is_anywhere(
     work(monkeypatch, fail)
     code, out, err = command("run", sweep, "--results", results, *INLINE)
     assert code == 3
-    assert "gave up on unit" in out
-    assert f"`loco-sweep retry {results}` computes failed cells again" in out
+    reason = "(style/velor of tiny): ValueError: no luck"
+    advice = f"every try meets ValueError: change what it names first, then `loco-sweep retry {results}` computes"
+    assert out.count(reason) == out.count(advice) == 1
     said = [out, err]
-    for word in ("status", "verify"):
+    for word in ("status", "verify", "report"):
         code, out, err = command(word, results)
         assert (code, err) == (0, "")
         said += [out, err]
+        assert (reason in out and advice in out) == (word == "status")
+    assert reason in (results / "report.html").read_text()
     work(monkeypatch, lambda unit: None)
     code, out, err = command("retry", results, *INLINE)
     assert (code, err) == (0, "")

@@ -8,7 +8,9 @@
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: {color: ink, family: "system-ui, sans-serif"},
     margin: {l: 50, r: 10, t: 10, b: 45}, hovermode: "closest", ...more,
   });
-  const config = {displaylogo: false, responsive: true, displayModeBar: false};
+  // Plotly reads texts as HTML of a kind: what stands in a name is to be seen as it stands.
+  const literal = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const config = {typesetMath: false, displaylogo: false, responsive: true, displayModeBar: false};
   const colorscale = [[0, "#fdf6ec"], [0.4, "#fdba74"], [0.7, "#ea580c"], [1, "#431407"]];
   const percent = (share) => share[3] ? `${Math.round(100 * share[0])} %` : "–";
   const interval = (share) =>
@@ -82,10 +84,10 @@
       const x = at.map((i) => { const [start, s] = grid.windows[i]; return s === 1 ? `${start}` : `${start}–${start + s - 1}`; });
       const dots = data.picked
         .filter((pick) => pick[0] === model.value && pick[3] === wanted)
-        .map((pick) => [x[at.findIndex((i) => grid.windows[i][0] === pick[2])], pick[1]]);
+        .map((pick) => [x[at.findIndex((i) => grid.windows[i][0] === pick[2])], literal(pick[1])]);
       Plotly.react(byId("heatmap-plot"), [
         {
-          type: "heatmap", x, y: grid.attributes, z, zmin: 0, zmax: 1, colorscale, xgap: 1, ygap: 1,
+          type: "heatmap", x, y: grid.attributes.map(literal), z, zmin: 0, zmax: 1, colorscale, xgap: 1, ygap: 1,
           customdata: z.map((row, r) => row.map((_, c) => [low[r][c], high[r][c]])), colorbar: {title: {text: "effect"}, thickness: 12},
           hovertemplate: "%{y}<br>sites %{x}<br>effect %{z:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
         },
@@ -131,9 +133,9 @@
       const mine = edits.filter((edit) => edit.scope === scope && (!editor || edit.name === editor) && edit.neighbours_kept[3]);
       if (!mine.length) return [];
       return [{
-        type: "scatter", mode: "markers", name: editor ?? scope.replace("_", " "), x: mine.map((edit) => edit.flipped[0]),
+        type: "scatter", mode: "markers", name: literal(editor ?? scope.replace("_", " ")), x: mine.map((edit) => edit.flipped[0]),
         y: mine.map((edit) => edit.neighbours_kept[0]),
-        text: mine.map((edit) => `${edit.model}, ${edit.attribute}<br>${edit.label}<br>flipped ${interval(edit.flipped)}<br>neighbours kept ${interval(edit.neighbours_kept)}`),
+        text: mine.map((edit) => `${literal(edit.model)}, ${literal(edit.attribute)}<br>${literal(edit.label)}<br>flipped ${interval(edit.flipped)}<br>neighbours kept ${interval(edit.neighbours_kept)}`),
         hovertemplate: "%{text}<extra></extra>",
         marker: {color: colour, opacity: 0.85, size: mine.map((edit) => (edit.chosen ? 15 : 8)),
           symbol: mine.map((edit) => (edit.chosen && !editor ? "star" : sign))},
@@ -168,10 +170,11 @@
       const lambdas = [...points.keys()].sort((a, b) => a - b);
       for (const [name, dash, said] of [["flipped", "solid", "flipped"], ["neighbours_kept", "dot", "neighbours kept"]]) {
         traces.push({
-          type: "scatter", mode: "lines+markers", name: `${key}: ${said}`, x: lambdas, line: {dash, color: colours[number % 6]},
+          type: "scatter", mode: "lines+markers", name: literal(`${key}: ${said}`), x: lambdas, line: {dash, color: colours[number % 6]},
           y: lambdas.map((value) => pooled(points.get(value), name)),
           marker: {size: 7},
-          hovertemplate: `${key}<br>λ %{x}: %{y:.0%} ${said}<extra></extra>`,
+          text: lambdas.map(() => literal(key)),
+          hovertemplate: `%{text}<br>λ %{x}: %{y:.0%} ${said}<extra></extra>`,
         });
       }
     });
@@ -221,8 +224,11 @@
 
   function csv({columns, rows}) {
     const cell = (value) => {
-      const text = value === null || value === undefined ? "" : String(value);
-      return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+      let text = value === null || value === undefined ? "" : String(value);
+      // A spreadsheet would run a text that begins like a formula, of full width too; numbers are what they are.
+      if (typeof value === "string" && /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text)) text = `'${text}`;
+      // Also what other separators than the comma would cut.
+      return /[",;\t\r\n']/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
     return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
@@ -234,7 +240,8 @@
       const text = value === null || value === undefined ? "--" : String(number);
       return text.replace(/[\\~^&%$#_{}]/g, (character) => special[character] ?? `\\${character}`);
     };
-    const body = [columns, ...rows].map((row) => `${row.map(cell).join(" & ")} \\\\`);
+    // After a line's end a bracket would be taken for its option.
+    const body = [columns, ...rows].map((row) => `${row.map(cell).join(" & ").replace(/^\s*\[/, "{[}")} \\\\`);
     return ["% needs \\usepackage{booktabs}", `\\begin{tabular}{${"l".repeat(columns.length)}}`, "\\toprule", body[0], "\\midrule",
       ...body.slice(1), "\\bottomrule", "\\end{tabular}", ""].join("\n");
   }

@@ -1,0 +1,208 @@
+"""Names are names: no markup, mathematics, page, formula or command of a terminal, wherever they are shown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from playwright.sync_api import Browser, Page
+
+from orchestrator.cli.terminal import literal
+from orchestrator.store import make_table, open_store
+from orchestrator.viewing.pages import browse, compare
+from orchestrator.viewing.server import Viewer
+from tests.sweeps import Command, tiny_sweep
+
+NAMES = (
+    "[/x]", "the [v] dog", "[bold red]b[/bold red]", ":smile: :x:", "$_$", r"$\frac{1$", "a$b$c^d_e",
+    "<b>x</b><br>&amp;", "<script>document.title = 'taken'</script>", '" onload="x', "=1+1", "+1;=2", "-1",
+    "@SUM(A1)", "'", "%{y} %s %(a)s {x} {{ y }} {% if %}", "é 日本 \U0001f642 \U0001f468‍\U0001f469‍\U0001f467",
+    "שלום عربي", "\u202eevil", "x" * 299, "\u009b31mred\u0085", "a\u2028b", "../../etc/passwd", "__proto__",
+    r"\n \x1b[31m \textbf{x}", "NULL", "#a?b=c&d",
+)  # fmt: skip
+MODEL = "=1+1 [/m] $_$ <b>m</b> :x:"
+INLINE = ("--backend", "inline", "--threads", 1)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a table's cells would be broken over lines."""
+    monkeypatch.setenv("COLUMNS", "4000")
+
+
+@pytest.fixture(scope="module")
+def sweep(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def own(name: str) -> dict[str, Any]:
+        records = [
+            {"prompt": f"a {word} star", "donor": f"a {word} moon", "score_text": "star", "donor_text": "moon",
+             "content_text": word}
+            for word in ("red", "blue", "green")
+        ]  # fmt: skip
+        return {"kind": "k", "name": name, "mode": "replace", "records": records}
+
+    spec = tiny_sweep(
+        tiny_pipeline, name="[/s] $_$ <i>s</i>", models=[{"id": MODEL, "path": str(tiny_pipeline)}],
+        attributes=[own(name) for name in NAMES], prompts=1, seeds=1, windows={"sizes": [1], "stride": 15},
+        controls={"random": 0, "identity": False}, images="report",
+        generation={"steps": 1, "guidance_scale": 3.0, "batch_size": 8},
+    )  # fmt: skip
+    file = tmp_path_factory.mktemp("hostile") / "sweep.yaml"
+    file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), allow_unicode=True))
+    return file
+
+
+@pytest.fixture(scope="module")
+def results(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with a row of edits too, which says all that such a row can."""
+    from typer.testing import CliRunner
+
+    from orchestrator.cli.main import app
+
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("results") / "[r] $_$"
+    outcome = CliRunner(env={"COLUMNS": "4000"}).invoke(
+        app, ["run", str(sweep), "--results", str(root), *map(str, INLINE)]
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert_all_shown(outcome.output)
+    return root
+
+
+def assert_all_shown(text: str) -> None:
+    assert MODEL in text
+    for name in NAMES:
+        assert f"k/{literal(name)}" in text, name
+    assert not set(text) & {"\x1b", "\u009b", "\u202e", "\u0085"}
+
+
+class Texts(HTMLParser):
+    """What a page shows: its texts and what stands in attributes for a person; and whatever runs."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.shown, self.scripts, self.handlers = list[str](), list[str](), list[str]()
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self.shown += [value or "" for name, value in attrs if name in ("title", "alt", "aria-label", "value")]
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self._inside in ("script", "style") else self.shown).append(data)
+
+
+def test_plan_shows_a_sweep_of_such_names(sweep: Path, command: Command) -> None:
+    code, out, err = command("plan", sweep)
+    assert (code, err) == (0, "")
+    assert "units:" in out
+
+
+def test_status_and_localize_show_every_name_as_it_stands(results: Path, command: Command) -> None:
+    for words in (("status", results), ("localize", results)):
+        code, out, err = command(*words)
+        assert (code, err) == (0, "")
+        assert_all_shown(out)
+    for words in (("status", results, "--json"), ("localize", results, "--json")):
+        code, out, err = command(*words)
+        assert (code, err) == (0, "")
+        assert all(json.dumps(f"k/{name}") in out for name in NAMES)
+
+
+def test_a_name_that_is_not_there_is_told_as_it_stands(results: Path, command: Command) -> None:
+    for name in (*NAMES, "\x1b[31m"):
+        code, _, err = command("edit", results, "--attribute", f"{name}!", *INLINE)
+        assert code == 2
+        assert f'no attribute "{literal(name)}!"' in err
+        assert "\x1b" not in err
+
+
+def test_pages_show_every_name_as_text(results: Path, command: Command) -> None:
+    code, _, err = command("report", results)
+    assert (code, err) == (0, "")
+    report = Texts((results / "report.html").read_text())
+    viewer = Viewer(open_store(str(results)))
+    pages = [viewer._rendered(browse, {}), viewer._rendered(compare, {})]
+    for name in NAMES:
+        query = {"model": MODEL, "attribute": f"k/{name}"}
+        pages += [viewer._rendered(browse, query)]
+        (text,) = [Texts(pages[-1])]
+        assert any(f"k/{name}" in shown for shown in text.shown), name
+    for name in NAMES:
+        assert any(f"k/{name}" in shown for shown in report.shown), name
+    for page in [report, *map(Texts, pages)]:
+        assert not page.handlers
+        assert not [script for script in page.scripts if "taken" in script and script.strip().startswith("document")]
+
+
+@pytest.fixture
+def page(results: Path, browser: Browser, command: Command) -> Iterator[Page]:
+    store = open_store(str(results))
+    if not store.read("edits").num_rows:
+        # A random model has none to speak of.
+        effect = {"model": MODEL, "window_size": 1, "effect": 0.5, "ci_low": 0.4, "ci_high": 0.6}
+        effects = [{**effect, "attribute": f"k/{name}", "window_start": at} for name in NAMES for at in (0, 15)]
+        store.write_derived("effects", make_table("effects", effects))
+        block = {"edit_id": "e", "model": MODEL, "attribute": f"k/{NAMES[0]}", "editor": "=1+1", "scope": "by_hand"}
+        row = {**block, "attribute_kind": "k", "chosen": True, "site_indices": [1], "lambda": 0.1, "tokens": "all",
+               "localization": "@[/x]: $_$ <b>"}  # fmt: skip
+        seen = {**block, "unit_id": "0" * 64, "split": "report", "prompt": "p", "clip_text": "", "seed": 1,
+                "judge_kind": "k"}  # fmt: skip
+        store.write_derived("edits", make_table("edits", [row]))
+        kept = {**seen, "prompt_role": "neighbour", "judge_before": "a", "judge_said": "a", "judge_after": "a"}
+        tables = {"evaluations": make_table("evaluations", [{**seen, "prompt_role": "target", "flipped": True}, kept])}
+        store.commit_unit("0" * 64, tables, "a")
+        from orchestrator.store import Publisher
+
+        Publisher(store).publish(flush=True)
+    assert command("report", results)[0] == 0
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(f"file://{os.fspath(results).replace('%', '%25').replace('#', '%23')}/report.html")
+    yield page
+    assert problems == []
+    assert page.title() != "taken"
+    page.close()
+
+
+def test_figures_show_every_name_as_it_stands(page: Page) -> None:
+    page.click("#tab-heatmap")
+    assert page.input_value("#heatmap-model") == MODEL
+    page.wait_for_selector("#heatmap-plot .ytick text")
+    labels = {text.replace("\xa0", " ") for text in page.locator("#heatmap-plot .ytick text").all_text_contents()}
+    for name in NAMES:
+        assert any(f"k/{name}".strip() in label for label in labels), name
+    assert not page.locator("#heatmap-plot .ytick a, #heatmap-plot .ytick tspan[style*=bold]").count()
+    page.click("#tab-edits")
+    assert page.locator("#edits-table td").nth(2).inner_text().startswith("=1+1")
+
+
+def test_no_cell_of_a_download_is_a_formula_and_names_stay_whole(page: Page) -> None:
+    page.click("#tab-methods")
+    seen = set[str]()
+    for name in ("localizations", "effects", "edits"):
+        with page.expect_download() as found:
+            page.click(f"[data-table={name}][data-format=csv]")
+        text = Path(found.value.path()).read_bytes().decode()
+        rows = list(csv.reader(text.split("\n")))
+        for cell in (cell for row in rows for cell in row):
+            assert not cell.startswith(("=", "@", "\t", "\r")), cell
+            assert not cell.startswith(("+", "-")) or float(cell) is not None
+            seen.add(cell.removeprefix("'") if cell[1:2] in tuple("=+-@") else cell)
+    assert {f"k/{name}" for name in NAMES} <= seen
+    assert MODEL in seen
+    with page.expect_download() as found:
+        page.click("[data-table=effects][data-format=tex]")
+    lines = Path(found.value.path()).read_text().splitlines()
+    assert not [line for line in lines if line.startswith("[")]
