@@ -82,6 +82,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(choices)}" if choices else ""
 
 
+def printable(text: str) -> str:
+    """Returns a text whose lines are those that it means to have: what cannot be seen in it is written as an escape."""
+    seen = (each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text)
+    return text if text.isprintable() else "".join(seen)
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of a library's message, or what kind of error it is where it says nothing."""
     return (masked(str(error)).strip() or type(error).__name__).splitlines()[0]

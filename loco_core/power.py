@@ -67,6 +67,8 @@ def chance_to_pass(effect: float, prompts: int, seeds: int, windows: int, thresh
     if seeds < LEAST_SEEDS:
         return 0.0
     rng = np.random.default_rng(0)
+    # More pictures than one sweep of the simulation may have show no less than these.
+    seeds = min(seeds, max(LEAST_SEEDS, CELLS // prompts))
     alpha, pairs = (1 - confidence) / windows, prompts * seeds
     draws = max(1, min(DRAWS, CELLS // pairs))
     if effect >= 1:

@@ -10,8 +10,9 @@ from pathlib import Path
 from loco_core.localizers import Localization
 from loco_core.power import Reach, reach
 from orchestrator.batch_sizes import probes, with_batch_sizes
+from orchestrator.counting import count, counted
 from orchestrator.edit_summary import EditSummary, summarize
-from orchestrator.plan import PlannedUnit, plan, sweep_id, windows
+from orchestrator.plan import PlannedUnit, sweep_id, windows
 from orchestrator.resolve import Resolved, check_methods, resolve
 from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
 from orchestrator.scheduler.protocol import Backend
@@ -41,7 +42,7 @@ from orchestrator.stages.sweep import (
 from orchestrator.stages.trace import committed_traces
 from orchestrator.store import Publisher, Store, encode_document, open_store, preflight
 from orchestrator.store.layout import RESOLVED
-from orchestrator.trace_plan import PAIR, Pair, methods, pair_of, trace_units
+from orchestrator.trace_plan import PAIR, Pair, count_traces, methods, pair_of
 from orchestrator.worker import WorkerSettings
 
 # Measured on the bundled sweep: score, embedding and plan rows of a cell, compressed.
@@ -105,17 +106,23 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     if root is not None and ("://" in root or Path(root).is_dir()):
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
+        pinned_names(store, resolved)
         resolved = with_batch_sizes(store, spec, resolved)
         known, committed = [] if is_planned_otherwise(store, resolved) else planned_units(store), store.committed()
         if methods(spec):
             traced = {pair_of(row) for row in committed_traces(store, PAIR).to_pylist()}
-    units = [unit for unit in known if unit.unit_id not in committed] + missing_units(spec, resolved, known)
-    traces = trace_units(spec, resolved, traced, len(units))
+    begun = beginnings(spec, resolved)
+    if known:
+        units = [unit for unit in known if unit.unit_id not in committed] + missing_units(spec, resolved, known)
+        left = counted(units)
+    else:
+        left = count(spec, resolved, begun)
+    left += count_traces(spec, resolved, traced)
     return Outlook(
-        units=len(units) + len(traces),
-        images=sum(len({row.image_id for row in unit.rows}) for unit in units) + sum(unit.images for unit in traces),
-        cells=_cells(units),
-        seconds=sum(unit.expected_seconds for unit in units) + sum(unit.expected_seconds for unit in traces),
+        units=left.units,
+        images=left.images,
+        cells=left.cells,
+        seconds=left.seconds,
         reach=reach(
             spec.prompts,
             len(spec.seeds),
@@ -124,12 +131,8 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
             spec.localize.confidence,
         ),
         guessed_batches=tuple(unit.model for unit in probes(spec, resolved)),
-        most_cells=None if beginnings(spec, resolved) is None else _cells(plan(spec, resolved)),
+        most_cells=None if begun is None else count(spec, resolved).cells,
     )
-
-
-def _cells(units: Sequence[PlannedUnit]) -> int:
-    return sum(row.emit for unit in units for row in unit.rows)
 
 
 def run(

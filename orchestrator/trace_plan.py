@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from loco_core.tracing import METHODS, Method, reads
 from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
+from orchestrator.counting import Count
 from orchestrator.plan import UNIT_SECONDS, batch_size, prompt_id, sweep_id
 from orchestrator.resolve import Resolved, ResolvedModel
 from orchestrator.spec import SweepSpec
@@ -94,6 +95,29 @@ def trace_units(spec: SweepSpec, resolved: Resolved, traced: Collection[Pair], f
                         )
                     )  # fmt: skip
     return units
+
+
+def count_traces(spec: SweepSpec, resolved: Resolved, traced: Collection[Pair]) -> Count:
+    """Counts what `trace_units` would cut; where nothing is traced yet without looking at every seed.
+
+    Args:
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+        traced: what is there.
+    """
+    if traced:
+        units = trace_units(spec, resolved, traced, 0)
+        images, seconds = sum(unit.images for unit in units), sum(unit.expected_seconds for unit in units)
+        return Count(len(units), images, 0, seconds)
+    total = Count()
+    for model in resolved.models:
+        for attribute in resolved.attributes:
+            pairs = len({prompt_id(record) for record in attribute.records[: spec.prompts]}) * len(spec.seeds)
+            for method in methods(spec):
+                _, images, each = _shape(spec, model, method, pairs)
+                seconds = model.seconds_per_image * spec.generation.steps / 50
+                total += Count(math.ceil(pairs / each), images * pairs, 0, seconds * images * pairs)
+    return total
 
 
 def _shape(spec: SweepSpec, model: ResolvedModel, method: Method, pairs: int) -> tuple[int, int, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Any, TextIO
 
 import typer
 
 from loco_core import registry
-from loco_core.errors import LocoError
+from loco_core.errors import LocoError, printable
 from loco_core.masking import mask_everything
 from orchestrator.cli import (
     bench_localizer,
@@ -29,7 +32,6 @@ from orchestrator.cli import (
     verify,
     view,
 )
-from orchestrator.cli.terminal import literal
 
 app = typer.Typer(
     name="loco-sweep",
@@ -63,15 +65,83 @@ app.command("attributes")(listing.attributes)
 app.command("doctor")(doctor.doctor)
 
 
+class OutputError(LocoError):
+    """What a command prints cannot be written."""
+
+
+class _Output(FileIO):
+    """The standard output; an error that says so where it is full, as any other file may be full too."""
+
+    def write(self, data: Any) -> int:
+        """Writes some of it."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            # The reader has seen enough.
+            raise
+        except OSError as error:
+            raise OutputError(f"the output cannot be written: {error.strerror}") from error
+
+
 def main() -> None:
     """Runs the command line; an error meant for a person is one line, without a traceback."""
     mask_everything()
+    _open_output()
+    try:
+        _commands()
+    except SystemExit as end:
+        sys.exit(_flushed(end.code))
+
+
+def _commands() -> None:
     try:
         with registry.only_named(lambda line: print(line, file=sys.stderr)):
             app()
     except LocoError as error:
-        print(literal(f"error: {error}"), file=sys.stderr)
+        _complain(f"error: {error}")
         sys.exit(error.exit_code)
+
+
+def _open_output() -> None:
+    """Lets no letter of a name that the terminal has not, and no terminal that is gone, end a command."""
+    # Python has no stream where a descriptor was closed.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout is sys.__stdout__:
+        raw = _Output(sys.stdout.fileno(), "w", closefd=False)
+        sys.stdout = TextIOWrapper(BufferedWriter(raw), sys.stdout.encoding, line_buffering=raw.isatty())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flushed(code: str | int | None) -> str | int | None:
+    """Writes what still waits; returns the exit code."""
+    try:
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        pass
+    except OutputError as error:
+        if not code:
+            _complain(f"error: {error}")
+    _drop(sys.stdout)
+    return code or OutputError.exit_code
+
+
+def _complain(text: str) -> None:
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:
+        # Nobody is left to be told: the exit code alone says it.
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """Lets what still waits to be written go nowhere, so that Python does not try it again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

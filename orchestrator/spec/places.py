@@ -8,6 +8,7 @@ is stored or handed on is absolute.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,17 +37,26 @@ def anchored(text: str, folder: str | Path = ".") -> str:
     """
     if "://" in text:
         return text
+    _check_letters(text)
     try:
-        path = Path(folder).absolute() / Path(text).expanduser()
+        written, base = Path(text).expanduser(), Path(folder).absolute()
     except RuntimeError:
         raise SpecError(f"{text!r}: nobody here has this home folder; expected ~ or a path") from None
-    if "\0" in text:
-        raise SpecError(f"{text!r} holds a NUL, which no path does; expected a path")
-    names = [len(os.fsencode(part)) for part in path.parts]
+    path = _resolved(_resolved(base, base) / written, written)
+    names = [len(os.fsencode(part)) for part in Path(path).parts]
     if max(names) > LONGEST_NAME or sum(names) + len(names) > LONGEST_PATH:
         raise SpecError(f"{text[:20]!r}... is too long for a path; expected names of at most {LONGEST_NAME} bytes")
-    # Of a link the folder above it is not the one before it in the path.
-    return os.path.realpath(path) if ".." in path.parts else str(path)
+    return str(path)
+
+
+def _check_letters(text: str) -> None:
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        raise SpecError(f"{text!r} holds a control character; expected a name or a path")
+
+
+def _resolved(path: Path, written: Path) -> Path:
+    """Returns a path without what is above others: of a link that is not the folder before it in the path."""
+    return Path(os.path.realpath(path)) if ".." in written.parts else path
 
 
 def hub_or_folder(text: str, folder: str | Path = ".") -> str:
@@ -58,6 +68,7 @@ def hub_or_folder(text: str, folder: str | Path = ".") -> str:
 
 def key_or_file(text: str, folder: str | Path = ".") -> str:
     """Returns what a localizer or an editor is: a file of Python, or a key of the drawer."""
+    _check_letters(text)
     return anchored(text, folder) if text.endswith(".py") else text
 
 

@@ -294,7 +294,7 @@ class SweepSpec(Strict):
     attributes: Annotated[
         tuple[
             Annotated[
-                Annotated[Annotated[str, AfterValidator(_attribute_name)], Tag("name")]
+                Annotated[Annotated[Name, AfterValidator(_attribute_name)], Tag("name")]
                 | Annotated[AttributeSpec, Tag("inline")],
                 Discriminator(lambda value: "name" if isinstance(value, str) else "inline"),
             ],

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from loco_core import registry
-from loco_core.errors import SpecError, did_you_mean
+from loco_core.errors import SpecError, did_you_mean, printable
 from orchestrator.spec.places import beside
 from orchestrator.spec.plain_yaml import SHOWN, Loc, YamlFile, read
 from orchestrator.spec.sweep import SweepSpec
@@ -136,7 +136,7 @@ def _written(file: YamlFile, loc: Loc, *, missing: bool) -> str:
 
 
 def _shown(value: Any) -> str:
-    return _cut(json.dumps(value, ensure_ascii=False, default=str))
+    return _cut(printable(json.dumps(value, ensure_ascii=False, default=str)))
 
 
 def _cut(text: str) -> str:

@@ -58,7 +58,7 @@ def load_cluster(path: str | Path) -> LoadedCluster:
     file = Path(path)
     spec = load_yaml(file, ClusterSpec, "a cluster file")
     named = isinstance(spec.sweep, str)
-    sweep = load_sweep(file.parent / spec.sweep) if isinstance(spec.sweep, str) else spec.sweep
+    sweep = _named_sweep(file, spec.sweep) if isinstance(spec.sweep, str) else spec.sweep
     if sweep.results not in (None, spec.results):
         where = place(file, ("results",))
         raise SpecError(f"{where}: results: {spec.results!r} here and {sweep.results!r} in the sweep; expected one")
@@ -74,6 +74,15 @@ def load_cluster(path: str | Path) -> LoadedCluster:
         _check_code(sweep_file, _code(sweep))
     models = sweep.models if spec.cluster.local else tuple(_with_needs(file, m, spec.workers) for m in sweep.models)
     return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
+
+
+def _named_sweep(file: Path, sweep: str) -> SweepSpec:
+    try:
+        return load_sweep(sweep)
+    except SpecError as error:
+        if Path(sweep).is_file():
+            raise
+        raise SpecError(f"{place(file, ('sweep',))}: sweep: {error}") from None
 
 
 def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file: Path) -> None:
