@@ -90,6 +90,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     if root is not None and ("://" in root or Path(root).is_dir()):
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
+        store.check_whole()
         resolved = with_batch_sizes(store, spec, resolved)
         known, committed = planned_units(store), store.committed()
         if methods(spec):
@@ -150,6 +151,7 @@ def run(
         store.blobs.clean()
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
+        store.check_whole()
         pinned = pinned_names(store, resolved)
         controls = Controls(make_backend, on_progress, stop, max_failures)
         resolved = with_batch_sizes(store, spec, resolved)

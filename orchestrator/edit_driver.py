@@ -252,6 +252,7 @@ def _held(store: Store, spec: SweepSpec, meant: Meant) -> Iterator[_Results]:
     resolved = with_batch_sizes(store, spec, resolve(spec.model_copy(update={"models": models})))
     with leased(store) as lease:
         store.blobs.clean()
+        store.check_whole()
         pinned_names(store, resolved)
         yield _Results(absolute(meant.root), store, spec, resolved, lease)
 

@@ -6,27 +6,32 @@ from orchestrator.store.errors import (
     LeaseHeldError,
     LeaseLostError,
     MissingFileError,
+    NewerVersionError,
     StoreError,
     UnwritableError,
 )
-from orchestrator.store.lease import Lease
+from orchestrator.store.lease import Beating, Lease, leased
 from orchestrator.store.preflight import check_marker, preflight
 from orchestrator.store.publish import Publisher
+from orchestrator.store.repair import repair
 from orchestrator.store.schemas import SCHEMA_VERSION, TABLES, make_table
-from orchestrator.store.sealed import decode_document, encode_document
+from orchestrator.store.sealed import decode_document, encode_document, encode_page
 from orchestrator.store.store import Store, open_as_worker, open_store
-from orchestrator.store.verify import Damage, repair, verify
+from orchestrator.store.verify import Damage, Examination, examine, verify
 
 __all__ = [
     "SCHEMA_VERSION",
     "TABLES",
+    "Beating",
     "Damage",
     "DamagedFileError",
     "DiskFullError",
+    "Examination",
     "Lease",
     "LeaseHeldError",
     "LeaseLostError",
     "MissingFileError",
+    "NewerVersionError",
     "Publisher",
     "Store",
     "StoreError",
@@ -34,6 +39,9 @@ __all__ = [
     "check_marker",
     "decode_document",
     "encode_document",
+    "encode_page",
+    "examine",
+    "leased",
     "make_table",
     "open_as_worker",
     "open_store",

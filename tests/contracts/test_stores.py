@@ -322,9 +322,10 @@ class TestLocal:
     def test_what_a_killed_writer_left_is_cleaned(self, tmp_path: Path) -> None:
         blobs = LocalBlobs(tmp_path)
         version = blobs.compare_and_swap("_meta/lease.json", b"1", None)
-        (tmp_path / "_meta/staging/half-written").write_bytes(b"x")
+        (tmp_path / "_meta/staging" / uuid.uuid4().hex).write_bytes(b"x")
+        (tmp_path / "_meta/staging/mine").write_bytes(b"x")
         blobs.clean()
-        assert [p for p in blobs.list("_meta/staging") if not p.endswith(".lock")] == []
+        assert [p for p in blobs.list("_meta/staging") if not p.endswith(".lock")] == ["_meta/staging/mine"]
         assert blobs.compare_and_swap("_meta/lease.json", b"2", version) is not None
 
     def test_little_space_is_refused_before_the_start(self, tmp_path: Path) -> None:
