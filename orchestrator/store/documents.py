@@ -6,6 +6,7 @@ whole, and may still be another version's, or somebody's own.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -114,3 +115,34 @@ def read_document(data: bytes, path: str, kind: type[D]) -> D:
         f"{path}: is not as loco-sweep writes it ({where[0][:80]}: {message[:120]}); "
         "run `loco-sweep verify RESULTS --repair`"
     )
+
+
+def is_own_manifest(manifest: Manifest, number: int, seen: Collection[str]) -> bool:
+    """Tells whether a manifest decides on the part of its number, or is a copy of another's.
+
+    Args:
+        manifest: what was read.
+        number: by its name.
+        seen: units of manifests before it.
+    """
+    return manifest.number in (None, number) and not any(unit in seen for unit in manifest.units)
+
+
+def check_record(record: Record, number: int, place: str) -> dict[str, str]:
+    """Returns the sums of the files of a part.
+
+    Args:
+        record: what was read.
+        number: by its name.
+        place: where it is, for the message.
+
+    Raises:
+        DamagedFileError: it names files of another part, or what is no part at all.
+    """
+    wrong = sorted(record.files.keys() - {layout.part(name, number) for name in layout.PARTED})
+    if wrong:
+        raise DamagedFileError(
+            f"{place}: names {wrong[0][:80]!r}, which is no file of part {number}; "
+            "run `loco-sweep verify RESULTS --repair`"
+        )
+    return record.files

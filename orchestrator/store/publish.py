@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from loco_core.errors import StoreError
 from orchestrator.store import layout
-from orchestrator.store.documents import Manifest, Record, read_document
+from orchestrator.store.documents import Manifest, Record, check_record, is_own_manifest, read_document
 from orchestrator.store.errors import DamagedFileError
 from orchestrator.store.schemas import TABLES
 from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
-from orchestrator.store.store import Store, check_record, is_own_manifest
+from orchestrator.store.store import Store
 
 _log = logging.getLogger(__name__)
 

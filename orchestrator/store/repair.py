@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 import pyarrow.compute as pc
 
 from orchestrator.store import layout
+from orchestrator.store.damage import LOST_PLANS, Damage, damages
 from orchestrator.store.publish import Publisher, gather
 from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.store import Store
 from orchestrator.store.units import encode_unit
-from orchestrator.store.verify import LOST_PLANS, Damage, damages, look
+from orchestrator.store.verify import look
 
 
 def repair(store: Store, still: Callable[[], None] = lambda: None) -> list[Damage]:

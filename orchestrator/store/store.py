@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -15,9 +15,17 @@ from loco_core.errors import SpecError, StoreError
 from orchestrator.spec import SweepSpec, check_compatible
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs, Put
-from orchestrator.store.documents import D, InFlight, Manifest, Record, SweepDocument, read_document
+from orchestrator.store.documents import (
+    D,
+    InFlight,
+    Manifest,
+    Record,
+    SweepDocument,
+    check_record,
+    is_own_manifest,
+    read_document,
+)
 from orchestrator.store.errors import DamagedFileError, MissingFileError
-from orchestrator.store.preflight import check_marker, not_shared
 from orchestrator.store.ranges import RangedTable
 from orchestrator.store.schemas import TABLES, checked_rows
 from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
@@ -416,37 +424,6 @@ class Store:
         return f"{self.root}/{path}"
 
 
-def is_own_manifest(manifest: Manifest, number: int, seen: Collection[str]) -> bool:
-    """Tells whether a manifest decides on the part of its number, or is a copy of another's.
-
-    Args:
-        manifest: what was read.
-        number: by its name.
-        seen: units of manifests before it.
-    """
-    return manifest.number in (None, number) and not any(unit in seen for unit in manifest.units)
-
-
-def check_record(record: Record, number: int, place: str) -> dict[str, str]:
-    """Returns the sums of the files of a part.
-
-    Args:
-        record: what was read.
-        number: by its name.
-        place: where it is, for the message.
-
-    Raises:
-        DamagedFileError: it names files of another part, or what is no part at all.
-    """
-    wrong = sorted(record.files.keys() - {layout.part(name, number) for name in layout.PARTED})
-    if wrong:
-        raise DamagedFileError(
-            f"{place}: names {wrong[0][:80]!r}, which is no file of part {number}; "
-            "run `loco-sweep verify RESULTS --repair`"
-        )
-    return record.files
-
-
 def _encode_derived(table: str, rows: pa.Table) -> bytes:
     if table not in layout.DERIVED or not rows.schema.equals(TABLES[table]):
         raise StoreError(f"table {table} is not derived, or its rows have another schema than they should")
@@ -461,73 +438,3 @@ def _without_rows(table: str) -> bytes:
 def _joined(table: str, parts: Iterable[pa.Table]) -> pa.Table:
     # Files of an older version lack columns that were added since; those are null.
     return pa.concat_tables([TABLES[table].empty_table(), *parts], promote_options="default")
-
-
-def open_store(root: str, *, create: bool = True) -> Store:
-    """Opens a results root.
-
-    Args:
-        root: a folder, or ``s3://bucket/folder``.
-        create: whether to make a folder; without, it must hold a sweep.
-
-    Raises:
-        StoreError: the address is none, or there is no sweep.
-    """
-    scheme, separator, _ = root.partition("://")
-    if separator and scheme not in ("s3", "file"):
-        raise StoreError(f"{root}: expected a folder or s3://bucket/folder")
-    store = Store(_s3(root) if scheme == "s3" and separator else _local(root.removeprefix("file://"), create))
-    if not store.blobs.exists(layout.SWEEP):
-        _check_no_leftovers(store)
-        if not create:
-            raise MissingFileError(f"{root}: holds no sweep; expected a results folder of `loco-sweep run`")
-    return store
-
-
-def _check_no_leftovers(store: Store) -> None:
-    """Refuses a root that holds tables of results and nothing of what they were made by: all would be computed again.
-
-    Raises:
-        StoreError: it does.
-    """
-    if store.blobs.list(layout.MANIFESTS) or store.blobs.list(layout.UNITS):
-        return
-    for name in layout.PARTED:
-        found = [path for n, path in layout.parts(name, store.blobs.list(layout.folder(name))).items() if n > 0]
-        if found:
-            raise StoreError(
-                f"{store.root}: {found[0]} is there, but not _meta, which says what the tables were made of: put _meta "
-                "back, or move the tables elsewhere and run the sweep into a new folder; the tables alone can be read, "
-                "and localized again (`loco-sweep localize " + f"{store.root}/scores`)"
-            )
-
-
-def open_as_worker(root: str, marker: str) -> Store:
-    """Opens the results root of a run in one of its workers.
-
-    Args:
-        root: as the driver opened it.
-        marker: see :func:`orchestrator.store.preflight`.
-
-    Raises:
-        StoreError: this machine has no such folder, or another one of that name.
-    """
-    try:
-        store = open_store(root, create=False)
-    except MissingFileError as error:
-        raise not_shared(root) from error
-    check_marker(store.blobs, marker)
-    return store
-
-
-def _local(root: str, create: bool) -> Blobs:
-    from orchestrator.store.local import LocalBlobs
-
-    return LocalBlobs(root, create=create)
-
-
-def _s3(root: str) -> Blobs:
-    # Loaded only where it is needed: s3fs and its libraries take a second.
-    from orchestrator.store.s3 import S3Blobs
-
-    return S3Blobs(root)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from loco_core.errors import StoreError
 from orchestrator.store import layout
 from orchestrator.store.blobs import Kind
+from orchestrator.store.damage import LOST_PLANS, STRAY, UNPUBLISHED, Damage, Examination, Survey, damages
 from orchestrator.store.documents import (
     BatchSize,
     Document,
@@ -21,73 +22,23 @@ from orchestrator.store.documents import (
     Pinned,
     Record,
     SweepDocument,
+    check_record,
+    is_own_manifest,
     read_document,
 )
 from orchestrator.store.errors import DamagedFileError, MissingFileError, NewerVersionError
 from orchestrator.store.schemas import TABLES, checked_rows
 from orchestrator.store.sealed import check_page, decode_document, decode_table, encode_table, sum_of
-from orchestrator.store.store import Store, check_record, is_own_manifest
+from orchestrator.store.store import Store
 from orchestrator.store.units import StrayUnitError, decode_unit
 
-LOST_PLANS = f"{layout.PLANS}/missing"
-"""Stands for plan files that are gone: nobody knows their numbers."""
 _READERS = 8
-_STRAY = "holds another unit than its name says, as a copy does"
 _NO_FILE = "no file is there, but something else"
 _DOCUMENTS: Mapping[str, type[Document] | None] = {
     layout.SWEEP: SweepDocument, layout.RESOLVED: Pinned, layout.IN_FLIGHT: InFlight, layout.LEASE: None,
     layout.PROGRESS: None,
 }  # fmt: skip
 Tables = dict[str, pa.Table]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A file that is not what was written.
-
-    Attributes:
-        path: under the results root.
-        problem: what is wrong with it.
-        remedy: what ``repair`` does about it.
-        mended: whether it does; what is no file must be moved away by hand.
-    """
-
-    path: str
-    problem: str
-    remedy: str
-    mended: bool = True
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What a look at all files found.
-
-    Attributes:
-        damages: files that are not what was written, by path.
-        foreign: files that loco-sweep did not write and does not read, with a word on each; they are left alone.
-        uncovered: what was not compared with any sum, in words.
-    """
-
-    damages: tuple[Damage, ...]
-    foreign: Mapping[str, str]
-    uncovered: tuple[str, ...]
-
-
-@dataclass
-class Survey:
-    """What a look at all files found; problems by path, unit id or number of a part."""
-
-    entries: dict[str, Kind]
-    manifests: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    published: frozenset[int] = frozenset()
-    bad_units: dict[str, str] = field(default_factory=dict)
-    bad_manifests: dict[int, str] = field(default_factory=dict)
-    bad_parts: dict[int, dict[str, str]] = field(default_factory=dict)
-    bad_others: dict[str, str] = field(default_factory=dict)
-    sums: dict[int, dict[str, str]] = field(default_factory=dict)
-    immovable: dict[str, str] = field(default_factory=dict)
-    foreign: dict[str, str] = field(default_factory=dict)
-    uncovered: list[str] = field(default_factory=list)
 
 
 def verify(store: Store) -> list[Damage]:
@@ -215,7 +166,7 @@ def _units(store: Store, survey: Survey, units: Iterable[str]) -> Iterable[tuple
         try:
             return decode_unit(store.blobs.read(path), path, unit_id)
         except StrayUnitError:
-            return _STRAY
+            return STRAY
         except (DamagedFileError, MissingFileError) as error:
             return _words(error, path)
 
@@ -310,9 +261,13 @@ def _look_at_others(store: Store, survey: Survey, held: _Held) -> None:
             _note(bad, path, _problem(store, path, decode))
     prefix = f"{layout.QUARANTINE}/{layout.PLANS.replace('/', '.')}."
     known = any(path in bad for path in plans.values()) or any(path.startswith(prefix) for path in survey.entries)
-    if layout.SWEEP not in bad and _is_there(survey, layout.SWEEP) and held.planned - planned and not known:
-        count = len(held.planned - planned)
+    lost = held.planned - planned
+    if layout.SWEEP not in bad and _is_there(survey, layout.SWEEP) and lost and not known:
+        count = len(lost)
         bad[LOST_PLANS] = f"a plan file is gone: {count} committed units are in none"
+    begun = layout.SWEEP not in bad and _is_there(survey, layout.SWEEP) and held.planned
+    if begun and layout.RESOLVED not in survey.entries:
+        bad[layout.RESOLVED] = "missing"
     if _is_there(survey, layout.MARKER):
         _note(bad, layout.MARKER, _problem(store, layout.MARKER, _check_marker))
     for path in _files(survey, layout.BATCHES):
@@ -341,7 +296,7 @@ def _look_at_tables(store: Store, survey: Survey) -> None:
             if number == 0:
                 _note(bad, path, _problem(store, path, partial(_rows, name)))
             elif path not in known:
-                bad[path] = "not published by loco-sweep"
+                bad[path] = UNPUBLISHED
     for name in layout.DERIVED:
         path = layout.derived(name)
         if _is_there(survey, path):
@@ -385,7 +340,7 @@ def _name_foreign(survey: Survey) -> None:
         elif top not in layout.FOLDERS and "/" in path:
             survey.foreign[f"{top}/"] = "a folder that is not of loco-sweep"
         elif layout.is_read_with(path) and kind == "file":
-            survey.bad_others[path] = "not published by loco-sweep"
+            survey.bad_others[path] = UNPUBLISHED
         else:
             survey.foreign[path] = "not written by loco-sweep"
     for folder, count in elsewhere.items():
@@ -432,53 +387,3 @@ def _words(error: StoreError, path: str) -> str:
     if isinstance(error, MissingFileError):
         return "missing"
     return str(error).removeprefix(f"{path}: ").partition(";")[0]
-
-
-def damages(survey: Survey) -> list[Damage]:
-    """Returns what is damaged, with what is done about it."""
-    in_sound_part = {
-        unit_id
-        for number, units in survey.manifests.items()
-        if number in survey.published and number not in survey.bad_parts
-        for unit_id in units
-    }
-    found = [
-        Damage(
-            layout.unit(unit_id),
-            problem,
-            "restored from its published rows"
-            if unit_id in in_sound_part
-            else "set aside; computed again where one of its name is planned"
-            if problem == _STRAY
-            else "set aside, to be computed again",
-        )
-        for unit_id, problem in survey.bad_units.items()
-    ]
-    found += [
-        Damage(layout.manifest(number), problem, "its units are published anew")
-        for number, problem in survey.bad_manifests.items()
-    ]
-    found += [
-        Damage(path, problem, "made again from its units")
-        for problems in survey.bad_parts.values()
-        for path, problem in problems.items()
-    ]
-    found += [Damage(path, problem, _remedy(path, problem)) for path, problem in survey.bad_others.items()]
-    found += [Damage(path, problem, "move it away by hand", mended=False) for path, problem in survey.immovable.items()]
-    return sorted(found, key=lambda damage: damage.path)
-
-
-def _remedy(path: str, problem: str) -> str:
-    if path.startswith(layout.DELTAS):
-        return "set aside, to be fitted again"
-    if path == layout.REPORT:
-        return "set aside; `loco-sweep report` writes it anew"
-    if path.startswith(layout.BATCHES):
-        return "set aside, to be measured again"
-    if path == LOST_PLANS:
-        return "what is committed is taken into account, and not planned again"
-    if path in map(layout.derived, layout.DERIVED):
-        return f"{'begun anew' if problem == 'missing' else 'set aside'}; the command that wrote it writes it again"
-    if layout.is_read_with(path) and problem == "not published by loco-sweep":
-        return "set aside: who reads the folder reads it, too"
-    return "set aside"
