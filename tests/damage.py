@@ -349,6 +349,8 @@ def _copies() -> Iterator[Damage]:
     yield Damage("parts swapped", _swap(_GROWING["scores"], lambda root: max((root / "scores").iterdir())))
     yield Damage("tables swapped", _swap(_at("effects/effects.parquet"), _at("localizations/localizations.parquet")))
     yield Damage("plan over a unit", _over(_at(layout.plan(0)), _GROWING["unit"]))
+    yield Damage("part over the plan", _over(_GROWING["scores"], _at(layout.plan(0))))
+    yield Damage("part over another table", _over(_GROWING["scores"], _GROWING["images"]))
     yield Damage("manifest over another", _over(_at(layout.manifest(1)), _at(layout.manifest(2))))
 
 

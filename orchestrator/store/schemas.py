@@ -350,6 +350,7 @@ TABLES: Mapping[str, pa.Schema] = MappingProxyType(
 """Schema of every table that people read, by the name of its folder."""
 
 
+_REMEDY = "run `loco-sweep verify RESULTS --repair`"
 _TELLS = {
     "scores": "clip_score", "failures": "error_type", "embeddings": "embedding", "images": "image",
     "effects": "eligible", "localizations": "outcome", "fits": "norm", "edits": "norm", "evaluations": "split",
@@ -373,7 +374,18 @@ def checked_rows(name: str, rows: pa.Table, place: str) -> pa.Table:
     wrong = [field.name for field in schema if field.name in there and rows.schema.field(field.name).type != field.type]
     if wrong or _TELLS[name] not in there:
         what = f"column {wrong[0]} has another type" if wrong else f"there is no column {_TELLS[name]}"
-        raise DamagedFileError(f"{place}: is no table {name} ({what}); run `loco-sweep verify RESULTS --repair`")
+        raise DamagedFileError(f"{place}: is no table {name} ({what}); {_REMEDY}")
+    return rows
+
+
+def checked_plan(rows: pa.Table, place: str) -> pa.Table:
+    """Returns the rows of a plan file, if they may be such; see `checked_rows`.
+
+    Raises:
+        DamagedFileError: they are a table's.
+    """
+    if not {"unit_id", "unit_order", "expected_seconds"}.issubset(rows.column_names):
+        raise DamagedFileError(f"{place}: is no plan (there is no column unit_order); {_REMEDY}")
     return rows
 
 

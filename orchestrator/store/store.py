@@ -27,7 +27,7 @@ from orchestrator.store.documents import (
 )
 from orchestrator.store.errors import DamagedFileError, MissingFileError
 from orchestrator.store.ranges import RangedTable
-from orchestrator.store.schemas import TABLES, checked_rows
+from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
 from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.units import StrayUnitError, decode_unit, encode_unit
 
@@ -128,7 +128,8 @@ class Store:
     def plans(self) -> dict[int, pa.Table]:
         """Returns the plan files by number, in their order."""
         paths = layout.numbers(self.blobs.list(layout.PLANS), layout.plan)
-        return {n: decode_table(self.blobs.read(path), self._place(path)) for n, path in paths.items()}
+        read = {n: decode_table(self.blobs.read(path), self._place(path)) for n, path in paths.items()}
+        return {n: checked_plan(table, self._place(paths[n])) for n, table in read.items()}
 
     def has_lost_plans(self) -> bool:
         """Tells whether a plan file was damaged and set aside, or is gone."""

@@ -27,7 +27,7 @@ from orchestrator.store.documents import (
     read_document,
 )
 from orchestrator.store.errors import DamagedFileError, MissingFileError, NewerVersionError
-from orchestrator.store.schemas import TABLES, checked_rows
+from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
 from orchestrator.store.sealed import check_page, decode_document, decode_table, encode_table, sum_of
 from orchestrator.store.store import Store
 from orchestrator.store.units import StrayUnitError, decode_unit
@@ -249,8 +249,7 @@ def _look_at_others(store: Store, survey: Survey, held: _Held) -> None:
     planned: set[str] = set()
 
     def plan(data: bytes, path: str) -> None:
-        units = decode_table(data, path)["unit_id"].to_pylist()
-        planned.update(units)
+        planned.update(checked_plan(decode_table(data, path), path)["unit_id"].to_pylist())
 
     plans = layout.numbers(blobs.list(layout.PLANS), layout.plan)
     for path in plans.values():
