@@ -29,7 +29,7 @@ from orchestrator.spec import SweepSpec
 from orchestrator.stages.chain import Chain
 from orchestrator.stages.sweep import add_plan, beginnings, failed_keys, missing_units, planned_units, units_again
 from orchestrator.stages.trace import committed_traces
-from orchestrator.store import Publisher, Store, encode_document, open_store, preflight
+from orchestrator.store import Publisher, Store, check_whole, encode_document, open_store, preflight
 from orchestrator.store.layout import RESOLVED
 from orchestrator.trace_plan import PAIR, Pair, methods, pair_of, trace_units
 from orchestrator.worker import WorkerSettings
@@ -90,7 +90,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     if root is not None and ("://" in root or Path(root).is_dir()):
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
-        store.check_whole()
+        check_whole(store)
         resolved = with_batch_sizes(store, spec, resolved)
         known, committed = planned_units(store), store.committed()
         if methods(spec):
@@ -151,7 +151,7 @@ def run(
         store.blobs.clean()
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
-        store.check_whole()
+        check_whole(store)
         pinned = pinned_names(store, resolved)
         controls = Controls(make_backend, on_progress, stop, max_failures)
         resolved = with_batch_sizes(store, spec, resolved)

@@ -21,7 +21,7 @@ from orchestrator.edit_verdict import Verdict, verdicts
 from orchestrator.reporting.methods import SHARES, Comparison, compare, effects_by_window
 from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.stages.localize import main_rows
-from orchestrator.store import MissingFileError, Store
+from orchestrator.store import MissingFileError, Store, check_whole
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
 from orchestrator.store.schemas import TABLES
@@ -175,7 +175,7 @@ def read_findings(store: Store) -> Findings:
     spec, sweep_id = store.sweep(), store.sweep_id()
     if spec is None or sweep_id is None:
         raise StoreError(f"{store.root}: holds no sweep")
-    store.check_whole()
+    check_whole(store)
     pinned = store.document(RESOLVED, Pinned)
     if pinned is None:
         raise MissingFileError(

@@ -30,7 +30,7 @@ from orchestrator.stages.localize import (
 )
 from orchestrator.stages.sweep import planned_units
 from orchestrator.stages.trace import committed_traces
-from orchestrator.store import MissingFileError, Store, leased, open_store
+from orchestrator.store import MissingFileError, Store, check_whole, leased, open_store
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
 from orchestrator.store.schemas import TABLES
@@ -78,7 +78,7 @@ def read_scores(address: str) -> ScoreSource:
     spec = store.sweep()
     if spec is None:
         raise StoreError(f"{address}: holds no sweep")
-    store.check_whole()
+    check_whole(store)
     # Units beside published parts: a running sweep has committed more than it has published.
     units = planned_units(store)
     there = store.committed() & {unit.unit_id for unit in units}

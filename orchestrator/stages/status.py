@@ -14,7 +14,7 @@ from orchestrator.plan import CELL_KEY
 from orchestrator.stages.committed import committed_rows, published_units
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.sweep import failed_keys, planned_units
-from orchestrator.store import DamagedFileError, Store, decode_document
+from orchestrator.store import DamagedFileError, Store, check_whole, decode_document
 from orchestrator.store.layout import PROGRESS
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def survey(store: Store) -> SweepStatus:
     spec, sweep_id = store.sweep(), store.sweep_id()
     if spec is None or sweep_id is None:
         raise StoreError(f"{store.root}: holds no sweep")
-    store.check_whole()
+    check_whole(store)
     units = planned_units(store)
     # Other files in the folder of units are of edits and traces, or somebody's copies.
     committed = store.committed() & {unit.unit_id for unit in units}

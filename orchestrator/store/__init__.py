@@ -20,6 +20,7 @@ from orchestrator.store.schemas import SCHEMA_VERSION, TABLES, make_table
 from orchestrator.store.sealed import decode_document, encode_document, encode_page
 from orchestrator.store.store import Store
 from orchestrator.store.verify import examine, verify
+from orchestrator.store.whole import check_whole
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -39,6 +40,7 @@ __all__ = [
     "StoreError",
     "UnwritableError",
     "check_marker",
+    "check_whole",
     "decode_document",
     "encode_document",
     "encode_page",

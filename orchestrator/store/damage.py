@@ -68,7 +68,7 @@ def damages(survey: Survey) -> list[Damage]:
     in_sound_part = {
         unit_id
         for number, units in survey.manifests.items()
-        if number in survey.published and number not in survey.bad_parts
+        if number in survey.sums and number not in survey.bad_parts
         for unit_id in units
     }
     found = [

@@ -50,6 +50,7 @@ class Publisher:
         # Manifests that are copies, whose numbers are taken all the same, and files of units that are.
         self._copies: set[int] = set()
         self._strays: set[str] = set()
+        self._there: set[int] | None = None
         self._attempt = uuid.uuid4().hex
 
     @property
@@ -78,7 +79,7 @@ class Publisher:
             taken, tables = gather(self._store, pending, self._max_bytes, strays=self._strays)
             if not taken:
                 return count
-            number = max(self._manifests.keys() | self._copies, default=0) + 1
+            number = self._free_number()
             data = encode_document({"number": number, "units": taken})
             if self._store.blobs.put_if_absent(layout.manifest(number), data, self._attempt) == "lost":
                 self._catch_up()
@@ -88,6 +89,16 @@ class Publisher:
             self._note(number, taken)
             self._finish(number, tables)
             count += len(taken)
+
+    def _free_number(self) -> int:
+        """Returns the next number that nothing has: copies that somebody made of parts stand in nobody's way."""
+        if self._there is None:
+            records = layout.numbers(self._store.blobs.list(layout.PUBLISHED), layout.published)
+            self._there = {*self._store.part_files().values(), *records}
+        number = max(self._manifests.keys() | self._copies, default=0) + 1
+        while number in self._there:
+            number += 1
+        return number
 
     @property
     def wanted(self) -> int:

@@ -45,7 +45,7 @@ def repair(store: Store, still: Callable[[], None] = lambda: None) -> list[Damag
         still()
         units = survey.manifests.get(number, ())
         lost = [unit_id for unit_id in units if unit_id in survey.bad_units]
-        sound = number in survey.published and number not in survey.bad_parts
+        sound = number in survey.sums and number not in survey.bad_parts
         if number in survey.bad_manifests or (lost and not sound):
             _withdraw(store, number)
         elif lost:

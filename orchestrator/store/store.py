@@ -236,35 +236,6 @@ class Store:
         records = zip(wanted.items(), self._documents(wanted.values(), Record), strict=True)
         return {number: check_record(record, number, self._place(path)) for (number, path), record in records}
 
-    def check_whole(self) -> None:
-        """Looks whether every file is there that a manifest, or a record of a part, names; reads none of them.
-
-        For whoever is about to compute or to write: what is missing would be computed again, or reported as if it had
-        never been.
-
-        Raises:
-            MissingFileError: a file is missing; the message says how to mend that.
-        """
-        manifests = self.manifests()
-        records = self.records(manifests)
-        following = max(manifests, default=0) + 1
-        for path in (layout.manifest(following), layout.published(following)):
-            # Says so where something that is no file is in the way.
-            self.blobs.exists(path)
-        missing = sorted(set().union(*records.values()) - set(self._parts()))
-        named = {unit for units in manifests.values() for unit in units}
-        missing += sorted(layout.unit(unit) for unit in named - self.committed())
-        published = {path.rpartition("/")[0] for files in records.values() for path in files}
-        derived = [name for name in ("effects", "localizations") if layout.folder("scores") in published]
-        derived += ["edits"] if layout.folder("fits") in published else []
-        missing += [path for path in map(layout.derived, derived) if not self.blobs.exists(path)]
-        if missing:
-            more = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
-            raise MissingFileError(
-                f"{self._place(missing[0])}{more} missing; `loco-sweep verify {self.root} --repair` makes a part again "
-                "from its units and a unit from its part, and puts in order what else is left"
-            )
-
     def read(self, table: str) -> pa.Table:
         """Returns a table: of growing tables the published rows, of derived tables all.
 
@@ -297,6 +268,15 @@ class Store:
         parts = [self._columns(path, columns) for path in self._files(table)]
         return pa.concat_tables([empty, *parts], promote_options="default")
 
+    def part_files(self) -> dict[str, int]:
+        """Returns the files of all tables that are named as parts with rows are, with their numbers; six listings."""
+        return {
+            path: number
+            for table in layout.PARTED
+            for number, path in layout.parts(table, self.blobs.list(layout.folder(table))).items()
+            if number > 0
+        }
+
     def _files(self, table: str) -> dict[str, str | None]:
         """Returns the files of a table that count, with their sums: those that a record names, or the derived one."""
         if table in layout.DERIVED:
@@ -311,10 +291,6 @@ class Store:
                 f"{place}: not the file that was published; run `loco-sweep verify RESULTS --repair`"
             )
         return checked_rows(table, rows, place)
-
-    def _parts(self) -> Iterator[str]:
-        for table in layout.PARTED:
-            yield from self.blobs.list(layout.folder(table))
 
     def _named(self, path: str) -> bytes:
         with self._expected(path):

@@ -191,6 +191,10 @@ def _look_at_parts(store: Store, survey: Survey, held: _Held) -> None:
             for name, table in tables.items():
                 expected[name].append(table)
         if number not in records:
+            path = layout.published(number)
+            if number < max(survey.manifests) and path not in survey.immovable and not store.blobs.exists(path):
+                # Only the last part can be unfinished: one is completed before the next is decided on.
+                survey.bad_parts[number] = {path: "missing"}
             continue
         try:
             read = read_document(store.blobs.read(records[number]), records[number], Record)

@@ -18,6 +18,7 @@ from orchestrator.store import (
     Store,
     StoreError,
     UnwritableError,
+    check_whole,
     examine,
     layout,
     open_store,
@@ -64,7 +65,7 @@ def test_files_of_others_count_nowhere_and_stay(store: Store, folder: str, tmp_p
     for path in mine:
         path.write_bytes(b"mine")
     assert counts(store) == before
-    store.check_whole()
+    check_whole(store)
     store.blobs.clean()
     Publisher(store).publish(flush=True)
     found = examine(store)
@@ -73,6 +74,38 @@ def test_files_of_others_count_nowhere_and_stay(store: Store, folder: str, tmp_p
         assert set(found.foreign) == {path.relative_to(tmp_path / "results").as_posix() for path in mine}
     assert repair(store) == []
     assert all(path.read_bytes() == b"mine" for path in mine)
+
+
+@pytest.mark.parametrize("kind", [layout.part, None])
+def test_what_is_at_the_next_number_stands_in_nobody_s_way(store: Store, kind: Any, tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    if kind:
+        for table in ("scores", "images"):
+            shutil.copy(root / layout.part(table, 1), root / layout.part(table, 3))
+    else:
+        shutil.copy(root / layout.published(1), root / layout.published(3))
+    before = counts(store)
+    check_whole(store)
+    Publisher(store).publish(flush=True)
+    assert counts(store) == {**before, "scores": 12, "images": 4}
+    repair(store)
+    assert verify(store) == []
+    assert counts(store) == {**before, "scores": 12, "images": 4}
+
+
+@pytest.mark.parametrize("folders", [[layout.MANIFESTS], [layout.MANIFESTS, layout.PUBLISHED]])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_manifest_that_is_gone_is_not_taken_for_one_that_never_was(
+    store: Store, folders: list[str], number: int, tmp_path: Path
+) -> None:
+    for folder in folders:
+        (tmp_path / "results" / folder / f"{number:05d}.json").unlink()
+    with pytest.raises(MissingFileError, match=f"{layout.manifest(number)} is missing; "):
+        check_whole(store)
+    repair(store)
+    assert verify(store) == []
+    check_whole(store)
+    assert counts(store) == {"committed": 12, "scores": 12, "images": 4}
 
 
 @pytest.mark.parametrize("copy", ["part-00001 (1).parquet", "copy.parquet", "part-00009.parquet", "more/part.parquet"])
@@ -116,7 +149,7 @@ def test_a_copy_of_a_manifest_decides_nothing(store: Store, number: str, tmp_pat
     if number != "written":
         copy.write_bytes(encode_document({"units": UNITS[:2]}))
     before = counts(store)
-    store.check_whole()
+    check_whole(store)
     Publisher(store).publish(flush=True)
     assert counts(store) == {**before, "scores": 12, "images": 4}
     assert [damage.path for damage in verify(store)] == [layout.manifest(3)]
@@ -177,13 +210,26 @@ def test_what_is_missing_is_named_before_anything_is_computed_and_mended(
     with pytest.raises(
         MissingFileError, match=rf"{path} is missing; `loco-sweep verify .*/results --repair` "
     ) as error:
-        store.check_whole()
+        check_whole(store)
     assert "\n" not in str(error.value)
     assert path in [damage.path for damage in verify(store)]
     repair(store)
-    store.check_whole()
+    check_whole(store)
     assert verify(store) == []
     assert counts(store)["committed"] == 12
+
+
+def test_a_record_that_is_gone_is_seen_unless_its_part_may_be_being_written(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "results" / layout.published(2)).unlink()
+    check_whole(store)
+    assert verify(store) == []
+    (tmp_path / "results" / layout.published(1)).unlink()
+    with pytest.raises(MissingFileError, match=rf"{layout.published(1)} is missing; "):
+        check_whole(store)
+    assert [damage.path for damage in verify(store)] == [layout.published(1)]
+    repair(store)
+    assert verify(store) == []
+    assert counts(store) == {"committed": 12, "scores": 12, "images": 4}
 
 
 @pytest.mark.parametrize("folder", [layout.UNITS, layout.PUBLISHED, layout.MANIFESTS, "scores", "images"])
@@ -205,7 +251,7 @@ def test_tables_without_what_they_were_made_of_are_refused(store: Store, tmp_pat
 @pytest.mark.parametrize("path", [layout.manifest(3), layout.published(3)])
 def test_a_folder_in_the_place_of_a_file_is_named_and_nobody_waits(store: Store, path: str, tmp_path: Path) -> None:
     (tmp_path / "results" / path).mkdir()
-    for use in (store.check_whole, lambda: Publisher(store).publish(flush=True), lambda: repair(store)):
+    for use in (lambda: check_whole(store), lambda: Publisher(store).publish(flush=True), lambda: repair(store)):
         with pytest.raises(UnwritableError, match=rf"{path}: a folder is in the way; expected a file"):
             use()
     assert [(damage.path, damage.mended) for damage in verify(store) if not damage.mended] == [(path, False)]
