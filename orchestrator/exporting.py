@@ -15,7 +15,7 @@ from loco_core.models import load_model
 from orchestrator.edit_plan import CANDIDATES
 from orchestrator.resolve import resolve_model
 from orchestrator.spec import SuperResolutionSpec
-from orchestrator.store import Store
+from orchestrator.store import DamagedFileError, Store
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,16 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpe
         the second stage that the sweep draws with, which no edit changes and which is not written; None without one.
 
     Raises:
-        EditError: the folder exists, the model has changed, or plain diffusers cannot hold the edit.
-        StoreError: the delta is damaged, gone, or nowhere in the results.
+        EditError: the folder exists, the delta is damaged, the model has changed, or plain diffusers cannot hold it.
+        StoreError: the delta is gone, or nowhere in the results.
     """
     if out.exists():
         raise EditError(f"{out} exists already; name a new folder")
-    delta = from_bytes(store.delta(edit.delta_path, edit.delta_sha256), f"{store.root}/{edit.delta_path}")
+    try:
+        data = store.delta(edit.delta_path, edit.delta_sha256)
+    except DamagedFileError as error:
+        raise EditError(str(error)) from error
+    delta = from_bytes(data, f"{store.root}/{edit.delta_path}")
     if delta.runtime_only:
         raise EditError(
             f"edit {edit.edit_id[:12]} exists in this runtime alone: {delta.runtime_only}; draw with it in Python "

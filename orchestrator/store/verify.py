@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -92,16 +93,19 @@ class _Held:
     Attributes:
         planned: units that hold cells, which a plan file must name.
         deltas: sums of weights, by path.
+        fits: rows of edits as they were fitted, by unit, edit and scope.
     """
 
     planned: set[str] = field(default_factory=set)
     deltas: dict[str, str] = field(default_factory=dict)
+    fits: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
 
     def note(self, unit_id: str, tables: Tables) -> None:
         cells = (tables[name]["cell_id"] for name in ("scores", "failures"))
         if any(len(column) > column.null_count for column in cells):
             self.planned.add(unit_id)
-        for row in tables["fits"].select(["delta_path", "delta_sha256"]).to_pylist():
+        for row in tables["fits"].to_pylist():
+            self.fits[unit_id, row["edit_id"], row["scope"]] = row
             if row["delta_path"] and layout.is_delta(row["delta_path"]):
                 self.deltas[row["delta_path"]] = row["delta_sha256"]
 
@@ -313,13 +317,15 @@ def _look_at_deltas(store: Store, survey: Survey, held: _Held) -> None:
     table, bad = layout.derived("edits"), survey.bad_others
     rows = []
     if _is_there(survey, table) and table not in bad:
-        rows = store.read("edits").select(["delta_path", "delta_sha256"]).to_pylist()
+        rows = store.read("edits").to_pylist()
     named = {row["delta_path"]: row["delta_sha256"] for row in rows if row["delta_path"]}
     outside = sorted(path for path in named if not layout.is_delta(path))
     if outside:
         # Not a word of it is to be trusted, and no file that it names to be touched.
         bad[table] = f"names {outside[0][:80]!r} as weights of an edit, which is no place in {layout.DELTAS}"
         named = {}
+    elif any(_is_made_up(row, held) for row in rows):
+        bad[table] = "has rows that no fit gave"
     for path, expected in (held.deltas | named).items():
         if _is_there(survey, path):
             if sum_of(store.blobs.read(path)) != expected:
@@ -331,6 +337,15 @@ def _look_at_deltas(store: Store, survey: Survey, held: _Held) -> None:
             survey.foreign[path] = "weights that no edit names"
 
 
+def _is_made_up(row: Mapping[str, Any], held: _Held) -> bool:
+    """Tells whether a row of ``edits`` is not what its unit says, but for what is decided when all is measured."""
+    fitted = held.fits.get((row["unit_id"], row["edit_id"], row["scope"]))
+    if fitted is None:
+        # Of a unit that is damaged or gone nothing is known.
+        return any(unit == row["unit_id"] for unit, _, _ in held.fits)
+    return any(row[name] != fitted[name] for name in row if name not in ("chosen", "localization"))
+
+
 def _name_foreign(survey: Survey) -> None:
     elsewhere: Counter[str] = Counter()
     for path, kind in survey.entries.items():
@@ -338,8 +353,10 @@ def _name_foreign(survey: Survey) -> None:
         folder = "/".join(path.split("/")[:2])
         if kind == "folder" or layout.is_own(path) or path in survey.immovable:
             continue
-        if folder in (layout.QUARANTINE, "_meta/staging"):
-            elsewhere[folder] += 1
+        if folder == "_meta/staging" and path.endswith(".lock"):
+            continue
+        if folder in (layout.QUARANTINE, "_meta/staging") or path.startswith("_meta/probe-"):
+            elsewhere[folder if folder == layout.QUARANTINE else "_meta/staging"] += 1
         elif top not in layout.FOLDERS and "/" in path:
             survey.foreign[f"{top}/"] = "a folder that is not of loco-sweep"
         elif layout.is_read_with(path) and kind == "file":

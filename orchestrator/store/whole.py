@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyarrow.compute as pc
 
 from orchestrator.store import layout
@@ -54,7 +56,7 @@ def check_whole(store: Store) -> None:
 
 
 def _lost_manifests(
-    store: Store, unnamed: set[int], named: set[str], there: dict[str, int], numbers: set[int]
+    store: Store, unnamed: Collection[int], named: set[str], there: dict[str, int], numbers: Collection[int]
 ) -> set[str]:
     """Returns manifests of which only the part is left: it has rows that no other part has, unlike a copy.
 

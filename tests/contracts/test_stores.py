@@ -26,11 +26,14 @@ from orchestrator.store import (
     StoreError,
     UnwritableError,
     check_marker,
+    check_whole,
+    examine,
     layout,
     make_table,
     open_as_worker,
     open_store,
     preflight,
+    repair,
     verify,
 )
 from orchestrator.store.blobs import Blobs
@@ -515,6 +518,38 @@ def test_disk_and_memory_do_the_same(
         assert len(set(outcomes)) <= 1
         assert both[0].list("f") == both[1].list("f")
         assert all(both[0].read(p) == both[1].read(p) for p in both[0].list("f"))
+
+
+def test_copies_and_files_of_others_count_nowhere(blobs: Blobs) -> None:
+    store = Store(blobs)
+    store.write_schemas("a")
+    for unit_id in ("u1", "u2"):
+        row = {"unit_id": unit_id, "cell_id": f"{unit_id}-c", "status": "ok"}
+        store.commit_unit(unit_id, {"scores": make_table("scores", [row])}, "a")
+    Publisher(store).publish(flush=True)
+    part, unit = blobs.read("scores/part-00001.parquet"), blobs.read("_meta/units/u1.parquet")
+    copies = {
+        "scores/part-00001 (1).parquet": part,
+        "scores/part-00002.parquet": part,
+        "_meta/units/copy.parquet": unit,
+    }
+    others = ["scores/.DS_Store", "_meta/units/._u1.parquet", "_meta/manifest/00001 (1).json", "notes/x.txt"]
+    for path, data in {**copies, **dict.fromkeys(others, b"mine")}.items():
+        blobs.replace(path, data)
+    Publisher(store).publish(flush=True)
+    check_whole(store)
+    assert store.read("scores")["cell_id"].to_pylist() == ["u1-c", "u2-c"]
+    found = examine(store)
+    assert [damage.path for damage in found.damages] == sorted(copies)
+    assert set(found.foreign) == {*others[:3], "notes/"}
+    repair(store)
+    assert verify(store) == []
+    assert [blobs.read(path) for path in others] == [b"mine"] * 4
+    blobs.delete("scores/part-00001.parquet")
+    with pytest.raises(MissingFileError, match=r"scores/part-00001\.parquet is missing; "):
+        check_whole(store)
+    repair(store)
+    assert store.read("scores")["cell_id"].to_pylist() == ["u1-c", "u2-c"]
 
 
 def test_results_in_a_bucket_read_with_pandas(s3: Fs) -> None:
