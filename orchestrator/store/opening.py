@@ -26,6 +26,11 @@ def open_store(root: str, *, create: bool = True) -> Store:
     store = Store(_s3(root) if scheme == "s3" and separator else _local(root.removeprefix("file://"), create))
     if not store.blobs.exists(layout.SWEEP):
         _check_no_leftovers(store)
+        if not create and store.committed():
+            raise StoreError(
+                f"{root}/{layout.SWEEP}: missing, though results are there; "
+                f"`loco-sweep run SWEEP.yaml --results {root}` with the sweep's file writes it again"
+            )
         if not create:
             raise MissingFileError(f"{root}: holds no sweep; expected a results folder of `loco-sweep run`")
     return store
@@ -37,7 +42,7 @@ def _check_no_leftovers(store: Store) -> None:
     Raises:
         StoreError: it does.
     """
-    if store.blobs.list(layout.MANIFESTS) or store.blobs.list(layout.UNITS):
+    if layout.numbers(store.blobs.list(layout.MANIFESTS), layout.manifest) or store.committed():
         return
     for name in layout.PARTED:
         found = [path for n, path in layout.parts(name, store.blobs.list(layout.folder(name))).items() if n > 0]
