@@ -399,6 +399,15 @@ def _forged() -> Iterator[Damage]:
         ),
         mended=False,
     )
+    for name, value in (("attribute", "style/x"), ("model", "other"), ("window_start", 99), ("outcome", "none")):
+        yield Damage(
+            f"localized {name} that is none",
+            lambda root, name=name, value=value: reseal(  # type: ignore[misc]
+                root / layout.derived("localizations"), lambda t: set_column(t, name, [value for _ in range(len(t))])
+            ),
+            mended=False,
+            forged=True,
+        )
     yield Damage(
         "an attribute that is none",
         lambda root: reseal(
