@@ -14,7 +14,8 @@ from orchestrator import identity
 from orchestrator.resolve import Resolved
 from orchestrator.scheduler.protocol import Unit, UnitReport
 from orchestrator.spec import SweepSpec
-from orchestrator.store import Store, decode_document, encode_document, layout
+from orchestrator.store import Store, encode_document, layout
+from orchestrator.store.documents import BatchSize
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def with_batch_sizes(store: Store, spec: SweepSpec, resolved: Resolved) -> Resol
 def recorded(store: Store, model: str) -> int | None:
     """Returns the batch size that was measured for a model, if it was."""
     path = layout.batch_size(identity.safe_name(model))
-    found = store.blobs.read_versioned(path)
-    return int(decode_document(found.data, f"{store.root}/{path}")["batch_size"]) if found else None
+    found = store.document(path, BatchSize)
+    return found.batch_size if found else None
 
 
 def probes(spec: SweepSpec, resolved: Resolved) -> list[ProbeUnit]:

@@ -40,7 +40,7 @@ from orchestrator.stages.sweep import (
     units_again,
 )
 from orchestrator.stages.trace import committed_traces
-from orchestrator.store import Publisher, Store, encode_document, open_store, preflight
+from orchestrator.store import Publisher, Store, check_whole, encode_document, open_store, preflight
 from orchestrator.store.layout import RESOLVED
 from orchestrator.trace_plan import PAIR, Pair, count_traces, methods, pair_of
 from orchestrator.worker import WorkerSettings
@@ -106,6 +106,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     if root is not None and ("://" in root or Path(root).is_dir()):
         store = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
+        check_whole(store)
         pinned_names(store, resolved)
         resolved = with_batch_sizes(store, spec, resolved)
         known, committed = [] if is_planned_otherwise(store, resolved) else planned_units(store), store.committed()
@@ -168,6 +169,7 @@ def run(
         store.blobs.clean()
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
+        check_whole(store)
         pinned = pinned_names(store, resolved)
         if is_planned_otherwise(store, resolved):
             drop_plans(store)

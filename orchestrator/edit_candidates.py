@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from pydantic import ValidationError
+
 from loco_core.attributes import bundled, siblings
 from loco_core.editors import EditSettings, Targets, editor_code, method, published
 from loco_core.types import Attribute, Window
@@ -154,7 +156,11 @@ def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: M
     """
     # Rows of an older version do not say their settings: they are those of the sweep, or they are lost.
     written = row["settings"]
-    options = [EditSettings.model_validate_json(written)] if written else _settings(spec, attribute)
+    try:
+        options = [EditSettings.model_validate_json(written)] if written else _settings(spec, attribute)
+    except ValidationError:
+        # Of a newer version, which has editors that this one does not know.
+        return None
     sites, base = tuple(row["site_indices"]), row["base"] or ""
     for settings in options:
         edit = planned_edit(spec, model, attribute, settings, row["scope"], sites, base)

@@ -26,7 +26,7 @@ from orchestrator.stages.localize import main_rows
 from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
 from orchestrator.stages.tune import Search, Space, Trial, TuneStage
-from orchestrator.store import Store, open_store, preflight
+from orchestrator.store import Store, check_whole, open_store, preflight
 
 Say = Callable[[str], None]
 
@@ -252,6 +252,7 @@ def _held(store: Store, spec: SweepSpec, meant: Meant) -> Iterator[_Results]:
     resolved = with_batch_sizes(store, spec, resolve(spec.model_copy(update={"models": models})))
     with leased(store) as lease:
         store.blobs.clean()
+        check_whole(store)
         pinned_names(store, resolved)
         yield _Results(absolute(meant.root), store, spec, resolved, lease)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from loco_core.models import load_model
 from orchestrator.edit_plan import CANDIDATES
 from orchestrator.resolve import resolve_model
 from orchestrator.spec import SuperResolutionSpec
-from orchestrator.store import Store
+from orchestrator.store import DamagedFileError, Store
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,15 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpe
 
     Raises:
         EditError: the folder exists, the delta is damaged, the model has changed, or plain diffusers cannot hold it.
+        StoreError: the delta is gone, or nowhere in the results.
     """
     if out.exists():
         raise EditError(f"{out} exists already; name a new folder")
-    data = store.blobs.read(edit.delta_path)
-    place = f"{store.root}/{edit.delta_path}"
-    if hashlib.sha256(data).hexdigest() != edit.delta_sha256:
-        raise EditError(
-            f"{place} is not the file that was written; `loco-sweep verify --repair` sets it aside, and the command "
-            "that made it fits it again"
-        )
-    delta = from_bytes(data, place)
+    try:
+        data = store.delta(edit.delta_path, edit.delta_sha256)
+    except DamagedFileError as error:
+        raise EditError(str(error)) from error
+    delta = from_bytes(data, f"{store.root}/{edit.delta_path}")
     if delta.runtime_only:
         raise EditError(
             f"edit {edit.edit_id[:12]} exists in this runtime alone: {delta.runtime_only}; draw with it in Python "
@@ -94,16 +92,35 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpe
         )
     sweep = store.sweep()
     assert sweep is not None
-    spec = next(item for item in sweep.models if item.id == edit.model)
+    spec = next((item for item in sweep.models if item.id == edit.model), None)
+    if spec is None:
+        raise EditError(
+            f"{store.root}: edit {edit.edit_id[:12]} is of the model {edit.model}, which is not in the sweep"
+        )
     model = resolve_model(spec)
     loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu")
-    temporary = out.with_name(f".{out.name}.partial")
+    temporary = _beside(out)
+    # Inside, since the one that was made for us alone is closed to others.
+    made = temporary / "model"
     try:
         with applied(loaded, delta, model.weights):
-            loaded.pipeline.save_pretrained(temporary, safe_serialization=True)
-        temporary.rename(out)
+            loaded.pipeline.save_pretrained(made, safe_serialization=True)
+        made.rename(out)
     except OSError as error:
         raise EditError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return spec.super_resolution
+
+
+def _beside(out: Path) -> Path:
+    """Makes a folder of our own beside another, on the same disk: one of a fixed name may be somebody's.
+
+    Raises:
+        EditError: it cannot be made.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise EditError(f"{out} cannot be written: {error.strerror or error}") from error

@@ -154,12 +154,26 @@ class Resolved(BaseModel):
     code: dict[str, str] = {}
 
     def model(self, model_id: str) -> ResolvedModel:
-        """Returns a model by its id."""
-        return next(model for model in self.models if model.id == model_id)
+        """Returns a model by its id.
+
+        Raises:
+            SpecError: there is none; tables may name what the sweep file does not.
+        """
+        for model in self.models:
+            if model.id == model_id:
+                return model
+        raise SpecError(f'the sweep has no model "{model_id}"')
 
     def attribute(self, key: str) -> Attribute:
-        """Returns an attribute by its key."""
-        return next(item for item in self.attributes if item.key == key)
+        """Returns an attribute by its key.
+
+        Raises:
+            SpecError: there is none; see `model`.
+        """
+        for item in self.attributes:
+            if item.key == key:
+                return item
+        raise SpecError(f'the sweep has no attribute "{key}"')
 
 
 def resolve(spec: SweepSpec) -> Resolved:

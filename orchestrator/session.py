@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -19,7 +17,10 @@ from orchestrator.scheduler.protocol import Backend, Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.places import anchored
 from orchestrator.stages.sweep import StoreJournal
-from orchestrator.store import Lease, LeaseLostError, Store, decode_document, encode_document
+from orchestrator.store import Beating as Beating
+from orchestrator.store import Store, encode_document
+from orchestrator.store import leased as leased
+from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import PROGRESS, RESOLVED
 from orchestrator.worker import WorkerSettings, to_unit
 
@@ -161,9 +162,8 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
         SpecError: the weights behind a name have changed since something was made with them.
     """
     # Before the first unit nothing was made with any weights: half a download may be completed.
-    pinned = _pins(store) if store.committed() else None
-    if pinned is None:
-        pinned = {"models": {}, "sites": {}, "engines": {}, "scorer": resolved.scorer.weights}
+    found = store.document(RESOLVED, Pinned) if store.committed() else None
+    pinned = found.model_dump() if found else _pinned_by_rows(store, resolved)
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.drawn_with)
         pinned["sites"][model.id] = model.site_names
@@ -187,38 +187,28 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
     return pinned
 
 
-def _pins(store: Store) -> dict[str, Any] | None:
-    found = store.blobs.read_versioned(RESOLVED)
-    return decode_document(found.data, f"{store.root}/{RESOLVED}") if found else None
-
-
 def is_planned_otherwise(store: Store, resolved: Resolved) -> bool:
     """Tells whether cells were planned with other weights, and none of them was made: their names are of no use."""
-    pinned = None if store.committed() else _pins(store)
+    pinned = None if store.committed() else store.document(RESOLVED, Pinned)
     if pinned is None:
         return False
     now = {model.id: model.drawn_with for model in resolved.models}
-    return pinned["scorer"] != resolved.scorer.weights or any(
-        now.get(name, weights) != weights for name, weights in pinned["models"].items()
+    return pinned.scorer != resolved.scorer.weights or any(
+        now.get(name, weights) != weights for name, weights in pinned.models.items()
     )
+
+
+def _pinned_by_rows(store: Store, resolved: Resolved) -> dict[str, Any]:
+    """Returns what names stood for, as rows say that are published: where the document was set aside, they still do."""
+    columns = ["model", "model_revision", "scorer_revision"]
+    rows = store.read_columns("scores", columns).group_by(columns).aggregate([]).to_pylist()
+    models = {row["model"]: row["model_revision"] for row in rows if row["model"] and row["model_revision"]}
+    scorers: Mapping[str, None] = dict.fromkeys(row["scorer_revision"] for row in rows if row["scorer_revision"])
+    return {"models": models, "sites": {}, "engines": {}, "scorer": next(iter(scorers), resolved.scorer.weights)}
 
 
 def _short(weights: str) -> str:
     return " and ".join(stage[:12] for stage in weights.split("+"))
-
-
-@contextmanager
-def leased(store: Store) -> Iterator[Beating]:
-    """Holds the lease, and renews it beside whatever this process is busy with: a unit, a model, a large part."""
-    lease = Lease(store.blobs)
-    lease.acquire()
-    beating = Beating(lease)
-    beating.start()
-    try:
-        yield beating
-    finally:
-        beating.stop()
-        lease.release()
 
 
 class ProgressRecord:
@@ -251,34 +241,3 @@ class ProgressRecord:
         except StoreError as error:
             # Of what is done the units tell: no reason to stop.
             logger.warning("progress is not recorded: %s", error)
-
-
-class Beating(threading.Thread):
-    """Renews a lease until it is stopped, or lost."""
-
-    def __init__(self, lease: Lease) -> None:
-        """Takes a lease that is held.
-
-        Args:
-            lease: to be renewed.
-        """
-        super().__init__(daemon=True, name="lease")
-        self._lease, self._over, self._lost = lease, threading.Event(), False
-
-    def alive(self) -> bool:
-        """Tells whether the lease is still held."""
-        return not self._lost
-
-    def run(self) -> None:
-        """Renews until told to stop."""
-        while not self._over.wait(1.0):
-            try:
-                self._lease.renew()
-            except LeaseLostError:
-                self._lost = True
-                return
-
-    def stop(self) -> None:
-        """Ends the thread; returns when no renewal is under way."""
-        self._over.set()
-        self.join()

@@ -24,7 +24,8 @@ from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.splits import contents_were_swept
 from orchestrator.stages.failures import FailureKind, failure_kinds
 from orchestrator.stages.localize import main_rows
-from orchestrator.store import Store, decode_document
+from orchestrator.store import MissingFileError, Store, check_whole
+from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
 from orchestrator.store.schemas import TABLES
 
@@ -179,7 +180,12 @@ def read_findings(store: Store) -> Findings:
     spec, sweep_id = store.sweep(), store.sweep_id()
     if spec is None or sweep_id is None:
         raise StoreError(f"{store.root}: holds no sweep")
-    pinned = decode_document(store.blobs.read(RESOLVED), f"{store.root}/{RESOLVED}")
+    check_whole(store)
+    pinned = store.document(RESOLVED, Pinned)
+    if pinned is None:
+        raise MissingFileError(
+            f"{store.root}/{RESOLVED}: missing; `loco-sweep run` with the sweep file writes it again"
+        )
     edits = store.read("edits").to_pylist()
     evaluations = store.read("evaluations").to_pylist()
     measured = summarize(edits, evaluations)
@@ -215,8 +221,8 @@ def read_findings(store: Store) -> Findings:
     return Findings(
         spec=spec,
         sweep_id=sweep_id,
-        sites=pinned["sites"],
-        weights=pinned["models"],
+        sites=pinned.sites,
+        weights=pinned.models,
         items=tuple(
             _finding(row, by_block.get(block, []), compare(row, others.get(block, []), by_window))
             for row in localized
@@ -230,10 +236,10 @@ def read_findings(store: Store) -> Findings:
         editing=_editing(spec, measured, report),
         provenance={
             "sweep": sweep_id,
-            **{f"weights of {name}": digest for name, digest in pinned["models"].items()},
+            **{f"weights of {name}": digest for name, digest in pinned.models.items()},
             **{f"second stage of {m.id}": str(m.super_resolution) for m in spec.models if m.super_resolution},
-            "weights of the scorer": pinned["scorer"],
-            **{f"file {name}": digest for name, digest in pinned.get("code", {}).items()},
+            "weights of the scorer": pinned.scorer,
+            **{f"file {name}": digest for name, digest in pinned.code.items()},
             "devices": ", ".join(used["device"]),
             "torch": ", ".join(used["torch_version"]),
             **{name: version(name) for name in ("diffusers", "transformers")},

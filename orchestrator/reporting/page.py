@@ -19,7 +19,7 @@ from orchestrator.reporting.findings import Finding, Findings, MeasuredEdit, rea
 from orchestrator.reporting.pictures import Album
 from orchestrator.reporting.published import beside
 from orchestrator.spec import InterventionSpec
-from orchestrator.store import Store
+from orchestrator.store import Store, encode_page
 from orchestrator.store.layout import REPORT
 
 _LOCALIZED = (
@@ -43,7 +43,7 @@ def write_report(store: Store, running: str = "") -> str:
     Raises:
         StoreError: the root holds no sweep, is damaged, or cannot be written.
     """
-    store.blobs.replace(REPORT, render(store, read_findings(store), running).encode())
+    store.blobs.replace(REPORT, encode_page(render(store, read_findings(store), running)))
     return f"{store.root}/{REPORT}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.store import DamagedFileError, MissingFileError, Store, decode_document, layout
+from orchestrator.store import DamagedFileError, MissingFileError, Store, layout
 
 FEW_UNITS = 8
 """So many units of a part are not worth reading all of it."""
@@ -16,13 +16,9 @@ FEW_UNITS = 8
 
 def published_units(store: Store) -> dict[str, int]:
     """Returns the units of parts that are complete, each with the number of its part."""
-    complete = layout.numbers(store.blobs.list(layout.PUBLISHED))
-    manifests = layout.numbers(store.blobs.list(layout.MANIFESTS))
-    return {
-        unit: number
-        for number, path in manifests.items() if number in complete
-        for unit in decode_document(store.blobs.read(path), path)["units"]
-    }  # fmt: skip
+    complete = layout.numbers(store.blobs.list(layout.PUBLISHED), layout.published)
+    manifests = store.manifests()
+    return {unit: number for number, units in manifests.items() if number in complete for unit in units}
 
 
 def committed_rows(
@@ -35,13 +31,13 @@ def committed_rows(
         table: which.
         columns: their names; ``unit_id`` is added.
         published: from `published_units`.
-        committed: all units.
+        committed: units that are wanted; files under their names that hold another unit are passed over.
     """
     names = list(dict.fromkeys([*columns, "unit_id"]))
     there = store.read_columns(table, names)
     # A part that is being written shows some of its files.
     there = there.filter(pc.is_in(there["unit_id"], pa.array(sorted(published), pa.string())))
-    pending = store.read_units(sorted(committed - published.keys()), table).select(names)
+    pending = store.read_units(sorted(committed - published.keys()), table, strays=set()).select(names)
     return pa.concat_tables([there, pending])
 
 

@@ -27,7 +27,8 @@ class Measured:
         publisher.publish()
         # A full publication would leave a small part behind at every start.
         pending = sorted(store.committed() - publisher.units)
-        self._table = pa.concat_tables([store.read("evaluations"), store.read_units(pending, "evaluations")])
+        there = store.read_units(pending, "evaluations", strays=set())
+        self._table = pa.concat_tables([store.read("evaluations"), there])
 
     def add(self, unit_ids: Sequence[str]) -> None:
         """Takes note of units that were committed."""

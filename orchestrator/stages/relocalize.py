@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from loco_core.localizers import Grid, Localization, LocalizeSettings
 from loco_core.tables import distinct, rows_where, where
 from loco_core.tracing import reads
 from loco_core.types import Attribute, Window
-from orchestrator.plan import CELL_KEY, cell_key, grid
+from orchestrator.plan import CELL_KEY, PlannedUnit, cell_key, grid
 from orchestrator.resolve import named_attributes
 from orchestrator.spec import InterventionSpec, SweepSpec
 from orchestrator.stages.committed import published_units, unit_rows
@@ -32,7 +32,8 @@ from orchestrator.stages.localize import (
 )
 from orchestrator.stages.sweep import planned_units
 from orchestrator.stages.trace import committed_traces
-from orchestrator.store import Lease, MissingFileError, Store, decode_document, open_store
+from orchestrator.store import MissingFileError, Store, check_whole, leased, open_store
+from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
 from orchestrator.store.schemas import TABLES
 from orchestrator.trace_plan import PAIR, pair_of
@@ -79,18 +80,21 @@ def read_scores(address: str) -> ScoreSource:
     spec = store.sweep()
     if spec is None:
         raise StoreError(f"{address}: holds no sweep")
+    check_whole(store)
     # Units beside published parts: a running sweep has committed more than it has published.
-    scores = unit_rows(store, sorted(store.committed()), published_units(store))
+    units = planned_units(store)
+    there = store.committed() & {unit.unit_id for unit in units}
+    scores = unit_rows(store, sorted(there), published_units(store))
     traces = committed_traces(store)
     pairs = spec.prompts * len(spec.seeds)
     attributes = {item.key: item for item in named_attributes(spec)}
     first = spec.interventions[0]
-    return ScoreSource(scores, store, spec.localize, first, _planned(store), traces, pairs, spec, attributes)
+    return ScoreSource(scores, store, spec.localize, first, _planned(units), traces, pairs, spec, attributes)
 
 
-def _planned(store: Store) -> dict[tuple[str, str], frozenset[tuple[object, ...]]]:
+def _planned(units: Iterable[PlannedUnit]) -> dict[tuple[str, str], frozenset[tuple[object, ...]]]:
     found: dict[tuple[str, str], set[tuple[object, ...]]] = {}
-    for unit in planned_units(store):
+    for unit in units:
         found.setdefault((unit.model, unit.attribute), set()).update(row.key for row in unit.rows if row.emit)
     return {block: frozenset(keys) for block, keys in found.items()}
 
@@ -195,23 +199,17 @@ def write_back(source: ScoreSource, found: Sequence[Localization], beside: Seque
     """Replaces ``effects`` and ``localizations`` of a results root that no driver is at."""
     assert source.store is not None
     identity = source.store.sweep_id() or ""
-    lease = Lease(source.store.blobs)
-    lease.acquire()
-    try:
+    with leased(source.store) as lease:
         for name, table in (("effects", effects_table), ("localizations", localizations_table)):
             rows = [table(identity, found, beside=False), table(identity, beside, beside=True)]
+            lease.check()
             source.store.write_derived(name, pa.concat_tables(rows).combine_chunks())
-    finally:
-        lease.release()
 
 
 def _site_names(source: ScoreSource, model: str) -> tuple[str, ...]:
     """Returns the model's sites as its results recorded them."""
-    found = source.store.blobs.read_versioned(RESOLVED) if source.store else None
-    if found is None or source.store is None:
-        return ()
-    pinned = decode_document(found.data, f"{source.store.root}/{RESOLVED}")
-    return tuple(pinned["sites"].get(model, ()))
+    pinned = source.store.document(RESOLVED, Pinned) if source.store else None
+    return pinned.sites.get(model, ()) if pinned else ()
 
 
 def _grid(source: ScoreSource, attribute: str, n_sites: int) -> Grid | None:

@@ -46,6 +46,7 @@ def remeasure(store: Store, spec: SweepSpec, resolved: Resolved, rows: Iterable[
         rows: of ``edits``.
     """
     measured, committed, known = Measured(store), store.committed(), known_attributes(resolved)
+    models = {model.id for model in resolved.models}
     found: dict[tuple[str, str], dict[tuple[str, str], PlannedEdit]] = {}
     nearest: dict[tuple[str, str], list[str]] = {}
     lost, units = 0, list[EvaluateUnit]()
@@ -53,6 +54,10 @@ def remeasure(store: Store, spec: SweepSpec, resolved: Resolved, rows: Iterable[
         if row["scope"] == "window" and not spec.evaluate.windows:
             continue
         block = (row["model"], row["attribute"])
+        if block[0] not in models or block[1] not in known:
+            # The sweep names it no more.
+            lost += 1
+            continue
         nearest.setdefault(block, row["neighbours"] or [])
         edit = restored(spec, resolved.model(block[0]), known[block[1]], row)
         if edit is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,11 @@ from orchestrator.stages.committed import committed_rows, published_units
 from orchestrator.stages.failures import REASON_COLUMNS, FailureKind, failure_kinds
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.sweep import failed_keys, planned_units
-from orchestrator.store import Store, decode_document
+from orchestrator.store import DamagedFileError, Store, check_whole, decode_document
 from orchestrator.store.layout import PROGRESS
+
+logger = logging.getLogger(__name__)
+_SHOWN = {"workers", "pending", "rate", "left", "eta_seconds", "retries", "losses", "written_at"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ def survey(store: Store) -> SweepStatus:
     spec, sweep_id = store.sweep(), store.sweep_id()
     if spec is None or sweep_id is None:
         raise StoreError(f"{store.root}: holds no sweep")
-    units, committed = planned_units(store), store.committed()
+    check_whole(store)
+    units = planned_units(store)
+    # Other files in the folder of units are of edits and traces, or somebody's copies.
+    committed = store.committed() & {unit.unit_id for unit in units}
     planned = Counter((unit.model, unit.attribute) for unit in units)
     done = Counter((unit.model, unit.attribute) for unit in units if unit.unit_id in committed)
     published = published_units(store)
@@ -96,8 +103,18 @@ def survey(store: Store) -> SweepStatus:
     )  # fmt: skip
     hours = (pc.sum(scores["seconds"]).as_py() or 0.0) / 3600
     finished = sum(done.values())
-    written = store.blobs.read_versioned(PROGRESS)
     return SweepStatus(
         spec.name, sweep_id, len(units), finished, hours, hours * len(units) / finished if finished else None,
-        decode_document(written.data, PROGRESS) if written else None, blocks, failure_kinds(scores, failures),
+        _progress(store), blocks, failure_kinds(scores, failures),
     )  # fmt: skip
+
+
+def _progress(store: Store) -> dict[str, Any] | None:
+    """Returns what the driver wrote last; what is damaged counts as none, since the units tell how far it is."""
+    found = store.blobs.read_versioned(PROGRESS)
+    try:
+        written = decode_document(found.data, f"{store.root}/{PROGRESS}") if found else None
+    except DamagedFileError as error:
+        logger.warning("the pace of the driver is not known: %s", error)
+        return None
+    return written if written and written.keys() >= _SHOWN else None

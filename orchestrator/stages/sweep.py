@@ -124,7 +124,7 @@ def planned_units(store: Store) -> list[PlannedUnit]:
 
 def _remembered(store: Store, named: Collection[str]) -> Iterator[PlannedUnit]:
     """Yields committed units that no plan file names: their cells must not be planned again, in other units."""
-    for unit_id, tables in store.iter_units(sorted(store.committed() - set(named))):
+    for unit_id, tables in store.iter_units(sorted(store.committed() - set(named)), strays=set()):
         cells = [cell for name in ("scores", "failures") for cell in tables[name].to_pylist() if cell["cell_id"]]
         rows = tuple(PlannedRow(**{**_BLANK, **_known(cell)}) for cell in cells)
         if rows:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from loco_core.errors import StoreError
+
 Put = Literal["won", "lost"]
+Kind = Literal["file", "folder", "other"]
+"""What lies somewhere: ``other`` is a link, a pipe, or what else no storage of results writes."""
 
 
 class Versioned(NamedTuple):
@@ -67,7 +72,13 @@ class Blobs(Protocol):
         """Returns a file's bytes and version, or None where there is none."""
 
     def list(self, folder: str) -> list[str]:
-        """Returns the paths of the files directly in a folder, sorted; always fresh, empty where there is no folder."""
+        """Returns the paths of the files directly in a folder, sorted; always fresh, empty where there is no folder.
+
+        The root itself is the empty text.
+        """
+
+    def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
+        """Returns all that lies in a folder, however deep, sorted by path; links are named and not followed."""
 
     def exists(self, path: str) -> bool:
         """Tells whether a file is there."""
@@ -80,3 +91,13 @@ class Blobs(Protocol):
 
     def clean(self) -> None:
         """Removes what killed writers left behind; for the one driver, before workers start."""
+
+
+def check_inside(root: str, path: str) -> None:
+    """Refuses a path that could lead out of a root: storages get paths that tables and documents name.
+
+    Raises:
+        StoreError: it is absolute, or has parts such as ``..``.
+    """
+    if path and (any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path or "\0" in path):
+        raise StoreError(f"{root}: {path!r} is no place in a results folder; expected a path such as scores/NAME")

@@ -10,6 +10,7 @@ __all__ = [
     "LeaseHeldError",
     "LeaseLostError",
     "MissingFileError",
+    "NewerVersionError",
     "StoreError",
     "UnwritableError",
 ]
@@ -21,6 +22,10 @@ class MissingFileError(StoreError):
 
 class DamagedFileError(StoreError):
     """A file does not hold what was written into it."""
+
+
+class NewerVersionError(StoreError):
+    """A file is whole, and says more than this version understands: nothing to mend."""
 
 
 class UnwritableError(StoreError):

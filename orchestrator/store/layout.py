@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from loco_core.errors import StoreError
 
@@ -28,7 +28,15 @@ PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits", "
 DERIVED = ("effects", "localizations", "edits", "trials")
 """Tables of one file each, replaced whole."""
 
+FOLDERS = (
+    "_meta", PLANS, UNITS, MANIFESTS, PUBLISHED, QUARANTINE, BATCHES, "_meta/staging", "_meta/fits", DELTAS,
+    *(name for name in PARTED if name != "fits"), *DERIVED,
+)  # fmt: skip
+"""All folders that hold files of results."""
+
 _UNIT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_DELTA = re.compile(rf"{DELTAS}/[A-Za-z0-9_-]{{1,200}}\.safetensors")
+_BATCH_SIZE = re.compile(rf"{BATCHES}/[a-z0-9-]{{1,100}}\.json")
 
 
 def plan(number: int) -> str:
@@ -82,11 +90,63 @@ def derived(table: str) -> str:
     return f"{table}/{table}.parquet"
 
 
-def numbers(paths: Iterable[str]) -> dict[int, str]:
-    """Returns the paths of numbered files by number, in order; files of other names are passed over."""
-    return {int(stem(path)): path for path in sorted(paths) if stem(path).isdecimal()}
+def numbers(paths: Iterable[str], name: Callable[[int], str]) -> dict[int, str]:
+    """Returns the paths of numbered files by number, in order; files of other names are passed over.
+
+    Args:
+        paths: of files.
+        name: the path that a number has, such as `plan` or `manifest`: ``00001 (1).json`` is none.
+    """
+    found = {}
+    for path in paths:
+        digits = re.findall(r"[0-9]+", path.rpartition("/")[2])
+        if len(digits) == 1 and len(digits[0]) < 18 and name(int(digits[0])) == path:
+            found[int(digits[0])] = path
+    return dict(sorted(found.items()))
 
 
-def stem(path: str) -> str:
-    """Name of a file without folder and suffix, e.g. a unit's id."""
-    return path.rpartition("/")[2].partition(".")[0]
+def parts(table: str, paths: Iterable[str]) -> dict[int, str]:
+    """Returns the paths of the parts of a table by number, in order; files of other names are passed over."""
+    return numbers(paths, lambda number: part(table, number))
+
+
+def unit_of(path: str) -> str | None:
+    """Returns the unit whose file this is; None for a file that is no unit's."""
+    name, dot, suffix = path.removeprefix(f"{UNITS}/").rpartition(".")
+    return name if dot and suffix == "parquet" and _UNIT_ID.fullmatch(name) and unit(name) == path else None
+
+
+def is_unit_id(text: str) -> bool:
+    """Tells whether a text may be the id of a unit."""
+    return _UNIT_ID.fullmatch(text) is not None
+
+
+def is_delta(path: str) -> bool:
+    """Tells whether a path is one that weights of an edit may have; tables say where they are, and may say anything."""
+    return _DELTA.fullmatch(path) is not None
+
+
+def is_batch_size(path: str) -> bool:
+    """Tells whether a path is one that a measured batch size may have."""
+    return _BATCH_SIZE.fullmatch(path) is not None
+
+
+def is_own(path: str) -> bool:
+    """Tells whether a path is one that results have a file at; what lies elsewhere is somebody else's."""
+    folder = path.rpartition("/")[0]
+    numbered = {PLANS: plan, MANIFESTS: manifest, PUBLISHED: published}
+    if folder in numbered:
+        return bool(numbers([path], numbered[folder]))
+    if path in (SWEEP, RESOLVED, IN_FLIGHT, LEASE, MARKER, PROGRESS, REPORT) or unit_of(path) is not None:
+        return True
+    parted = any(parts(name, [path]) for name in PARTED)
+    return parted or path in map(derived, DERIVED) or is_delta(path) or is_batch_size(path)
+
+
+def is_read_with(path: str) -> bool:
+    """Tells whether who reads the folder of a table with pandas, say, reads this file of it, too.
+
+    Readers of Parquet pass over files and folders whose names begin with a dot or an underscore.
+    """
+    table, *below = path.split("/")
+    return table in (*PARTED, *DERIVED) and path.endswith(".parquet") and not any(part[0] in "._" for part in below)

@@ -10,16 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs, Versioned
 from orchestrator.store.errors import DamagedFileError, LeaseHeldError, LeaseLostError, StoreError
 from orchestrator.store.sealed import decode_document, encode_document
+
+if TYPE_CHECKING:
+    from orchestrator.store.store import Store
 
 BEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 30.0
@@ -132,6 +137,60 @@ class Lease:
         return LeaseHeldError(
             f"{self._blobs.root}: {who} is running this sweep; wait for it or stop it, then run the command again"
         )
+
+
+class Beating(threading.Thread):
+    """Renews a lease until it is stopped, or lost."""
+
+    def __init__(self, lease: Lease) -> None:
+        """Takes a lease that is held.
+
+        Args:
+            lease: to be renewed.
+        """
+        super().__init__(daemon=True, name="lease")
+        self._lease, self._over, self._lost = lease, threading.Event(), False
+
+    def alive(self) -> bool:
+        """Tells whether the lease is still held."""
+        return not self._lost
+
+    def run(self) -> None:
+        """Renews until told to stop."""
+        while not self._over.wait(1.0):
+            try:
+                self._lease.renew()
+            except LeaseLostError:
+                self._lost = True
+                return
+
+    def stop(self) -> None:
+        """Ends the thread; returns when no renewal is under way."""
+        self._over.set()
+        self.join()
+
+    def check(self) -> None:
+        """Returns if the lease is still held; for work that writes for longer than a contender waits.
+
+        Raises:
+            LeaseLostError: another driver took over.
+        """
+        if self._lost:
+            raise LeaseLostError("another driver took these results over; this command stops")
+
+
+@contextmanager
+def leased(store: Store) -> Iterator[Beating]:
+    """Holds the lease, and renews it beside whatever this process is busy with: a unit, a model, a large part."""
+    lease = Lease(store.blobs)
+    lease.acquire()
+    beating = Beating(lease)
+    beating.start()
+    try:
+        yield beating
+    finally:
+        beating.stop()
+        lease.release()
 
 
 def holder(blobs: Blobs) -> str | None:

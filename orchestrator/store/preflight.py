@@ -7,7 +7,8 @@ import uuid
 
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs
-from orchestrator.store.errors import DiskFullError, StoreError, UnwritableError
+from orchestrator.store.errors import DamagedFileError, DiskFullError, StoreError, UnwritableError
+from orchestrator.store.sealed import decode_document, encode_document
 
 
 def preflight(blobs: Blobs, needed_bytes: int = 0) -> str:
@@ -41,7 +42,7 @@ def preflight(blobs: Blobs, needed_bytes: int = 0) -> str:
             f"{blobs.root}: this storage ignores conditional writes (If-None-Match), so results could be overwritten; "
             "use AWS S3, another S3 server that honours them, or a disk"
         )
-    blobs.replace(layout.MARKER, marker.encode())
+    blobs.replace(layout.MARKER, encode_document({"marker": marker}))
     return marker
 
 
@@ -56,7 +57,11 @@ def check_marker(blobs: Blobs, marker: str) -> None:
         StoreError: it is another folder.
     """
     found = blobs.read_versioned(layout.MARKER)
-    if found is None or found.data.decode("ascii", "replace") != marker:
+    try:
+        seen = found and decode_document(found.data, layout.MARKER).get("marker")
+    except DamagedFileError:
+        seen = None
+    if seen != marker:
         raise not_shared(blobs.root)
 
 

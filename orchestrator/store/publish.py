@@ -9,17 +9,22 @@ ever rewritten.
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Iterable
 
 import pyarrow as pa
 
+from loco_core.errors import StoreError
 from orchestrator.store import layout
+from orchestrator.store.documents import Manifest, Record, check_record, is_own_manifest, read_document
 from orchestrator.store.errors import DamagedFileError
 from orchestrator.store.schemas import TABLES
-from orchestrator.store.sealed import decode_document, decode_table, encode_document, encode_table, sum_of
+from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.store import Store
+
+_log = logging.getLogger(__name__)
 
 FIRST_UNITS = 8
 GROWTH = 0.15
@@ -42,6 +47,10 @@ class Publisher:
         self._manifests: dict[int, tuple[str, ...]] = {}
         self._complete: set[int] = set()
         self._units: set[str] = set()
+        # Manifests that are copies, whose numbers are taken all the same, and files of units that are.
+        self._copies: set[int] = set()
+        self._strays: set[str] = set()
+        self._there: set[int] | None = None
         self._attempt = uuid.uuid4().hex
 
     @property
@@ -64,18 +73,32 @@ class Publisher:
         self._catch_up()
         count = 0
         while True:
-            pending = sorted(self._store.committed() - self._units)
+            pending = sorted(self._store.committed() - self._units - self._strays)
             if not pending or (not flush and len(pending) < self.wanted):
                 return count
-            taken, tables = gather(self._store, pending, self._max_bytes)
-            number = max(self._manifests, default=0) + 1
-            data = encode_document({"units": taken})
+            taken, tables = gather(self._store, pending, self._max_bytes, strays=self._strays)
+            if not taken:
+                return count
+            number = self._free_number()
+            data = encode_document({"number": number, "units": taken})
             if self._store.blobs.put_if_absent(layout.manifest(number), data, self._attempt) == "lost":
                 self._catch_up()
+                if number not in self._manifests.keys() | self._copies:
+                    raise StoreError(f"{self._store.root}/{layout.manifest(number)}: is there and cannot be listed")
                 continue
             self._note(number, taken)
             self._finish(number, tables)
             count += len(taken)
+
+    def _free_number(self) -> int:
+        """Returns the next number that nothing has: copies that somebody made of parts stand in nobody's way."""
+        if self._there is None:
+            records = layout.numbers(self._store.blobs.list(layout.PUBLISHED), layout.published)
+            self._there = {*self._store.part_files().values(), *records}
+        number = max(self._manifests.keys() | self._copies, default=0) + 1
+        while number in self._there:
+            number += 1
+        return number
 
     @property
     def wanted(self) -> int:
@@ -84,11 +107,16 @@ class Publisher:
 
     def _catch_up(self) -> None:
         blobs = self._store.blobs
-        for number, path in layout.numbers(blobs.list(layout.MANIFESTS)).items():
-            if number not in self._manifests:
-                self._note(number, decode_document(blobs.read(path), f"{self._store.root}/{path}")["units"])
-        if self._complete < self._manifests.keys():
-            self._complete.update(layout.numbers(blobs.list(layout.PUBLISHED)))
+        for number, path in layout.numbers(blobs.list(layout.MANIFESTS), layout.manifest).items():
+            if number not in self._manifests.keys() | self._copies:
+                manifest = read_document(blobs.read(path), f"{self._store.root}/{path}", Manifest)
+                if is_own_manifest(manifest, number, self._units):
+                    self._note(number, manifest.units)
+                else:
+                    self._copies.add(number)
+                    _log.warning("passed over: %s/%s is a copy of another manifest", self._store.root, path)
+        if not self._manifests.keys() <= self._complete:
+            self._complete.update(layout.numbers(blobs.list(layout.PUBLISHED), layout.published))
             for number in sorted(self._manifests.keys() - self._complete):
                 self._finish(number, gather(self._store, self._manifests[number])[1])
 
@@ -109,17 +137,25 @@ class Publisher:
                         message = f"{self._store.root}/{path}: is not the part that its units make"
                         raise DamagedFileError(f"{message}; run `loco-sweep verify RESULTS --repair`")
                 sums[path] = sum_of(data)
-        blobs.put_if_absent(layout.published(number), encode_document({"files": sums}), self._attempt)
+        path = layout.published(number)
+        if blobs.put_if_absent(path, encode_document({"files": sums}), self._attempt) == "lost":
+            there = read_document(blobs.read(path), f"{self._store.root}/{path}", Record)
+            if check_record(there, number, f"{self._store.root}/{path}") != sums:
+                message = f"{self._store.root}/{path}: is not the record of the part that its units make"
+                raise DamagedFileError(f"{message}; run `loco-sweep verify RESULTS --repair`")
         self._complete.add(number)
 
 
-def gather(store: Store, units: Iterable[str], max_bytes: float = math.inf) -> tuple[list[str], dict[str, pa.Table]]:
+def gather(
+    store: Store, units: Iterable[str], max_bytes: float = math.inf, strays: set[str] | None = None
+) -> tuple[list[str], dict[str, pa.Table]]:
     """Reads units until a part is full.
 
     Args:
         store: where they are committed.
         units: in the order of the part.
         max_bytes: of rows in memory; at least one unit is read.
+        strays: see :meth:`Store.iter_units`.
 
     Returns:
         The units read, and their rows by table.
@@ -127,7 +163,7 @@ def gather(store: Store, units: Iterable[str], max_bytes: float = math.inf) -> t
     taken: list[str] = []
     parts: dict[str, list[pa.Table]] = {name: [TABLES[name].empty_table()] for name in layout.PARTED}
     size = 0
-    for unit_id, tables in store.iter_units(units):
+    for unit_id, tables in store.iter_units(units, strays=strays):
         size += sum(table.nbytes for table in tables.values())
         if taken and size > max_bytes:
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from loco_core.errors import StoreError
-from orchestrator.store.blobs import Put, Versioned
+from orchestrator.store.blobs import Kind, Put, Versioned, check_inside
 from orchestrator.store.errors import MissingFileError, UnwritableError
 
 T = TypeVar("T")
@@ -144,17 +144,11 @@ class S3Blobs:
 
     def list(self, folder: str) -> list[str]:
         """See `Blobs`."""
-        prefix = f"{self._prefix}{folder}/"
-        names: list[str] = []
-        token: dict[str, str] = {}
-        while True:
-            page = self._ask(folder, partial(self._list_page, prefix, token))
-            names += [
-                item["Key"].removeprefix(self._prefix) for item in page.get("Contents", []) if item["Key"] != prefix
-            ]
-            if not page.get("IsTruncated"):
-                return sorted(names)
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+        return [*self._listed(folder, "/")]
+
+    def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
+        """See `Blobs`. A bucket has files only."""
+        return [(path, "file") for path in self._listed(folder, "")]
 
     def exists(self, path: str) -> bool:
         """See `Blobs`."""
@@ -177,6 +171,20 @@ class S3Blobs:
     def clean(self) -> None:
         """See `Blobs`. One PUT leaves nothing behind."""
 
+    def _listed(self, folder: str, delimiter: str) -> Sequence[str]:
+        check_inside(self.root, folder)
+        prefix = f"{self._prefix}{folder}/" if folder else self._prefix
+        names: list[str] = []
+        token: dict[str, str] = {}
+        while True:
+            page = self._ask(folder, partial(self._list_page, prefix, delimiter, token))
+            keys = (item["Key"] for item in page.get("Contents", []))
+            # Consoles make empty objects that stand for folders.
+            names += [key.removeprefix(self._prefix) for key in keys if not key.endswith("/")]
+            if not page.get("IsTruncated"):
+                return sorted(names)
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
     def _put(self, path: str, data: bytes, options: dict[str, Any]) -> str:
         answer = self._retry(lambda: self._call("put_object", path, Body=data, **options))
         return str(answer["ETag"])
@@ -185,10 +193,12 @@ class S3Blobs:
         answer = self._call("get_object", path, **options)
         return Versioned(sync(self._fs.loop, answer["Body"].read), answer["ETag"])
 
-    def _list_page(self, prefix: str, token: dict[str, str]) -> Any:
-        return self._fs.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=prefix, Delimiter="/", **token)
+    def _list_page(self, prefix: str, delimiter: str, token: dict[str, str]) -> Any:
+        options = {"Delimiter": delimiter} if delimiter else {}
+        return self._fs.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=prefix, **options, **token)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        check_inside(self.root, path)
         return self._fs.call_s3(method, Bucket=self._bucket, Key=f"{self._prefix}{path}", **options)
 
     def _retry(self, request: Callable[[], T]) -> T:
@@ -209,6 +219,8 @@ class S3Blobs:
             raise self._error(path, error) from error
 
     def _error(self, path: str, error: Exception) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
         code, where = _code(error), f"{self.root}/{path}"
         if code == "NoSuchBucket":
             return MissingFileError(f"{where}: there is no bucket {self._bucket!r}; create it or correct the address")

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from loco_core.errors import StoreError, did_you_mean
+from orchestrator.store.errors import DamagedFileError
 
 SCHEMA_VERSION = 1
 
@@ -348,6 +349,45 @@ TABLES: Mapping[str, pa.Schema] = MappingProxyType(
     }
 )
 """Schema of every table that people read, by the name of its folder."""
+
+
+_REMEDY = "run `loco-sweep verify RESULTS --repair`"
+_TELLS = {
+    "scores": "clip_score", "failures": "error_type", "embeddings": "embedding", "images": "image",
+    "effects": "eligible", "localizations": "outcome", "fits": "norm", "edits": "norm", "evaluations": "split",
+    "trials": "trial", "traces": "layer",
+}  # fmt: skip
+"""A column by which a table is told from others: it has been there from the first version on."""
+
+
+def checked_rows(name: str, rows: pa.Table, place: str) -> pa.Table:
+    """Returns rows, if they may be a table's; older files lack columns, newer ones have more.
+
+    Args:
+        name: of the table.
+        rows: as read.
+        place: where they come from, for the message.
+
+    Raises:
+        DamagedFileError: they are another table's.
+    """
+    schema, there = TABLES[name], set(rows.column_names)
+    wrong = [field.name for field in schema if field.name in there and rows.schema.field(field.name).type != field.type]
+    if wrong or _TELLS[name] not in there:
+        what = f"column {wrong[0]} has another type" if wrong else f"there is no column {_TELLS[name]}"
+        raise DamagedFileError(f"{place}: is no table {name} ({what}); {_REMEDY}")
+    return rows
+
+
+def checked_plan(rows: pa.Table, place: str) -> pa.Table:
+    """Returns the rows of a plan file, if they may be such; see `checked_rows`.
+
+    Raises:
+        DamagedFileError: they are a table's.
+    """
+    if not {"unit_id", "unit_order", "expected_seconds"}.issubset(rows.column_names):
+        raise DamagedFileError(f"{place}: is no plan (there is no column unit_order); {_REMEDY}")
+    return rows
 
 
 def make_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:

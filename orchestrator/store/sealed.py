@@ -67,9 +67,32 @@ def decode_document(data: bytes, path: str) -> dict[str, Any]:
         DamagedFileError: it is truncated, changed, or another program's.
     """
     _check_seal(data, path)
-    content: dict[str, Any] = json.loads(data)
-    del content[_KEY.decode()]
-    return content
+    try:
+        content = json.loads(data)
+        del content[_KEY.decode()]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: carries its sum, but is no document of loco-sweep; {_REMEDY}") from error
+    return dict(content)
+
+
+def encode_page(text: str) -> bytes:
+    """Returns a page of HTML with its sum, in a comment behind it."""
+    return _seal(text.encode() + b"\n<!-- " + _KEY + b": " + _BLANK + b" -->\n")
+
+
+def check_page(data: bytes, path: str) -> bool:
+    """Compares every byte of a page with the sum.
+
+    Returns:
+        False where it carries none and is whole: versions before this one wrote none.
+
+    Raises:
+        DamagedFileError: it is truncated or changed.
+    """
+    if _KEY not in data[-128:] and data.rstrip().endswith(b"</html>"):
+        return False
+    _check_seal(data, path)
+    return True
 
 
 def sum_of(data: bytes) -> str:

@@ -6,22 +6,30 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import pyarrow as pa
 
 from loco_core.errors import SpecError, StoreError
-from loco_core.masking import holds_credential
 from orchestrator.spec import SweepSpec, check_compatible
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs, Put
+from orchestrator.store.documents import (
+    D,
+    InFlight,
+    Manifest,
+    Record,
+    SweepDocument,
+    check_record,
+    is_own_manifest,
+    read_document,
+)
 from orchestrator.store.errors import DamagedFileError, MissingFileError
-from orchestrator.store.preflight import check_marker, not_shared
 from orchestrator.store.ranges import RangedTable
-from orchestrator.store.schemas import TABLES
-from orchestrator.store.sealed import decode_document, decode_table, encode_document, encode_table
-from orchestrator.store.units import decode_unit, encode_unit
+from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
+from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
+from orchestrator.store.units import StrayUnitError, decode_unit, encode_unit
 
 _log = logging.getLogger(__name__)
 _READERS = 16
@@ -52,8 +60,9 @@ class Store:
         old = self.sweep()
         if old is not None:
             check_compatible(old, spec)
-            if self.sweep_id() != sweep_id:
-                raise SpecError(f"{self.root} holds results of another sweep; write to a new folder with --results")
+        known = self.sweep_id() if old is not None else self._sweep_of_units()
+        if known not in (None, sweep_id):
+            raise SpecError(f"{self.root} holds results of another sweep; write to a new folder with --results")
 
     def record_sweep(self, sweep_id: str, spec: SweepSpec, attempt_id: str) -> None:
         """Makes the root this sweep's, or goes on with it; every table can be read from here on.
@@ -90,13 +99,21 @@ class Store:
 
     def sweep(self) -> SweepSpec | None:
         """Returns the spec that the results were last run with, or None in a new root."""
-        content = self._document(layout.SWEEP)
-        return None if content is None else SweepSpec.model_validate(content["spec"], strict=False)
+        found = self.document(layout.SWEEP, SweepDocument)
+        return None if found is None else found.spec
 
     def sweep_id(self) -> str | None:
         """Returns the identity of the sweep, or None in a new root."""
-        content = self._document(layout.SWEEP)
-        return None if content is None else str(content["sweep_id"])
+        found = self.document(layout.SWEEP, SweepDocument)
+        return None if found is None else found.sweep_id
+
+    def _sweep_of_units(self) -> str | None:
+        """Returns the sweep that committed units are of, where `sweep.json` was set aside and cannot tell."""
+        for unit_id in sorted(self.committed())[:1]:
+            for table in self.read_unit(unit_id).values():
+                if table.num_rows and "sweep_id" in table.column_names:
+                    return str(table["sweep_id"][0].as_py())
+        return None
 
     def add_plan(self, number: int, plan: pa.Table, attempt_id: str) -> Put:
         """Writes a plan file, once; plan files are never changed.
@@ -110,11 +127,15 @@ class Store:
 
     def plans(self) -> dict[int, pa.Table]:
         """Returns the plan files by number, in their order."""
-        paths = layout.numbers(self.blobs.list(layout.PLANS))
-        return {n: decode_table(self.blobs.read(path), self._place(path)) for n, path in paths.items()}
+        paths = layout.numbers(self.blobs.list(layout.PLANS), layout.plan)
+        read = {n: decode_table(self.blobs.read(path), self._place(path)) for n, path in paths.items()}
+        return {n: checked_plan(table, self._place(paths[n])) for n, table in read.items()}
 
     def has_lost_plans(self) -> bool:
-        """Tells whether a plan file was damaged and set aside."""
+        """Tells whether a plan file was damaged and set aside, or is gone."""
+        numbers = layout.numbers(self.blobs.list(layout.PLANS), layout.plan)
+        if len(numbers) <= max(numbers, default=-1) or (not numbers and self.committed()):
+            return True
         prefix = f"{layout.QUARANTINE}/{layout.PLANS.replace('/', '.')}."
         return any(path.startswith(prefix) for path in self.blobs.list(layout.QUARANTINE))
 
@@ -132,8 +153,8 @@ class Store:
         return self.blobs.put_if_absent(layout.unit(unit_id), encode_unit(unit_id, tables), attempt_id)
 
     def committed(self) -> frozenset[str]:
-        """Returns the ids of all committed units; one listing."""
-        return frozenset(layout.stem(path) for path in self.blobs.list(layout.UNITS) if path.endswith(".parquet"))
+        """Returns the ids of all committed units; one listing. Files of other names are nobody's units."""
+        return frozenset(name for path in self.blobs.list(layout.UNITS) if (name := layout.unit_of(path)))
 
     def read_unit(self, unit_id: str) -> dict[str, pa.Table]:
         """Returns the rows of a committed unit by table.
@@ -143,28 +164,86 @@ class Store:
             DamagedFileError: its file is not what was written.
         """
         path = layout.unit(unit_id)
-        return decode_unit(self.blobs.read(path), self._place(path))
+        return decode_unit(self.blobs.read(path), self._place(path), unit_id)
 
-    def iter_units(self, unit_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, pa.Table]]]:
-        """Yields the rows of committed units in the given order; reads a few at a time, ahead of need."""
+    def iter_units(
+        self, unit_ids: Iterable[str], *, strays: set[str] | None = None
+    ) -> Iterator[tuple[str, dict[str, pa.Table]]]:
+        """Yields the rows of committed units in the given order; reads a few at a time, ahead of need.
+
+        Args:
+            unit_ids: of the units.
+            strays: takes the names of files that hold another unit than their name says, such as copies that somebody
+                made, and that are passed over: for those who take whatever is there. None where each unit is meant.
+
+        Raises:
+            DamagedFileError: a file is not what was written, or holds another unit.
+        """
+
+        def read(unit_id: str) -> dict[str, pa.Table] | None:
+            try:
+                return self.read_unit(unit_id)
+            except StrayUnitError as error:
+                if strays is None:
+                    raise
+                _log.warning("passed over: %s", error)
+                strays.add(unit_id)
+                return None
+
         ids = list(unit_ids)
         with ThreadPoolExecutor(_READERS) as pool:
             for start in range(0, len(ids), _READERS):
                 batch = ids[start : start + _READERS]
-                yield from zip(batch, pool.map(self.read_unit, batch), strict=True)
+                for unit_id, tables in zip(batch, pool.map(read, batch), strict=True):
+                    if tables is not None:
+                        yield unit_id, tables
 
-    def read_units(self, unit_ids: Iterable[str], table: str = "scores") -> pa.Table:
-        """Returns the rows of one table of committed units, published or not, in the given order."""
-        return _joined(table, (tables[table] for _, tables in self.iter_units(unit_ids)))
+    def read_units(self, unit_ids: Iterable[str], table: str = "scores", *, strays: set[str] | None = None) -> pa.Table:
+        """Returns the rows of one table of committed units, published or not, in the given order; see `iter_units`."""
+        units = self.iter_units(unit_ids, strays=strays)
+        return _joined(table, (tables[table] for _, tables in units))
 
-    def read(self, table: str) -> pa.Table:
-        """Returns a table as people see it: of growing tables the published rows, of derived tables all.
+    def manifests(self) -> dict[int, tuple[str, ...]]:
+        """Returns the units of every part that was decided on, by its number.
+
+        A manifest that names a unit of an earlier one, or another number than its own, is a copy that somebody made,
+        and decides nothing.
 
         Raises:
+            DamagedFileError: a manifest is not what was written.
+        """
+        paths = layout.numbers(self.blobs.list(layout.MANIFESTS), layout.manifest)
+        found: dict[int, tuple[str, ...]] = {}
+        seen: set[str] = set()
+        for number, manifest in zip(paths, self._documents(paths.values(), Manifest), strict=True):
+            if is_own_manifest(manifest, number, seen):
+                found[number] = manifest.units
+                seen.update(manifest.units)
+        return found
+
+    def records(self, manifests: Mapping[int, tuple[str, ...]] | None = None) -> dict[int, dict[str, str]]:
+        """Returns the parts that are complete, by number: each file's sum by its path.
+
+        Args:
+            manifests: see `manifests`, where they are read already.
+
+        Raises:
+            DamagedFileError: a record, or a manifest, is not what was written.
+        """
+        paths = layout.numbers(self.blobs.list(layout.PUBLISHED), layout.published)
+        manifests = self.manifests() if manifests is None else manifests
+        wanted = {number: path for number, path in paths.items() if number in manifests}
+        records = zip(wanted.items(), self._documents(wanted.values(), Record), strict=True)
+        return {number: check_record(record, number, self._place(path)) for (number, path), record in records}
+
+    def read(self, table: str) -> pa.Table:
+        """Returns a table: of growing tables the published rows, of derived tables all.
+
+        Raises:
+            MissingFileError: a published file is missing.
             DamagedFileError: one of its files is not what was written.
         """
-        paths = self.blobs.list(layout.folder(table))
-        return _joined(table, (decode_table(self.blobs.read(path), self._place(path)) for path in paths))
+        return _joined(table, (self._whole(table, path, expected) for path, expected in self._files(table).items()))
 
     def read_part(self, table: str, number: int) -> pa.Table:
         """Returns the rows of one published part of a growing table.
@@ -174,20 +253,61 @@ class Store:
             DamagedFileError: its file is not what was written.
         """
         path, record = layout.part(table, number), layout.published(number)
+        files = check_record(read_document(self.blobs.read(record), self._place(record), Record), number, record)
         # A part without rows of a table has no file of it.
-        there = path in decode_document(self.blobs.read(record), self._place(record))["files"]
-        return _joined(table, [decode_table(self.blobs.read(path), self._place(path))] if there else [])
+        return _joined(table, [self._whole(table, path, files[path])] if path in files else [])
 
     def read_columns(self, table: str, columns: Sequence[str]) -> pa.Table:
         """Returns some columns of what `read` returns, and reads no more than they take.
 
         Raises:
+            MissingFileError: a published file is missing.
             DamagedFileError: one of its files is not readable, or not one of this project's.
         """
-        paths = self.blobs.list(layout.folder(table))
         empty = TABLES[table].empty_table().select(list(columns))
-        parts = (RangedTable(self.blobs, path).read(columns) for path in paths)
+        parts = [self._columns(path, columns) for path in self._files(table)]
         return pa.concat_tables([empty, *parts], promote_options="default")
+
+    def part_files(self) -> dict[str, int]:
+        """Returns the files of all tables that are named as parts with rows are, with their numbers; six listings."""
+        return {
+            path: number
+            for table in layout.PARTED
+            for number, path in layout.parts(table, self.blobs.list(layout.folder(table))).items()
+            if number > 0
+        }
+
+    def _files(self, table: str) -> dict[str, str | None]:
+        """Returns the files of a table that count, with their sums: those that a record names, or the derived one."""
+        if table in layout.DERIVED:
+            return {path: None} if self.blobs.exists(path := layout.derived(table)) else {}
+        return {path: files[path] for n, files in self.records().items() if (path := layout.part(table, n)) in files}
+
+    def _whole(self, table: str, path: str, expected: str | None) -> pa.Table:
+        data, place = self._named(path), self._place(path)
+        rows = decode_table(data, place)
+        if expected not in (None, sum_of(data)):
+            raise DamagedFileError(
+                f"{place}: not the file that was published; run `loco-sweep verify RESULTS --repair`"
+            )
+        return checked_rows(table, rows, place)
+
+    def _named(self, path: str) -> bytes:
+        with self._expected(path):
+            return self.blobs.read(path)
+
+    def _columns(self, path: str, columns: Sequence[str]) -> pa.Table:
+        with self._expected(path):
+            return RangedTable(self.blobs, path).read(columns)
+
+    @contextmanager
+    def _expected(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except MissingFileError as error:
+            raise MissingFileError(
+                f"{self._place(path)}: missing; `loco-sweep verify {self.root} --repair` makes it again from its units"
+            ) from error
 
     def write_derived(self, table: str, rows: pa.Table) -> None:
         """Replaces a derived table (``effects``, ``localizations``, ``edits``, ``trials``) as a whole.
@@ -210,7 +330,7 @@ class Store:
         """
         path = layout.derived(table)
         found = self.blobs.read_versioned(path)
-        old = _joined(table, [decode_table(found.data, self._place(path))] if found else [])
+        old = _joined(table, [checked_rows(table, decode_table(found.data, path), self._place(path))] if found else [])
         data = _encode_derived(table, change(old))
         if self.blobs.compare_and_swap(path, data, found.version if found else None) is None:
             message = f"{self._place(path)}: another driver wrote it at the same time"
@@ -223,11 +343,36 @@ class Store:
     def in_flight(self) -> dict[str, int]:
         """Returns what the last driver noted; a damaged note counts as none, since it only counts attempts."""
         try:
-            content = self._document(layout.IN_FLIGHT)
+            found = self.document(layout.IN_FLIGHT, InFlight)
         except DamagedFileError as error:
             _log.warning("attempts of the last run are not known: %s", error)
             return {}
-        return dict(content["attempts"]) if content else {}
+        return dict(found.attempts) if found else {}
+
+    def delta(self, path: str, expected: str) -> bytes:
+        """Returns the weights of an edit, which a row of ``edits`` names.
+
+        Args:
+            path: as the row says.
+            expected: their sum, as the row says.
+
+        Raises:
+            StoreError: the path is none that weights have.
+            MissingFileError: they are gone.
+            DamagedFileError: they are not those that were written.
+        """
+        if not layout.is_delta(path):
+            raise StoreError(
+                f"{self._place(layout.derived('edits'))}: names {path[:80]!r} as weights of an edit; expected "
+                f"{layout.DELTAS}/NAME.safetensors; `loco-sweep verify {self.root} --repair` sets the table aside"
+            )
+        data = self.blobs.read(path)
+        if sum_of(data) != expected:
+            raise DamagedFileError(
+                f"{self._place(path)} is not the file that was written; `loco-sweep verify {self.root} --repair` sets "
+                "it aside, and the command that made it fits it again"
+            )
+        return data
 
     def quarantine(self, path: str) -> None:
         """Moves a file out of the way, under ``_meta/quarantine``; nothing is thrown away."""
@@ -237,9 +382,20 @@ class Store:
             self.blobs.put_if_absent(kept, found.data, found.version)
             self.blobs.delete(path)
 
-    def _document(self, path: str) -> dict[str, Any] | None:
+    def document(self, path: str, kind: type[D]) -> D | None:
+        """Returns what is in a document, or None where there is none.
+
+        Raises:
+            DamagedFileError: it is not what was written.
+            NewerVersionError: it is a newer version's.
+        """
         found = self.blobs.read_versioned(path)
-        return None if found is None else decode_document(found.data, self._place(path))
+        return None if found is None else read_document(found.data, self._place(path), kind)
+
+    def _documents(self, paths: Iterable[str], kind: type[D]) -> list[D]:
+        """Reads documents that are there, a few at a time."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(lambda path: read_document(self.blobs.read(path), self._place(path), kind), paths))
 
     def _place(self, path: str) -> str:
         return f"{self.root}/{path}"
@@ -259,58 +415,3 @@ def _without_rows(table: str) -> bytes:
 def _joined(table: str, parts: Iterable[pa.Table]) -> pa.Table:
     # Files of an older version lack columns that were added since; those are null.
     return pa.concat_tables([TABLES[table].empty_table(), *parts], promote_options="default")
-
-
-def open_store(root: str, *, create: bool = True) -> Store:
-    """Opens a results root.
-
-    Args:
-        root: a folder, or ``s3://bucket/folder``.
-        create: whether to make a folder; without, it must hold a sweep.
-
-    Raises:
-        StoreError: the address is none, or there is no sweep.
-    """
-    scheme, separator, _ = root.partition("://")
-    if separator and scheme not in ("s3", "file"):
-        raise StoreError(f"{root}: expected a folder or s3://bucket/folder")
-    if separator and holds_credential(root):
-        raise StoreError(
-            f"{root}: an address is written into the results and their reports; expected one without a password, and "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
-        )
-    store = Store(_s3(root) if scheme == "s3" and separator else _local(root.removeprefix("file://"), create))
-    if not create and not store.blobs.exists(layout.SWEEP):
-        raise MissingFileError(f"{root}: holds no sweep; expected a results folder of `loco-sweep run`")
-    return store
-
-
-def open_as_worker(root: str, marker: str) -> Store:
-    """Opens the results root of a run in one of its workers.
-
-    Args:
-        root: as the driver opened it.
-        marker: see :func:`orchestrator.store.preflight`.
-
-    Raises:
-        StoreError: this machine has no such folder, or another one of that name.
-    """
-    try:
-        store = open_store(root, create=False)
-    except MissingFileError as error:
-        raise not_shared(root) from error
-    check_marker(store.blobs, marker)
-    return store
-
-
-def _local(root: str, create: bool) -> Blobs:
-    from orchestrator.store.local import LocalBlobs
-
-    return LocalBlobs(root, create=create)
-
-
-def _s3(root: str) -> Blobs:
-    # Loaded only where it is needed: s3fs and its libraries take a second.
-    from orchestrator.store.s3 import S3Blobs
-
-    return S3Blobs(root)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
-from orchestrator.store.blobs import Blobs, Put, Versioned
+from orchestrator.store.blobs import Blobs, Kind, Put, Versioned
 from orchestrator.store.errors import MissingFileError
 
 
@@ -67,6 +68,10 @@ class MemoryBlobs:
     def list(self, folder: str) -> list[str]:
         """See `Blobs`."""
         return sorted(path for path in self.files if path.rpartition("/")[0] == folder)
+
+    def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
+        """See `Blobs`."""
+        return [(path, "file") for path in sorted(self.files) if path.startswith(f"{folder}/" if folder else "")]
 
     def exists(self, path: str) -> bool:
         """See `Blobs`."""
@@ -161,6 +166,13 @@ class FaultyBlobs:
         paths = self._inner.list(folder)
         self._afterwards()
         return paths
+
+    def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
+        """See `Blobs`."""
+        self._before()
+        found = self._inner.walk(folder)
+        self._afterwards()
+        return found
 
     def exists(self, path: str) -> bool:
         """See `Blobs`."""

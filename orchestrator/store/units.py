@@ -13,9 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core.errors import StoreError
+from orchestrator.store.errors import DamagedFileError
 from orchestrator.store.layout import PARTED
 from orchestrator.store.schemas import TABLES
 from orchestrator.store.sealed import decode_table, encode_table
+
+
+class StrayUnitError(DamagedFileError):
+    """A file is whole and holds another unit than its name says: a copy that somebody made."""
 
 
 def encode_unit(unit_id: str, tables: Mapping[str, pa.Table]) -> bytes:
@@ -34,24 +39,37 @@ def encode_unit(unit_id: str, tables: Mapping[str, pa.Table]) -> bytes:
     height = max(table.num_rows for table in filled.values())
     columns = {name: _padded(table, height) for name, table in filled.items()}
     data = encode_table(pa.table(columns))
-    found = decode_unit(data, unit_id)
+    found = decode_unit(data, unit_id, unit_id)
     if any(not found[name].equals(table) for name, table in filled.items()):
         raise StoreError(f"unit {unit_id} does not read back as it was written; check this machine's memory")
     return data
 
 
-def decode_unit(data: bytes, path: str) -> dict[str, pa.Table]:
+def decode_unit(data: bytes, path: str, unit_id: str) -> dict[str, pa.Table]:
     """Returns the rows of a unit by table; tables without rows are empty.
 
     Args:
         data: from `encode_unit`.
         path: where they come from, for the message.
+        unit_id: whose rows they must be.
 
     Raises:
         DamagedFileError: the bytes are not those that were written.
+        StrayUnitError: they are another unit's.
     """
     packed = decode_table(data, path)
-    return {name: _rows(packed, name) for name in PARTED}
+    try:
+        tables = {name: _rows(packed, name) for name in PARTED}
+    except (pa.ArrowException, AttributeError, TypeError, ValueError) as error:
+        # Whole, and no unit: a part, say, under the name of one.
+        raise DamagedFileError(f"{path}: holds no unit; run `loco-sweep verify RESULTS --repair`") from error
+    held = {each for table in tables.values() for each in pc.unique(table["unit_id"]).to_pylist()}
+    if held != {unit_id}:
+        whose = ", ".join(sorted(str(each)[:16] for each in held)[:2]) or "none"
+        raise StrayUnitError(
+            f"{path}: its rows are of another unit ({whose}), as in a copy; run `loco-sweep verify RESULTS --repair`"
+        )
+    return tables
 
 
 def _checked(unit_id: str, name: str, table: pa.Table) -> pa.Table:

@@ -1,55 +1,46 @@
-"""Finds damaged files, and mends what can be mended so that the same run command makes up for the rest.
-
-Units and parts hold the same rows, so one restores the other. Where both are damaged, the unit is taken out of the way
-and computed again, and the other units of its part are published anew. Nothing is deleted: damaged files go to
-``_meta/quarantine``. For the one driver that holds the lease.
-"""
+"""Finds damaged files, files that are missing, and files that are nobody's: reads all, changes nothing."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from loco_core.errors import StoreError
+from loco_core.tables import distinct
 from orchestrator.store import layout
-from orchestrator.store.errors import DamagedFileError
-from orchestrator.store.publish import Publisher, gather
-from orchestrator.store.sealed import decode_document, decode_table, encode_document, encode_table, sum_of
+from orchestrator.store.blobs import Kind
+from orchestrator.store.damage import LOST_PLANS, STRAY, UNPUBLISHED, Damage, Examination, Survey, damages
+from orchestrator.store.documents import (
+    BatchSize,
+    Document,
+    InFlight,
+    Manifest,
+    Pinned,
+    Record,
+    SweepDocument,
+    check_record,
+    is_own_manifest,
+    read_document,
+)
+from orchestrator.store.errors import DamagedFileError, MissingFileError, NewerVersionError
+from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
+from orchestrator.store.sealed import check_page, decode_document, decode_table, encode_table, sum_of
 from orchestrator.store.store import Store
-from orchestrator.store.units import decode_unit, encode_unit
+from orchestrator.store.units import StrayUnitError, decode_unit
 
 _READERS = 8
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A file that is not what was written.
-
-    Attributes:
-        path: under the results root.
-        problem: what is wrong with it.
-        remedy: what ``repair`` does about it.
-    """
-
-    path: str
-    problem: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What a look at all files found; problems by path, unit id or number of a part."""
-
-    manifests: dict[int, tuple[str, ...]]
-    published: frozenset[int]
-    bad_units: dict[str, str]
-    bad_manifests: dict[int, str]
-    bad_parts: dict[int, dict[str, str]]
-    bad_others: dict[str, str]
+_NO_FILE = "no file is there, but something else"
+_DOCUMENTS: Mapping[str, type[Document] | None] = {
+    layout.SWEEP: SweepDocument, layout.RESOLVED: Pinned, layout.IN_FLIGHT: InFlight, layout.LEASE: None,
+    layout.PROGRESS: None,
+}  # fmt: skip
+Tables = dict[str, pa.Table]
 
 
 def verify(store: Store) -> list[Damage]:
@@ -60,202 +51,360 @@ def verify(store: Store) -> list[Damage]:
 
     Returns:
         What is damaged, by path; empty if all is well.
+
+    Raises:
+        StoreError: a file cannot be read, or is a newer version's.
     """
-    return _damages(_look(store))
+    return damages(look(store))
 
 
-def repair(store: Store) -> list[Damage]:
-    """Mends what `verify` finds; afterwards the run command computes exactly the units that were lost.
+def examine(store: Store) -> Examination:
+    """Does what `verify` does, and tells what else lies there.
 
-    Safe to be killed and repeated.
-
-    Args:
-        store: the results; the caller holds their lease.
-
-    Returns:
-        What was damaged.
+    Raises:
+        StoreError: a file cannot be read, or is a newer version's.
     """
-    survey = _look(store)
-    for path in survey.bad_others:
-        store.quarantine(path)
-    restored: set[str] = set()
-    for number in sorted(survey.manifests.keys() | survey.bad_manifests.keys()):
-        units = survey.manifests.get(number, ())
-        lost = [unit_id for unit_id in units if unit_id in survey.bad_units]
-        sound = number in survey.published and number not in survey.bad_parts
-        if number in survey.bad_manifests or (lost and not sound):
-            _withdraw(store, number)
-        elif lost:
-            _restore(store, number, lost)
-            restored.update(lost)
-        elif number in survey.bad_parts:
-            _rewrite(store, number, units)
-    for unit_id in survey.bad_units.keys() - restored:
-        store.quarantine(layout.unit(unit_id))
-    store.write_schemas(uuid.uuid4().hex)
-    Publisher(store).publish(flush=True)
-    return _damages(survey)
+    survey = look(store)
+    return Examination(tuple(damages(survey)), survey.foreign, tuple(survey.uncovered))
 
 
-def _restore(store: Store, number: int, units: list[str]) -> None:
-    """Makes unit files from the part that holds their rows."""
-    paths = {name: layout.part(name, number) for name in layout.PARTED}
-    parts = {name: decode_table(store.blobs.read(p), p) for name, p in paths.items() if store.blobs.exists(p)}
-    for unit_id in units:
-        rows = {name: table.filter(pc.field("unit_id") == unit_id).combine_chunks() for name, table in parts.items()}
-        store.blobs.replace(layout.unit(unit_id), encode_unit(unit_id, rows))
+def look(store: Store) -> Survey:
+    """Reads every file once and says what is wrong with it.
 
-
-def _rewrite(store: Store, number: int, units: Iterable[str]) -> None:
-    """Makes the files of a part from its units."""
-    sums = {}
-    for name, table in gather(store, units)[1].items():
-        if table.num_rows:
-            path, data = layout.part(name, number), encode_table(table)
-            sums[path] = sum_of(data)
-            store.blobs.replace(path, data)
-    store.blobs.replace(layout.published(number), encode_document({"files": sums}))
-
-
-def _withdraw(store: Store, number: int) -> None:
-    """Empties a part, so that its units count as not published.
-
-    The number stays taken, so that no second driver can publish under it, and rows vanish before they return.
+    Raises:
+        StoreError: a file cannot be read, or is a newer version's.
     """
-    for name in layout.PARTED:
-        store.quarantine(layout.part(name, number))
-    store.blobs.replace(layout.manifest(number), encode_document({"units": []}))
-    store.blobs.replace(layout.published(number), encode_document({"files": {}}))
+    # Before manifests and plans are listed: what is written meanwhile is then unfinished, not foreign.
+    survey = Survey(dict(store.blobs.walk("")))
+    for path, kind in survey.entries.items():
+        if kind != "file" and _expected_file(store, path, kind):
+            survey.immovable[path] = _NO_FILE
+    _look_at_manifests(store, survey)
+    held = _look_at_units(store, survey)
+    _look_at_parts(store, survey, held)
+    _look_at_others(store, survey, held)
+    _name_foreign(survey)
+    return survey
 
 
-def _look(store: Store) -> _Survey:
-    blobs = store.blobs
-    manifests: dict[int, tuple[str, ...]] = {}
-    bad_manifests: dict[int, str] = {}
-    # Listed before the manifests: a part published meanwhile is then unfinished, not foreign.
-    published = layout.numbers(blobs.list(layout.PUBLISHED))
-    for number, path in layout.numbers(blobs.list(layout.MANIFESTS)).items():
-        problem = _problem(store, path, decode_document)
-        if problem:
-            bad_manifests[number] = problem
-        else:
-            manifests[number] = tuple(decode_document(blobs.read(path), path)["units"])
-    bad_parts: dict[int, dict[str, str]] = {}
-    known = {
-        layout.part(name, n) for name in layout.PARTED for n in (manifests.keys() | bad_manifests) - published.keys()
-    }
-    for number, path in published.items():
-        files, problems = _check_part(store, path)
-        known |= files
-        if problems:
-            bad_parts[number] = problems
-            known |= {layout.part(name, number) for name in layout.PARTED}
-    return _Survey(
-        manifests,
-        frozenset(published),
-        _bad_units(store, {unit_id for units in manifests.values() for unit_id in units}),
-        bad_manifests,
-        bad_parts,
-        _bad_others(store, known),
-    )
+@dataclass
+class _Held:
+    """What units say of other files.
+
+    Attributes:
+        planned: units that hold cells, which a plan file must name.
+        deltas: sums of weights, by path.
+        fits: rows of edits as they were fitted, by unit, edit and scope.
+    """
+
+    planned: set[str] = field(default_factory=set)
+    deltas: dict[str, str] = field(default_factory=dict)
+    fits: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def note(self, unit_id: str, tables: Tables) -> None:
+        cells = (tables[name]["cell_id"] for name in ("scores", "failures"))
+        if any(len(column) > column.null_count for column in cells):
+            self.planned.add(unit_id)
+        for row in tables["fits"].to_pylist():
+            self.fits[unit_id, row["edit_id"], row["scope"]] = row
+            if row["delta_path"] and layout.is_delta(row["delta_path"]):
+                self.deltas[row["delta_path"]] = row["delta_sha256"]
 
 
-def _check_part(store: Store, path: str) -> tuple[set[str], dict[str, str]]:
-    """Returns the files of a published part, and the problems among them by path."""
-    problem = _problem(store, path, decode_document)
-    if problem:
-        return set(), {path: problem}
-    sums: dict[str, str] = decode_document(store.blobs.read(path), path)["files"]
-    problems = {}
-    for file, expected in sums.items():
-        if not store.blobs.exists(file):
-            problems[file] = "missing"
-        elif sum_of(store.blobs.read(file)) != expected:
-            problems[file] = _problem(store, file, decode_table) or "not the file that was published"
-    return set(sums), problems
-
-
-def _bad_units(store: Store, expected: set[str]) -> dict[str, str]:
-    committed = sorted(store.committed())
-
-    def problem(unit_id: str) -> str:
-        return _problem(store, layout.unit(unit_id), decode_unit)
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        problems = dict(zip(committed, pool.map(problem, committed), strict=True))
-    missing = dict.fromkeys(expected.difference(committed), "missing")
-    return {unit_id: text for unit_id, text in problems.items() if text} | missing
-
-
-def _bad_others(store: Store, known: set[str]) -> dict[str, str]:
-    """Returns problems of plans, documents, derived tables and empty parts, and files that nobody published."""
-    blobs = store.blobs
-    bad = {path: _problem(store, path, decode_table) for path in blobs.list(layout.PLANS)}
-    for path in (layout.SWEEP, layout.RESOLVED, layout.IN_FLIGHT, layout.LEASE, layout.PROGRESS):
-        if blobs.exists(path):
-            bad[path] = _problem(store, path, decode_document)
-    bad |= _bad_deltas(store)
-    own = {layout.part(name, 0) for name in layout.PARTED} | {layout.derived(name) for name in layout.DERIVED}
-    for path in (path for name in (*layout.PARTED, *layout.DERIVED) for path in blobs.list(layout.folder(name))):
-        if path in own:
-            bad[path] = _problem(store, path, decode_table)
-        elif path not in known:
-            bad[path] = "not published by loco-sweep"
-    return {path: problem for path, problem in bad.items() if problem}
-
-
-def _bad_deltas(store: Store) -> dict[str, str]:
-    """Returns problems of the files that ``edits`` names; none where that table itself is damaged."""
+def _expected_file(store: Store, path: str, kind: Kind) -> bool:
+    """Tells whether something that is no file lies where a file should; a link to a file of this root is one."""
+    if not layout.is_own(path):
+        return False
     try:
-        edits = store.read("edits").select(["delta_path", "delta_sha256"]).to_pylist()
+        return kind == "folder" or not store.blobs.exists(path)
     except StoreError:
-        return {}
-    bad = {}
-    for path, expected in {row["delta_path"]: row["delta_sha256"] for row in edits if row["delta_path"]}.items():
-        if not store.blobs.exists(path):
+        return True
+
+
+def _files(survey: Survey, folder: str) -> list[str]:
+    return [
+        path for path in survey.entries
+        if path.rpartition("/")[0] == folder and survey.entries[path] != "folder" and path not in survey.immovable
+    ]  # fmt: skip
+
+
+def _look_at_manifests(store: Store, survey: Survey) -> None:
+    blobs = store.blobs
+    records = layout.numbers(_files(survey, layout.PUBLISHED), layout.published)
+    copies, seen = set[int](), set[str]()
+    for number, path in layout.numbers(blobs.list(layout.MANIFESTS), layout.manifest).items():
+        try:
+            manifest = read_document(blobs.read(path), path, Manifest)
+        except (DamagedFileError, MissingFileError) as error:
+            survey.bad_manifests[number] = _words(error, path)
+            continue
+        if is_own_manifest(manifest, number, seen):
+            survey.manifests[number] = manifest.units
+            seen.update(manifest.units)
+        else:
+            copies.add(number)
+            survey.bad_others[path] = "names units that another manifest names, as a copy does"
+    for number in records.keys() & copies:
+        survey.bad_others[records.pop(number)] = "of a manifest that is a copy"
+    for number in records.keys() - survey.manifests.keys() - survey.bad_manifests.keys():
+        survey.bad_manifests[number] = "missing"
+    survey.published = frozenset(records)
+
+
+def _look_at_units(store: Store, survey: Survey) -> _Held:
+    """Reads the units that no manifest names; those of parts are read with their parts."""
+    held = _Held()
+    named = {unit for units in survey.manifests.values() for unit in units}
+    there = [unit for path in _files(survey, layout.UNITS) if (unit := layout.unit_of(path)) is not None]
+    for unit_id, tables in _units(store, survey, sorted(set(there) - named)):
+        held.note(unit_id, tables)
+    return held
+
+
+def _units(store: Store, survey: Survey, units: Iterable[str]) -> Iterable[tuple[str, Tables]]:
+    """Yields the units that are sound, in the given order, and takes note of the others."""
+
+    def read(unit_id: str) -> Tables | str:
+        path = layout.unit(unit_id)
+        if path in survey.immovable:
+            return "missing"
+        try:
+            return decode_unit(store.blobs.read(path), path, unit_id)
+        except StrayUnitError:
+            return STRAY
+        except (DamagedFileError, MissingFileError) as error:
+            return _words(error, path)
+
+    ids = list(units)
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(ids), _READERS):
+            batch = ids[start : start + _READERS]
+            for unit_id, found in zip(batch, pool.map(read, batch), strict=True):
+                if isinstance(found, str):
+                    survey.bad_units[unit_id] = found
+                else:
+                    yield unit_id, found
+
+
+def _look_at_parts(store: Store, survey: Survey, held: _Held) -> None:
+    """Compares each part with its sum, and with the rows of its units: a sum shows no row that somebody made up."""
+    records = {n: layout.published(n) for n in survey.published if n not in survey.bad_manifests}
+    for number, units in survey.manifests.items():
+        expected: dict[str, list[pa.Table]] = {name: [] for name in layout.PARTED}
+        for unit_id, tables in _units(store, survey, units):
+            held.note(unit_id, tables)
+            for name, table in tables.items():
+                expected[name].append(table)
+        if number not in records:
+            path = layout.published(number)
+            if number < max(survey.manifests) and path not in survey.immovable and not store.blobs.exists(path):
+                # Only the last part can be unfinished: one is completed before the next is decided on.
+                survey.bad_parts[number] = {path: "missing"}
+            continue
+        try:
+            read = read_document(store.blobs.read(records[number]), records[number], Record)
+            survey.sums[number] = sums = check_record(read, number, records[number])
+        except (DamagedFileError, MissingFileError) as error:
+            survey.bad_parts[number] = {records[number]: _words(error, records[number])}
+            continue
+        whole = not any(unit in survey.bad_units for unit in units)
+        problems = {path: _part_problem(store, survey, path, sum_) for path, sum_ in sums.items()}
+        for name in layout.PARTED if whole else ():
+            path, rows = layout.part(name, number), pa.concat_tables(expected[name]) if expected[name] else None
+            if not problems.get(path) and (path in sums or (rows is not None and rows.num_rows)):
+                problems[path] = _row_problem(store, path, rows, published=path in sums)
+        if any(problems.values()):
+            survey.bad_parts[number] = {path: problem for path, problem in problems.items() if problem}
+
+
+def _part_problem(store: Store, survey: Survey, path: str, expected: str) -> str:
+    if survey.entries.get(path, "file") == "folder" or path in survey.immovable:
+        return "missing"
+    try:
+        data = store.blobs.read(path)
+    except MissingFileError:
+        return "missing"
+    if sum_of(data) == expected:
+        return ""
+    try:
+        decode_table(data, path)
+    except DamagedFileError as error:
+        return _words(error, path)
+    return "not the file that was published"
+
+
+def _row_problem(store: Store, path: str, rows: pa.Table | None, *, published: bool) -> str:
+    if not published:
+        return "not published, though its units have rows for it"
+    data = store.blobs.read(path)
+    there = decode_table(data, path)
+    if rows is None:
+        return "its rows are not those of its units"
+    unknown = set(there.column_names).difference(rows.column_names)
+    if unknown and not unknown.intersection(*(schema.names for schema in TABLES.values())):
+        raise NewerVersionError(
+            f"{store.root}/{path}: has a column that this version does not know ({min(unknown)[:80]!r}): it was made "
+            "by a newer version of loco-sweep; use that version, here too"
+        )
+    # An older version wrote fewer columns. No number equals itself that is none: bytes tell.
+    names = [name for name in there.column_names if name in rows.column_names]
+    same = not unknown and (there.equals(rows.select(names)) or encode_table(rows) == data)
+    return "" if same else "its rows are not those of its units"
+
+
+def _look_at_others(store: Store, survey: Survey, held: _Held) -> None:
+    """Looks at plans, documents, derived tables, weights and the page, and at files that nobody published."""
+    blobs, bad = store.blobs, survey.bad_others
+    planned: set[str] = set()
+
+    def plan(data: bytes, path: str) -> None:
+        planned.update(distinct(checked_plan(decode_table(data, path), path), "unit_id"))
+
+    plans = layout.numbers(blobs.list(layout.PLANS), layout.plan)
+    for path in plans.values():
+        _note(bad, path, _problem(store, path, plan))
+    for path, kind in _DOCUMENTS.items():
+        if _is_there(survey, path):
+            decode = decode_document if kind is None else _document(kind)
+            _note(bad, path, _problem(store, path, decode))
+    prefix = f"{layout.QUARANTINE}/{layout.PLANS.replace('/', '.')}."
+    known = any(path in bad for path in plans.values()) or any(path.startswith(prefix) for path in survey.entries)
+    lost = held.planned - planned
+    if layout.SWEEP not in bad and _is_there(survey, layout.SWEEP) and lost and not known:
+        count = len(lost)
+        bad[LOST_PLANS] = f"a plan file is gone: {count} committed units are in none"
+    begun = layout.SWEEP not in bad and _is_there(survey, layout.SWEEP) and held.planned
+    if begun and layout.RESOLVED not in survey.entries:
+        bad[layout.RESOLVED] = "missing"
+    if _is_there(survey, layout.MARKER):
+        _note(bad, layout.MARKER, _problem(store, layout.MARKER, _check_marker))
+    for path in _files(survey, layout.BATCHES):
+        if layout.is_batch_size(path):
+            _note(bad, path, _problem(store, path, _document(BatchSize)))
+    _look_at_tables(store, survey)
+    _look_at_deltas(store, survey, held)
+    if _is_there(survey, layout.REPORT):
+        try:
+            if not check_page(blobs.read(layout.REPORT), layout.REPORT):
+                survey.uncovered.append(
+                    f"{layout.REPORT}, which an earlier version wrote; `loco-sweep report` renews it"
+                )
+        except (DamagedFileError, MissingFileError) as error:
+            bad[layout.REPORT] = _words(error, layout.REPORT)
+
+
+def _look_at_tables(store: Store, survey: Survey) -> None:
+    bad = survey.bad_others
+    known = {path for sums in survey.sums.values() for path in sums}
+    # Those that are being written, or whose part is made again.
+    unsettled = (survey.manifests.keys() | survey.bad_manifests.keys()) - survey.sums.keys() | survey.bad_parts.keys()
+    known |= {layout.part(name, number) for name in layout.PARTED for number in unsettled}
+    for name in layout.PARTED:
+        for number, path in layout.parts(name, _files(survey, layout.folder(name))).items():
+            if number == 0:
+                _note(bad, path, _problem(store, path, partial(_rows, name)))
+            elif path not in known:
+                bad[path] = UNPUBLISHED
+    for name in layout.DERIVED:
+        path = layout.derived(name)
+        if _is_there(survey, path):
+            _note(bad, path, _problem(store, path, partial(_rows, name)))
+        elif survey.entries.get(name) == "folder" and path not in survey.immovable:
             bad[path] = "missing"
-        elif sum_of(store.blobs.read(path)) != expected:
-            bad[path] = "not the file that was written"
-    return bad
+
+
+def _look_at_deltas(store: Store, survey: Survey, held: _Held) -> None:
+    """Looks at weights: those that ``edits`` names must be there, those that a fit wrote be what it wrote."""
+    table, bad = layout.derived("edits"), survey.bad_others
+    rows = []
+    if _is_there(survey, table) and table not in bad:
+        rows = store.read("edits").to_pylist()
+    named = {row["delta_path"]: row["delta_sha256"] for row in rows if row["delta_path"]}
+    outside = sorted(path for path in named if not layout.is_delta(path))
+    if outside:
+        # Not a word of it is to be trusted, and no file that it names to be touched.
+        bad[table] = f"names {outside[0][:80]!r} as weights of an edit, which is no place in {layout.DELTAS}"
+        named = {}
+    elif any(_is_made_up(row, held) for row in rows):
+        bad[table] = "has rows that no fit gave"
+    for path, expected in (held.deltas | named).items():
+        if _is_there(survey, path):
+            if sum_of(store.blobs.read(path)) != expected:
+                bad[path] = "not the file that was written"
+        elif path in named and path not in survey.immovable:
+            bad[path] = "missing"
+    for path in _files(survey, layout.DELTAS):
+        if layout.is_delta(path) and path not in held.deltas | named and not outside:
+            survey.foreign[path] = "weights that no edit names"
+
+
+def _is_made_up(row: Mapping[str, Any], held: _Held) -> bool:
+    """Tells whether a row of ``edits`` is not what its unit says, but for what is decided when all is measured."""
+    fitted = held.fits.get((row["unit_id"], row["edit_id"], row["scope"]))
+    if fitted is None:
+        # Of a unit that is damaged or gone nothing is known.
+        return any(unit == row["unit_id"] for unit, _, _ in held.fits)
+    return any(row[name] != fitted[name] for name in row if name not in ("chosen", "localization"))
+
+
+def _name_foreign(survey: Survey) -> None:
+    elsewhere: Counter[str] = Counter()
+    for path, kind in survey.entries.items():
+        top = path.partition("/")[0]
+        folder = "/".join(path.split("/")[:2])
+        if kind == "folder" or layout.is_own(path) or path in survey.immovable:
+            continue
+        if folder == "_meta/staging" and path.endswith(".lock"):
+            continue
+        if folder in (layout.QUARANTINE, "_meta/staging") or path.startswith("_meta/probe-"):
+            elsewhere[folder if folder == layout.QUARANTINE else "_meta/staging"] += 1
+        elif top not in layout.FOLDERS and "/" in path:
+            survey.foreign[f"{top}/"] = "a folder that is not of loco-sweep"
+        elif layout.is_read_with(path) and kind == "file":
+            survey.bad_others[path] = UNPUBLISHED
+        else:
+            survey.foreign[path] = "not written by loco-sweep"
+    for folder, count in elsewhere.items():
+        what = (
+            "was set aside" if folder == layout.QUARANTINE else "is being written, or was by a driver that was killed"
+        )
+        survey.uncovered.append(f"{folder} ({count} files): what {what}")
+
+
+def _rows(name: str, data: bytes, path: str) -> pa.Table:
+    return checked_rows(name, decode_table(data, path), path)
+
+
+def _document(kind: type[Document]) -> Callable[[bytes, str], object]:
+    return lambda data, path: read_document(data, path, kind)
+
+
+def _check_marker(data: bytes, path: str) -> object:
+    # An earlier version wrote 32 digits and no sum; every run writes it anew.
+    if len(data) == 32 and all(digit in b"0123456789abcdef" for digit in data):
+        return None
+    return decode_document(data, path)
+
+
+def _is_there(survey: Survey, path: str) -> bool:
+    return path in survey.entries and survey.entries[path] != "folder" and path not in survey.immovable
+
+
+def _note(bad: dict[str, str], path: str, problem: str) -> None:
+    if problem:
+        bad[path] = problem
 
 
 def _problem(store: Store, path: str, decode: Callable[[bytes, str], object]) -> str:
-    """Returns what is wrong with a file, or an empty text."""
+    """Returns what is wrong with a file, or an empty text; a storage that fails is no damage, and is raised."""
     try:
         decode(store.blobs.read(path), path)
-    except DamagedFileError as error:
-        return str(error).removeprefix(f"{path}: ").partition(";")[0]
-    except StoreError as error:
-        return str(error)
+    except (DamagedFileError, MissingFileError) as error:
+        return _words(error, path)
     return ""
 
 
-def _damages(survey: _Survey) -> list[Damage]:
-    in_sound_part = {
-        unit_id
-        for number, units in survey.manifests.items()
-        if number in survey.published and number not in survey.bad_parts
-        for unit_id in units
-    }
-    found = [
-        Damage(
-            layout.unit(unit_id),
-            problem,
-            "restored from its published rows" if unit_id in in_sound_part else "set aside, to be computed again",
-        )
-        for unit_id, problem in survey.bad_units.items()
-    ]
-    found += [
-        Damage(layout.manifest(number), problem, "its units are published anew")
-        for number, problem in survey.bad_manifests.items()
-    ]
-    found += [
-        Damage(path, problem, "made again from its units")
-        for problems in survey.bad_parts.values()
-        for path, problem in problems.items()
-    ]
-    found += [
-        Damage(path, problem, "set aside, to be fitted again" if path.startswith(layout.DELTAS) else "set aside")
-        for path, problem in survey.bad_others.items()
-    ]
-    return sorted(found, key=lambda damage: damage.path)
+def _words(error: StoreError, path: str) -> str:
+    if isinstance(error, MissingFileError):
+        return "missing"
+    return str(error).removeprefix(f"{path}: ").partition(";")[0]

@@ -95,6 +95,8 @@ class Catalogue:
         self._parts: dict[str, _Part] = {}
         self._snapshot = Snapshot(INDEX.empty_table(), {}, ())
         self._cache = _Cache()
+        self._seen: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        self._named: dict[str, int] = {}
 
     def snapshot(self) -> Snapshot:
         """Returns what is published by now; reads only parts that it has not read.
@@ -103,9 +105,8 @@ class Catalogue:
             StoreError: the results cannot be listed.
         """
         with self._lock:
-            paths = layout.numbers(path.removeprefix("images/part-") for path in self._store.blobs.list("images"))
-            wanted = {layout.part("images", number): number for number in paths if number > 0}
-            known, problems = self._parts, []
+            known, problems = self._parts, list[str]()
+            wanted = self._published(problems)
             self._parts = {path: part for path, part in known.items() if path in wanted}
             for path in sorted(wanted.keys() - known.keys()):
                 try:
@@ -118,6 +119,23 @@ class Catalogue:
                 index = pa.concat_tables([INDEX.empty_table(), *(part.index for part in self._parts.values())])
                 self._snapshot = Snapshot(in_order(index, _ORDER), self._edits(), tuple(problems))
             return self._snapshot
+
+    def _published(self, problems: list[str]) -> dict[str, int]:
+        """Returns the parts that records name, with their numbers: others are nobody's, or are being written."""
+        blobs = self._store.blobs
+        there = layout.parts("images", blobs.list(layout.folder("images")))
+        complete = layout.numbers(blobs.list(layout.PUBLISHED), layout.published)
+        seen = (tuple(there), tuple(complete))
+        if seen != self._seen:
+            try:
+                records = self._store.records()
+            except (DamagedFileError, MissingFileError) as error:
+                problems.append(str(error))
+                records = {number: {} for number in complete}
+            self._named = {path: n for n, files in records.items() if (path := layout.part("images", n)) in files}
+            self._seen = seen if not problems else None
+        problems += [f"{self._store.root}/{path}: missing" for path in self._named if path not in there.values()]
+        return {path: number for path, number in self._named.items() if path in there.values()}
 
     def image(self, file: str, row: int) -> bytes:
         """Returns the bytes of one image.

@@ -26,10 +26,14 @@ from orchestrator.store import (
     StoreError,
     UnwritableError,
     check_marker,
+    check_whole,
+    examine,
+    layout,
     make_table,
     open_as_worker,
     open_store,
     preflight,
+    repair,
     verify,
 )
 from orchestrator.store.blobs import Blobs
@@ -38,6 +42,18 @@ from orchestrator.store.s3 import S3Blobs
 from orchestrator.store.testing import MemoryBlobs
 
 Fs = Callable[[], s3fs.S3FileSystem]
+USES: dict[str, Callable[[Blobs, str], object]] = {
+    "read": lambda blobs, path: blobs.read(path),
+    "read_range": lambda blobs, path: blobs.read_range(path, 0, 1),
+    "size": lambda blobs, path: blobs.size(path),
+    "read_versioned": lambda blobs, path: blobs.read_versioned(path),
+    "exists": lambda blobs, path: blobs.exists(path),
+    "replace": lambda blobs, path: blobs.replace(path, b"new"),
+    "put_if_absent": lambda blobs, path: blobs.put_if_absent(path, b"new", "x"),
+    "compare_and_swap": lambda blobs, path: blobs.compare_and_swap(path, b"new", None),
+    "delete": lambda blobs, path: blobs.delete(path),
+}
+"""Every operation on one file."""
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +141,34 @@ class TestBlobs:
         assert blobs.list("scores") == ["scores/a", "scores/b"]
         blobs.delete("scores/a")
         assert blobs.list("scores") == ["scores/b"]
+
+    def test_a_walk_names_all_that_lies_below(self, blobs: Blobs) -> None:
+        paths = ["f/a", "f/b/c", "f/b/d/e", "g/x (1).json"]
+        for path in paths:
+            blobs.replace(path, b"x")
+        found = [path for path, kind in blobs.walk("") if kind == "file" and not path.startswith("_meta/")]
+        assert found == paths
+        assert [path for path, kind in blobs.walk("f/b") if kind == "file"] == ["f/b/c", "f/b/d/e"]
+        assert list(blobs.walk("none")) == []
+
+    @pytest.mark.parametrize("path", ["../x", "/x", "scores/../../x", "scores//x", "./x", "scores/..", "a\\b", "a\0b"])
+    def test_paths_that_lead_elsewhere_are_refused(self, blobs: Blobs, path: str) -> None:
+        if isinstance(blobs, MemoryBlobs):
+            pytest.skip("names in a dictionary lead nowhere")
+        for use in (
+            lambda: blobs.read(path),
+            lambda: blobs.read_range(path, 0, 1),
+            lambda: blobs.size(path),
+            lambda: blobs.read_versioned(path),
+            lambda: blobs.replace(path, b"x"),
+            lambda: blobs.put_if_absent(path, b"x", "a"),
+            lambda: blobs.compare_and_swap(path, b"x", None),
+            lambda: blobs.delete(path),
+            lambda: blobs.exists(path),
+            lambda: blobs.list(path),
+        ):
+            with pytest.raises(StoreError, match="is no place in a results folder"):
+                use()
 
     def test_what_is_absent_is_said_to_be(self, blobs: Blobs) -> None:
         assert not blobs.exists("a/b")
@@ -322,10 +366,94 @@ class TestLocal:
     def test_what_a_killed_writer_left_is_cleaned(self, tmp_path: Path) -> None:
         blobs = LocalBlobs(tmp_path)
         version = blobs.compare_and_swap("_meta/lease.json", b"1", None)
-        (tmp_path / "_meta/staging/half-written").write_bytes(b"x")
+        (tmp_path / "_meta/staging" / uuid.uuid4().hex).write_bytes(b"x")
+        (tmp_path / "_meta/staging/mine").write_bytes(b"x")
         blobs.clean()
-        assert [p for p in blobs.list("_meta/staging") if not p.endswith(".lock")] == []
+        assert [p for p in blobs.list("_meta/staging") if not p.endswith(".lock")] == ["_meta/staging/mine"]
         assert blobs.compare_and_swap("_meta/lease.json", b"2", version) is not None
+
+    @pytest.mark.parametrize("what", ["link out", "link to nothing", "folder", "pipe"])
+    @pytest.mark.parametrize("name", list(USES))
+    def test_what_is_no_file_is_named_and_neither_followed_nor_waited_for(
+        self, tmp_path: Path, what: str, name: str
+    ) -> None:
+        outside, place = tmp_path / "outside", tmp_path / "results" / "scores" / "a"
+        outside.write_bytes(b"precious")
+        blobs = LocalBlobs(tmp_path / "results")
+        blobs.replace("scores/b", b"mine")
+        if what == "folder":
+            place.mkdir()
+        elif what == "pipe":
+            os.mkfifo(place)
+        else:
+            place.symlink_to(outside if what == "link out" else tmp_path / "results" / "scores" / "none")
+        gone = what == "link to nothing" and name in ("read", "read_range", "size")
+        fine = what == "link to nothing" and name in ("read_versioned", "replace", "exists", "compare_and_swap")
+        fine |= what == "pipe" and name in ("replace", "delete")
+        if fine or (what.startswith("link") and name == "delete"):
+            USES[name](blobs, "scores/a")
+        else:
+            with pytest.raises(MissingFileError if gone else StoreError, match="scores/a"):
+                USES[name](blobs, "scores/a")
+        assert outside.read_bytes() == b"precious"
+        assert blobs.read("scores/b") == b"mine"
+
+    @pytest.mark.parametrize("folder", layout.FOLDERS)
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_no_folder_of_results_is_a_link(self, tmp_path: Path, folder: str, inside: bool) -> None:
+        root = tmp_path / "results"
+        blobs = LocalBlobs(root)
+        target = root / "somewhere" if inside else tmp_path / "outside"
+        target.mkdir()
+        (target / uuid.uuid4().hex).write_text("precious")
+        (root / folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / folder).symlink_to(target)
+        before = sorted(target.iterdir())
+        with pytest.raises(UnwritableError, match=f"{folder}: a link to .*expected the file or folder itself"):
+            open_store(str(root))
+        # Put there while a driver is at work.
+        uses = [*USES.values(), lambda blobs, path: blobs.list(folder)]
+        for use in uses:
+            with pytest.raises(UnwritableError, match="a link to"):
+                use(blobs, f"{folder}/x")
+        if folder in ("_meta", "_meta/staging"):
+            with pytest.raises(UnwritableError, match="a link to"):
+                blobs.clean()
+        assert sorted(target.iterdir()) == before
+
+    def test_a_lock_is_no_way_out(self, tmp_path: Path) -> None:
+        outside, root = tmp_path / "outside", tmp_path / "results"
+        outside.write_text("precious")
+        blobs = LocalBlobs(root)
+        blobs.replace("_meta/x", b"x")
+        (root / "_meta/staging/_meta.lease.json.lock").symlink_to(outside)
+        with pytest.raises(UnwritableError, match="a link to"):
+            blobs.compare_and_swap("_meta/lease.json", b"1", None)
+        assert outside.read_text() == "precious"
+
+    def test_a_root_may_be_a_link_and_so_may_a_file_that_stays_inside(self, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "results").symlink_to(tmp_path / "disk")
+        blobs = LocalBlobs(tmp_path / "results")
+        blobs.replace("scores/a", b"1")
+        blobs.replace("kept/a", b"2")
+        (tmp_path / "results/scores/b").symlink_to("../kept/a")
+        assert (blobs.read("scores/a"), blobs.read("scores/b")) == (b"1", b"2")
+        assert blobs.list("scores") == ["scores/a", "scores/b"]
+
+    @pytest.mark.parametrize("reading", [True, False])
+    def test_who_may_not_read_or_write_is_told_what_to_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: bool
+    ) -> None:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        blobs = LocalBlobs(tmp_path)
+        blobs.replace("scores/a", b"1")
+        monkeypatch.setattr(os, "open" if reading else "replace", refuse)
+        message = "this user may read" if reading else "make it so, copy the results to one that is, or begin new ones"
+        with pytest.raises(StoreError, match=rf"scores/a: Permission denied; expected .*{message}"):
+            blobs.read("scores/a") if reading else blobs.replace("scores/a", b"2")
 
     def test_little_space_is_refused_before_the_start(self, tmp_path: Path) -> None:
         with pytest.raises(DiskFullError, match="the sweep needs about"):
@@ -390,6 +518,38 @@ def test_disk_and_memory_do_the_same(
         assert len(set(outcomes)) <= 1
         assert both[0].list("f") == both[1].list("f")
         assert all(both[0].read(p) == both[1].read(p) for p in both[0].list("f"))
+
+
+def test_copies_and_files_of_others_count_nowhere(blobs: Blobs) -> None:
+    store = Store(blobs)
+    store.write_schemas("a")
+    for unit_id in ("u1", "u2"):
+        row = {"unit_id": unit_id, "cell_id": f"{unit_id}-c", "status": "ok"}
+        store.commit_unit(unit_id, {"scores": make_table("scores", [row])}, "a")
+    Publisher(store).publish(flush=True)
+    part, unit = blobs.read("scores/part-00001.parquet"), blobs.read("_meta/units/u1.parquet")
+    copies = {
+        "scores/part-00001 (1).parquet": part,
+        "scores/part-00002.parquet": part,
+        "_meta/units/copy.parquet": unit,
+    }
+    others = ["scores/.DS_Store", "_meta/units/._u1.parquet", "_meta/manifest/00001 (1).json", "notes/x.txt"]
+    for path, data in {**copies, **dict.fromkeys(others, b"mine")}.items():
+        blobs.replace(path, data)
+    Publisher(store).publish(flush=True)
+    check_whole(store)
+    assert store.read("scores")["cell_id"].to_pylist() == ["u1-c", "u2-c"]
+    found = examine(store)
+    assert [damage.path for damage in found.damages] == sorted(copies)
+    assert set(found.foreign) == {*others[:3], "notes/"}
+    repair(store)
+    assert verify(store) == []
+    assert [blobs.read(path) for path in others] == [b"mine"] * 4
+    blobs.delete("scores/part-00001.parquet")
+    with pytest.raises(MissingFileError, match=r"scores/part-00001\.parquet is missing; "):
+        check_whole(store)
+    repair(store)
+    assert store.read("scores")["cell_id"].to_pylist() == ["u1-c", "u2-c"]
 
 
 def test_results_in_a_bucket_read_with_pandas(s3: Fs) -> None:

@@ -148,6 +148,16 @@ def test_one_lost_cell_is_borne_and_many_are_incomplete() -> None:
     assert "1 of 58 windows" in found.reason
 
 
+@pytest.mark.parametrize("kept", [0, 61])
+@pytest.mark.parametrize("window", [Window(0, 1), Window(0, 3), Window(14, 2)])
+def test_what_a_window_elsewhere_lacks_keeps_no_other_from_passing(window: Window, kept: int) -> None:
+    table = a_table("single", 0, QUIET)
+    rows = np.flatnonzero(rows_of(table.scores, window))
+    left = np.delete(np.arange(table.scores.num_rows), rows[kept:])
+    found = localize(table.scores.take(left), SETTINGS)
+    assert (found.outcome, found.window) == ("localized", table.window)
+
+
 @pytest.mark.parametrize("control", ["clean", "donor"])
 def test_lost_or_invalid_references_are_incomplete(control: str) -> None:
     scores = a_table("single", 0, QUIET).scores

@@ -5,10 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from orchestrator.store import Lease, LeaseHeldError, LeaseLostError, StoreError
+from loco_core.localizers import LocalizeSettings
+from orchestrator import store as stores
+from orchestrator.cli.verify import _repaired
+from orchestrator.stages import relocalize
+from orchestrator.store import TABLES, Lease, LeaseHeldError, LeaseLostError, Store, StoreError, layout, repair
 from orchestrator.store import lease as lease_module
 from orchestrator.store.blobs import Blobs
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
@@ -181,3 +186,47 @@ def test_a_crash_at_any_call_leaves_a_lease_that_a_successor_gets(after: bool, e
         if finished:
             return
     pytest.fail("never finished")
+
+
+@pytest.mark.parametrize("command", ["verify --repair", "localize --write"])
+def test_a_command_that_takes_longer_than_a_contender_waits_keeps_its_lease(
+    command: str, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = Lease.__init__.__kwdefaults__
+    monkeypatch.setattr(Lease.__init__, "__kwdefaults__", {**defaults, "beat": 0.1, "dead_after": 2.0})
+    blobs, held = MemoryBlobs(), list[str]()
+    contender = Lease(blobs, beat=0.1, dead_after=2.0)
+
+    def slow(*_: object) -> Any:
+        if not held:
+            with pytest.raises(LeaseHeldError):
+                # Looks for as long as a lease may stand still.
+                contender.acquire()
+            held.append(command)
+        return TABLES["effects"].empty_table()
+
+    store = Store(blobs)
+    if command == "verify --repair":
+        monkeypatch.setattr(stores, "repair", slow)
+        _repaired(store)
+    else:
+        monkeypatch.setattr(relocalize, "effects_table", lambda *a, **k: slow())
+        none = TABLES["traces"].empty_table()
+        relocalize.write_back(relocalize.ScoreSource(none, store, LocalizeSettings(), None, {}, none), [], [])
+    assert held == [command]
+    contender.acquire()
+
+
+def test_a_repair_that_lost_its_lease_writes_no_more(unit: Any) -> None:
+    blobs = MemoryBlobs()
+    store = Store(blobs)
+    store.commit_unit("u", unit("u"), "a")
+    blobs.files[layout.unit("u")] = b"damaged"
+    before = dict(blobs.files)
+
+    def lost() -> None:
+        raise LeaseLostError("another driver took over")
+
+    with pytest.raises(LeaseLostError):
+        repair(store, lost)
+    assert blobs.files == before
