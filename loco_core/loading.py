@@ -97,7 +97,7 @@ def noted() -> Iterator[list[Loaded]]:
         def from_pretrained(cls: Any, path: Any, *args: Any, **options: Any) -> Any:
             asked = options.pop("output_loading_info", False)
             model, said = original.__func__(cls, path, *args, output_loading_info=True, **{**more, **options})
-            found.append(_loaded(cls.__name__, str(path), said))
+            found.append(_loaded(model, str(path), said))
             return (model, said) if asked else model
 
         return classmethod(from_pretrained)
@@ -113,11 +113,14 @@ def noted() -> Iterator[list[Loaded]]:
             base.from_pretrained = original
 
 
-def _loaded(name: str, place: str, said: Any) -> Loaded:
+def _loaded(model: Any, place: str, said: Any) -> Loaded:
     def keys(kind: str) -> tuple[str, ...]:
         return tuple(sorted(str(key if isinstance(key, str) else key[0]) for key in said.get(kind) or ()))
 
-    return Loaded(name, place, keys("missing_keys"), keys("unexpected_keys"), keys("mismatched_keys"))
+    # Such as positions: computed, not learned, and left out of many published files.
+    computed = {name for name, _ in model.named_buffers() if not name.endswith(("running_mean", "running_var"))}
+    missing = tuple(key for key in keys("missing_keys") if key not in computed)
+    return Loaded(type(model).__name__, place, missing, keys("unexpected_keys"), keys("mismatched_keys"))
 
 
 def reason_of(error: BaseException) -> str:

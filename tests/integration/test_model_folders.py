@@ -50,9 +50,9 @@ from tests.folders import (
     written,
 )
 from tests.sweeps import tiny_sweep
-from tests.tiny_models import SIDE, pixart_alpha, save, sdxl, stable_diffusion
+from tests.tiny_models import SIDE, pixart_alpha, save, sd3, sdxl, stable_diffusion
 
-PROMPT, STEPS, SCALE = "a red circle in the style of lumio", 2, 3.0
+PROMPT, STEPS, SCALE, BATCH = "a red circle in the style of lumio", 2, 3.0, 2
 TEXTS = ("a red circle", "a blue star in the style of velor")
 SAME = 1e-4
 
@@ -63,6 +63,9 @@ AUTO_MAP = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokeniz
 SD = ("text_encoder", "unet", "vae")
 FIRST = {"text_encoder": "layers.0.self_attn.q_proj.weight", "unet": "attn2.to_k.weight", "vae": "decoder.conv_in.bias"}
 LINEAR = {"text_encoder": "q_proj.weight", "unet": "attn2.to_k.weight", "vae": "mid_block.attentions.0.to_q.weight"}
+
+
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,16 @@ UNET: dict[str, Case] = {
         for name, case in named(part, weights_of(part, FIRST[part], LINEAR[part], layer)).items()
     },
     "unet with fused projections": Case(renamed("unet", "attn2.to_k.", "attn2.to_kv."), "lack .*attn2.to_k"),
+    "vae with the names of old": drawn(
+        then(*(renamed("vae", f"attentions.0.{new}.", f"attentions.0.{old}.") for new, old in OLD_NAMES.items()))
+    ),
+    "text encoder with the positions of old": drawn(
+        partial(
+            change,
+            "text_encoder",
+            lambda weights: {**weights, "text_model.embeddings.position_ids": torch.arange(16)[None]},
+        )
+    ),
     "unet empty": at_plan(cut("unet", 0), "not a whole safetensors file"),
     "unet in half precision": drawn(halved("unet")),
     "unet with an index that is damaged": at_plan(
@@ -285,6 +298,16 @@ XL: dict[str, Case] = {
     "second tokenizer absent": at_plan(without("tokenizer_2/tokenizer.json"), "no tokenizer"),
 }  # fmt: skip
 
+SD3: dict[str, Case] = {
+    "as it is": drawn(lambda _: None, same_hash=True),
+    "without positions, which are computed": drawn(lacking("transformer", "pos_embed.pos_embed")),
+    "text_encoder_3 lacks a layer": Case(lacking("text_encoder_3", "block.1."), "lack .* of T5EncoderModel"),
+    "saved without T5": drawn(
+        said("model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None]),
+        text_encoder_3=None, tokenizer_3=None,
+    ),
+}  # fmt: skip
+
 Q = "text_model.encoder.layers.0.self_attn.q_proj.weight"
 SCORER: dict[str, Case] = {
     "as it is": drawn(lambda _: None, same_hash=True),
@@ -317,11 +340,11 @@ SCORER: dict[str, Case] = {
 del SCORER["scorer is linked"]
 
 FAMILIES = {
-    "stable_diffusion": (stable_diffusion, UNET), "pixart": (pixart_alpha, DIT), "sdxl": (sdxl, XL),
+    "stable_diffusion": (stable_diffusion, UNET), "pixart": (pixart_alpha, DIT), "sdxl": (sdxl, XL), "sd3": (sd3, SD3),
 }  # fmt: skip
 CASES = [(family, name) for family, (_, cases) in FAMILIES.items() for name in cases]
 CALLS: Mapping[str, Mapping[str, Any]] = {
-    "stable_diffusion": {}, "sdxl": {},
+    "stable_diffusion": {}, "sdxl": {}, "sd3": {},
     "pixart": {"use_resolution_binning": False, "clean_caption": False, "height": SIDE, "width": SIDE},
 }  # fmt: skip
 
@@ -337,7 +360,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def sweep(**changes: Any) -> Any:
-    generation = {"steps": STEPS, "guidance_scale": SCALE, "batch_size": 1, "height": SIDE, "width": SIDE}
+    generation = {"steps": STEPS, "guidance_scale": SCALE, "batch_size": BATCH, "height": SIDE, "width": SIDE}
     return tiny_sweep("unused", **{"generation": generation, "attributes": ["style/velor"], **changes})
 
 
@@ -347,7 +370,8 @@ def our_picture(folder: Path) -> torch.Tensor:
     torch.manual_seed(1)
     loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu")
     assert tuple(site.name for site in loaded.sites) == model.site_names
-    (found,) = generate(loaded, [Row(PROMPT, PROMPT, 7)], Generation(STEPS, SCALE, SIDE, SIDE), 1)
+    # A row whose donor must be drawn beside it takes a batch of two.
+    (found,) = generate(loaded, [Row(PROMPT, PROMPT, 7)], Generation(STEPS, SCALE, SIDE, SIDE), BATCH)
     return found.images[0]
 
 
