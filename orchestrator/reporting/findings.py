@@ -201,8 +201,8 @@ def read_findings(store: Store) -> Findings:
     unknown = sorted({str(row["model"]) for row in (*listed, *edits)} - pinned.sites.keys())
     if unknown:
         raise StoreError(
-            f"{store.root}: tables name the model {unknown[0][:80]!r}, which {RESOLVED} does not; run the sweep with it, "
-            f"or write the tables again (`loco-sweep localize {store.root} --write`)"
+            f"{store.root}: tables name the model {unknown[0][:80]!r}, which {RESOLVED} does not; run the sweep with "
+            f"it, or write the tables again (`loco-sweep localize {store.root} --write`)"
         )
     localized = [row for row in listed if not row["beside"]]
     others: dict[Block, list[Mapping[str, Any]]] = {}
