@@ -203,6 +203,12 @@ def read_findings(store: Store) -> Findings:
         beside = verdicts(item, alike[item.model, item.attribute]) if item.chosen else ()
         by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row, beside))
     listed, effects = store.read("localizations").to_pylist(), store.read("effects")
+    unknown = sorted({str(row["model"]) for row in (*listed, *edits)} - pinned.sites.keys())
+    if unknown:
+        raise StoreError(
+            f"{store.root}: tables name the model {unknown[0][:80]!r}, which {RESOLVED} does not; run the sweep with "
+            f"it, or write the tables again (`loco-sweep localize {store.root} --write`)"
+        )
     localized = [row for row in listed if not row["beside"]]
     others: dict[Block, list[Mapping[str, Any]]] = {}
     for row in listed:
