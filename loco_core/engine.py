@@ -7,8 +7,10 @@ modules without a site inside are compiled, and what cannot work is refused befo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -182,6 +184,7 @@ def _callable(module: torch.nn.Module) -> bool:
 
 
 def _try_to_compile(device: str) -> None:
+    _check_kept_code()
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
     except Exception as error:  # whatever a toolchain raises, it is the toolchain that is missing
@@ -189,3 +192,16 @@ def _try_to_compile(device: str) -> None:
         raise ModelError(
             f"engine.compile: torch.compile does not work here: {reason}; expected compile: false"
         ) from error
+
+
+def _check_kept_code() -> None:
+    """Refuses code that others may have put where torch keeps what it compiled: a folder among temporary files."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    folder = Path(cache_dir())
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o002:
+        raise ModelError(
+            f"engine.compile: other users can write to {folder}, where torch keeps code that it runs again; expected a "
+            "folder of your own, which TORCHINDUCTOR_CACHE_DIR may name"
+        )

@@ -334,7 +334,7 @@ def test_a_signal_reaches_every_process_and_the_run_drains(
     outcome, committed, retries = ended.split()
     assert (outcome, retries) == ("stopped", "0"), err
     assert int(committed) == len(done(tmp_path)) < 40
-    assert processes_of(Path(session).parents[1].name) == []
+    assert processes_of(Path(session).parents[2].name) == []
     assert list(short.iterdir()) == []
     # A worker that reads from a terminal would be stopped by it.
     asked = {path.read_text() for path in tmp_path.glob("asked-*")}
@@ -346,7 +346,7 @@ def test_nothing_survives_a_driver_that_is_killed(
     driver: subprocess.Popen[str], short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert driver.stdout is not None
-    session = Path(driver.stdout.readline().strip()).parents[1]
+    session = Path(driver.stdout.readline().strip()).parents[2]
     workers = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
     assert workers
     assert processes_of(session.name)

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend
 
 from loco_core.deltas import applied, projection
 from loco_core.editors import Concept, EditSettings, Target, fit_edit
-from loco_core.engine import KERNELS, compile_between, device_of, kernels
+from loco_core.engine import KERNELS, _check_kept_code, _try_to_compile, compile_between, device_of, kernels
 from loco_core.errors import EditError, ModelError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel, load_model
@@ -246,3 +246,17 @@ def test_a_model_that_does_not_fit_says_what_would_help(tiny_pipeline: Path, mon
     monkeypatch.setattr(DiffusionPipeline, "to", full)
     with pytest.raises(ModelError, match=r"does not fit .*dtype: bfloat16, engine.offload, or several GPUs"):
         load_model("stable_diffusion", str(tiny_pipeline), None, "float32", "cuda")
+
+
+def test_compiled_code_that_others_may_have_written_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(kept))
+    _check_kept_code()
+    kept.chmod(0o777)
+    with pytest.raises(ModelError, match=rf"other users can write to {kept}, where torch keeps code"):
+        _try_to_compile("cpu")
+    kept.chmod(0o755)
+    monkeypatch.setattr("os.getuid", lambda: kept.stat().st_uid + 1)
+    with pytest.raises(ModelError, match="expected a folder of your own, which TORCHINDUCTOR_CACHE_DIR may name"):
+        _try_to_compile("cpu")
