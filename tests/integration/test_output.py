@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("sink", "code", "said"), [("full", 1, FULL), ("no reader", 1, ""), ("closed", 0, ""), ("ascii", 0, "")]
 )
 def test_no_command_ends_in_a_traceback_over_its_output(folder: Path, sink: str, code: int, said: str) -> None:
-    ended = run_all(folder, sink, [*PRINTING, *WRONG], seconds=300)
+    ended = run_all(folder, sink, [*PRINTING, *WRONG], seconds=900)
     assert len(ended) == len(PRINTING) + len(WRONG)
     for words, *found in ended:
         if words in WRONG:
@@ -57,7 +57,7 @@ def test_no_command_ends_in_a_traceback_over_its_output(folder: Path, sink: str,
 
 def test_a_run_whose_output_is_full_says_so_and_keeps_what_is_done(folder: Path) -> None:
     (_, code, said), (_, again, error) = (
-        run_all(folder, sink, [["run", "café.yaml", *INLINE]], seconds=300)[0] for sink in ("full", "ascii")
+        run_all(folder, sink, [["run", "café.yaml", *INLINE]], seconds=900)[0] for sink in ("full", "ascii")
     )
     assert (code, said) == (1, FULL)
     assert (again, error) == (0, "")
