@@ -6,6 +6,7 @@ being what went to the standard error. A sink is ``null``, ``full``, ``no reader
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -76,6 +77,11 @@ def _fork(words: list[str], sink: str) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
+    # What the commands would import each by itself.
+    for name in ("cli.main", "driver", "reporting", "spec", "stages.status", "submit", "backends.inline"):
+        importlib.import_module(f"orchestrator.{name}")
+    for name in ("diffusers.schedulers", "rich.console", "rich.table"):
+        importlib.import_module(name)
     wanted = json.loads(sys.stdin.read())
     for words in wanted["commands"]:
         print(json.dumps([words, *_fork(words, wanted["sink"])]), flush=True)
