@@ -52,7 +52,7 @@ def _files() -> dict[str, dict[str, Attribute]]:
     """Returns the attributes of every file by their keys."""
     found: dict[str, dict[str, Attribute]] = {}
     for path in sorted(Path(__file__).parent.glob("*.yaml")):
-        for group in yaml.safe_load(path.read_text()):
+        for group in yaml.safe_load(path.read_text(encoding="utf-8")):
             for name in group["names"]:
                 item = Attribute(
                     group["kind"], str(name), group["mode"], _records(group, name), _published(group, name)

@@ -46,7 +46,7 @@ def _names(model: str) -> tuple[str, ...]:
     facts = families()[family]
     if info.path is None:
         return facts.site_names(dict(info.published)) if info.published else ()
-    return facts.site_names(json.loads((info.path / facts.config_file).read_text()))
+    return facts.site_names(json.loads((info.path / facts.config_file).read_text(encoding="utf-8")))
 
 
 def _sites(name: str) -> None:

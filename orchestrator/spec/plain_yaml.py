@@ -16,7 +16,7 @@ from loco_core.errors import SpecError, did_you_mean
 
 Loc = tuple[str | int, ...]
 
-MAX_BYTES = 4 * 2**20
+MAX_BYTES = 2 * 2**20
 MAX_NODES = 200_000
 MAX_DEPTH = 40
 SHOWN = 60
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         """Composes a value, unless there are too many in each other or in all: PyYAML recurses until Python ends."""
         self.depth, self.count = self.depth + 1, self.count + 1
         if self.depth > MAX_DEPTH or self.count > MAX_NODES:
-            raise ComposerError(None, None, _ENDLESS, self.get_mark())
+            raise ComposerError(None, None, _ENDLESS, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         try:
             return super().compose_node(parent, index)
         finally:
