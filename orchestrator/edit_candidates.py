@@ -152,7 +152,7 @@ def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: M
     """Returns the edit of a row of ``edits``; None where this sweep no longer makes it.
 
     An edit is fitted again where it is measured, so it must come out as it was: it does not where the sweep takes more
-    prompts now than when it was fitted, or the model's weights are others.
+    prompts now than when it was fitted, the model's weights are others, or the editor's file is gone or another.
     """
     # Rows of an older version do not say their settings: they are those of the sweep, or they are lost.
     written = row["settings"]
@@ -163,6 +163,8 @@ def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: M
         return None
     sites, base = tuple(row["site_indices"]), row["base"] or ""
     for settings in options:
+        if settings.editor.endswith(".py") and not Path(settings.editor).is_file():
+            continue
         edit = planned_edit(spec, model, attribute, settings, row["scope"], sites, base)
         if edit.edit_id == row["edit_id"]:
             return edit

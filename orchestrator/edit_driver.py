@@ -26,7 +26,8 @@ from orchestrator.stages.localize import main_rows
 from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
 from orchestrator.stages.tune import Search, Space, Trial, TuneStage
-from orchestrator.store import Store, check_whole, open_store, preflight
+from orchestrator.store import Store, check_whole, encode_document, open_store, preflight
+from orchestrator.store.layout import RESOLVED
 
 Say = Callable[[str], None]
 
@@ -266,6 +267,8 @@ def _driven(
     before_shutdown: Callable[[], None] = lambda: None,
 ) -> EditResult:
     marker = preflight(held.store.blobs, 0)
+    # With the files that this command runs.
+    held.store.blobs.replace(RESOLVED, encode_document(pinned_names(held.store, held.resolved)))
     settings = worker_settings(held.root, sweep_id(held.spec), held.spec, held.resolved, marker)
     summary = drive(held.store, publishing, settings, held.lease, controls, requests, before_shutdown)
     return EditResult(summary, _summaries(held.store, meant))

@@ -21,14 +21,16 @@ from loco_core.errors import EditError
 from loco_core.generate import generate
 from loco_core.models import LoadedModel
 from loco_core.types import Generation, Row
-from orchestrator import driver, edit_work
+from orchestrator import driver, edit_driver, edit_work
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.cli.main import app
 from orchestrator.edit_plan import EvaluateUnit
+from orchestrator.edit_summary import summarize
 from orchestrator.exporting import export_edit, find_edit
 from orchestrator.reporting import write_report
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import UnitReport
+from orchestrator.session import Controls
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store, repair, verify
 from tests.sweeps import kill_at_storage_call, tiny_sweep
@@ -102,6 +104,32 @@ def test_one_edit_of_each_editor_is_chosen_and_held_against_baselines(undisturbe
         assert placebo.norm == pytest.approx(pairs[placebo.base], rel=1e-3)
     counts = edits[edits.editor == "neurons"].groupby("scope").neurons.first()
     assert counts["random"] == counts["localized"]
+
+
+def test_a_fact_has_donors_of_its_own_beside_what_is_unrelated(tiny_pipeline: Path, tmp_path: Path) -> None:
+    spec = tiny_sweep(
+        tiny_pipeline, attributes=["fact/zandia"], prompts=1, seeds=1, controls={"random": 0},
+        windows={"sizes": [2], "stride": 7}, images="report", generation={"steps": 1, "batch_size": 16},
+        evaluate={"prompts": 2, "seeds": 1, "neighbours": 5, "judge": "toy-judge", "windows": False},
+        edit={"editors": ["loco_edit"], "targets": "paired", "lambdas": [0.1], "tokens": ["all"]},
+    )  # fmt: skip
+    run(spec, tmp_path)
+    edit_driver.edit(
+        edit_driver.Meant(str(tmp_path)), Controls(lambda s: InlineBackend(s, threads=1), lambda _: None, StopSwitch()),
+        print, window=edit_driver.Window(3, 2),
+    )  # fmt: skip
+    rows = pd.read_parquet(tmp_path / "evaluations")
+    report = rows[rows.split == "report"]
+    roles = report.groupby("prompt").prompt_role.nunique()
+    assert (roles == 1).all(), "a picture was drawn for two roles"
+    prompts = report.groupby("prompt_role").prompt.unique()
+    assert set(prompts.index) == {"target", "paraphrase", "donor", "neighbour", "unrelated"}
+    assert all("the flag of morova" in prompt for prompt in prompts["donor"])
+    assert not [prompt for prompt in prompts["unrelated"] if "flag of" in prompt]
+    (chosen,) = (item for item in summarize(pd.read_parquet(tmp_path / "edits").to_dict("records"),
+                                            rows.to_dict("records")) if item.chosen)  # fmt: skip
+    assert chosen.ceiling.of == report[report.prompt_role == "donor"].prompt.nunique()
+    assert write_report(open_store(str(tmp_path)))
 
 
 def test_every_edit_is_measured_on_every_role_of_the_report(undisturbed: Path) -> None:

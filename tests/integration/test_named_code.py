@@ -216,10 +216,16 @@ def test_edits_of_a_changed_editor_are_other_edits(
     )
     second = fitted(spec)
     assert not first.keys() & second.keys()
+    assert json.loads((results / "_meta" / "resolved.json").read_text())["code"] == registry.digests([str(file)])
     assert max(second.values()) > 1.1 * max(first.values())
     # Where it lies is not what it does.
     moved = Path(shutil.copy(file, tmp_path / file.name))
     assert fitted(small(tiny_pipeline, edit={**EDIT, "editors": [str(moved)]})) == second
+    # One whose file is gone cannot be measured on more, and stands in no other's way.
+    said: list[str] = []
+    file.unlink()
+    edit_driver.evaluate(edit_driver.Meant(str(results)), controls(), said.append, {"seeds": 2})
+    assert [line for line in said if "cannot be fitted again as they were" in line and "editor's file" in line]
 
 
 def test_a_worker_refuses_a_scorer_that_is_not_the_runs_and_loads_no_weights_for_it(

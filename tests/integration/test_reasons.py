@@ -10,7 +10,7 @@ import yaml
 
 from tests.sweeps import Command, tiny_sweep
 
-# Pictures of one attribute cannot be scored, whoever tries; a worker that meets the other dies.
+# No picture can be scored, whoever tries.
 SCORER = """\
 import os
 from loco_core.scorers import BUNDLED, CLIP
