@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loco_core.errors import printable
 from orchestrator.cli.options import JsonOption, TrustOption, parse_window, results_root
-from orchestrator.cli.terminal import literal
 
 if TYPE_CHECKING:
     from loco_core.kind_claim import KindClaim
@@ -76,9 +76,9 @@ def localize(
         return
     print_localizations(found)
     for item in found:
-        print(literal(f"{item.model} {item.attribute}: {item.words}: {item.reason}"))
+        print(printable(f"{item.model} {item.attribute}: {item.words}: {item.reason}"))
     for item in beside:
-        print(literal(f"{item.model} {item.attribute}: by {item.localizer} {item.words}: {item.reason}"))
+        print(printable(f"{item.model} {item.attribute}: by {item.localizer} {item.words}: {item.reason}"))
 
 
 def _print_named(found: Sequence[Localization], as_json: bool) -> None:
@@ -92,7 +92,7 @@ def _print_named(found: Sequence[Localization], as_json: bool) -> None:
     for item in found:
         for row in item.effects:
             sites = f"sites {row.window_start}-{row.window_start + row.window_size - 1}"
-            where = literal(f"{item.model} {item.attribute}: {sites}")
+            where = printable(f"{item.model} {item.attribute}: {sites}")
             if row.effect is None or row.simultaneous_low is None or row.prompt_share_low is None:
                 print(f"{where}: {item.outcome}: {item.reason}")
                 continue
@@ -116,11 +116,11 @@ def _print_claims(found: Sequence[KindClaim], as_json: bool) -> None:
         sites = f"sites {item.window.start}-{item.window.start + item.window.size - 1}"
         verdict = "holds" if item.holds else "is not shown"
         print(
-            f"{literal(item.model)}: that the mean effect of {sites} on {item.kind} attributes reaches the threshold"
+            f"{printable(item.model)}: that the mean effect of {sites} on {item.kind} attributes reaches the threshold"
             f" {verdict}:"
             f" {item.effect:.2f} ({item.ci_low:.2f} to {item.ci_high:.2f}) over {len(item.attributes)} attributes"
         )
         for each in item.attributes:
             effect = "-" if each.effect is None else f"{each.effect:.2f}"
             note = "" if each.holds else " (not shown)"
-            print(f"  {literal(each.attribute)}: effect {effect}, adjusted p {each.p_holm:.3g}{note}")
+            print(f"  {printable(each.attribute)}: effect {effect}, adjusted p {each.p_holm:.3g}{note}")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.terminal import console, literal
+from loco_core.errors import printable
+from orchestrator.cli.terminal import console
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -43,9 +44,9 @@ class Reporter:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(literal(line), soft_wrap=True)
+            self._bar.console.print(printable(line), soft_wrap=True)
         else:
-            print(literal(line), flush=True)
+            print(printable(line), flush=True)
 
 
 @contextmanager

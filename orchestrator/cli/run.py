@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loco_core.errors import printable
 from orchestrator.cli.options import (
     AddressOption,
     BackendName,
@@ -101,7 +102,6 @@ def execute(
     """Runs a sweep, reports, and exits with the code that says how it went."""
     from orchestrator import driver
     from orchestrator.cli.progress import duration, reporter
-    from orchestrator.cli.terminal import literal
     from orchestrator.scheduler.loop import StopSwitch
     from orchestrator.stages.failures import advice, folded
 
@@ -122,7 +122,7 @@ def execute(
         f" ({summary.invalid} invalid, {result.failed_cells} failed, {summary.left} units left); results: {results}"
     )
     for line in advice(result.failed, results):
-        print(literal(line))
+        print(printable(line))
     explain(summary, [folded(kind.error_type, kind.error) for kind in result.failed])
     if summary.failures and not result.failed_cells:
         print("the same command tries failed edits and traces again")
@@ -160,7 +160,6 @@ def explain(summary: RunSummary, told: Sequence[tuple[str, str]] = ()) -> None:
         summary: of the run.
         told: kinds of errors that the person has been told of, as of `orchestrator.stages.failures.folded`.
     """
-    from orchestrator.cli.terminal import literal
     from orchestrator.stages.failures import SHOWN, folded
 
     kinds: dict[tuple[str, str], list[UnitReport]] = {}
@@ -168,7 +167,7 @@ def explain(summary: RunSummary, told: Sequence[tuple[str, str]] = ()) -> None:
         kinds.setdefault(folded(failure.error_type or "", failure.error or ""), []).append(failure)
     for alike in [alike for kind, alike in kinds.items() if kind not in told][:SHOWN]:
         what = f"unit {alike[0].unit_id[:12]}" if len(alike) == 1 else f"{len(alike)} units"
-        print(literal(f"gave up on {what}: {alike[0].error_type}: {alike[0].error}"))
+        print(printable(f"gave up on {what}: {alike[0].error_type}: {alike[0].error}"))
     if summary.outcome == "lease_lost":
         print("another driver took these results over; this one stopped")
     if summary.outcome != "done":
@@ -181,7 +180,7 @@ def print_localizations(found: Iterable[Localization]) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from orchestrator.cli.terminal import console, literal
+    from orchestrator.cli.terminal import console
 
     rows = list(found)
     if not rows:
@@ -198,7 +197,9 @@ def print_localizations(found: Iterable[Localization]) -> None:
         interval = "-" if row.ci_low is None or row.ci_high is None else f"{row.ci_low:.2f} to {row.ci_high:.2f}"
         effect = "-" if row.effect is None else f"{row.effect:.2f}"
         holds = "-" if row.holds_in is None else f"{row.holds_in} of {row.n_prompts}"
-        table.add_row(literal(row.model), literal(row.attribute), literal(row.words), sites, effect, interval, holds)
+        table.add_row(
+            printable(row.model), printable(row.attribute), printable(row.words), sites, effect, interval, holds
+        )
     console().print(table)
     if any(row.window is None for row in rows):
         print("(sites) are the window of the largest effect where none is localized")
@@ -216,7 +217,7 @@ def print_edits(found: Iterable[EditSummary]) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from orchestrator.cli.terminal import console, literal
+    from orchestrator.cli.terminal import console
 
     rows = sorted((item for item in found if item.chosen), key=lambda item: item.model)
     if not rows:
@@ -231,10 +232,10 @@ def print_edits(found: Iterable[EditSummary]) -> None:
         if row.model != model:
             # On a line of its own: in a column of its own a long name breaks all others at 80 columns.
             model = row.model
-            table.add_row(literal(model))
+            table.add_row(printable(model))
         shares = (row.flipped, row.neighbours_kept, row.content_kept)
         cells = (f"{100 * s.value:.0f} ({100 * s.low:.0f}-{100 * s.high:.0f})" if s.of else "-" for s in shares)
-        table.add_row(f"  {literal(row.attribute)}", f"{literal(row.name)} {_place(row)}", *cells)
+        table.add_row(f"  {printable(row.attribute)}", f"{printable(row.name)} {_place(row)}", *cells)
     console().print(table)
     print("flipped: show the donor's class now; neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loco_core.errors import printable
 from orchestrator.cli.options import JsonOption, ResultsOrCluster, is_cluster_file
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ def _show(found: SweepStatus, cluster: ClusterSpec | None, results: str, *, as_j
         return
     from rich.table import Table
 
-    from orchestrator.cli.terminal import console, literal
+    from orchestrator.cli.terminal import console
     from orchestrator.stages.failures import advice
 
-    table = Table(title=f"{literal(found.name)}: {found.units_done} of {found.units} units")
+    table = Table(title=f"{printable(found.name)}: {found.units_done} of {found.units} units")
     for name in ("model", "attribute", "units", "cells", "invalid", "failed", "outcome", "sites"):
         table.add_column(name, justify="right" if name in ("units", "cells", "invalid", "failed") else "left",
                          overflow="fold")  # fmt: skip
@@ -74,13 +75,13 @@ def _show(found: SweepStatus, cluster: ClusterSpec | None, results: str, *, as_j
             str(site) for site in range(row.window_start, row.window_start + row.window_size)
         )  # fmt: skip
         table.add_row(
-            literal(row.model), literal(row.attribute),
+            printable(row.model), printable(row.attribute),
             f"{row.units_done}/{row.units}", str(row.ok), str(row.invalid), str(row.failed),
-            literal(row.outcome or "-"), sites,
+            printable(row.outcome or "-"), sites,
         )  # fmt: skip
     console().print(table)
     for line in advice(found.failed, results):
-        print(literal(line))
+        print(printable(line))
     if found.progress is not None:
         print(_pace(found.progress))
     if money := costs(found, cluster):

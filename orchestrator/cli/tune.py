@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loco_core.errors import printable
 from orchestrator.cli.options import (
     AddressOption,
     BackendName,
@@ -87,7 +88,7 @@ def _show(result: TuneResult) -> None:
 
     from loco_core.editors import named
     from orchestrator.cli.run import span
-    from orchestrator.cli.terminal import console, literal
+    from orchestrator.cli.terminal import console
 
     stopped = sum(trial.request.seeds < result.seeds for trial in result.trials)
     pictures = sum(trial.pictures for trial in result.trials)
@@ -101,7 +102,8 @@ def _show(result: TuneResult) -> None:
         strength = f"{settings.neurons:.0%} of neurons" if neurons else f"lambda {settings.strength:.2g}"
         edit = named(settings.editor, None if neurons else settings.targets)
         table.add_row(
-            f"{literal(edit)} {span(window.start, window.size)}, {strength}", settings.tokens, str(trial.request.seeds),
+            f"{printable(edit)} {span(window.start, window.size)}, {strength}",
+            settings.tokens, str(trial.request.seeds),
             f"{trial.flipped:.0%}", f"{trial.neighbour_loss:.0%}",
         )  # fmt: skip
     console().print(table)

@@ -15,7 +15,7 @@ import torch
 import yaml
 from playwright.sync_api import Browser, Page
 
-from orchestrator.cli.terminal import literal
+from loco_core.errors import printable
 from orchestrator.store import make_table, open_store
 from orchestrator.viewing.pages import browse, compare
 from orchestrator.viewing.server import Viewer
@@ -79,7 +79,7 @@ def results(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_all_shown(text: str) -> None:
     assert MODEL in text
     for name in NAMES:
-        assert f"k/{literal(name)}" in text, name
+        assert f"k/{printable(name)}" in text, name
     assert not set(text) & {"\x1b", "\u009b", "\u202e", "\u0085"}
 
 
@@ -122,7 +122,7 @@ def test_a_name_that_is_not_there_is_told_as_it_stands(results: Path, command: C
     for name in (*NAMES, "\x1b[31m"):
         code, _, err = command("edit", results, "--attribute", f"{name}!", *INLINE)
         assert code == 2
-        assert f'no attribute "{literal(name)}!"' in err
+        assert f'no attribute "{printable(name)}!"' in err
         assert "\x1b" not in err
 
 
