@@ -12,6 +12,7 @@ from loco_core.power import Reach, reach
 from orchestrator.batch_sizes import probes, with_batch_sizes
 from orchestrator.counting import count, counted
 from orchestrator.edit_summary import EditSummary, summarize
+from orchestrator.editable import check_records
 from orchestrator.plan import PlannedUnit, sweep_id, windows
 from orchestrator.resolve import Resolved, check_methods, resolve
 from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
@@ -100,6 +101,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         SpecError: these results cannot go on with this spec, or none of the models admits an edit that it asks for.
     """
     check_methods(spec, resolved)
+    check_records(spec, resolved.attributes)
     known: list[PlannedUnit] = []
     committed: frozenset[str] = frozenset()
     traced: set[Pair] = set()
@@ -165,6 +167,7 @@ def run(
     root = absolute(root)
     resolved, store, identity = resolve(spec), open_store(root), sweep_id(spec)
     check_methods(spec, resolved)
+    check_records(spec, resolved.attributes)
     with leased(store) as lease:
         store.blobs.clean()
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.

@@ -32,9 +32,6 @@ def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
     for i, editor in enumerate(spec.edit.editors):
         with located("edit", "editors", i):
             registry.function("editors", editor, "edit")
-    for i, item in enumerate(attributes):
-        with located("attributes", i):
-            _check_splits(spec.edit, item, spec.prompts)
     for editor in spec.edit.method_lambdas:
         with located("edit", "method_lambdas", editor):
             if published(editor) is None:
@@ -51,8 +48,24 @@ def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
             _check_published(spec.edit, attributes)
 
 
+def check_records(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
+    """Refuses to begin a sweep that edits attributes whose records cannot be split for it.
+
+    Args:
+        spec: the sweep.
+        attributes: its attributes.
+
+    Raises:
+        SpecError: there is one; ``loc`` says where in the sweep.
+    """
+    if spec.edit is not None:
+        for i, item in enumerate(attributes):
+            with located("attributes", i):
+                _check_splits(spec.edit, item, spec.prompts)
+
+
 def _check_splits(wanted: EditSpec, item: Attribute, prompts: int) -> None:
-    """Refuses attributes whose prompts cannot be split, or leave neurons nothing to vary over."""
+    """Refuses an attribute whose prompts cannot be split, or leave neurons nothing to vary over."""
     fitted_on = len(splits(item, prompts)["fit"])
     alone = [tokens for tokens in wanted.neuron_tokens if tokens in ("last_subject", "last_position")]
     if "neurons" in wanted.editors and alone and fitted_on < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ OPEN: dict[str, list[Any]] = {
     "attributes.*.published.*.anchors": [],
     "attributes.*.published": [{"loco_edit": {"keys": ["velor"], "anchors": ["circle"]}}],
     "windows.sizes": [[2], [1, 3]],
-    "windows.stride": [5],
+    "windows.stride": [12],
     "prompts": [2],
     "seeds": [2, [3, 5]],
     "generation.steps": [1, 3],
@@ -80,7 +81,7 @@ OPEN: dict[str, list[Any]] = {
     "localize.localizer": ["window", "sequential", "attention_contribution", "causal_tracing"],
     "localize.beside": [["window"], ["attention_contribution", "causal_tracing"]],
     "localize.threshold": [0.5, 1.0],
-    "localize.max_share": [1.0],
+    "localize.max_share": [0.5],
     "localize.confidence": [0.9],
     "localize.resamples": [100],
     "localize.damage_share": [0.0, 1.0],
@@ -139,6 +140,7 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
     return {
         **{path: INLINE for path, _, _ in keys(SweepSpec) if path.startswith("attributes.")},
         "attributes.*.records.*.template_id": {**INLINE, "prompts": 2},
+        "localize.max_share": {"windows.sizes": [1]},
         "models.*.path: None": {"models.*.id": "toy"}, "models.*.id: 'toy'": {"models.*.path": None},
         "models.*.super_resolution.path": second,
         "models.*.super_resolution.revision": {**second, "models.*.super_resolution.path": named["second"]},
@@ -184,7 +186,9 @@ def test_every_value_of_every_key_runs(
     assert not left, refusal(base, asked(named, left[0]))
     for number, sweep in enumerate(packed):
         with subtests.test(picks=[str(pick) for pick in sweep.picks]):
+            t = time.process_time()
             try_out(command, content(base, sweep.values), tmp_path / str(number))
+            open("/tmp/opt.log", "a").write(f"{number} {time.process_time() - t:.1f} {[str(p) for p in sweep.picks]}\n")
 
 
 def test_what_this_machine_cannot_do_is_refused_in_one_line(
