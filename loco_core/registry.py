@@ -206,8 +206,12 @@ def source(drawer: str, key: str) -> bytes:
 
 def _on_this_node(path: Path) -> Path:
     """Returns where a file of a job lies: in its working directory, which a node may unpack elsewhere by that name."""
-    here = Path.cwd()
     if not path.is_file():
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:
+            # Ray unpacks a job's folder anew while the job runs, where several nodes share a machine.
+            return path
         for folder in path.parents:
             if folder.name == here.name and (found := here / path.relative_to(folder)).is_file():
                 return found

@@ -195,3 +195,16 @@ def test_versions_of_an_installed_package_are_told_apart(tmp_path: Path, monkeyp
     assert registry.source("editors", "uce") == b""
     for name in ("their_editor", "their_editor.rest"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_a_file_that_was_loaded_stays_where_its_folder_and_the_working_directory_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def localize(scores, settings, site_names=()): ...\n")
+    monkeypatch.chdir(folder)
+    before = registry.load("localizers", str(folder / "mine.py"))
+    (folder / "mine.py").unlink()
+    folder.rmdir()
+    assert registry.load("localizers", str(folder / "mine.py")) is before
