@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -186,9 +185,7 @@ def test_every_value_of_every_key_runs(
     assert not left, refusal(base, asked(named, left[0]))
     for number, sweep in enumerate(packed):
         with subtests.test(picks=[str(pick) for pick in sweep.picks]):
-            t = time.process_time()
             try_out(command, content(base, sweep.values), tmp_path / str(number))
-            open("/tmp/opt.log", "a").write(f"{number} {time.process_time() - t:.1f} {[str(p) for p in sweep.picks]}\n")
 
 
 def test_what_this_machine_cannot_do_is_refused_in_one_line(
