@@ -250,14 +250,16 @@ def test_results_and_cluster_files_with_one_are_refused(command: Command, tmp_pa
         assert "cluster.yaml:" in err, err
 
 
-def test_a_traceback_that_ends_a_process_is_masked() -> None:
+@pytest.mark.parametrize("how", ["main.app = broken", "main.app.command('broken')(broken)"])
+def test_a_traceback_that_ends_a_process_is_masked(how: str) -> None:
     value = f"hf_{letters(34)}"
     code = f"""
         import sys
         from orchestrator.cli import main
         def broken():
             raise KeyError("it failed: {value[:10]}" + "{value[10:]}")
-        main.app = broken
+        {how}
+        sys.argv = ["loco-sweep", "broken"]
         main.main()
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
