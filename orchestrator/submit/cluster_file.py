@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from loco_core import registry
 from loco_core.errors import SpecError
 from orchestrator.resolve import check_names
 from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
@@ -59,6 +60,8 @@ def load_cluster(path: str | Path) -> LoadedCluster:
     spec = load_yaml(file, ClusterSpec, "a cluster file")
     named = isinstance(spec.sweep, str)
     sweep = _named_sweep(file, spec.sweep) if isinstance(spec.sweep, str) else spec.sweep
+    # Who gives the file names the Python files in it.
+    registry.name(sweep.files)
     if sweep.results not in (None, spec.results):
         where = place(file, ("results",))
         raise SpecError(f"{where}: results: {spec.results!r} here and {sweep.results!r} in the sweep; expected one")
@@ -89,7 +92,7 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
     """Refuses paths that mean something on this machine only: those that were not written in full."""
     # From here on they are absolute: what was written stands in the file alone.
     results = written(file, ("results",))
-    if "://" not in results and not Path(results).is_absolute():
+    if results is not None and "://" not in results and not Path(results).is_absolute():
         raise SpecError(
             f"{place(file, ('results',))}: results: {results!r} is a relative path; expected an s3:// address, or "
             "an absolute path that every node mounts"
@@ -103,7 +106,7 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
         keys = loc if sweep_file != file else ("sweep", *loc)
         if path and Path(path).is_absolute() and not path.endswith(".py"):
             text = written(sweep_file, keys)
-            if not Path(text).is_absolute():
+            if text is not None and not Path(text).is_absolute():
                 name = ".".join(map(str, loc)).removesuffix(".path" if "super_resolution" in loc else "")
                 raise SpecError(
                     f"{place(sweep_file, keys)}: {name}: {text!r} is a folder of this machine; "
