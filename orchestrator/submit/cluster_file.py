@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
 from orchestrator.spec.cluster import ClusterSpec, WorkersSpec
 from orchestrator.spec.plain_yaml import Loc
 from orchestrator.spec.yaml_file import load_yaml, written
+
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def load_cluster(path: str | Path) -> LoadedCluster:
         except SpecError as error:
             keys = error.loc if named else ("sweep", *error.loc)
             raise SpecError(f"{place(sweep_file, keys)}: {error}") from error
-        _check_code(sweep_file, _code(sweep))
+        _check_code(sweep_file, _code(sweep), as_keys=spec.cluster.rayjob is not None)
     models = sweep.models if spec.cluster.local else tuple(_with_needs(file, m, spec.workers) for m in sweep.models)
     return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
 
@@ -134,10 +137,15 @@ def _code(sweep: SweepSpec) -> dict[str, Path]:
     return {name: Path(name) for name in sweep.files}
 
 
-def _check_code(sweep_file: Path, code: dict[str, Path]) -> None:
-    """Refuses files that would overwrite each other where the job finds them."""
+def _check_code(sweep_file: Path, code: dict[str, Path], *, as_keys: bool) -> None:
+    """Refuses files that would overwrite each other where the job finds them, or that a ConfigMap cannot hold."""
     names = [path.name for path in code.values()]
     for name in names:
+        if as_keys and not _KEY.fullmatch(name):
+            raise SpecError(
+                f"{sweep_file}: a RayJob's ConfigMap holds no file named {name!r}; expected letters of English, "
+                "digits, -, _ and ., at most 253"
+            )
         if names.count(name) > 1:
             raise SpecError(
                 f"{sweep_file}: two files are named {name}, and the job finds both in one folder; rename one"

@@ -137,6 +137,16 @@ def test_a_sweep_in_the_cluster_file_may_name_files_of_its_own(folder: Path) -> 
         assert load_cluster(folder / "cluster.yaml").code
 
 
+@pytest.mark.parametrize(("name", "taken"), [("mine-1.py", True), ("my file.py", False), ("näh.py", False)])
+def test_a_file_that_no_config_map_can_hold_is_refused_for_a_rayjob(folder: Path, name: str, taken: bool) -> None:
+    (folder / name).write_text("from loco_core.localizers.window import localize  # noqa: F401\n")
+    (folder / "sweep.yaml").write_text(SWEEP + f"localize: {{localizer: './{name}'}}\n")
+    load_cluster(folder / "cluster.yaml")
+    (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', "{rayjob: {image: i}}"))
+    with nullcontext() if taken else pytest.raises(SpecError, match="ConfigMap holds no file named"):
+        load_cluster(folder / "cluster.yaml")
+
+
 def test_a_cluster_file_may_be_merged_of_parts(folder: Path) -> None:
     base = "{results: s3://bucket/first, workers: {gpus: 1}}"
     text = "".join(line for line in CLUSTER.splitlines(keepends=True) if not line.startswith(("results", "workers")))
