@@ -82,6 +82,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(choices)}" if choices else ""
 
 
+def wants_token(address: str) -> str:
+    """Returns what is said where a cluster refuses who has not its token.
+
+    Args:
+        address: of the cluster, or of its dashboard.
+    """
+    return (
+        f"{address} wants a token: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file) to that of the cluster, which "
+        "`ray get-auth-token` prints on its head"
+    )
+
+
 def printable(text: str) -> str:
     """Returns a text whose lines are those that it means to have: what cannot be seen in it is written as an escape."""
     seen = (each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import traceback
+import warnings
 from functools import cache
 from types import TracebackType
+from typing import Any
 
 MASK = "***"
 
@@ -15,7 +18,11 @@ _WORDS = "SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL"
 _NAME = re.compile(
     rf"(^|_)[A-Z0-9]*({_WORDS})(_|$)|(^|_)(SECRETS|CREDENTIALS|PASSWORDS)(_|$)|(^|_)(PAT|PASS|JWT|DSN|BEARER|COOKIE|NETRC)(_|$)"
     "|(ACCESS|API|PRIVATE|ACCOUNT|SIGNING|ENCRYPTION)_?KEY|_(KEY|PWD|AUTH)$|(^|_)(DATABASE|DB|REDIS|MONGO(DB)?|AMQP)_UR[IL]"
-    "|CONNECTION_?STRING"
+    "|CONNECTION_?STRING|(^|_)AUTHORIZATION$"
+)
+# Files that hold one, what tokenizers call their tokens, and keys and passes of other kinds.
+_NO_NAME = re.compile(
+    r"_(PATH|FILE)$|(^|_)(PAD|BOS|EOS|UNK|MASK|PLACEHOLDER|MAX|NUM|CLS|SEP)_TOKEN|(^|_)CACHE_KEY$|(FORWARD|BACKWARD)_PASS$"
 )
 
 _LOOKS = re.compile(
@@ -23,22 +30,46 @@ _LOOKS = re.compile(
     r"|(?<![A-Za-z0-9])(?:"
     r"(?:AKIA|ASIA|AROA|AIDA|AGPA|AIPA|ANPA|ANVA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}"
-    r"|hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
+    r"|hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
     r"|xox[a-z]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}"
     r"|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{30,}|dckr_pat_[A-Za-z0-9_-]{20,}|nvapi-[A-Za-z0-9_-]{20,}"
-    r"|eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*"
+    r")|(?<![A-Za-z0-9_-])(?:"
+    r"sk-(?=[A-Za-z_-]*[0-9])(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{16,}"
+    r"|eyJ[A-Za-z0-9_-]{5,}+\.eyJ[A-Za-z0-9_-]{5,}+\.[A-Za-z0-9_-]*"
     r")",
     re.DOTALL,
 )
-# After a colon no port; a secret key of AWS may hold slashes. A user alone is no secret but to web servers.
+# After a colon no port; a secret key of AWS may hold slashes. A user alone is no secret but to web servers. ${NAME}
+# stands for one that is elsewhere.
 _IN_ADDRESS = re.compile(
-    r"(?<=://)(?:[^/\s'\"@:]*:(?!\d+(?:[/\s]|$))[^\s'\"@]+@(?:[^/\s'\"@]*@)?)|(?<=https://)[^/\s'\"@:]+@|(?<=http://)[^/\s'\"@:]+@"
+    r"(?<=://)[^/\s'\"@:?#]*:(?!\d+(?:[/?#\s]|$)|\$\{\w+\}@)(?:(?!://)[^\s'\"@])++@(?:[^/\s'\"@]*@)?"
+    r"|(?:(?<=https://)|(?<=http://))(?!\$\{\w+\}@)[^/\s'\"@:?#]+@"
 )
-_BEARER = re.compile(r"(?i)\b(bearer|basic)(\s+)(?=[A-Za-z0-9._~+/-]*[0-9])[A-Za-z0-9._~+/-]{16,}=*")
-# NAME=VALUE as in an environment or an address, 'NAME': 'VALUE' as in a dictionary or JSON.
-_ASSIGNED = re.compile(
-    r"(?P<name>[A-Za-z][A-Za-z0-9_-]*)(?P<sign>\s?=\s?|[\"']\s*:\s*)(?P<quote>[\"']?)(?P<value>(?(quote)[^\"'\n]+|[^\s\"',;&)\]}]+))"
+_HEADER = re.compile(
+    r"(?i)(?<![a-z])(authorization\\*[\"']?\s*[:=]\s*b?\\*[\"']?(?:bearer|basic|token|digest|negotiate|api-?key)\s+)"
+    r"[^\s\"'\\,;]{8,}"
 )
+# Elsewhere they are words as others; names of models have slashes, or no capital letters.
+_BEARER = re.compile(
+    r"\b([Bb]earer\s+(?=[A-Za-z._~+-]*[0-9])|[Bb]asic\s+(?=[A-Za-z._~+-]*[0-9])(?=[a-z0-9._~+-]*[A-Z]))"
+    r"[A-Za-z0-9._~+-]{20,}+(?!/)=*"
+)
+# NAME=VALUE as in an environment or an address, 'NAME': 'VALUE' as in a dictionary or JSON (also of bytes, and in other
+# JSON), NAME: VALUE as in YAML and headers.
+_NAMED = re.compile(
+    r"(?<![A-Za-z0-9_-])(?P<name>[A-Za-z0-9_-]++)(?:\s?=(?!=)\s?|\\*[\"']\s*:\s*|(?P<plain>:[ \t]+))"
+    r"(?:[bBrRuU]{0,2}(?P<quote>\\*[\"']))?"
+)
+_QUOTED = re.compile(r"[^\"'\n]*[^\"'\n\\]")
+_BARE = re.compile(r"[^\s\"',;&)\]}]+")
+_LAST = re.compile(r"\\*[\"']?[ \t]*[,}]?[ \t]*(?:\n|\\n|\Z)")
+
+_SHORTEST = 8
+"""Letters of a credential that is known by its name alone: words and numbers of our field are short."""
+_PLAIN_VALUE = re.compile(
+    r"(?i:none|null|true|false|yes|no|on|off|)|[-+]?\d{1,7}|[-+]?\d*\.\d+(?:[eE][-+]?\d+)?|\$\{\w+\}|\$\w+|<[^<>]*>"
+)
+_PATH = re.compile(r"(?:~|\.{1,2})?/[^+=\s]*")
 
 
 def masked(text: str) -> str:
@@ -49,14 +80,55 @@ def masked(text: str) -> str:
     """
     text = _LOOKS.sub(MASK, text)
     text = _IN_ADDRESS.sub(f"{MASK}@", text)
-    text = _BEARER.sub(rf"\1\2{MASK}", text)
-    return _ASSIGNED.sub(_assigned, text)
+    text = _HEADER.sub(rf"\1{MASK}", text)
+    text = _BEARER.sub(rf"\1{MASK}", text)
+    return _without_named(text)
 
 
-def _assigned(found: re.Match[str]) -> str:
-    if not is_credential_name(found["name"]):
-        return found[0]
-    return f"{found['name']}{found['sign']}{found['quote']}{MASK}"
+def _without_named(text: str) -> str:
+    parts, done = [], 0
+    for found in _NAMED.finditer(text):
+        # What stands in the value of a name that is none is looked at as well.
+        if found.start() < done or not is_credential_name(found["name"]):
+            continue
+        value = (_QUOTED if found["quote"] else _BARE).match(text, found.end())
+        if value is None or len(value[0]) < _SHORTEST or is_plain_value(value[0]):
+            continue
+        if found["plain"] and not _stands_alone(text, value):
+            continue
+        parts += [text[done : value.start()], MASK]
+        done = value.end()
+    return "".join([*parts, text[done:]])
+
+
+def _stands_alone(text: str, value: re.Match[str]) -> bool:
+    """Tells the value of a key from the sentence that goes on after a colon."""
+    if any(each.isspace() for each in value[0]):
+        return False
+    return any(each.isdigit() for each in value[0]) or _LAST.match(text, value.end()) is not None
+
+
+def is_plain_value(value: str) -> bool:
+    """Tells whether a value is no credential whatever its name is: a truth, a number, a path, ``${NAME}``.
+
+    Args:
+        value: of a variable.
+    """
+    if _PLAIN_VALUE.fullmatch(value):
+        return True
+    if not _PATH.fullmatch(value):
+        return False
+    # A key in base64 may begin with a slash.
+    return bool(re.search(r"[._-]", value)) or not (re.search(r"[0-9]", value) and re.search(r"[A-Z]", value))
+
+
+def has_password(address: str) -> bool:
+    """Tells whether an address has a credential in it; names of folders are no names of variables.
+
+    Args:
+        address: such as ``s3://bucket/folder``.
+    """
+    return bool(_LOOKS.search(address) or _IN_ADDRESS.search(address))
 
 
 def is_credential_name(name: str) -> bool:
@@ -66,7 +138,7 @@ def is_credential_name(name: str) -> bool:
         name: such as ``GITHUB_PAT``.
     """
     upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
-    return bool(_NAME.search(upper))
+    return bool(_NAME.search(upper)) and not _NO_NAME.search(upper)
 
 
 def holds_credential(text: str) -> bool:
@@ -76,20 +148,40 @@ def holds_credential(text: str) -> bool:
 
 @cache
 def mask_everything() -> None:
-    """Masks what this process logs, and tracebacks that end it."""
-    make = logging.getLogRecordFactory()
+    """Masks what this process logs, its warnings, and tracebacks that end it or one of its threads."""
+    make, write = logging.getLogRecordFactory(), warnings.formatwarning
 
     def masking(*args: object, **kwargs: object) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        record.msg, record.args = masked(record.getMessage()), None
+        try:
+            record.msg, record.args = masked(record.getMessage()), None
+        except Exception:  # letters and arguments that do not fit: logging says so itself, and goes on
+            return record
         if record.exc_info and record.exc_info[0]:
             # Formatters take this where it is there.
             record.exc_text = masked("".join(traceback.format_exception(*record.exc_info)).rstrip())
         return record
 
+    def written(*args: Any, **kwargs: Any) -> str:
+        return masked(write(*args, **kwargs))
+
     logging.setLogRecordFactory(masking)
+    warnings.formatwarning = written
     sys.excepthook = _print_masked
+    threading.excepthook = _print_of_thread
+    sys.unraisablehook = _print_unraisable
 
 
-def _print_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_masked(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     print(masked("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _print_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_type is not SystemExit:
+        print(f"Exception in thread {found.thread.name if found.thread else '?'}:", file=sys.stderr)
+        _print_masked(found.exc_type, found.exc_value, found.exc_traceback)
+
+
+def _print_unraisable(found: sys.UnraisableHookArgs) -> None:
+    print(masked(f"{found.err_msg or 'Exception ignored in'}: {found.object!r}"), file=sys.stderr)
+    _print_masked(found.exc_type, found.exc_value, found.exc_traceback)

@@ -171,14 +171,15 @@ def hold(files: Iterable[tuple[str, str]]) -> None:
         if (known := _executed.get((path.absolute(), digest))) is not None:
             _current[path.absolute()] = known
             continue
-        found = _from_file(path).digest
-        if found != digest:
-            # Not for good: the file may be put back.
-            _current.pop(path.absolute(), None)
+        _check_named(path)
+        # Looked at before it is executed: another file may be anybody's.
+        source = _read(path)
+        if (found := hashlib.sha256(source).hexdigest()) != digest:
             raise SpecError(
                 f"{path} is not the file that this run began with ({found[:12]} here, {digest[:12]} there); "
                 "leave it alone, or give it the same content everywhere, and start the run again"
             )
+        _take(path, source)
 
 
 def source(drawer: str, key: str) -> bytes:
@@ -220,15 +221,23 @@ def _on_this_node(path: Path) -> Path:
 
 def _from_file(path: Path) -> _File:
     path = _on_this_node(path)
-    where = path.absolute()
     _check_named(path)
-    if (known := _current.get(where)) is not None:
+    if (known := _current.get(path.absolute())) is not None:
         return known
+    return _take(path, _read(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        source = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise SpecError(f"no file {path}" if missing else f"{path} cannot be read: {error.strerror}") from None
+
+
+def _take(path: Path, source: bytes) -> _File:
+    """Executes a file, unless that was done before; it stays what it is from then on."""
+    where = path.absolute()
     version = where, hashlib.sha256(source).hexdigest()
     if version not in _executed:
         _executed[version] = _File(source, _execute(path, source, version[1]))
@@ -240,6 +249,9 @@ def _check_named(path: Path) -> None:
     """Refuses a file that no person named."""
     if _leave is None or os.path.realpath(path) in _leave.named:
         return
+    if not path.exists():
+        # A job's folder is gone when it has ended; nobody is to trust a file that is not there.
+        raise SpecError(f"no file {path}, which these results name")
     if not _leave.all:
         raise SpecError(
             f"these results name the Python file {path}, which would be run here; read it, then add --trust to the "

@@ -18,6 +18,7 @@ from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 
+from loco_core.errors import wants_token
 from orchestrator.backends.local import AUTH_MODE, AUTH_TOKEN, refresh
 from orchestrator.scheduler.host import one_line
 from orchestrator.scheduler.protocol import BackendError
@@ -180,9 +181,7 @@ def _check_token(address: str) -> None:
 def _turned_away(address: str) -> BackendError:
     mode = os.environ.get(AUTH_MODE, "token")
     return BackendError(
-        f"{address} wants a token: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file) to that of the cluster, which "
-        "`ray get-auth-token` prints on its head"
-        + ("" if mode == "token" else f"; {AUTH_MODE} is {mode} here, expected token")
+        wants_token(address) + ("" if mode == "token" else f"; {AUTH_MODE} is {mode} here, expected token")
     )
 
 

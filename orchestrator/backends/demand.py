@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,8 +15,12 @@ from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatus
 from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_get
 
+from orchestrator.scheduler.protocol import BackendError
+
 PATIENCE_SECONDS = 40.0
 """How long nodes may take to join, or to be asked for, before a request is judged."""
+PATIENCE = "LOCO_NODE_PATIENCE"
+"""Variable with other seconds, for clusters whose nodes come late and that no autoscaler asks for them."""
 RPC_SECONDS = 10
 OPERATORS = ("!", "in(", "!in(")
 
@@ -48,7 +53,7 @@ def refusal(demand: Demand, waited: float) -> str | None:
         waited: seconds since it was asked for.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if waited < PATIENCE_SECONDS or any(_holds(node["Resources"], node.get("Labels") or {}, demand) for node in nodes):
+    if waited < _patience() or any(_holds(node["Resources"], node.get("Labels") or {}, demand) for node in nodes):
         return None
     try:
         state = _autoscaling()
@@ -60,13 +65,25 @@ def refusal(demand: Demand, waited: float) -> str | None:
         if _grows(_internal_kv_get(DEBUG_AUTOSCALING_STATUS)):
             # The autoscaler before the present one does not say what it cannot give.
             return None
-        return f"no node of the cluster has {demand} for a worker ({there}), and no autoscaler adds any"
+        return f"no node of the cluster has {demand} for a worker ({there}), and no autoscaler adds any; {_later()}"
     # While nodes are on their way all that exceeds the cluster's limit is listed as well.
     if state.pending_instances or state.pending_instance_requests:
         return None
     if any(_is(request, demand) for request in state.infeasible_resource_requests):
-        return f"no node type of the cluster has {demand} for a worker ({there} now)"
+        return f"no node type of the cluster has {demand} for a worker ({there} now); {_later()}"
     return None
+
+
+def _patience() -> float:
+    given = os.environ.get(PATIENCE, "")
+    try:
+        return float(given) if given else PATIENCE_SECONDS
+    except ValueError:
+        raise BackendError(f"{PATIENCE} is {given!r}; expected seconds, such as 600") from None
+
+
+def _later() -> str:
+    return f"where nodes come after {_patience():.0f} s, set {PATIENCE} to more seconds"
 
 
 def _grows(report: bytes | None) -> bool:

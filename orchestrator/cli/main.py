@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 
 from loco_core import registry
 from loco_core.errors import LocoError, printable
-from loco_core.masking import mask_everything
+from loco_core.masking import mask_everything, masked
 from orchestrator.cli import (
     bench_localizer,
     demo,
@@ -32,6 +33,7 @@ from orchestrator.cli import (
     verify,
     view,
 )
+from orchestrator.cli.terminal import drop
 
 app = typer.Typer(
     name="loco-sweep",
@@ -100,6 +102,10 @@ def _commands() -> None:
     except LocoError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
+    except Exception:
+        # Not left to Python: Typer puts a hook of its own where tracebacks are masked.
+        _complain(masked(traceback.format_exc().rstrip()))
+        sys.exit(1)
 
 
 def _open_output() -> None:
@@ -109,7 +115,12 @@ def _open_output() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout is sys.__stdout__:
         raw = _Output(sys.stdout.fileno(), "w", closefd=False)
-        sys.stdout = TextIOWrapper(BufferedWriter(raw), sys.stdout.encoding, line_buffering=raw.isatty())
+        # As PYTHONUNBUFFERED wants it, which jobs of a cluster are given.
+        at_once = sys.stdout.write_through
+        sys.stdout = TextIOWrapper(
+            raw if at_once else BufferedWriter(raw), sys.stdout.encoding, line_buffering=raw.isatty(),
+            write_through=at_once,
+        )  # fmt: skip
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -125,7 +136,7 @@ def _flushed(code: str | int | None) -> str | int | None:
     except OutputError as error:
         if not code:
             _complain(f"error: {error}")
-    _drop(sys.stdout)
+    drop(sys.stdout)
     return code or OutputError.exit_code
 
 
@@ -134,14 +145,7 @@ def _complain(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         # Nobody is left to be told: the exit code alone says it.
-        _drop(sys.stderr)
-
-
-def _drop(stream: TextIO) -> None:
-    """Lets what still waits to be written go nowhere, so that Python does not try it again at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+        drop(sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from orchestrator.cli.options import (
     placed,
     results_of,
 )
+from orchestrator.cli.terminal import drop
 
 if TYPE_CHECKING:
     from loco_core.localizers import Localization
@@ -255,10 +257,20 @@ def span(start: int, size: int) -> str:
 
 @contextmanager
 def signals(stop: StopSwitch) -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and a closed terminal stop it: once after what is running, twice now, wherever it is."""
+    """Lets Ctrl-C, SIGTERM and a closed terminal stop it: once after what is running, twice now, wherever it is.
 
-    def press(*_: object) -> None:
+    A terminal that closes says so more than once, and counts once.
+    """
+    # Of one that is gone nothing tells that it was one.
+    terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+
+    def press(number: int, _: object) -> None:
         again = stop.pressed
+        if number == signal.SIGHUP:
+            for stream in terminals:
+                drop(stream)
+            if again:
+                return
         stop.press()
         if again:
             raise KeyboardInterrupt

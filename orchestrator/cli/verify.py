@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loco_core.errors import printable
 from orchestrator.cli.options import Results
 
 if TYPE_CHECKING:
@@ -22,13 +23,18 @@ def verify(
     store = stores.open_store(results, create=False)
     found = _repaired(store) if repair else _examined(store)
     for damage in found:
-        print(f"{store.root}/{damage.path}: {damage.problem}; {damage.remedy}")
+        print(_line(f"{store.root}/{damage.path}: {damage.problem}; {damage.remedy}"))
     if not found:
         print(f"{results}: every file of loco-sweep is as it was written")
     elif not repair:
         print(f"`loco-sweep verify {results} --repair` mends this")
     if found and not (repair and all(damage.mended for damage in found)):
         raise typer.Exit(1)
+
+
+def _line(text: str) -> str:
+    """Returns a text that stays a line and moves no cursor, whatever the files of a folder are called."""
+    return printable(text).replace("\n", "\\n")
 
 
 def _repaired(store: Store) -> list[Damage]:
@@ -44,7 +50,7 @@ def _examined(store: Store) -> list[Damage]:
 
     found = stores.examine(store)
     for path, word in found.foreign.items():
-        print(f"{store.root}/{path}: {word}; left alone, and not covered")
+        print(_line(f"{store.root}/{path}: {word}; left alone, and not covered"))
     for what in found.uncovered:
-        print(f"not covered: {what}")
+        print(_line(f"not covered: {what}"))
     return list(found.damages)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from loco_core.masking import holds_credential, is_credential_name
+from loco_core.masking import has_password, holds_credential, is_credential_name, is_plain_value
 from orchestrator.spec.places import Place
 from orchestrator.spec.rules import Name, Strict, Text, problem
 from orchestrator.spec.sweep import SweepSpec
@@ -77,7 +77,7 @@ class ClusterChoice(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> ClusterChoice:
-        if self.address is not None and holds_credential(self.address):
+        if self.address is not None and has_password(self.address):
             raise problem(("address",), "holds a password; expected http://HEAD:8265, and the token in RAY_AUTH_TOKEN")
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
@@ -100,7 +100,7 @@ class RuntimeEnvSpec(Strict):
     @model_validator(mode="after")
     def _check(self) -> RuntimeEnvSpec:
         for name, value in self.env_vars.items():
-            if is_credential_name(name) or holds_credential(value):
+            if (is_credential_name(name) and not is_plain_value(value)) or holds_credential(value):
                 message = "looks like a credential, which Ray would log; set it in the environment of the nodes instead"
                 raise problem(("env_vars", name), message)
         for number, package in enumerate(self.pip):
@@ -159,7 +159,7 @@ class ClusterSpec(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> ClusterSpec:
-        if holds_credential(self.results):
+        if has_password(self.results):
             message = "holds a password; expected s3://bucket/folder, and the keys in the environment of the nodes"
             raise problem(("results",), message)
         return self

@@ -44,6 +44,26 @@ class _Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what ``<<`` brings before a map's own keys; of several maps the first counts, as YAML says.
+
+        PyYAML's own tells keys by which object they are, so that of several maps the last would count.
+        """
+        brought: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        own = []
+        for key, value in node.value:
+            if key.tag != f"{_TAG}merge":
+                own.append((key, value))
+                continue
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(part, yaml.MappingNode):
+                    problem = "expected a mapping or list of mappings for merging"
+                    raise ConstructorError(None, None, problem, part.start_mark)
+                self.flatten_mapping(part)
+                named = {each.value if isinstance(each.value, str) else id(each): (each, of) for each, of in part.value}
+                brought = {**named, **brought}
+        node.value = [*brought.values(), *own]
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Constructs a value of a plain kind; says where it stands if it is not what its tag says."""
         kind = str(node.tag).removeprefix(_TAG)
@@ -246,5 +266,9 @@ def _unreadable(path: Path, text: str, error: ReaderError) -> str:
 
 
 def _cut(value: Any) -> str:
-    shown = repr(value) if isinstance(value, str) else "what is here"
-    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 3]}..."
+    return cut(repr(value) if isinstance(value, str) else "what is here")
+
+
+def cut(text: str) -> str:
+    """Returns as much of a value as an error repeats."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from loco_core import registry
 from loco_core.errors import SpecError, did_you_mean, printable
 from orchestrator.spec.places import beside
-from orchestrator.spec.plain_yaml import SHOWN, Loc, YamlFile, read
+from orchestrator.spec.plain_yaml import Loc, YamlFile, cut, read
 from orchestrator.spec.sweep import SweepSpec
 
 Spec = TypeVar("Spec", bound=BaseModel)
@@ -61,18 +62,26 @@ def place(path: str | Path, loc: Loc) -> str:
         path: of a file that was read before.
         loc: keys and positions from the top, e.g. ``("attributes", 1)``.
     """
-    file = _read(Path(path), SweepSpec, "a file")
+    file = _merged(path)
     return file.mark(file.at(loc))
 
 
-def written(path: str | Path, loc: Loc) -> str:
-    """Returns a text as it stands in a file, where what it was made into no longer tells.
+def written(path: str | Path, loc: Loc) -> str | None:
+    """Returns a text as it stands in a file, where what it was made into no longer tells; None if there is none.
 
     Args:
         path: of a file that was read before.
         loc: as of `place`.
     """
-    return str(_read(Path(path), SweepSpec, "a file").at(loc).value)
+    node = _merged(path).at(loc)
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else None
+
+
+def _merged(path: str | Path) -> YamlFile:
+    """Reads a file again; what ``<<`` brings stands where it is brought to."""
+    file = _read(Path(path), SweepSpec, "a file")
+    file.data()
+    return file
 
 
 def _read(path: Path, spec: type[BaseModel], what: str) -> YamlFile:
@@ -116,7 +125,7 @@ def _describe(file: YamlFile, spec: type[BaseModel], error: ErrorDetails) -> str
         known = _fields_at(spec, loc[:-1])
         hint = did_you_mean(str(loc[-1]), known)
         expected = "" if hint.startswith("; known") else f"; expected one of {', '.join(known)}"
-        return f"{where}: unknown key {_cut(repr(str(loc[-1])))}{expected}{hint}"
+        return f"{where}: unknown key {cut(repr(str(loc[-1])))}{expected}{hint}"
     if kind == "missing":
         return f"{where}: {written} is missing; expected a key {str(loc[-1])!r} here"
     if kind == "rule":
@@ -136,8 +145,4 @@ def _written(file: YamlFile, loc: Loc, *, missing: bool) -> str:
 
 
 def _shown(value: Any) -> str:
-    return _cut(printable(json.dumps(value, ensure_ascii=False, default=str)))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+    return cut(printable(json.dumps(value, ensure_ascii=False, default=str)))

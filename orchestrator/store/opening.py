@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loco_core.errors import StoreError
-from loco_core.masking import holds_credential
+from loco_core.masking import has_password
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs
 from orchestrator.store.errors import MissingFileError
@@ -24,7 +24,7 @@ def open_store(root: str, *, create: bool = True) -> Store:
     scheme, separator, _ = root.partition("://")
     if separator and scheme not in ("s3", "file"):
         raise StoreError(f"{root}: expected a folder or s3://bucket/folder")
-    if separator and holds_credential(root):
+    if separator and has_password(root):
         raise StoreError(
             f"{root}: an address is written into the results and their reports; expected one without a password, and "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from loco_core import registry
 from loco_core.errors import SpecError
 from orchestrator.resolve import check_names
 from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
 from orchestrator.spec.cluster import ClusterSpec, WorkersSpec
 from orchestrator.spec.plain_yaml import Loc
 from orchestrator.spec.yaml_file import load_yaml, written
+
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def load_cluster(path: str | Path) -> LoadedCluster:
     spec = load_yaml(file, ClusterSpec, "a cluster file")
     named = isinstance(spec.sweep, str)
     sweep = _named_sweep(file, spec.sweep) if isinstance(spec.sweep, str) else spec.sweep
+    # Who gives the file names the Python files in it.
+    registry.name(sweep.files)
     if sweep.results not in (None, spec.results):
         where = place(file, ("results",))
         raise SpecError(f"{where}: results: {spec.results!r} here and {sweep.results!r} in the sweep; expected one")
@@ -71,7 +77,7 @@ def load_cluster(path: str | Path) -> LoadedCluster:
         except SpecError as error:
             keys = error.loc if named else ("sweep", *error.loc)
             raise SpecError(f"{place(sweep_file, keys)}: {error}") from error
-        _check_code(sweep_file, _code(sweep))
+        _check_code(sweep_file, _code(sweep), as_keys=spec.cluster.rayjob is not None)
     models = sweep.models if spec.cluster.local else tuple(_with_needs(file, m, spec.workers) for m in sweep.models)
     return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
 
@@ -89,7 +95,7 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
     """Refuses paths that mean something on this machine only: those that were not written in full."""
     # From here on they are absolute: what was written stands in the file alone.
     results = written(file, ("results",))
-    if "://" not in results and not Path(results).is_absolute():
+    if results is not None and "://" not in results and not Path(results).is_absolute():
         raise SpecError(
             f"{place(file, ('results',))}: results: {results!r} is a relative path; expected an s3:// address, or "
             "an absolute path that every node mounts"
@@ -103,7 +109,7 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
         keys = loc if sweep_file != file else ("sweep", *loc)
         if path and Path(path).is_absolute() and not path.endswith(".py"):
             text = written(sweep_file, keys)
-            if not Path(text).is_absolute():
+            if text is not None and not Path(text).is_absolute():
                 name = ".".join(map(str, loc)).removesuffix(".path" if "super_resolution" in loc else "")
                 raise SpecError(
                     f"{place(sweep_file, keys)}: {name}: {text!r} is a folder of this machine; "
@@ -131,10 +137,15 @@ def _code(sweep: SweepSpec) -> dict[str, Path]:
     return {name: Path(name) for name in sweep.files}
 
 
-def _check_code(sweep_file: Path, code: dict[str, Path]) -> None:
-    """Refuses files that would overwrite each other where the job finds them."""
+def _check_code(sweep_file: Path, code: dict[str, Path], *, as_keys: bool) -> None:
+    """Refuses files that would overwrite each other where the job finds them, or that a ConfigMap cannot hold."""
     names = [path.name for path in code.values()]
     for name in names:
+        if as_keys and not _KEY.fullmatch(name):
+            raise SpecError(
+                f"{sweep_file}: a RayJob's ConfigMap holds no file named {name!r}; expected letters of English, "
+                "digits, -, _ and ., at most 253"
+            )
         if names.count(name) > 1:
             raise SpecError(
                 f"{sweep_file}: two files are named {name}, and the job finds both in one folder; rename one"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import aiohttp
 from tenacity import retry, retry_if_exception_message, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from loco_core.errors import ClusterError, did_you_mean
+from loco_core.errors import ClusterError, did_you_mean, wants_token
 from orchestrator.identity import safe_name
 from orchestrator.submit.bundle import Bundle, runtime_env
 from orchestrator.submit.cluster_file import LoadedCluster
@@ -239,10 +239,7 @@ def _clean(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise ClusterError(
-            f"{address} wants a token: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file) to that of the cluster, "
-            "which `ray get-auth-token` prints on its head"
-        ) from error
+        raise ClusterError(wants_token(address)) from error
     except (ConnectionError, requests.exceptions.RequestException) as error:
         raise ClusterError(
             f"no Ray dashboard answers at {address}; expected the address that `ray start --head` prints, such as "

@@ -29,8 +29,12 @@ _OWN = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-# A report carries its styles, scripts and pictures in itself, and has no more reason to ask another machine.
-_OF_REPORT = "default-src 'self' 'unsafe-inline' data: blob:; base-uri 'none'; frame-ancestors 'none'"
+# A report carries its styles, scripts and pictures in itself, and has no more reason to ask another machine, or
+# this one: it comes with the results, which may be anybody's.
+_OF_REPORT = (
+    "default-src 'self' 'unsafe-inline' data: blob:; base-uri 'none'; frame-ancestors 'none'; connect-src 'none'; "
+    "form-action 'none'"
+)
 _TOKEN = "token"
 _FOR_GOOD = "private, max-age=31536000, immutable"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

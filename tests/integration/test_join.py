@@ -141,7 +141,8 @@ def test_what_no_node_of_a_cluster_without_autoscaler_holds_is_refused(head: Hea
     assert (code, err) == (
         1,
         "error: no node of the cluster has 1 CPUs and 1 GPUs for a worker (there are at most 1 CPUs and 0 GPUs on a "
-        "node), and no autoscaler adds any; ask for less, or add nodes: the same command resumes\n",
+        "node), and no autoscaler adds any; where nodes come after 3 s, set LOCO_NODE_PATIENCE to more seconds; ask "
+        "for less, or add nodes: the same command resumes\n",
     ), out
     assert seconds < SECONDS
     assert not (folder / "results" / "_meta" / "units").exists()

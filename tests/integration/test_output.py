@@ -55,6 +55,16 @@ def test_no_command_ends_in_a_traceback_over_its_output(folder: Path, sink: str,
             assert found == [code, said], words
 
 
+def test_what_is_printed_is_there_at_once_where_that_is_wanted(folder: Path) -> None:
+    code = "import os; from orchestrator.cli import main; main._open_output(); print('there', end=''); os._exit(0)"
+    for wanted, printed in (("1", "there"), ("", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, check=False, capture_output=True, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": wanted},
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, printed), done.stderr
+
+
 def test_a_run_whose_output_is_full_says_so_and_keeps_what_is_done(folder: Path) -> None:
     (_, code, said), (_, again, error) = (
         run_all(folder, sink, [["run", "café.yaml", *INLINE]], seconds=900)[0] for sink in ("full", "ascii")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import driver
+from orchestrator.cli import main
 from orchestrator.scheduler.protocol import Unit, UnitReport
 from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
@@ -63,8 +67,19 @@ def presses(*numbers: int) -> Before:
         ((signal.SIGINT,) * 2, 2),
         ((signal.SIGTERM,) * 2, 2),
         ((signal.SIGHUP, signal.SIGINT), 2),
+        ((signal.SIGHUP,) * 2, 4),
+        ((signal.SIGINT, signal.SIGHUP), 4),
     ],
-    ids=["Ctrl-C", "SIGTERM", "closed terminal", "Ctrl-C twice", "SIGTERM twice", "closed terminal and Ctrl-C"],
+    ids=[
+        "Ctrl-C",
+        "SIGTERM",
+        "closed terminal",
+        "Ctrl-C twice",
+        "SIGTERM twice",
+        "closed terminal and Ctrl-C",
+        "closed terminal twice",
+        "Ctrl-C and closed terminal",
+    ],
 )
 def test_once_ends_with_what_runs_twice_at_once_and_both_resume(
     command: Command, sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...],
@@ -98,6 +113,38 @@ def test_a_run_that_nohup_started_outlives_its_terminal(
         signal.signal(signal.SIGHUP, before)
     assert (code, err) == (0, "")
     assert len(open_store(str(tmp_path / "results")).committed()) == UNITS
+
+
+def test_a_run_in_a_terminal_that_closes_ends_as_it_should(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+
+    def wait(unit: Unit) -> None:
+        if unit.order == 2:
+            there.touch()
+            while os.isatty(1):
+                time.sleep(0.01)
+
+    work(monkeypatch, wait)
+    child, terminal = pty.fork()
+    if child == 0:
+        # The output that pytest keeps is another.
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        sys.__stdout__ = sys.stdout
+        sys.argv = ["loco-sweep", "run", str(sweep), "--results", str(tmp_path / "results"), *INLINE]
+        try:
+            main.main()
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
+        finally:
+            os._exit(9)
+    while not there.exists():
+        time.sleep(0.01)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 4
+    assert len(open_store(str(tmp_path / "results")).committed()) == 4
 
 
 CANARY = "canary-7f3a91"

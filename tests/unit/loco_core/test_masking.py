@@ -9,16 +9,25 @@ import string
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from loco_core.errors import LocoError, SpecError, first_line
-from loco_core.masking import holds_credential, is_credential_name, mask_everything, masked
+from loco_core.masking import (
+    has_password,
+    holds_credential,
+    is_credential_name,
+    is_plain_value,
+    mask_everything,
+    masked,
+)
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.scheduler.host import MESSAGE_LENGTH, one_line
 from orchestrator.scheduler.protocol import BindFailed, Unit, UnitReport, WorkerNeeds
+from orchestrator.spec.cluster import RuntimeEnvSpec
 from tests.sweeps import Command
 
 _SOURCE = random.Random(0)
@@ -60,6 +69,18 @@ SECRETS: dict[str, tuple[str, str]] = {
     "dictionary": ("env {{'GITHUB_PAT': '{}', 'A': 'b'}}", letters(20)),
     "JSON": ('{{"OPENAI_KEY": "{}"}}', letters(20)),
     "query": ("https://host/x?token={}&page=2", letters(20)),
+    "bytes in a dictionary": ("{{b'token': b'{}'}}", "hunter2secret"),
+    "bytes": ("connect(password=b'{}')", "hunter2secret"),
+    "YAML": ("password: {}\nuser: me", "huntersecret"),
+    "YAML in quotes": ("password: '{}'\n", "huntersecret"),
+    "AWS secret in YAML": ("AWS_SECRET_ACCESS_KEY: {} # of the lab", letters(40, "/+")),
+    "header of its own": ("X-Auth-Token: {}", letters(24)),
+    "header in a dictionary": ("{{'Authorization': 'Basic {}'}}", letters(24, "/+")),
+    "header with a token": ("Authorization: token {}", "huntersecret"),
+    "JSON in JSON": ('{{"body": "{{\\"user\\": \\"me\\", \\"token\\": \\"{}\\"}}"}}', "huntersecret"),
+    "in another value": ("command='psql --x password={}'", "huntersecret"),
+    "bearer in a sentence": ("it was sent with bearer {} twice", letters(30)),
+    "private name": ("_password={}", "huntersecret"),
 }  # fmt: skip
 HARMLESS = (
     "http://head:8265/x@y", "git+ssh://git@github.com/x/y@v1", "git+https://github.com/a/b@v2", "s3://bucket/a@b",
@@ -67,7 +88,14 @@ HARMLESS = (
     "tokens: all; tokens=all; max_tokens=77", "runtime_env.env_vars.MY_TOKEN: looks like a credential",
     "task-abcdefghijklmnopqrst0123 and hf_hub_download(repo_id='a/b')", "monkey=1, keys: 2, key=z, sites=4-7",
     "style/van-gogh, basic functionality of a bearer", "unit 3f9a0c, revision 5f0ac1d4e7b2c3d4e5f60718293a4b5c6d7e8f90",
-    "10.0.0.1:6379/a@b http://h:80",
+    "10.0.0.1:6379/a@b http://h:80", "the basic stabilityai/stable-diffusion-2-1 model",
+    "a basic stable-diffusion-xl-base-1.0 model", "if pad_token == eos_token", "pad_token_id=49407", "pad_token: 49407",
+    "eos_token='<|endoftext|>'", "placeholder_token='<sks>'", "unknown token: '<|endoftext|>'", "max_token_length=77",
+    "use_auth_token=None", "use_auth_token: False", "forward_pass=3", "cache_key='unet.down_blocks'",
+    "a photo of a dog, token=sks", "models/sk-dreambooth-lora-toys", "http://localhost:8080?x=a@b",
+    "http://localhost?x=a@b", "s3://lab/sk-diffusion-sweep-2026", "s3://b/run_key=3/x",
+    "env_vars.MY_TOKEN: expected none", "https://me:${PIP_TOKEN}@pypi.lab/simple https://${PIP_TOKEN}@pypi.lab/simple",
+    "HF_TOKEN_PATH=/home/me/.token", "GOOGLE_APPLICATION_CREDENTIALS=/home/me/lab.json",
 )  # fmt: skip
 
 
@@ -151,6 +179,22 @@ def test_what_is_no_credential_is_printed_as_it_is(text: str) -> None:
     assert masked(text) == text
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a", "a_", "-", "://a:", "http://a", "token", "token=", "token: /a", "'token': '", "sk-", "sk-a", "eyJaaaaaa-",
+        "basic ", "bearer a", "Authorization: ", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----", "\\", "\\'", "token='\\",
+        "_", "AKIA", "xoxb-", "token=/a", "=", "x: ",
+    ],
+)  # fmt: skip
+def test_a_long_text_is_masked_in_a_time_that_grows_as_it_does(part: str) -> None:
+    text = part * (200_000 // len(part))
+    begun = time.process_time()
+    masked(text)
+    # Twice as long for every letter before it would take minutes.
+    assert time.process_time() - begun < 5
+
+
 def test_names_of_credentials() -> None:
     secret = """
         HF_TOKEN WANDB_API_KEY DB_PASSWD PGPASSWORD MYSQL_PWD DATABASE_URL REDIS_URL GITHUB_PAT OPENAI_KEY GHTOKEN
@@ -206,20 +250,62 @@ def test_results_and_cluster_files_with_one_are_refused(command: Command, tmp_pa
         assert "cluster.yaml:" in err, err
 
 
-def test_a_traceback_that_ends_a_process_is_masked() -> None:
+@pytest.mark.parametrize("how", ["main.app = broken", "main.app.command('broken')(broken)"])
+def test_a_traceback_that_ends_a_process_is_masked(how: str) -> None:
     value = f"hf_{letters(34)}"
     code = f"""
         import sys
         from orchestrator.cli import main
         def broken():
             raise KeyError("it failed: {value[:10]}" + "{value[10:]}")
-        main.app = broken
+        {how}
+        sys.argv = ["loco-sweep", "broken"]
         main.main()
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "KeyError" in done.stderr
     unseen(value, done.stderr)
+
+
+def test_a_log_call_whose_arguments_do_not_fit_goes_on() -> None:
+    mask_everything()
+    logger = logging.Logger("test")
+    logger.addHandler(logging.NullHandler())
+    logger.warning("%d files", "three")
+
+
+def test_warnings_and_tracebacks_of_threads_are_masked() -> None:
+    value = f"hf_{letters(34)}"
+    code = f"""
+        import threading, warnings
+        from loco_core.masking import mask_everything
+        mask_everything()
+        class Broken:
+            def __del__(self):
+                raise KeyError("it failed: {value[:10]}" + "{value[10:]}")
+        warnings.warn("it failed: {value[:10]}" + "{value[10:]}")
+        thread = threading.Thread(target=Broken().__del__)
+        thread.start()
+        thread.join()
+        Broken()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.count("it failed: ***") >= 3, done.stderr
+    unseen(value, done.stderr)
+
+
+def test_environments_and_addresses_that_hold_none_are_taken() -> None:
+    env = {
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "GOOGLE_APPLICATION_CREDENTIALS": "/mnt/keys/lab.json",
+        "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "HF_TOKEN_PATH": "/mnt/token", "HF_TOKEN": "${HF_TOKEN}",
+    }  # fmt: skip
+    RuntimeEnvSpec(env_vars=env, pip=("--extra-index-url https://me:${PIP_TOKEN}@pypi.lab/simple", "x"))
+    for address in ("s3://b/run_key=3/x", "s3://lab/sk-diffusion-sweep-2026", "http://head:8265"):
+        assert not has_password(address)
+    assert has_password(f"s3://key:{letters(20)}@bucket/x")
+    assert not is_plain_value("/" + letters(39, "/+").replace("7", "A7"))
 
 
 def test_errors_of_ours_keep_their_parts() -> None:

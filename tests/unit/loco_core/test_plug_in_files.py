@@ -70,6 +70,7 @@ def test_a_worker_that_finds_another_content_says_so_in_one_line(counting: Path)
     with pytest.raises(SpecError, match=f"{counting} is not the file that this run began with") as refused:
         registry.hold(taken.items())
     assert "\n" not in str(refused.value)
+    assert executions(counting) == 0
 
 
 def test_a_process_goes_on_with_the_version_that_its_run_began_with(counting: Path) -> None:
@@ -129,6 +130,12 @@ def test_a_folder_named_as_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.py").mkdir()
     with pytest.raises(SpecError, match=r"x\.py cannot be read"):
         registry.load("scorers", str(tmp_path / "x.py"))
+
+
+def test_nobody_is_asked_to_trust_a_file_that_is_not_there(tmp_path: Path, said: list[str]) -> None:
+    with pytest.raises(SpecError, match=r"no file .*/gone\.py, which these results name$"):
+        registry.load("localizers", str(tmp_path / "gone.py"))
+    assert said == []
 
 
 def test_a_file_that_nobody_named_is_not_executed(counting: Path, said: list[str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loco_core import registry
 from loco_core.errors import SpecError
 from orchestrator.cli.init import Kind
 from orchestrator.spec import load_sweep
@@ -124,6 +125,36 @@ def test_a_model_folder_of_this_machine_is_refused_where_other_machines_work(fol
     (folder / "sweep.yaml").write_text(SWEEP.replace("[toy]", "[{id: mine, path: ./mine}]"))
     (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', "{local: true}"))
     assert load_cluster(folder / "cluster.yaml").sweep.models[0].path == str(folder / "mine")
+
+
+def test_a_sweep_in_the_cluster_file_may_name_files_of_its_own(folder: Path) -> None:
+    (folder / "mine.py").write_text(
+        "from loco_core.localizers.window import localize  # noqa: F401\n", encoding="utf-8"
+    )
+    inline = f"{{{SWEEP.strip().replace(chr(10), ', ')}, localize: {{localizer: ./mine.py}}}}"
+    (folder / "cluster.yaml").write_text(CLUSTER.replace("sweep.yaml", inline))
+    with registry.only_named(print):
+        assert load_cluster(folder / "cluster.yaml").code
+
+
+@pytest.mark.parametrize(("name", "taken"), [("mine-1.py", True), ("my file.py", False), ("näh.py", False)])
+def test_a_file_that_no_config_map_can_hold_is_refused_for_a_rayjob(folder: Path, name: str, taken: bool) -> None:
+    (folder / name).write_text("from loco_core.localizers.window import localize  # noqa: F401\n")
+    (folder / "sweep.yaml").write_text(SWEEP + f"localize: {{localizer: './{name}'}}\n")
+    load_cluster(folder / "cluster.yaml")
+    (folder / "cluster.yaml").write_text(CLUSTER.replace('{address: "http://head:8265"}', "{rayjob: {image: i}}"))
+    with nullcontext() if taken else pytest.raises(SpecError, match="ConfigMap holds no file named"):
+        load_cluster(folder / "cluster.yaml")
+
+
+def test_a_cluster_file_may_be_merged_of_parts(folder: Path) -> None:
+    base = "{results: s3://bucket/first, workers: {gpus: 1}}"
+    text = "".join(line for line in CLUSTER.splitlines(keepends=True) if not line.startswith(("results", "workers")))
+    (folder / "cluster.yaml").write_text(f"<<: {base}\n{text}")
+    assert load_cluster(folder / "cluster.yaml").spec.results == "s3://bucket/first"
+    (folder / "cluster.yaml").write_text(f"<<: {base.replace('s3://bucket/first', 'first')}\n{text}")
+    with pytest.raises(SpecError, match=r"cluster.yaml:1:15: results: 'first' is a relative path"):
+        load_cluster(folder / "cluster.yaml")
 
 
 @pytest.mark.parametrize(

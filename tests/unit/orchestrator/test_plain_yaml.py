@@ -9,7 +9,7 @@ import pytest
 
 from loco_core.errors import SpecError
 from orchestrator.spec import load_sweep
-from orchestrator.spec.plain_yaml import MAX_BYTES
+from orchestrator.spec.plain_yaml import MAX_BYTES, read
 
 BASE = "name: s\nmodels: [toy]\nattributes: [style/mori]\nscorer: clip\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -28,6 +28,22 @@ def problem(folder: Path, content: str | bytes) -> str:
     with pytest.raises(SpecError) as caught:
         load_sweep(path)
     return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_of_merged_maps_the_first_counts_and_what_stands_there_itself_before_all(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "one: &one {steps: 1, size: 1}\nmore: &more {<<: *one, steps: 2}\nboth: {<<: [*more, *one]}\n"
+        "turned: {<<: [*one, *more], own: 4}\nown: {<<: [*one, {own: 5}], steps: 3, own: 6}\n"
+    )
+    file = read(path, "a file", "one")
+    data = file.data()
+    assert data["both"] == {"steps": 2, "size": 1}
+    assert data["turned"] == {"steps": 1, "size": 1, "own": 4}
+    assert data["own"] == {"steps": 3, "size": 1, "own": 6}
+    for name, values in data.items():
+        for key, value in values.items():
+            assert file.at((name, key)).value == str(value), (name, key)
 
 
 @pytest.mark.parametrize(

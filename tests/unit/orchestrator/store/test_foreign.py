@@ -28,6 +28,7 @@ from orchestrator.store import (
 from orchestrator.store.local import LocalBlobs
 from orchestrator.store.sealed import encode_document
 from orchestrator.store.testing import MemoryBlobs
+from tests.sweeps import Command
 
 Make = Callable[..., Any]
 UNITS = [f"u{i:05d}" for i in range(4)]
@@ -275,3 +276,15 @@ def test_rows_that_somebody_made_up_are_seen_though_all_sums_agree(unit: Make) -
     repair(store)
     assert verify(store) == []
     assert store.read("scores").num_rows == 3
+
+
+def test_what_a_file_is_called_moves_no_cursor_and_makes_no_line(
+    store: Store, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.store.open_store", lambda *_, **__: store)
+    name = "scores/\x1b[2Jgone\nall is well"
+    (tmp_path / "results" / name).write_bytes(b"mine")
+    _, out, _ = command("verify", tmp_path / "results")
+    (line,) = (line for line in out.splitlines() if "gone" in line)
+    assert "\\x1b[2Jgone\\nall is well: " in line
+    assert "\x1b" not in out
