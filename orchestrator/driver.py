@@ -20,6 +20,7 @@ from orchestrator.scheduler.protocol import Backend
 from orchestrator.session import (
     Controls,
     absolute,
+    begin,
     drive,
     is_planned_otherwise,
     kept_seeds,
@@ -34,7 +35,6 @@ from orchestrator.stages.failures import FailureKind, failure_kinds
 from orchestrator.stages.sweep import (
     add_plan,
     beginnings,
-    drop_plans,
     failed_keys,
     missing_units,
     planned_units,
@@ -173,9 +173,7 @@ def run(
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
         check_whole(store)
-        pinned = pinned_names(store, resolved)
-        if is_planned_otherwise(store, resolved):
-            drop_plans(store)
+        pinned = begin(store, resolved)
         controls = Controls(make_backend, on_progress, stop, max_failures)
         resolved = with_batch_sizes(store, spec, resolved)
         if wanted := probes(spec, resolved):

@@ -47,6 +47,7 @@ class Pinned(Document):
         engines: what was set of how it computes; results of an earlier version do not say it.
         scorer: hash of the weights of the scorer.
         code: hashes of the user's own Python files, by path; results of an earlier version do not say it.
+        plans: how many plan files were written; results of an earlier version do not say it.
     """
 
     models: dict[str, str]
@@ -54,6 +55,7 @@ class Pinned(Document):
     engines: dict[str, dict[str, Any]] = Field(default_factory=dict)
     scorer: str
     code: dict[str, str] = Field(default_factory=dict)
+    plans: Annotated[int, Field(ge=0)] = 0
 
 
 class Manifest(Document):
