@@ -402,8 +402,8 @@ class Store:
         """Moves a file out of the way, under ``_meta/quarantine``; nothing is thrown away."""
         found = self.blobs.read_versioned(path)
         if found is not None:
-            kept = f"{layout.QUARANTINE}/{path.replace('/', '.')}.{re.sub(r'[^A-Za-z0-9]', '', found.version)[:12]}"
-            self.blobs.put_if_absent(kept, found.data, found.version)
+            version = re.sub(r"[^A-Za-z0-9]", "", found.version)[:12]
+            self.blobs.put_if_absent(layout.quarantined(path, version), found.data, found.version)
             self.blobs.delete(path)
 
     def document(self, path: str, kind: type[D]) -> D | None:
