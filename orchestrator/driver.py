@@ -13,7 +13,7 @@ from orchestrator.batch_sizes import probes, with_batch_sizes
 from orchestrator.counting import count, counted
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.editable import check_records
-from orchestrator.plan import PlannedUnit, sweep_id, windows
+from orchestrator.plan import CELL_KEY, PlannedUnit, sweep_id, windows
 from orchestrator.resolve import Resolved, check_methods, resolve
 from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
 from orchestrator.scheduler.protocol import Backend
@@ -198,7 +198,8 @@ def run(
         chain = Chain(store, spec, resolved, identity, [*known, *new], on_localized)
         settings = worker_settings(root, identity, spec, resolved, marker)
         summary = drive(store, chain, settings, lease, controls)
-        failed = failure_kinds(store.read("scores"), store.read("failures"))
+        failures = store.read("failures")
+        failed = failure_kinds(store.read_columns("scores", CELL_KEY), failures) if failures.num_rows else ()
     found = chain.tables.main
     edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist()) if spec.edit else []
     return RunResult(summary, found, tuple(edits), failed)
@@ -209,7 +210,8 @@ def _retried(store: Store, spec: SweepSpec, resolved: Resolved, known: Sequence[
     Publisher(store).publish(flush=True)
     waiting = {unit.unit_id for unit in known} - store.committed()
     pending = {row.key for unit in known if unit.unit_id in waiting for row in unit.rows if row.emit}
-    failed = failed_keys(store.read("scores"), store.read("failures")) - pending
+    failures = store.read("failures")
+    failed = failed_keys(store.read_columns("scores", CELL_KEY), failures) - pending if failures.num_rows else set()
     round_ = len(store.plans())
     return units_again(spec, resolved, known, failed, round_)
 
