@@ -113,7 +113,7 @@ def local_pipeline(cls: Any, path: str, revision: str | None, parts: Mapping[str
         if folder is not None and _is_whole(folder, left_out, variants=True):
             # Of a model that has no plain weights on the hub either, most likely.
             return folder
-        raise ModelError(f"the hub cannot be reached ({away}), and its local cache does not hold all of {path}")
+        raise _half(path, away)
     reason: Exception | None = None
     for variant in (None, "fp16"):
         try:
@@ -126,6 +126,10 @@ def local_pipeline(cls: Any, path: str, revision: str | None, parts: Mapping[str
             reason = reason or error
     assert reason is not None
     raise ModelError(f"cannot get {path} from the hub: {first_line(reason)}") from reason
+
+
+def _half(path: str, away: str) -> ModelError:
+    return ModelError(f"the hub cannot be reached ({away}), and its local cache does not hold all of {path}")
 
 
 def _is_whole(folder: Path, left_out: list[str], *, variants: bool = False) -> bool:
@@ -155,5 +159,5 @@ def local_scorer(path: str, revision: str | None) -> str:
             pass
     hub_file(path, revision, "config.json")
     if away := _unreachable():
-        raise ModelError(f"the hub cannot be reached ({away}), and its local cache does not hold all of {path}")
+        raise _half(path, away)
     return path

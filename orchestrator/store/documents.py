@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from orchestrator.spec import SweepSpec
 from orchestrator.store import layout
-from orchestrator.store.errors import DamagedFileError, NewerVersionError
+from orchestrator.store.errors import REMEDY, DamagedFileError, NewerVersionError
 from orchestrator.store.sealed import decode_document
 
 D = TypeVar("D", bound="Document")
@@ -115,10 +115,7 @@ def read_document(data: bytes, path: str, kind: type[D]) -> D:
             "of loco-sweep; use that version, here too"
         )
     message = problems[0]["msg"].partition("\n")[0]
-    raise DamagedFileError(
-        f"{path}: is not as loco-sweep writes it ({where[0][:80]}: {message[:120]}); "
-        "run `loco-sweep verify RESULTS --repair`"
-    )
+    raise DamagedFileError(f"{path}: is not as loco-sweep writes it ({where[0][:80]}: {message[:120]}); {REMEDY}")
 
 
 def is_own_manifest(manifest: Manifest, number: int, seen: Collection[str]) -> bool:
@@ -145,8 +142,5 @@ def check_record(record: Record, number: int, place: str) -> dict[str, str]:
     """
     wrong = sorted(record.files.keys() - {layout.part(name, number) for name in layout.PARTED})
     if wrong:
-        raise DamagedFileError(
-            f"{place}: names {wrong[0][:80]!r}, which is no file of part {number}; "
-            "run `loco-sweep verify RESULTS --repair`"
-        )
+        raise DamagedFileError(f"{place}: names {wrong[0][:80]!r}, which is no file of part {number}; {REMEDY}")
     return record.files

@@ -26,7 +26,7 @@ from orchestrator.store.documents import (
     is_own_manifest,
     read_document,
 )
-from orchestrator.store.errors import DamagedFileError, MissingFileError
+from orchestrator.store.errors import REMEDY, DamagedFileError, MissingFileError
 from orchestrator.store.preflight import check_current
 from orchestrator.store.ranges import RangedTable
 from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
@@ -293,7 +293,7 @@ class Store:
         return pa.concat_tables([empty, *parts], promote_options="default")
 
     def part_files(self) -> dict[str, int]:
-        """Returns the files of all tables that are named as parts with rows are, with their numbers; six listings."""
+        """Returns the files of all tables that are named as parts with rows are, with their numbers; a listing each."""
         return {
             path: number
             for table in layout.PARTED
@@ -311,9 +311,7 @@ class Store:
         data, place = self._named(path), self._place(path)
         rows = decode_table(data, place)
         if expected not in (None, sum_of(data)):
-            raise DamagedFileError(
-                f"{place}: not the file that was published; run `loco-sweep verify RESULTS --repair`"
-            )
+            raise DamagedFileError(f"{place}: not the file that was published; {REMEDY}")
         return checked_rows(table, rows, place)
 
     def _named(self, path: str) -> bytes:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core.errors import StoreError
-from orchestrator.store.errors import DamagedFileError
+from orchestrator.store.errors import REMEDY, DamagedFileError
 from orchestrator.store.layout import PARTED
 from orchestrator.store.schemas import TABLES
 from orchestrator.store.sealed import decode_table, encode_table
@@ -67,13 +67,11 @@ def decode_unit(data: bytes, path: str, unit_id: str) -> dict[str, pa.Table]:
         tables = {name: _rows(packed, name) for name in PARTED}
     except (pa.ArrowException, AttributeError, TypeError, ValueError) as error:
         # Whole, and no unit: a part, say, under the name of one.
-        raise DamagedFileError(f"{path}: holds no unit; run `loco-sweep verify RESULTS --repair`") from error
+        raise DamagedFileError(f"{path}: holds no unit; {REMEDY}") from error
     held = {each for table in tables.values() for each in pc.unique(table["unit_id"]).to_pylist()}
     if held != {unit_id}:
         whose = ", ".join(sorted(str(each)[:16] for each in held)[:2]) or "none"
-        raise StrayUnitError(
-            f"{path}: its rows are of another unit ({whose}), as in a copy; run `loco-sweep verify RESULTS --repair`"
-        )
+        raise StrayUnitError(f"{path}: its rows are of another unit ({whose}), as in a copy; {REMEDY}")
     return tables
 
 
