@@ -21,6 +21,7 @@ _VOCABULARIES = (
     "tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "*.model",
 )  # fmt: skip
+_HALVES = {"vocab.json", "merges.txt"}
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _MOST_LAYERS = 4096
 _SCHEDULERS = ("scheduler_config.json",)
@@ -113,6 +114,8 @@ def pipeline_files(folder: Path, left_out: Collection[str] = ()) -> tuple[Path, 
     """
     variant = variant_of(folder, left_out)
     found = {folder / INDEX}
+    if variant is not None:
+        _check_names(folder)
     for part in components(folder, left_out):
         place = place_of(folder, part)
         if part.kind == "model":
@@ -120,6 +123,18 @@ def pipeline_files(folder: Path, left_out: Collection[str] = ()) -> tuple[Path, 
         else:
             found.update(_named(place, part))
     return _readable(found)
+
+
+def _check_names(folder: Path) -> None:
+    """Refuses names that diffusers cannot read where it looks for a variant: it takes the word behind a first dot."""
+    for part in components(folder, ()):
+        place = folder / part.name
+        bare = sorted(file.name for file in place.iterdir() if "." not in file.name) if place.is_dir() else []
+        if bare:
+            raise ModelError(
+                f"{place / bare[0]}: diffusers reads no variant of weights beside a name without a dot; expected it "
+                "elsewhere, or under a name such as LICENSE.txt"
+            )
 
 
 def _readable(files: Collection[Path]) -> tuple[Path, ...]:
@@ -143,9 +158,8 @@ def _named(place: Path, part: Component) -> list[Path]:
 
 def _check_merges(place: Path, there: Collection[str]) -> None:
     """Refuses half of a vocabulary: without its other half every word falls into letters."""
-    halves = {"vocab.json", "merges.txt"}
-    if "tokenizer.json" not in there and len(halves & set(there)) == 1:
-        (missing,) = halves - set(there)
+    if "tokenizer.json" not in there and len(_HALVES & set(there)) == 1:
+        (missing,) = _HALVES - set(there)
         raise ModelError(f"{place} holds half a vocabulary: {missing} is missing")
 
 
@@ -157,6 +171,12 @@ def scorer_files(folder: Path) -> tuple[Path, ...]:
     """
     others = [file for name in (*_VOCABULARIES, *_PROCESSORS) for file in folder.glob(name) if file.is_file()]
     return _readable({*model_files(folder, "transformers", None), *others})
+
+
+def has_readers(folder: Path) -> bool:
+    """Tells whether a folder holds what reads texts and pictures for a scorer, beside its weights."""
+    whole = (folder / "tokenizer.json").is_file() or all((folder / name).is_file() for name in _HALVES)
+    return whole and any((folder / name).is_file() for name in _PROCESSORS)
 
 
 def variant_of(folder: Path, left_out: Collection[str] = ()) -> str | None:
@@ -202,9 +222,9 @@ def _config(place: Path) -> dict[str, Any]:
     return read_object(place / "config.json")
 
 
-def checkpoint_of(place: Path, library: str) -> Path | None:
-    """Returns the file that a model's plain weights are read from, or their index; None where it holds a variant."""
-    return _checkpoint(place, library, None, _config(place))
+def checkpoint_of(place: Path, library: str, variant: str | None = None) -> Path | None:
+    """Returns the file that a model's weights are read from, or their index; None where it holds none of a variant."""
+    return _checkpoint(place, library, variant, _config(place))
 
 
 def _checkpoint(place: Path, library: str, variant: str | None, config: dict[str, Any]) -> Path | None:
@@ -225,14 +245,14 @@ def model_files(place: Path, library: str, variant: str | None) -> list[Path]:
     Args:
         place: its folder.
         library: that loads it.
-        variant: of weights, where there are no plain ones.
+        variant: of weights, which is taken wherever there is one, as diffusers does; None takes plain ones.
 
     Raises:
         ModelError: one is missing or damaged, lies outside, or weights are pickles.
     """
     config = _config(place)
     _check_counts(place, config)
-    found = _checkpoint(place, library, None, config) or _checkpoint(place, library, variant, config)
+    found = _checkpoint(place, library, variant, config) or _checkpoint(place, library, None, config)
     if found is None:
         pickles = sorted(file.name for pattern in PICKLES for file in place.glob(pattern))
         held = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loco_core.errors import ModelError, first_line
-from loco_core.folders import INDEX, pipeline_files, scorer_files
+from loco_core.folders import INDEX, has_readers, pipeline_files, scorer_files, variant_of
 
 # Seconds for a first answer of the hub, and for which that answer holds. Its client alone would try six times a file.
 PATIENCE, REMEMBERED = 5.0, 60.0
@@ -110,7 +110,10 @@ def local_pipeline(cls: Any, path: str, revision: str | None, parts: Mapping[str
         return folder
     hub_file(path, revision, INDEX)
     if away := _unreachable():
-        raise ModelError(f"the hub cannot be reached ({away}), and its local cache does not hold all of {path}")
+        if folder is not None and _is_whole(folder, left_out, variants=True):
+            # Of a model that has no plain weights on the hub either, most likely.
+            return folder
+        raise _half(path, away)
     reason: Exception | None = None
     for variant in (None, "fp16"):
         try:
@@ -125,12 +128,17 @@ def local_pipeline(cls: Any, path: str, revision: str | None, parts: Mapping[str
     raise ModelError(f"cannot get {path} from the hub: {first_line(reason)}") from reason
 
 
-def _is_whole(folder: Path, left_out: list[str]) -> bool:
+def _half(path: str, away: str) -> ModelError:
+    return ModelError(f"the hub cannot be reached ({away}), and its local cache does not hold all of {path}")
+
+
+def _is_whole(folder: Path, left_out: list[str], *, variants: bool = False) -> bool:
+    """Tells whether a cache holds all of a pipeline; beside a variant, plain weights may be missing."""
     try:
         pipeline_files(folder, left_out)
+        return variants or variant_of(folder, left_out) is None
     except ModelError:
         return False
-    return True
 
 
 def local_scorer(path: str, revision: str | None) -> str:
@@ -145,11 +153,11 @@ def local_scorer(path: str, revision: str | None) -> str:
     if folder is not None:
         try:
             scorer_files(folder)
+            if has_readers(folder):
+                return str(folder)
         except ModelError:
-            folder = None
-    if folder is not None:
-        return str(folder)
+            pass
     hub_file(path, revision, "config.json")
     if away := _unreachable():
-        raise ModelError(f"the hub cannot be reached ({away}), and its local cache does not hold all of {path}")
+        raise _half(path, away)
     return path

@@ -181,7 +181,7 @@ def check_weights(folder: Path, weights: str, left_out: frozenset[str] = frozens
         cls, place = getattr(libraries.get(part.library), part.class_name, None), place_of(folder, part)
         if part.kind != "model" or cls is None:
             continue
-        own = variant if checkpoint_of(place, part.library) is None else None
+        own = variant if checkpoint_of(place, part.library, variant) is not None else None
         try:
             with noted() as parts:
                 cls.from_pretrained(

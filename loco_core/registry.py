@@ -142,8 +142,8 @@ def look_again(keys: Iterable[str]) -> None:
         keys: of entries; those that are no Python files are passed over.
     """
     for key in keys:
-        # One that is gone stays what it was: that of a job lies in a folder that Ray may unpack anew under its feet,
-        # where several nodes run on one machine.
+        # A file that is gone stays what it was: a job's files lie in a folder that Ray may unpack anew while the job
+        # runs, where several nodes are on one machine.
         if key.endswith(".py") and Path(key).is_file():
             _current.pop(Path(key).absolute(), None)
 

@@ -13,13 +13,14 @@ from orchestrator.batch_sizes import probes, with_batch_sizes
 from orchestrator.counting import count, counted
 from orchestrator.edit_summary import EditSummary, summarize
 from orchestrator.editable import check_records
-from orchestrator.plan import PlannedUnit, sweep_id, windows
+from orchestrator.plan import CELL_KEY, PlannedUnit, sweep_id, windows
 from orchestrator.resolve import Resolved, check_methods, resolve
 from orchestrator.scheduler.loop import Progress, RunSummary, StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.session import (
     Controls,
     absolute,
+    begin,
     drive,
     is_planned_otherwise,
     kept_seeds,
@@ -34,7 +35,6 @@ from orchestrator.stages.failures import FailureKind, failure_kinds
 from orchestrator.stages.sweep import (
     add_plan,
     beginnings,
-    drop_plans,
     failed_keys,
     missing_units,
     planned_units,
@@ -173,9 +173,7 @@ def run(
         # All that can refuse comes before anything is written: a refused spec must not stand in the way of the next.
         store.check_sweep(identity, spec)
         check_whole(store)
-        pinned = pinned_names(store, resolved)
-        if is_planned_otherwise(store, resolved):
-            drop_plans(store)
+        pinned = begin(store, resolved)
         controls = Controls(make_backend, on_progress, stop, max_failures)
         resolved = with_batch_sizes(store, spec, resolved)
         if wanted := probes(spec, resolved):
@@ -200,7 +198,8 @@ def run(
         chain = Chain(store, spec, resolved, identity, [*known, *new], on_localized)
         settings = worker_settings(root, identity, spec, resolved, marker)
         summary = drive(store, chain, settings, lease, controls)
-        failed = failure_kinds(store.read("scores"), store.read("failures"))
+        failures = store.read("failures")
+        failed = failure_kinds(store.read_columns("scores", CELL_KEY), failures) if failures.num_rows else ()
     found = chain.tables.main
     edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist()) if spec.edit else []
     return RunResult(summary, found, tuple(edits), failed)
@@ -211,7 +210,8 @@ def _retried(store: Store, spec: SweepSpec, resolved: Resolved, known: Sequence[
     Publisher(store).publish(flush=True)
     waiting = {unit.unit_id for unit in known} - store.committed()
     pending = {row.key for unit in known if unit.unit_id in waiting for row in unit.rows if row.emit}
-    failed = failed_keys(store.read("scores"), store.read("failures")) - pending
+    failures = store.read("failures")
+    failed = failed_keys(store.read_columns("scores", CELL_KEY), failures) - pending if failures.num_rows else set()
     round_ = len(store.plans())
     return units_again(spec, resolved, known, failed, round_)
 

@@ -18,7 +18,7 @@ from orchestrator.plan import sweep_id
 from orchestrator.resolve import Resolved, ResolvedModel, resolve
 from orchestrator.scheduler.loop import Requests, RunSummary
 from orchestrator.scheduler.protocol import Settled, Unit
-from orchestrator.session import Beating, Controls, absolute, drive, leased, pinned_names, worker_settings
+from orchestrator.session import Beating, Controls, absolute, begin, drive, leased, pinned_names, worker_settings
 from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.chain import Publishing
 from orchestrator.stages.edit import EditStage, Place, localized_place, method_places, place_by_hand
@@ -254,7 +254,7 @@ def _held(store: Store, spec: SweepSpec, meant: Meant) -> Iterator[_Results]:
     with leased(store) as lease:
         store.blobs.clean()
         check_whole(store)
-        pinned_names(store, resolved)
+        begin(store, resolved)
         yield _Results(absolute(meant.root), store, spec, resolved, lease)
 
 

@@ -100,7 +100,7 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpe
     model = resolve_model(spec)
     loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu")
     temporary = _beside(out)
-    # Inside, since the one that was made for us alone is closed to others.
+    # A folder within the temporary one, which only this user may open: the model is for whoever may read its place.
     made = temporary / "model"
     try:
         with applied(loaded, delta, model.weights):

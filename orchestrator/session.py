@@ -16,9 +16,9 @@ from orchestrator.scheduler.loop import Patience, Progress, Requests, RunSummary
 from orchestrator.scheduler.protocol import Backend, Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.places import anchored
-from orchestrator.stages.sweep import StoreJournal
+from orchestrator.stages.sweep import StoreJournal, drop_plans
 from orchestrator.store import Beating as Beating
-from orchestrator.store import Store, encode_document
+from orchestrator.store import Store, encode_document, preflight
 from orchestrator.store import leased as leased
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import PROGRESS, RESOLVED
@@ -162,8 +162,15 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
         SpecError: the weights behind a name have changed since something was made with them.
     """
     # Before the first unit nothing was made with any weights: half a download may be completed.
-    found = store.document(RESOLVED, Pinned) if store.committed() else None
+    recorded = store.document(RESOLVED, Pinned)
+    found = recorded if store.committed() else None
     pinned = found.model_dump() if found else _pinned_by_rows(store, resolved)
+    pinned["plans"] = store.next_plan()
+    at_hand = {model.id for model in resolved.models}
+    for part in ("models", "sites", "engines") if recorded else ():
+        # Of models that a command is not about, what they were planned with stays.
+        others = {model: value for model, value in getattr(recorded, part).items() if model not in at_hand}
+        pinned[part] = {**others, **pinned[part]}
     for model in resolved.models:
         before = pinned["models"].setdefault(model.id, model.drawn_with)
         pinned["sites"][model.id] = model.site_names
@@ -184,6 +191,23 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
             f"{store.root}: scores were made with scorer weights {pinned['scorer'][:12]}, {resolved.scorer.name} now "
             f"holds {resolved.scorer.weights[:12]}; put the old weights back, or write to a new folder with --results"
         )
+    return pinned
+
+
+def begin(store: Store, resolved: Resolved) -> dict[str, Any]:
+    """Returns what `pinned_names` does, and sets plans aside that other weights were planned with; holds the lease.
+
+    Raises:
+        SpecError: as of `pinned_names`.
+        StoreError: the results cannot be read or written.
+    """
+    pinned = pinned_names(store, resolved)
+    if is_planned_otherwise(store, resolved):
+        # Workers of the run before may be at it still: from the new marker on they commit nothing. What they have
+        # committed till then was made with the old weights.
+        preflight(store.blobs)
+        pinned = pinned_names(store, resolved)
+        drop_plans(store)
     return pinned
 
 

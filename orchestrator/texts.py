@@ -76,7 +76,7 @@ def prompt_reader(model: str, family: str, path: str, revision: str | None) -> _
     config = {}
     if read.encoder in parts and (file := place_of(folder, parts[read.encoder]) / "config.json").is_file():
         config = read_object(file)
-    return _reader(place, parts[read.tokenizer].class_name, model, read.tokens, config, lower=read.lower)
+    return _reader(path, place, parts[read.tokenizer].class_name, model, read.tokens, config, lower=read.lower)
 
 
 def scorer_reader(name: str, path: str, revision: str | None) -> _Reader | None:
@@ -89,10 +89,20 @@ def scorer_reader(name: str, path: str, revision: str | None) -> _Reader | None:
     if folder is None or not (Path(path).is_dir() or (folder / "tokenizer_config.json").is_file()):
         return None
     config = read_object(folder / "config.json").get("text_config")
-    return _reader(folder, "AutoTokenizer", name, 0, config if isinstance(config, dict) else {})
+    return _reader(path, folder, "AutoTokenizer", name, 0, config if isinstance(config, dict) else {})
 
 
-def _reader(
+def _reader(path: str, *args: Any, **options: Any) -> _Reader | None:
+    try:
+        return _made(*args, **options)
+    except ModelError:
+        if Path(path).is_dir():
+            raise
+        # Of a hub model half may be here: whoever loads it fetches the rest.
+        return None
+
+
+def _made(
     place: Path, class_name: str, name: str, tokens: int, config: dict[str, Any], *, lower: bool = False
 ) -> _Reader:
     import transformers

@@ -39,14 +39,10 @@ def read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
         raise ModelError(f"{path} is a folder, which has no revision {revision}; expected none, or a hub id")
     file = folder / name
     if not folder.is_dir():
-        file = _download(path, revision, name)
+        file = hub_file(path, revision, name)
     if not file.is_file():
         raise ModelError(f"{path} is not a diffusers pipeline: {name} is missing")
     return read_object(file)
-
-
-def _download(repository: str, revision: str | None, name: str) -> Path:
-    return hub_file(repository, revision, name)
 
 
 def commit(repository: str, revision: str | None) -> str:
@@ -55,7 +51,7 @@ def commit(repository: str, revision: str | None) -> str:
     Raises:
         ModelError: neither has it.
     """
-    return _download(repository, revision, "config.json").parent.name
+    return hub_file(repository, revision, "config.json").parent.name
 
 
 def weights_hash(path: str, revision: str | None, files_of: Callable[[Path], Iterable[Path]] | None = None) -> str:
@@ -72,7 +68,7 @@ def weights_hash(path: str, revision: str | None, files_of: Callable[[Path], Ite
     """
     folder = Path(path)
     if not folder.is_dir():
-        return f"hub:{_download(path, revision, _index_name(path, revision)).parent.name}"
+        return f"hub:{hub_file(path, revision, _index_name(path, revision)).parent.name}"
     files = sorted((files_of or _all_files)(folder))
     if not any(file.suffix == ".safetensors" for file in files):
         pickles = [file for pattern in PICKLES for file in folder.rglob(pattern)]
@@ -91,7 +87,7 @@ def weights_hash(path: str, revision: str | None, files_of: Callable[[Path], Ite
 
 def _index_name(path: str, revision: str | None) -> str:
     try:
-        _download(path, revision, "model_index.json")
+        hub_file(path, revision, "model_index.json")
     except ModelError:
         return "config.json"
     return "model_index.json"

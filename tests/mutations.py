@@ -253,7 +253,7 @@ def offline() -> None:
     def refuse(repository: str, revision: str | None, name: str) -> Path:
         raise ModelError(f"cannot get {name} of {repository}: the test has no network")
 
-    weights._download = refuse
+    weights.hub_file = refuse
     hashed = lru_cache(maxsize=None)(weights.weights_hash)
     for module in (weights, resolving, super_resolution):
         module.weights_hash = hashed  # type: ignore[attr-defined]

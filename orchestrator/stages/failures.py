@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +69,17 @@ def lasts(error_type: str, error: str) -> bool:
     return error_type in _LASTING and not _PASSING.search(error)
 
 
-def failure_kinds(scores: pa.Table, failures: pa.Table) -> tuple[FailureKind, ...]:
+def failure_kinds(
+    scores: pa.Table, failures: pa.Table, open_: Collection[tuple[Any, ...]] | None = None
+) -> tuple[FailureKind, ...]:
     """Returns the reasons of cells that failed and that no later attempt scored, those of most cells first.
 
     Args:
         scores: rows with the columns `CELL_KEY`.
         failures: rows with `REASON_COLUMNS`.
+        open_: what `failed_keys` says of them, where that is known.
     """
-    open_ = failed_keys(scores, failures)
+    open_ = failed_keys(scores, failures) if open_ is None else open_
     last: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for row in failures.select(REASON_COLUMNS).to_pylist():
         if (key := cell_key(row)) in open_:

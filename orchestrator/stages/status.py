@@ -92,7 +92,8 @@ def survey(store: Store) -> SweepStatus:
     scores = committed_rows(store, "scores", [*CELL_KEY, "status", "seconds"], published, committed)
     failures = committed_rows(store, "failures", REASON_COLUMNS, published, committed)
     cells = Counter(zip(*(scores[name].to_pylist() for name in ("model", "attribute", "status")), strict=True))
-    failed = Counter((key[0], key[1]) for key in failed_keys(scores, failures))
+    open_ = failed_keys(scores, failures)
+    failed = Counter((key[0], key[1]) for key in open_)
     found = {(row["model"], row["attribute"]): row for row in main_rows(store.read("localizations")).to_pylist()}
     blocks = tuple(
         BlockStatus(
@@ -105,7 +106,7 @@ def survey(store: Store) -> SweepStatus:
     finished = sum(done.values())
     return SweepStatus(
         spec.name, sweep_id, len(units), finished, hours, hours * len(units) / finished if finished else None,
-        _progress(store), blocks, failure_kinds(scores, failures),
+        _progress(store), blocks, failure_kinds(scores, failures, open_),
     )  # fmt: skip
 
 

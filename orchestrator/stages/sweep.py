@@ -105,15 +105,16 @@ def add_plan(store: Store, new: Sequence[PlannedUnit]) -> None:
         LocoError: another driver wrote one at the same time.
     """
     if new:
-        number = max(store.plans(), default=-1) + 1
+        number = store.next_plan()
         if store.add_plan(number, to_table(new), uuid.uuid4().hex) == "lost":
             raise LocoError(f"{store.root}: another driver wrote plan {number} at the same time; run the command again")
+        store.record_plans(number + 1)
 
 
 def drop_plans(store: Store) -> None:
-    """Removes the plan files of a sweep of which nothing was made."""
-    for path in store.blobs.list(layout.PLANS):
-        store.blobs.delete(path)
+    """Sets the plan files of a sweep aside of which nothing was made."""
+    for path in layout.numbers(store.blobs.list(layout.PLANS), layout.plan).values():
+        store.quarantine(path)
 
 
 def planned_units(store: Store) -> list[PlannedUnit]:

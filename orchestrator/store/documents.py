@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from orchestrator.spec import SweepSpec
 from orchestrator.store import layout
-from orchestrator.store.errors import DamagedFileError, NewerVersionError
+from orchestrator.store.errors import REMEDY, DamagedFileError, NewerVersionError
 from orchestrator.store.sealed import decode_document
 
 D = TypeVar("D", bound="Document")
@@ -47,6 +47,7 @@ class Pinned(Document):
         engines: what was set of how it computes; results of an earlier version do not say it.
         scorer: hash of the weights of the scorer.
         code: hashes of the user's own Python files, by path; results of an earlier version do not say it.
+        plans: how many plan files were written; results of an earlier version do not say it.
     """
 
     models: dict[str, str]
@@ -54,6 +55,7 @@ class Pinned(Document):
     engines: dict[str, dict[str, Any]] = Field(default_factory=dict)
     scorer: str
     code: dict[str, str] = Field(default_factory=dict)
+    plans: Annotated[int, Field(ge=0)] = 0
 
 
 class Manifest(Document):
@@ -113,10 +115,7 @@ def read_document(data: bytes, path: str, kind: type[D]) -> D:
             "of loco-sweep; use that version, here too"
         )
     message = problems[0]["msg"].partition("\n")[0]
-    raise DamagedFileError(
-        f"{path}: is not as loco-sweep writes it ({where[0][:80]}: {message[:120]}); "
-        "run `loco-sweep verify RESULTS --repair`"
-    )
+    raise DamagedFileError(f"{path}: is not as loco-sweep writes it ({where[0][:80]}: {message[:120]}); {REMEDY}")
 
 
 def is_own_manifest(manifest: Manifest, number: int, seen: Collection[str]) -> bool:
@@ -143,8 +142,5 @@ def check_record(record: Record, number: int, place: str) -> dict[str, str]:
     """
     wrong = sorted(record.files.keys() - {layout.part(name, number) for name in layout.PARTED})
     if wrong:
-        raise DamagedFileError(
-            f"{place}: names {wrong[0][:80]!r}, which is no file of part {number}; "
-            "run `loco-sweep verify RESULTS --repair`"
-        )
+        raise DamagedFileError(f"{place}: names {wrong[0][:80]!r}, which is no file of part {number}; {REMEDY}")
     return record.files

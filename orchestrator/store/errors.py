@@ -16,6 +16,10 @@ __all__ = [
 ]
 
 
+REMEDY = "run `loco-sweep verify RESULTS --repair`"
+"""What to do where a file is not what was written."""
+
+
 class MissingFileError(StoreError):
     """A file or the results root itself is not there."""
 

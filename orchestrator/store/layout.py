@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 
@@ -34,6 +35,7 @@ FOLDERS = (
 )  # fmt: skip
 """All folders that hold files of results."""
 
+_LONGEST_NAME = 180
 _UNIT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DELTA = re.compile(rf"{DELTAS}/[A-Za-z0-9_-]{{1,200}}\.safetensors")
 _BATCH_SIZE = re.compile(rf"{BATCHES}/[a-z0-9-]{{1,100}}\.json")
@@ -73,6 +75,20 @@ def manifest(number: int) -> str:
 def published(number: int) -> str:
     """Path of the record that a part is complete, with the sums of its files."""
     return f"{PUBLISHED}/{number:05d}.json"
+
+
+def quarantined(path: str, version: str) -> str:
+    """Path of a file that was set aside; a long name is shortened, since no file's may have more than 255 bytes.
+
+    Args:
+        path: where it was.
+        version: letters and digits that tell it from others that were there.
+    """
+    name = path.replace("/", ".")
+    if len(name.encode()) > _LONGEST_NAME:
+        start = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+        name = f"{start}.{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+    return f"{QUARANTINE}/{name}.{version}"
 
 
 def folder(table: str) -> str:
@@ -146,7 +162,12 @@ def is_own(path: str) -> bool:
 def is_read_with(path: str) -> bool:
     """Tells whether who reads the folder of a table with pandas, say, reads this file of it, too.
 
-    Readers of Parquet pass over files and folders whose names begin with a dot or an underscore.
+    Readers of Parquet pass over files and folders whose names begin with a dot or an underscore. A bucket may hold keys
+    with two slashes in a row, which are no files to most of them.
     """
     table, *below = path.split("/")
-    return table in (*PARTED, *DERIVED) and path.endswith(".parquet") and not any(part[0] in "._" for part in below)
+    return (
+        table in (*PARTED, *DERIVED)
+        and path.endswith(".parquet")
+        and not any(part[:1] in ("", ".", "_") for part in below)
+    )

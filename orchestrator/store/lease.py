@@ -95,6 +95,10 @@ class Lease:
             raise LeaseLostError(f"{self._blobs.root}: the lease could not be renewed ({error})") from error
         raise LeaseLostError(f"{self._blobs.root}: another driver took over these results; this one stops")
 
+    def is_overdue(self) -> bool:
+        """Tells whether it was not renewed for so long that a contender may have taken it over."""
+        return self._clock() - self._renewed >= self._dead_after
+
     def release(self) -> None:
         """Gives the lease back, if it is still held."""
         if self._version is not None:
@@ -150,19 +154,34 @@ class Beating(threading.Thread):
         """
         super().__init__(daemon=True, name="lease")
         self._lease, self._over, self._lost = lease, threading.Event(), False
+        self._renewing = threading.Lock()
 
     def alive(self) -> bool:
-        """Tells whether the lease is still held."""
-        return not self._lost
+        """Tells whether the lease is still held; asks the storage where this process stood still for long."""
+        return not self._lost and not (self._lease.is_overdue() and self._is_lost())
 
     def run(self) -> None:
         """Renews until told to stop."""
         while not self._over.wait(1.0):
-            try:
-                self._lease.renew()
-            except LeaseLostError:
-                self._lost = True
-                return
+            with self._renewing:
+                if not self._renewed():
+                    return
+
+    def _renewed(self) -> bool:
+        try:
+            self._lease.renew()
+        except LeaseLostError:
+            self._lost = True
+        return not self._lost
+
+    def _is_lost(self) -> bool:
+        # A renewal that does not come back tells as much as one that fails.
+        if not self._renewing.acquire(timeout=BEAT_SECONDS):
+            return True
+        try:
+            return not self._renewed()
+        finally:
+            self._renewing.release()
 
     def stop(self) -> None:
         """Ends the thread; returns when no renewal is under way."""
@@ -175,7 +194,7 @@ class Beating(threading.Thread):
         Raises:
             LeaseLostError: another driver took over.
         """
-        if self._lost:
+        if not self.alive():
             raise LeaseLostError("another driver took these results over; this command stops")
 
 

@@ -75,7 +75,7 @@ def open_as_worker(root: str, marker: str) -> Store:
     except MissingFileError as error:
         raise not_shared(root) from error
     check_marker(store.blobs, marker)
-    return store
+    return Store(store.blobs, marker)
 
 
 def _local(root: str, create: bool) -> Blobs:

@@ -7,7 +7,7 @@ import uuid
 
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs
-from orchestrator.store.errors import DamagedFileError, DiskFullError, StoreError, UnwritableError
+from orchestrator.store.errors import DamagedFileError, DiskFullError, LeaseLostError, StoreError, UnwritableError
 from orchestrator.store.sealed import decode_document, encode_document
 
 
@@ -56,13 +56,30 @@ def check_marker(blobs: Blobs, marker: str) -> None:
     Raises:
         StoreError: it is another folder.
     """
+    if _marker(blobs) != marker:
+        raise not_shared(blobs.root)
+
+
+def check_current(blobs: Blobs, marker: str) -> None:
+    """Checks that no other run has begun since a worker's own: it may have other weights and another plan.
+
+    Args:
+        blobs: of the results root.
+        marker: of the worker's run. Where none can be read, nothing is known of another run, and none is refused.
+
+    Raises:
+        LeaseLostError: another run has begun.
+    """
+    if _marker(blobs) not in (None, marker):
+        raise LeaseLostError(f"{blobs.root}: another run has begun on these results; this worker commits no more")
+
+
+def _marker(blobs: Blobs) -> object:
     found = blobs.read_versioned(layout.MARKER)
     try:
-        seen = found and decode_document(found.data, layout.MARKER).get("marker")
+        return decode_document(found.data, layout.MARKER).get("marker") if found else None
     except DamagedFileError:
-        seen = None
-    if seen != marker:
-        raise not_shared(blobs.root)
+        return None
 
 
 def not_shared(root: str) -> UnwritableError:

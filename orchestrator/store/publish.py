@@ -19,7 +19,7 @@ import pyarrow as pa
 from loco_core.errors import StoreError
 from orchestrator.store import layout
 from orchestrator.store.documents import Manifest, Record, check_record, is_own_manifest, read_document
-from orchestrator.store.errors import DamagedFileError
+from orchestrator.store.errors import REMEDY, DamagedFileError
 from orchestrator.store.schemas import TABLES
 from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.store import Store
@@ -135,14 +135,14 @@ class Publisher:
                     data = blobs.read(path)
                     if not decode_table(data, f"{self._store.root}/{path}").equals(table):
                         message = f"{self._store.root}/{path}: is not the part that its units make"
-                        raise DamagedFileError(f"{message}; run `loco-sweep verify RESULTS --repair`")
+                        raise DamagedFileError(f"{message}; {REMEDY}")
                 sums[path] = sum_of(data)
         path = layout.published(number)
         if blobs.put_if_absent(path, encode_document({"files": sums}), self._attempt) == "lost":
             there = read_document(blobs.read(path), f"{self._store.root}/{path}", Record)
             if check_record(there, number, f"{self._store.root}/{path}") != sums:
                 message = f"{self._store.root}/{path}: is not the record of the part that its units make"
-                raise DamagedFileError(f"{message}; run `loco-sweep verify RESULTS --repair`")
+                raise DamagedFileError(f"{message}; {REMEDY}")
         self._complete.add(number)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import pyarrow.compute as pc
 
 from orchestrator.store import layout
-from orchestrator.store.damage import LOST_PLANS, Damage, damages
+from orchestrator.store.damage import LOST_PLANS, Damage, Survey, damages
 from orchestrator.store.publish import Publisher, gather
 from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.store import Store
@@ -52,7 +52,7 @@ def repair(store: Store, still: Callable[[], None] = lambda: None) -> list[Damag
             _restore(store, number, lost)
             restored.update(lost)
         elif number in survey.bad_parts:
-            _rewrite(store, number, units)
+            _rewrite(store, number, units, survey)
     for unit_id in sorted(survey.bad_units.keys() - restored):
         still()
         store.quarantine(layout.unit(unit_id))
@@ -80,10 +80,15 @@ def _restore(store: Store, number: int, units: list[str]) -> None:
         store.blobs.replace(layout.unit(unit_id), encode_unit(unit_id, rows))
 
 
-def _rewrite(store: Store, number: int, units: Iterable[str]) -> None:
-    """Makes the files of a part from its units."""
+def _rewrite(store: Store, number: int, units: Iterable[str], survey: Survey) -> None:
+    """Makes the files of a part from its units; what is not as it was written is set aside, like rows of no unit."""
+    tables = gather(store, units)[1]
+    empty = {layout.part(name, number): "has no rows" for name, table in tables.items() if not table.num_rows}
+    for path, problem in (empty | survey.bad_parts[number]).items():
+        if problem != "missing" and path not in survey.immovable:
+            store.quarantine(path)
     sums = {}
-    for name, table in gather(store, units)[1].items():
+    for name, table in tables.items():
         if table.num_rows:
             path, data = layout.part(name, number), encode_table(table)
             sums[path] = sum_of(data)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from loco_core.errors import StoreError, did_you_mean
-from orchestrator.store.errors import DamagedFileError
+from orchestrator.store.errors import REMEDY, DamagedFileError
 
 SCHEMA_VERSION = 1
 
@@ -351,7 +351,6 @@ TABLES: Mapping[str, pa.Schema] = MappingProxyType(
 """Schema of every table that people read, by the name of its folder."""
 
 
-_REMEDY = "run `loco-sweep verify RESULTS --repair`"
 _TELLS = {
     "scores": "clip_score", "failures": "error_type", "embeddings": "embedding", "images": "image",
     "effects": "eligible", "localizations": "outcome", "fits": "norm", "edits": "norm", "evaluations": "split",
@@ -375,7 +374,7 @@ def checked_rows(name: str, rows: pa.Table, place: str) -> pa.Table:
     wrong = [field.name for field in schema if field.name in there and rows.schema.field(field.name).type != field.type]
     if wrong or _TELLS[name] not in there:
         what = f"column {wrong[0]} has another type" if wrong else f"there is no column {_TELLS[name]}"
-        raise DamagedFileError(f"{place}: is no table {name} ({what}); {_REMEDY}")
+        raise DamagedFileError(f"{place}: is no table {name} ({what}); {REMEDY}")
     return rows
 
 
@@ -386,7 +385,7 @@ def checked_plan(rows: pa.Table, place: str) -> pa.Table:
         DamagedFileError: they are a table's.
     """
     if not {"unit_id", "unit_order", "expected_seconds"}.issubset(rows.column_names):
-        raise DamagedFileError(f"{place}: is no plan (there is no column unit_order); {_REMEDY}")
+        raise DamagedFileError(f"{place}: is no plan (there is no column unit_order); {REMEDY}")
     return rows
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.store.errors import DamagedFileError
+from loco_core.errors import first_line
+from orchestrator.store.errors import REMEDY, DamagedFileError
 
 _KEY = b"loco_sweep_sha256"
 _BLANK = b"0" * 64
 _GROUP_BYTES = 8 * 2**20
 """Of rows in a row group: who wants one picture of a part reads this much, not all."""
-_REMEDY = "run `loco-sweep verify RESULTS --repair`"
 
 
 def encode_table(table: pa.Table) -> bytes:
@@ -51,7 +51,7 @@ def decode_table(data: bytes, path: str, columns: Sequence[str] | None = None) -
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             return file.read(columns=None if columns is None else list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedFileError(f"{path}: not readable as Parquet ({_first_line(error)}); {_REMEDY}") from error
+        raise DamagedFileError(f"{path}: not readable as Parquet ({first_line(error)}); {REMEDY}") from error
 
 
 def encode_document(content: Mapping[str, Any]) -> bytes:
@@ -71,7 +71,7 @@ def decode_document(data: bytes, path: str) -> dict[str, Any]:
         content = json.loads(data)
         del content[_KEY.decode()]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedFileError(f"{path}: carries its sum, but is no document of loco-sweep; {_REMEDY}") from error
+        raise DamagedFileError(f"{path}: carries its sum, but is no document of loco-sweep; {REMEDY}") from error
     return dict(content)
 
 
@@ -107,7 +107,7 @@ def seal_of(metadata: Mapping[bytes, bytes], path: str) -> str:
         DamagedFileError: there is none, so another program wrote the file.
     """
     if _KEY not in metadata:
-        raise DamagedFileError(f"{path}: not written by loco-sweep; {_REMEDY}")
+        raise DamagedFileError(f"{path}: not written by loco-sweep; {REMEDY}")
     return metadata[_KEY].decode("ascii", "replace")
 
 
@@ -120,12 +120,12 @@ def _check_seal(data: bytes, path: str) -> None:
     at = _place(data)
     if at < 0:
         what = "empty" if not data else "truncated, or not written by loco-sweep"
-        raise DamagedFileError(f"{path}: {what}; {_REMEDY}")
+        raise DamagedFileError(f"{path}: {what}; {REMEDY}")
     blank = hashlib.sha256(data[:at])
     blank.update(_BLANK)
     blank.update(data[at + 64 :])
     if blank.hexdigest().encode() != data[at : at + 64]:
-        raise DamagedFileError(f"{path}: its bytes are not those that were written; {_REMEDY}")
+        raise DamagedFileError(f"{path}: its bytes are not those that were written; {REMEDY}")
 
 
 def _place(data: bytes) -> int:
@@ -137,7 +137,3 @@ def _place(data: bytes) -> int:
     while at < len(data) and data[at : at + 1] not in b"0123456789abcdef":
         at += 1
     return at if at + 64 <= len(data) else -1
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

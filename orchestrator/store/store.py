@@ -19,13 +19,15 @@ from orchestrator.store.documents import (
     D,
     InFlight,
     Manifest,
+    Pinned,
     Record,
     SweepDocument,
     check_record,
     is_own_manifest,
     read_document,
 )
-from orchestrator.store.errors import DamagedFileError, MissingFileError
+from orchestrator.store.errors import REMEDY, DamagedFileError, MissingFileError
+from orchestrator.store.preflight import check_current
 from orchestrator.store.ranges import RangedTable
 from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
 from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
@@ -38,13 +40,14 @@ _READERS = 16
 class Store:
     """What is known of a sweep. All state is in the files: two stores on one root see the same."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, marker: str | None = None) -> None:
         """Opens a results root, without reading or writing anything.
 
         Args:
             blobs: storage of its files.
+            marker: of the run whose units are committed here, see `orchestrator.store.preflight`; None for its driver.
         """
-        self.blobs = blobs
+        self.blobs, self._marker = blobs, marker
 
     @property
     def root(self) -> str:
@@ -131,10 +134,28 @@ class Store:
         read = {n: decode_table(self.blobs.read(path), self._place(path)) for n, path in paths.items()}
         return {n: checked_plan(table, self._place(paths[n])) for n, table in read.items()}
 
+    def next_plan(self) -> int:
+        """Returns the number of the next plan file: one that none has had, those included that are gone."""
+        return self._plans_written(layout.numbers(self.blobs.list(layout.PLANS), layout.plan))
+
+    def _plans_written(self, numbers: Iterable[int]) -> int:
+        pinned = self.document(layout.RESOLVED, Pinned)
+        return max(pinned.plans if pinned else 0, max(numbers, default=-1) + 1)
+
+    def record_plans(self, count: int) -> None:
+        """Notes how many plan files were written, so that the loss of the last one is noticed.
+
+        Args:
+            count: of them; not noted where it is not known yet what names stand for.
+        """
+        pinned = self.document(layout.RESOLVED, Pinned)
+        if pinned is not None and pinned.plans < count:
+            self.blobs.replace(layout.RESOLVED, encode_document({**pinned.model_dump(mode="json"), "plans": count}))
+
     def has_lost_plans(self) -> bool:
         """Tells whether a plan file was damaged and set aside, or is gone."""
         numbers = layout.numbers(self.blobs.list(layout.PLANS), layout.plan)
-        if len(numbers) <= max(numbers, default=-1) or (not numbers and self.committed()):
+        if len(numbers) < self._plans_written(numbers) or (not numbers and self.committed()):
             return True
         prefix = f"{layout.QUARANTINE}/{layout.PLANS.replace('/', '.')}."
         return any(path.startswith(prefix) for path in self.blobs.list(layout.QUARANTINE))
@@ -148,8 +169,11 @@ class Store:
             attempt_id: unique to this attempt at the unit.
 
         Raises:
+            LeaseLostError: this is a worker's, and another run has begun on these results since.
             StoreError: the rows are not as they should be, or the root cannot be written.
         """
+        if self._marker is not None:
+            check_current(self.blobs, self._marker)
         return self.blobs.put_if_absent(layout.unit(unit_id), encode_unit(unit_id, tables), attempt_id)
 
     def committed(self) -> frozenset[str]:
@@ -269,7 +293,7 @@ class Store:
         return pa.concat_tables([empty, *parts], promote_options="default")
 
     def part_files(self) -> dict[str, int]:
-        """Returns the files of all tables that are named as parts with rows are, with their numbers; six listings."""
+        """Returns the files of all tables that are named as parts with rows are, with their numbers; a listing each."""
         return {
             path: number
             for table in layout.PARTED
@@ -287,9 +311,7 @@ class Store:
         data, place = self._named(path), self._place(path)
         rows = decode_table(data, place)
         if expected not in (None, sum_of(data)):
-            raise DamagedFileError(
-                f"{place}: not the file that was published; run `loco-sweep verify RESULTS --repair`"
-            )
+            raise DamagedFileError(f"{place}: not the file that was published; {REMEDY}")
         return checked_rows(table, rows, place)
 
     def _named(self, path: str) -> bytes:
@@ -378,8 +400,8 @@ class Store:
         """Moves a file out of the way, under ``_meta/quarantine``; nothing is thrown away."""
         found = self.blobs.read_versioned(path)
         if found is not None:
-            kept = f"{layout.QUARANTINE}/{path.replace('/', '.')}.{re.sub(r'[^A-Za-z0-9]', '', found.version)[:12]}"
-            self.blobs.put_if_absent(kept, found.data, found.version)
+            version = re.sub(r"[^A-Za-z0-9]", "", found.version)[:12]
+            self.blobs.put_if_absent(layout.quarantined(path, version), found.data, found.version)
             self.blobs.delete(path)
 
     def document(self, path: str, kind: type[D]) -> D | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core.errors import StoreError
-from orchestrator.store.errors import DamagedFileError
+from orchestrator.store.errors import REMEDY, DamagedFileError
 from orchestrator.store.layout import PARTED
 from orchestrator.store.schemas import TABLES
 from orchestrator.store.sealed import decode_table, encode_table
@@ -41,6 +41,11 @@ def encode_unit(unit_id: str, tables: Mapping[str, pa.Table]) -> bytes:
     data = encode_table(pa.table(columns))
     found = decode_unit(data, unit_id, unit_id)
     if any(not found[name].equals(table) for name, table in filled.items()):
+        if nan := [f"{name}.{column}" for name, table in filled.items() for column in _with_nan(table)]:
+            raise StoreError(
+                f"unit {unit_id}: {nan[0]} holds a value that is no number (NaN); expected numbers of the scorer, and "
+                "of the model that drew what it scores"
+            )
         raise StoreError(f"unit {unit_id} does not read back as it was written; check this machine's memory")
     return data
 
@@ -62,13 +67,11 @@ def decode_unit(data: bytes, path: str, unit_id: str) -> dict[str, pa.Table]:
         tables = {name: _rows(packed, name) for name in PARTED}
     except (pa.ArrowException, AttributeError, TypeError, ValueError) as error:
         # Whole, and no unit: a part, say, under the name of one.
-        raise DamagedFileError(f"{path}: holds no unit; run `loco-sweep verify RESULTS --repair`") from error
+        raise DamagedFileError(f"{path}: holds no unit; {REMEDY}") from error
     held = {each for table in tables.values() for each in pc.unique(table["unit_id"]).to_pylist()}
     if held != {unit_id}:
         whose = ", ".join(sorted(str(each)[:16] for each in held)[:2]) or "none"
-        raise StrayUnitError(
-            f"{path}: its rows are of another unit ({whose}), as in a copy; run `loco-sweep verify RESULTS --repair`"
-        )
+        raise StrayUnitError(f"{path}: its rows are of another unit ({whose}), as in a copy; {REMEDY}")
     return tables
 
 
@@ -82,6 +85,18 @@ def _checked(unit_id: str, name: str, table: pa.Table) -> pa.Table:
     if pc.unique(table["unit_id"]).to_pylist() != [unit_id]:
         raise StoreError(f"unit {unit_id}: table {name} has rows of another unit")
     return table.replace_schema_metadata(schema.metadata)
+
+
+def _with_nan(table: pa.Table) -> list[str]:
+    """Returns the columns with numbers, or lists of them, of which one is none: it equals nothing, not even itself."""
+    found = []
+    for field in table.schema:
+        column: Any = table[field.name]
+        while pa.types.is_list(column.type):
+            column = pc.list_flatten(column)
+        if pa.types.is_floating(column.type) and pc.any(pc.is_nan(column)).as_py():
+            found.append(field.name)
+    return found
 
 
 def _padded(table: pa.Table, height: int) -> pa.Array[Any]:

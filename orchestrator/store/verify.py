@@ -208,38 +208,36 @@ def _look_at_parts(store: Store, survey: Survey, held: _Held) -> None:
             survey.bad_parts[number] = {records[number]: _words(error, records[number])}
             continue
         whole = not any(unit in survey.bad_units for unit in units)
-        problems = {path: _part_problem(store, survey, path, sum_) for path, sum_ in sums.items()}
-        for name in layout.PARTED if whole else ():
-            path, rows = layout.part(name, number), pa.concat_tables(expected[name]) if expected[name] else None
-            if not problems.get(path) and (path in sums or (rows is not None and rows.num_rows)):
-                problems[path] = _row_problem(store, path, rows, published=path in sums)
+        problems = {}
+        for name in layout.PARTED:
+            path = layout.part(name, number)
+            rows = pa.concat_tables([TABLES[name].empty_table(), *expected[name]]) if whole else None
+            if path in sums:
+                problems[path] = _part_problem(store, survey, path, sums[path], rows)
+            elif rows is not None and rows.num_rows:
+                problems[path] = "not published, though its units have rows for it"
         if any(problems.values()):
             survey.bad_parts[number] = {path: problem for path, problem in problems.items() if problem}
 
 
-def _part_problem(store: Store, survey: Survey, path: str, expected: str) -> str:
+def _part_problem(store: Store, survey: Survey, path: str, expected: str, rows: pa.Table | None) -> str:
+    """Returns what is wrong with a file of a part; ``rows`` are those of its units, None where they are not known."""
     if survey.entries.get(path, "file") == "folder" or path in survey.immovable:
         return "missing"
     try:
         data = store.blobs.read(path)
     except MissingFileError:
         return "missing"
-    if sum_of(data) == expected:
-        return ""
     try:
-        decode_table(data, path)
+        there = decode_table(data, path)
     except DamagedFileError as error:
         return _words(error, path)
-    return "not the file that was published"
+    if sum_of(data) != expected:
+        return "not the file that was published"
+    return _row_problem(store, path, there, rows, data) if rows is not None else ""
 
 
-def _row_problem(store: Store, path: str, rows: pa.Table | None, *, published: bool) -> str:
-    if not published:
-        return "not published, though its units have rows for it"
-    data = store.blobs.read(path)
-    there = decode_table(data, path)
-    if rows is None:
-        return "its rows are not those of its units"
+def _row_problem(store: Store, path: str, there: pa.Table, rows: pa.Table, data: bytes) -> str:
     unknown = set(there.column_names).difference(rows.column_names)
     if unknown and not unknown.intersection(*(schema.names for schema in TABLES.values())):
         raise NewerVersionError(
@@ -274,7 +272,7 @@ def _look_at_others(store: Store, survey: Survey, held: _Held) -> None:
         count = len(lost)
         bad[LOST_PLANS] = f"a plan file is gone: {count} committed units are in none"
     begun = layout.SWEEP not in bad and _is_there(survey, layout.SWEEP) and held.planned
-    if begun and layout.RESOLVED not in survey.entries:
+    if begun and layout.RESOLVED not in survey.entries and not blobs.exists(layout.RESOLVED):
         bad[layout.RESOLVED] = "missing"
     if _is_there(survey, layout.MARKER):
         _note(bad, layout.MARKER, _problem(store, layout.MARKER, _check_marker))
@@ -309,7 +307,7 @@ def _look_at_tables(store: Store, survey: Survey) -> None:
         path = layout.derived(name)
         if _is_there(survey, path):
             _note(bad, path, _problem(store, path, partial(_rows, name)))
-        elif survey.entries.get(name) == "folder" and path not in survey.immovable:
+        elif survey.entries.get(name) == "folder" and _is_gone(store, survey, path):
             bad[path] = "missing"
 
 
@@ -331,7 +329,7 @@ def _look_at_deltas(store: Store, survey: Survey, held: _Held) -> None:
         if _is_there(survey, path):
             if sum_of(store.blobs.read(path)) != expected:
                 bad[path] = "not the file that was written"
-        elif path in named and path not in survey.immovable:
+        elif path in named and _is_gone(store, survey, path):
             bad[path] = "missing"
     for path in _files(survey, layout.DELTAS):
         if layout.is_delta(path) and path not in held.deltas | named and not outside:
@@ -388,6 +386,11 @@ def _check_marker(data: bytes, path: str) -> object:
 
 def _is_there(survey: Survey, path: str) -> bool:
     return path in survey.entries and survey.entries[path] != "folder" and path not in survey.immovable
+
+
+def _is_gone(store: Store, survey: Survey, path: str) -> bool:
+    """Tells whether a file is missing; a driver at work may have written it since the files were listed."""
+    return path not in survey.immovable and not store.blobs.exists(path)
 
 
 def _note(bad: dict[str, str], path: str, problem: str) -> None:

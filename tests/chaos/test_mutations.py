@@ -31,7 +31,7 @@ def test_no_mutant_ends_in_a_traceback_or_takes_long(tmp_path: Path) -> None:
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator import resolve, super_resolution, weights
 
-    monkeypatch.setattr(weights, "_download", weights._download)
+    monkeypatch.setattr(weights, "hub_file", weights.hub_file)
     for module in (weights, resolve, super_resolution):
         monkeypatch.setattr(module, "weights_hash", weights.weights_hash)
     mutations.offline()

@@ -146,6 +146,12 @@ UNET: dict[str, Case] = {
     "fp16 only, sharded": drawn(then(sharded("unet"), to_variant("fp16", *SD)), variant="fp16"),
     "fp16 of one component": drawn(to_variant("fp16", "unet"), variant="fp16"),
     "fp16 beside plain": drawn(to_variant("fp16", *SD, keep=True), same_hash=True),
+    "fp16 beside plain, and alone": drawn(
+        then(to_variant("fp16", "unet", keep=True), to_variant("fp16", "vae")), variant="fp16"
+    ),
+    "a name without a dot beside fp16": at_plan(
+        then(to_variant("fp16", *SD), written("unet/LICENSE", "mine")), "expected it elsewhere"
+    ),
     "two variants": at_plan(
         then(to_variant("bf16", *SD, keep=True), to_variant("fp16", *SD)), "holds weights as .* only"
     ),

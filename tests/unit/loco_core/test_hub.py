@@ -16,6 +16,7 @@ from loco_core.errors import ModelError
 from loco_core.models import load_model
 from loco_core.scorers import BUNDLED, CLIP, load_scorer
 from orchestrator.resolve import resolve
+from tests.folders import to_variant
 from tests.sweeps import Command, tiny_sweep
 from tests.tiny_models import save, stable_diffusion
 
@@ -82,6 +83,37 @@ def test_half_a_cache_is_said_at_once(gone: str, cache: Path, no_network: list[A
     with pytest.raises(ModelError, match=r"the hub cannot be reached .* does not hold all of owner/clip"):
         load_scorer("owner/clip", COMMIT, "cpu")
     assert time.monotonic() - began < SOON
+
+
+@pytest.mark.parametrize("gone", ["tokenizer/tokenizer.json", "tokenizer.json", "processor_config.json"])
+def test_half_a_cache_is_no_reason_not_to_plan(gone: str, cache: Path, no_network: list[Any]) -> None:
+    name = "tiny" if "/" in gone else "clip"
+    place = cache / f"models--owner--{name}" / "snapshots" / COMMIT
+    for half in {gone, gone.replace("tokenizer.json", "vocab.json")}:
+        (place / half).unlink(missing_ok=True)
+    assert resolve(sweep()).scorer.revision == COMMIT
+    if name == "clip":
+        with pytest.raises(ModelError, match=r"the hub cannot be reached .* does not hold all of owner/clip"):
+            load_scorer("owner/clip", COMMIT, "cpu")
+
+
+def test_a_variant_in_the_cache_stands_for_plain_weights_only_where_nobody_can_ask(
+    cache: Path, no_network: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = cache / "models--owner--tiny" / "snapshots" / COMMIT
+    to_variant("fp16", "unet", "vae", "text_encoder")(place)
+    assert hub.local_pipeline(None, "owner/tiny", COMMIT, {}) == place
+    asked = list[Any]()
+
+    class Pipeline:
+        @staticmethod
+        def download(path: str, **options: Any) -> str:
+            asked.append(options["variant"])
+            return "fetched"
+
+    monkeypatch.setattr(hub, "_unreachable", lambda: "")
+    assert hub.local_pipeline(Pipeline, "owner/tiny", COMMIT, {}) == Path("fetched")
+    assert asked == [None]
 
 
 @pytest.mark.parametrize("path", ["models/sd15", "./models/sd15", "/models/sd15", "a/b/c", "sd15"])

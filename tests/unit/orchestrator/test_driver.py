@@ -18,7 +18,8 @@ from orchestrator.resolve import Resolved
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend, MakeWorker, UnitReport
 from orchestrator.spec import SweepSpec
-from orchestrator.store import Store
+from orchestrator.store import LeaseLostError, Store, encode_document, layout, make_table
+from orchestrator.store.sealed import decode_document
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
 from orchestrator.worker import WorkerSettings
 from tests.sweeps import FakeWorker, assert_each_once, fake_resolved, payload, tiny_sweep
@@ -183,6 +184,107 @@ def test_weights_are_pinned_with_the_first_thing_that_is_made(what: str, monkeyp
     monkeypatch.setattr(driver, "resolve", fake_resolved)
     with pytest.raises(SpecError, match="were made with"):
         run(spec, store, monkeypatch)
+
+
+def stopped(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, str]:
+    """Results of a run that was stopped before its first unit, and what its workers know the run by."""
+    store, stop = Store(MemoryBlobs()), StopSwitch()
+    stop.press()
+    run(spec, store, monkeypatch, stop=stop)
+    return store, str(decode_document(store.blobs.read(layout.MARKER), layout.MARKER)["marker"])
+
+
+def failed(unit_id: str) -> dict[str, Any]:
+    return {"failures": make_table("failures", [{"unit_id": unit_id, "cell_id": unit_id, "error": "boom"}])}
+
+
+def with_other_weights(spec: SweepSpec) -> Resolved:
+    found = fake_resolved(spec)
+    models = tuple(model.model_copy(update={"weights": "other"}) for model in found.models)
+    return found.model_copy(update={"models": models})
+
+
+def test_a_worker_of_a_run_before_commits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny_sweep("x", **SMALL)
+    store, marker = stopped(spec, monkeypatch)
+    late = Store(store.blobs, marker)
+    late.commit_unit("early", failed("early"), "a")
+    store.blobs.delete(layout.unit("early"))
+    monkeypatch.setattr(driver, "resolve", with_other_weights)
+    run(spec, store, monkeypatch)
+    before = store.committed()
+    with pytest.raises(LeaseLostError, match="another run has begun"):
+        late.commit_unit("late", failed("late"), "a")
+    assert store.committed() == before
+    # A marker that is gone tells of no other run.
+    store.blobs.delete(layout.MARKER)
+    assert late.commit_unit("late", failed("late"), "a") == "won"
+
+
+def test_what_an_old_worker_commits_at_the_last_moment_keeps_its_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = tiny_sweep("x", **SMALL)
+    store, marker = stopped(spec, monkeypatch)
+    preflight = session.preflight
+
+    def late(*args: Any) -> str:
+        Store(store.blobs, marker).commit_unit("late", failed("late"), "a")
+        return preflight(*args)
+
+    monkeypatch.setattr(session, "preflight", late)
+    monkeypatch.setattr(driver, "resolve", with_other_weights)
+    with pytest.raises(SpecError, match="were made with weights"):
+        run(spec, store, monkeypatch)
+    assert list(store.plans()) == [0]
+
+
+def test_an_edit_before_the_first_unit_leaves_no_plan_of_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny_sweep("x", **SMALL)
+    store, _ = stopped(spec, monkeypatch)
+    store.blobs.replace("_meta/plan/notes.txt", b"mine")
+    plan = store.blobs.read(layout.plan(0))
+    pinned = session.begin(store, with_other_weights(spec))
+    store.blobs.replace(layout.RESOLVED, encode_document(pinned))
+    assert store.blobs.read("_meta/plan/notes.txt") == b"mine"
+    assert plan in [store.blobs.read(path) for path in store.blobs.list(layout.QUARANTINE)]
+    monkeypatch.setattr(driver, "resolve", with_other_weights)
+    result, _ = run(spec, store, monkeypatch)
+    undisturbed = Store(MemoryBlobs())
+    run(spec, undisturbed, monkeypatch)
+    assert result.summary.outcome == "done"
+    assert payload(store.read("scores")) == payload(undisturbed.read("scores"))
+
+
+def test_a_command_about_one_model_does_not_forget_what_others_were_planned_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = tiny_sweep("x", **SMALL)
+    store, _ = stopped(spec, monkeypatch)
+    resolved = fake_resolved(spec)
+    pinned = session.begin(store, resolved.model_copy(update={"models": ()}))
+    store.blobs.replace(layout.RESOLVED, encode_document(pinned))
+    assert session.is_planned_otherwise(store, with_other_weights(spec))
+    assert not session.is_planned_otherwise(store, resolved)
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (1, 2)])
+def test_a_plan_that_is_gone_doubles_nothing(lost: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def grow(*largest: int) -> None:
+        for size in largest:
+            windows = {"sizes": list(range(1, size + 1)), "stride": 4}
+            run(tiny_sweep("x", **{**SMALL, "seeds": 1, "windows": windows}), store, monkeypatch)
+            assert_each_once(store.read("scores"))
+
+    store = Store(MemoryBlobs())
+    grow(1, 2, 3)
+    assert list(store.plans()) == [0, 1, 2]
+    for number in lost:
+        store.blobs.delete(layout.plan(number))
+    # What was planned alone would go into a unit with what is new. More than once: the next plan must not take the
+    # place of the one that is gone.
+    grow(4, 5)
+    assert set(store.read("scores")["window_size"].to_pylist()) >= set(range(1, 6))
 
 
 def test_failed_cells_are_recorded_counted_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,6 +217,36 @@ def test_a_command_that_takes_longer_than_a_contender_waits_keeps_its_lease(
     contender.acquire()
 
 
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_holder_that_stood_still_looks_before_it_writes_on(taken: bool, elsewhere: None) -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    first, second = lease(blobs, clock), lease(blobs, clock)
+    first.acquire()
+    # Not started: nothing renews it, as in a process that is frozen.
+    beating = lease_module.Beating(first)
+    assert beating.alive()
+    clock.now += 29
+    beating.check()
+    clock.now += 60
+    if taken:
+        second.acquire()
+        with pytest.raises(LeaseLostError):
+            beating.check()
+    assert beating.alive() != taken
+    if taken:
+        second.renew()
+
+
+def test_a_holder_that_is_cut_off_for_long_counts_as_gone() -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    first = lease(blobs, clock)
+    first.acquire()
+    first._blobs = FaultyBlobs(blobs, 1, after=False, error=StoreError("no route to host"))
+    beating = lease_module.Beating(first)
+    clock.now += 31
+    assert not beating.alive()
+
+
 def test_a_repair_that_lost_its_lease_writes_no_more(unit: Any) -> None:
     blobs = MemoryBlobs()
     store = Store(blobs)

@@ -11,11 +11,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.store import DamagedFileError, Publisher, Store, layout, publish, repair, verify
+from orchestrator.store import DamagedFileError, Publisher, Store, examine, layout, publish, repair, verify
 from orchestrator.store.blobs import Blobs, Put
 from orchestrator.store.local import LocalBlobs
-from orchestrator.store.sealed import encode_document, encode_table
+from orchestrator.store.sealed import encode_document, encode_table, sum_of
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
+from tests.sweeps import tiny_sweep
 
 Make = Callable[..., Any]
 
@@ -273,6 +274,65 @@ def test_files_that_nobody_published_are_set_aside(unit: Make) -> None:
     repair(store)
     assert verify(store) == []
     assert b"precious" in [blobs.files[path] for path in blobs.list("_meta/quarantine")]
+
+
+@pytest.mark.parametrize("path", ["scores/part-00001.parquet", layout.published(1)])
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_what_is_made_again_is_set_aside_first(unit: Make, path: str, how: str) -> None:
+    blobs = damaged(unit, [path], how)
+    before = blobs.files[path]
+    repair(Store(blobs))
+    assert before in [blobs.files[kept] for kept in blobs.list(layout.QUARANTINE)]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_part_of_which_no_unit_has_rows_does_not_stay(unit: Make, recorded: bool) -> None:
+    blobs = MemoryBlobs()
+    store = Store(blobs)
+    store.write_schemas("a")
+    store.commit_unit("u", {"scores": unit("u")["scores"]}, "a")
+    Publisher(store).publish(flush=True)
+    path = layout.part("failures", 1)
+    blobs.files[path] = encode_table(unit("u")["failures"])
+    files = {name: sum_of(blobs.files[name]) for name in (layout.part("scores", 1), path)}
+    blobs.files[layout.published(1)] = encode_document({"files": files}) if recorded else b"damaged"
+    assert [damage.path for damage in verify(store)] == [path if recorded else layout.published(1)]
+    repair(store)
+    assert verify(store) == []
+    assert (store.read("scores").num_rows, store.read("failures").num_rows) == (3, 0)
+
+
+@pytest.mark.parametrize("name", ["a" * 230, "\u00e9" * 120, "scores//x", "scores//a/x", "/x", "//x"])
+def test_any_name_can_be_among_results(unit: Make, name: str) -> None:
+    blobs = damaged(unit, [], "")
+    path = f"{name}.parquet" if "/" in name else f"scores/{name}.parquet"
+    blobs.files[path] = b"precious"
+    store = Store(blobs)
+    found = examine(store)
+    repair(store)
+    assert verify(store) == []
+    assert b"precious" in blobs.files.values()
+    assert (path in [damage.path for damage in found.damages]) == (path not in blobs.files)
+    assert all(len(part.encode()) < 250 for kept in blobs.list(layout.QUARANTINE) for part in kept.split("/"))
+
+
+@pytest.mark.parametrize("path", ["edits/edits.parquet", layout.RESOLVED])
+def test_what_is_written_while_results_are_looked_at_is_not_missing(
+    unit: Make, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = damaged(unit, [], "")
+    store = Store(blobs)
+    sweep = {"sweep_id": "s", "spec": tiny_sweep("x").model_dump(mode="json")}
+    blobs.files[layout.SWEEP] = encode_document(sweep)
+    blobs.files[layout.RESOLVED] = encode_document({"models": {}, "sites": {}, "scorer": "1" * 64})
+    listed = [item for item in blobs.walk("") if item[0] != path]
+    if path != layout.RESOLVED:
+        listed.append((path.partition("/")[0], "folder"))
+    before = {damage.path for damage in verify(store)}
+    monkeypatch.setattr(blobs, "walk", lambda _: listed)
+    assert {damage.path for damage in verify(store)} == before
+    del blobs.files[path]
+    assert path in {damage.path for damage in verify(store)}
 
 
 @pytest.mark.parametrize("what", ["part and unit", "manifest and unit", "published unit"])

@@ -27,6 +27,7 @@ def older_version() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (schemas, units, publish, store_module):
             patch.setattr(module, "TABLES", before)
+        patch.setattr(store_module, "_without_rows", store_module._without_rows.__wrapped__)
         yield
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from orchestrator.store import DamagedFileError, Store, StoreError, make_table
 from orchestrator.store.testing import MemoryBlobs
+from orchestrator.store.units import encode_unit
 
 
 def test_a_unit_reads_back_table_by_table(unit: Callable[..., Any]) -> None:
@@ -46,6 +48,17 @@ def test_rows_that_are_not_as_they_should_be_are_refused(unit_id: str, tables: A
     with pytest.raises(StoreError, match=message):
         store.commit_unit(unit_id, tables, "a")
     assert store.committed() == frozenset()
+
+
+@pytest.mark.parametrize("where", ["scores.clip_score", "embeddings.embedding"])
+def test_what_is_no_number_is_named(where: str) -> None:
+    rows: dict[str, Any] = {
+        "scores": [{"unit_id": "u", "clip_score": 0.5}, {"unit_id": "u", "clip_score": math.nan}],
+        "embeddings": [{"unit_id": "u", "embedding": [0.5, math.nan]}],
+    }
+    name = where.partition(".")[0]
+    with pytest.raises(StoreError, match=rf"unit u: {where} holds a value that is no number \(NaN\); expected"):
+        encode_unit("u", {name: make_table(name, rows[name])})
 
 
 def test_a_damaged_unit_is_named(unit: Callable[..., Any]) -> None:
