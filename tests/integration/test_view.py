@@ -316,10 +316,16 @@ def test_new_parts_appear_when_the_page_is_reloaded(open_page: Open, tmp_path: P
         page.reload()
         page.get_by_role("link", name="Report").click()
         expect(page).to_have_title("ran")
-        broken = tmp_path / "images" / "part-00009.parquet"
-        broken.write_bytes(b"PAR1 and no more")
+        # A file that no manifest names is nobody's part.
+        (tmp_path / "images" / "part-00009.parquet").write_bytes(b"PAR1 and no more")
         page.goto(without_token(address))
-        expect(page.get_by_role("alert")).to_contain_text("part-00009.parquet")
+        expect(page.get_by_role("status")).to_have_text("32 pictures")
+        assert page.get_by_role("alert").count() == 0
+        commit(store, "toy", "style/lumio", PROMPTS[0], 2)
+        Publisher(store).publish(flush=True)
+        (tmp_path / "images" / "part-00003.parquet").write_bytes(b"PAR1 and no more")
+        page.reload()
+        expect(page.get_by_role("alert")).to_contain_text("part-00003.parquet")
         expect(page.get_by_role("status")).to_have_text("32 pictures")
 
 
