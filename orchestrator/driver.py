@@ -63,6 +63,7 @@ class Outlook:
         guessed_batches: models whose batch size the run measures first, so that the number of units is a guess.
         most_cells: with a localizer that begins small: how many cells it may ask for in all, complements aside; else
             None.
+        unedited: why attributes are not edited though the sweep edits, a sentence each.
     """
 
     units: int
@@ -72,6 +73,7 @@ class Outlook:
     reach: Reach
     guessed_batches: tuple[str, ...]
     most_cells: int | None
+    unedited: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         SpecError: these results cannot go on with this spec, or none of the models admits an edit that it asks for.
     """
     check_methods(spec, resolved)
-    check_records(spec, resolved.attributes)
+    unedited = check_records(spec, resolved.attributes)
     known: list[PlannedUnit] = []
     committed: frozenset[str] = frozenset()
     traced: set[Pair] = set()
@@ -122,6 +124,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         left = count(spec, resolved, begun)
     left += count_traces(spec, resolved, traced)
     return Outlook(
+        unedited=unedited,
         units=left.units,
         images=left.images,
         cells=left.cells,

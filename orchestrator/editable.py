@@ -48,20 +48,29 @@ def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
             _check_published(spec.edit, attributes)
 
 
-def check_records(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
-    """Refuses to begin a sweep that edits attributes whose records cannot be split for it.
+def check_records(spec: SweepSpec, attributes: Sequence[Attribute]) -> tuple[str, ...]:
+    """Tells which attributes of a sweep that edits cannot be edited, as their records cannot be split for it.
 
     Args:
         spec: the sweep.
         attributes: its attributes.
 
+    Returns:
+        why not, a sentence an attribute.
+
     Raises:
-        SpecError: there is one; ``loc`` says where in the sweep.
+        SpecError: none of them can; ``loc`` says where in the sweep the first one is.
     """
-    if spec.edit is not None:
-        for i, item in enumerate(attributes):
+    refused = list[SpecError]()
+    for i, item in enumerate(attributes if spec.edit else ()):
+        try:
             with located("attributes", i):
-                _check_splits(spec.edit, item, spec.prompts)
+                _check_splits(spec.edit or EditSpec(), item, spec.prompts)
+        except SpecError as error:
+            refused.append(error)
+    if refused and len(refused) == len(attributes):
+        raise refused[0]
+    return tuple(str(error) for error in refused)
 
 
 def _check_splits(wanted: EditSpec, item: Attribute, prompts: int) -> None:

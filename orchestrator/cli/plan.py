@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loco_core.errors import printable
 from orchestrator.cli.options import JsonOption, ResultsOption, SweepFile, placed, results_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = 
         )
     elif rule(spec.localize.localizer).bounds:
         print("         and complements of some windows, where none passes by itself or one is localized")
+    for reason in found.unedited:
+        print(f"edits:   not of {printable(reason)}")
     print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
     if rule(spec.localize.localizer).bounds:
         _print_reach(found.reach)

@@ -285,7 +285,12 @@ def more(sweep: Path, edited: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_an_incomplete_sweep_is_edited_where_it_is_localized(command: Command, mine: Path) -> None:
     scores = pd.read_parquet(mine / "scores")
-    (mine / f"_meta/units/{scores[scores.attribute == 'style/lumio'].unit_id.iloc[0]}.parquet").unlink()
+    lost = scores[scores.attribute == "style/lumio"].unit_id.iloc[0]
+    (mine / f"_meta/units/{lost}.parquet").unlink()
+    for part in (mine / "scores").glob("part-*.parquet"):
+        if lost in set(pd.read_parquet(part).unit_id):
+            part.unlink()
+    assert command("verify", mine, "--repair")[0] == 0
     before = set((mine / "_meta/units").iterdir())
     code, out, _ = command("edit", mine, *VELOR, "--trust", *INLINE)
     assert (code, out.count("the sweep is incomplete (1 of 3 units are left)")) == (0, 1)

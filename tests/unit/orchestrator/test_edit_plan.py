@@ -20,11 +20,13 @@ from orchestrator.edit_plan import (
     watched,
 )
 from orchestrator.edit_summary import share, summarize
+from orchestrator.editable import check_records
 from orchestrator.resolve import ResolvedModel, check_methods, resolve, resolve_model
 from orchestrator.spec import ModelSpec, SweepSpec
 from orchestrator.splits import fit_templates, splits
 from orchestrator.stages.edit import choose, method_places
 from orchestrator.store import layout
+from tests.sweeps import tiny_sweep
 
 STYLE, VELOR = attribute("style/lumio"), attribute("style/velor")
 
@@ -545,3 +547,13 @@ def test_another_judge_measures_anew(toy: ResolvedModel) -> None:
         drawn = probes(wanted, STYLE, [VELOR], "report")
         names.append({unit.unit_id for unit in evaluate_units(wanted, toy, STYLE, edits, "", drawn, "report", 0)})
     assert not names[0] & names[1]
+
+
+def test_attributes_that_no_edit_can_be_measured_on_are_said_and_refused_where_there_are_no_others() -> None:
+    few = replace(STYLE, name="few", records=STYLE.records[:1])
+    spec = tiny_sweep("toy", edit={})
+    (reason,) = check_records(spec, (few, STYLE))
+    assert "different content texts" in reason
+    assert check_records(tiny_sweep("toy"), (few,)) == ()
+    with pytest.raises(SpecError, match="different content texts"):
+        check_records(spec, (few,))
