@@ -100,7 +100,7 @@ def test_a_second_stage_is_pinned(first: Path, second: Path, monkeypatch: pytest
         commit = shutil.copytree(second, second.parent / "snapshots" / "c0ffee", dirs_exist_ok=True)
         return Path(commit) / name
 
-    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setattr(weights, "hub_file", download)
     (model,) = resolve(stages(first, {"path": "owner/second", "revision": "v1"})).models
     assert set(asked) == {("owner/second", "v1")}
     assert model.super_resolution is not None
@@ -111,7 +111,7 @@ def test_a_second_stage_is_pinned(first: Path, second: Path, monkeypatch: pytest
 def test_an_outline_of_two_stages_does_without_the_hub(
     first: Path, second: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(weights, "hub_file", lambda *_: pytest.fail("the hub was asked"))
     (model,) = outline(sweep(models=[{"id": "deepfloyd-if", "super_resolution": "DeepFloyd/IF-II-L-v1.0"}])).models
     assert model.super_resolution is not None
     assert (model.n_sites, model.super_resolution.path) == (22, "DeepFloyd/IF-II-L-v1.0")
