@@ -69,7 +69,8 @@ def _models(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
         if model.id in kept:
             for key in sorted(ModelSpec.model_fields.keys() - {"id", "worker", "engine"}):
                 before, after = getattr(model, key), getattr(kept[model.id], key)
-                if not _in_folder(before) and not _in_folder(after):
+                moved = _in_folder(before) or _in_folder(after)
+                if not moved or (key == "super_resolution" and None in (before, after)):
                     yield from _changed(f"models.{model.id}.{key}", before, after)
             engine, now = model.engine.model_dump(), kept[model.id].engine.model_dump()
             for key in sorted(engine.keys() - {"offload", "device_map"}):
