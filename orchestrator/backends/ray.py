@@ -24,7 +24,15 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from loco_core.errors import StoreError
 from loco_core.masking import mask_everything
 from loco_core.quiet import without_terminal
-from orchestrator.backends.connection import Head, admitted, leave_at_once, loopback, own_logging, own_signals
+from orchestrator.backends.connection import (
+    Head,
+    admitted,
+    leave_at_once,
+    loopback,
+    own_logging,
+    own_signals,
+    unobserved,
+)
 from orchestrator.backends.demand import Demand, refusal
 from orchestrator.backends.local import OwnFolder, own_token
 from orchestrator.scheduler.host import WorkerHost, one_line
@@ -233,7 +241,7 @@ class RayBackend:
     def _start(self, gpus: int | None) -> None:
         self._folder = OwnFolder()
         try:
-            with own_signals(), loopback(), own_token():
+            with own_signals(), loopback(), unobserved(), own_token():
                 ray.init(
                     address="local",
                     num_cpus=self._workers * self._threads,
