@@ -27,7 +27,7 @@ CONNECT_SECONDS = 10.0
 HEAD_POLL_SECONDS, WAIT_SECONDS = 2.0, 0.5
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
-METRICS_PORT = "AUTOSCALER_METRIC_PORT"
+METRICS_PORTS = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
 LOOPBACK_ONLY = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 RECONNECT_VARIABLE, RECONNECT_SECONDS = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
 """After so long without its head Ray ends this process, with no word to Python."""
@@ -255,16 +255,17 @@ def loopback() -> Iterator[None]:
 
 @contextmanager
 def unobserved() -> Iterator[None]:
-    """Keeps the autoscaler's monitor of a Ray that is started here from serving its metrics, which ask for no token."""
-    before = os.environ.get(METRICS_PORT)
+    """Keeps the monitor and the dashboard of a Ray that is started here from serving metrics, which ask for no token."""
+    before = {name: os.environ.get(name) for name in METRICS_PORTS}
     # No port: Ray notes that it cannot serve them, and goes on.
-    os.environ[METRICS_PORT] = "-1"
+    os.environ.update(dict.fromkeys(METRICS_PORTS, "-1"))
     try:
         yield
     finally:
-        del os.environ[METRICS_PORT]
-        if before is not None:
-            os.environ[METRICS_PORT] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def leave_at_once() -> None:
