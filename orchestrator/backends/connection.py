@@ -255,7 +255,7 @@ def loopback() -> Iterator[None]:
 
 @contextmanager
 def unobserved() -> Iterator[None]:
-    """Keeps the monitor and the dashboard of a Ray that is started here from serving metrics, which ask for no token."""
+    """Keeps monitor and dashboard of a Ray that is started here from serving metrics, which ask for no token."""
     before = {name: os.environ.get(name) for name in METRICS_PORTS}
     # No port: Ray notes that it cannot serve them, and goes on.
     os.environ.update(dict.fromkeys(METRICS_PORTS, "-1"))
