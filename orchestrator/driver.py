@@ -24,7 +24,6 @@ from orchestrator.session import (
     drive,
     is_planned_otherwise,
     kept_seeds,
-    leased,
     measure_batches,
     pinned_names,
     worker_settings,
@@ -41,7 +40,7 @@ from orchestrator.stages.sweep import (
     units_again,
 )
 from orchestrator.stages.trace import committed_traces
-from orchestrator.store import Publisher, Store, check_whole, encode_document, open_store, preflight
+from orchestrator.store import Publisher, Store, check_whole, encode_document, leased, open_store, preflight
 from orchestrator.store.layout import RESOLVED
 from orchestrator.trace_plan import PAIR, Pair, count_traces, methods, pair_of
 from orchestrator.worker import WorkerSettings

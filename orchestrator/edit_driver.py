@@ -18,7 +18,7 @@ from orchestrator.plan import sweep_id
 from orchestrator.resolve import Resolved, ResolvedModel, resolve
 from orchestrator.scheduler.loop import Requests, RunSummary
 from orchestrator.scheduler.protocol import Settled, Unit
-from orchestrator.session import Beating, Controls, absolute, begin, drive, leased, pinned_names, worker_settings
+from orchestrator.session import Controls, absolute, begin, drive, pinned_names, worker_settings
 from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.chain import Publishing
 from orchestrator.stages.edit import EditStage, Place, localized_place, method_places, place_by_hand
@@ -26,7 +26,7 @@ from orchestrator.stages.localize import main_rows
 from orchestrator.stages.remeasure import as_chosen, remeasure
 from orchestrator.stages.sweep import units_left
 from orchestrator.stages.tune import Search, Space, Trial, TuneStage
-from orchestrator.store import Store, check_whole, encode_document, open_store, preflight
+from orchestrator.store import Beating, Store, check_whole, encode_document, leased, open_store, preflight
 from orchestrator.store.layout import RESOLVED
 
 Say = Callable[[str], None]

@@ -61,11 +61,13 @@ def check_records(spec: SweepSpec, attributes: Sequence[Attribute]) -> tuple[str
     Raises:
         SpecError: none of them can; ``loc`` says where in the sweep the first one is.
     """
+    if spec.edit is None:
+        return ()
     refused = list[SpecError]()
-    for i, item in enumerate(attributes if spec.edit else ()):
+    for i, item in enumerate(attributes):
         try:
             with located("attributes", i):
-                _check_splits(spec.edit or EditSpec(), item, spec.prompts)
+                _check_splits(spec.edit, item, spec.prompts)
         except SpecError as error:
             refused.append(error)
     if refused and len(refused) == len(attributes):

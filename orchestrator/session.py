@@ -17,9 +17,7 @@ from orchestrator.scheduler.protocol import Backend, Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.places import anchored
 from orchestrator.stages.sweep import StoreJournal, drop_plans
-from orchestrator.store import Beating as Beating
-from orchestrator.store import Store, encode_document, preflight
-from orchestrator.store import leased as leased
+from orchestrator.store import Beating, Store, encode_document, preflight
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import PROGRESS, RESOLVED
 from orchestrator.worker import WorkerSettings, to_unit

@@ -76,3 +76,16 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return (code if isinstance(code, int) else int(code is not None)), printed.out, printed.err
 
     return call
+
+
+@pytest.fixture
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no name be looked up on the hub; for tests of mutants, which name many."""
+    from orchestrator import resolve, super_resolution, weights
+    from tests import mutations
+
+    # Set to themselves first, so that they are put back at the end.
+    monkeypatch.setattr(weights, "hub_file", weights.hub_file)
+    for module in (weights, resolve, super_resolution):
+        monkeypatch.setattr(module, "weights_hash", weights.weights_hash)
+    mutations.offline()

@@ -27,16 +27,6 @@ def test_no_mutant_ends_in_a_traceback_or_takes_long(tmp_path: Path) -> None:
     assert sum(tally.seen.values()) == MUTANTS
 
 
-@pytest.fixture
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator import resolve, super_resolution, weights
-
-    monkeypatch.setattr(weights, "hub_file", weights.hub_file)
-    for module in (weights, resolve, super_resolution):
-        monkeypatch.setattr(module, "weights_hash", weights.weights_hash)
-    mutations.offline()
-
-
 def test_the_command_refuses_or_plans_every_mutant(tmp_path: Path) -> None:
     commands = []
     for number in range(COMMANDS):

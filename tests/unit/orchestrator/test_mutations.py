@@ -6,19 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import resolve, super_resolution, weights
 from tests import mutations
 
 MUTANTS = 3000
-
-
-@pytest.fixture
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Set to themselves first, so that they are put back at the end.
-    monkeypatch.setattr(weights, "hub_file", weights.hub_file)
-    for module in (weights, resolve, super_resolution):
-        monkeypatch.setattr(module, "weights_hash", weights.weights_hash)
-    mutations.offline()
 
 
 @pytest.mark.usefixtures("_offline")
