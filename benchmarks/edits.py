@@ -3,9 +3,9 @@
 A kind of a planted model is edited at the sites where the localizer finds its example in the bundled score tables; of
 a natural model at the best window of a sweep of the examples, localized or not.
 
-``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (a row an edit) and prints the
-README's tables from it; ``--print`` only prints. ``--curve`` measures LocoEdit of the examples at every strength and
-token set instead, and writes ``benchmarks/curve.json``.
+``python benchmarks/edits.py [MODEL ...]``; resumable. Writes ``benchmarks/edits.json`` (one row per edit) and
+prints the tables of docs/benchmarks/edits.md from it; ``--print`` only prints. ``--curve`` measures LocoEdit of the
+examples at every strength and token set instead, and writes ``benchmarks/curve.json``.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from loco_core.localizers import LocalizeSettings
-from loco_core.localizers.window import localize
+from loco_core.localization.base import LocalizeSettings
+from loco_core.localization.localizers.window import localize
 from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.world import COUNTRY_NAMES, PLAIN, STYLE_NAMES
 from loco_core.types import Window
-from orchestrator import driver, edit_driver
-from orchestrator.backends.ray import RayBackend
-from orchestrator.edit_plan import CANDIDATES
-from orchestrator.edit_summary import EditSummary, Share, summarize
-from orchestrator.edit_verdict import verdicts
-from orchestrator.plan import sweep_id
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.runs.edits import Selection, run_edits, run_evaluation
+from orchestrator.runs.session import Controls
+from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend
-from orchestrator.session import Controls
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.base import sweep_id
+from orchestrator.stages.edit.comparison import comparisons
+from orchestrator.stages.edit.plan import CANDIDATES
+from orchestrator.stages.edit.summary import EditSummary, Share, summarize
 from orchestrator.stages.localize import main_rows
 from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
@@ -128,7 +129,7 @@ def localized(model: str, kind: str, root: str) -> Window | None:
         table = PLANTED_TABLES / f"{model}-{EXAMPLES[kind].replace('/', '-')}-0.parquet"
         return localize(pq.read_table(table), LocalizeSettings()).window
     spec = sweep(model, {"attributes": list(EXAMPLES.values()), "seeds": 6})
-    driver.run(
+    run_sweep(
         spec, f"{root}-sweep", backend, on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch()
     )
     for row in main_rows(open_store(f"{root}-sweep").read("localizations")).to_pylist():
@@ -149,12 +150,12 @@ def measure(model: str, root: str, *, quick: bool) -> list[dict[str, Any]]:
         if window is None:
             continue
         names = tuple(str(name) for name in few.attributes if str(name).startswith(kind))
-        everyone, one = edit_driver.Meant(root, model, names), edit_driver.Meant(root, model, (example,))
-        edit_driver.edit(everyone, controls, print, window=window, blocks=few)
+        everyone, one = Selection(root, model, names), Selection(root, model, (example,))
+        run_edits(everyone, controls, print, window=window, blocks=few)
         if not quick:
-            edit_driver.edit(one, controls, print, window=window, blocks=sweep(model, MANY))
+            run_edits(one, controls, print, window=window, blocks=sweep(model, MANY))
         changes = {**REPORT[kind], "windows": False}
-        edit_driver.evaluate(everyone, controls, print, changes, only_chosen=True)
+        run_evaluation(everyone, controls, print, changes, only_chosen=True)
     edits = store.read("edits").to_pylist()
     settings = {(row["edit_id"], row["scope"]): row for row in edits}
     found = summarize(edits, store.read("evaluations").to_pylist())
@@ -170,9 +171,9 @@ def measure_curve(model: str, root: str) -> list[dict[str, Any]]:
         window = localized(model, kind, root)
         if window is None:
             continue
-        one = edit_driver.Meant(root, model, (example,))
-        edit_driver.edit(one, controls, print, window=window, blocks=blocks)
-        edit_driver.evaluate(one, controls, print, {**REPORT[kind], "windows": False})
+        one = Selection(root, model, (example,))
+        run_edits(one, controls, print, window=window, blocks=blocks)
+        run_evaluation(one, controls, print, {**REPORT[kind], "windows": False})
     edits = store.read("edits").to_pylist()
     settings = {(row["edit_id"], row["scope"]): row for row in edits}
     found = summarize(edits, store.read("evaluations").to_pylist())
@@ -186,7 +187,7 @@ def row_of(item: EditSummary, every: Iterable[EditSummary], row: Mapping[str, An
         for name in ("attribute", "chosen", "edit_id", "editor", "lambda", "lambda_absolute", "localization", "model",
                      "neurons", "norm", "scope", "settings", "site_indices", "tokens")
     }  # fmt: skip
-    beside = [asdict(verdict) for verdict in verdicts(item, every)] if item.chosen else []
+    beside = [asdict(verdict) for verdict in comparisons(item, every)] if item.chosen else []
     return {**kept, **shares(item), "verdicts": beside}
 
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.methods import counted, ratio
-from loco_core.localizer_bench.serve import Served
-from loco_core.localizers import LocalizeSettings, rule
+from loco_core.localization.base import LocalizeSettings, rule
+from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.toyworld import PLANTED_TABLES
 
 SEEDS = 4
@@ -41,7 +41,7 @@ def main() -> None:
     for name in ("window", "sequential", "argmin"):
         right, named, exact, nowhere, images = [], [], [], [], []
         for table in every:
-            answer = Served(table).answer(rule(name), LocalizeSettings())
+            answer = ReplayedTable(table).answer(rule(name), LocalizeSettings())
             found, kinds = answer.found, truths[answer.found.model]
             truth = kinds.get(found.attribute, kinds.get(found.attribute_kind))
             sites = list(found.window.sites) if found.window else []

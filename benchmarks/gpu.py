@@ -23,7 +23,7 @@ import torch
 from benchmarks import gpu_measures as measures
 from benchmarks import gpu_sweeps as sweeps
 from benchmarks.record import Record
-from loco_core.models import LoadedModel, load_model
+from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.types import Engine
 
 SMALL, LARGE = 8, 64
@@ -83,13 +83,13 @@ class Place:
 
 def save_tiny(case: measures.Case, folder: Path) -> None:
     """Saves the small pipeline of a family that the tests have."""
-    from loco_core.scorers import BUNDLED, CLIP
+    from loco_core.toyworld import WEIGHTS
     from loco_core.toyworld.training.denoiser import make_unet, save_pipeline
     from loco_core.toyworld.training.vae import make_vae
-    from tests.tiny_models import build
+    from tests.support.tiny_models import build
 
     if case.family == "stable_diffusion":
-        save_pipeline(make_unet(), make_vae(), BUNDLED[CLIP], folder)
+        save_pipeline(make_unet(), make_vae(), WEIGHTS / "clip", folder)
         return
     build("pixart_alpha" if case.family == "pixart" else case.family, folder)
 

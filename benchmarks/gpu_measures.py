@@ -13,13 +13,14 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.record import Record
-from loco_core import registry
-from loco_core.batches import probe_batches
+from loco_core import plugins
+from loco_core.diffusion.batches import probe_batches
+from loco_core.diffusion.generate import Pictures, generate
+from loco_core.diffusion.model import LoadedModel, find_model, load_model
 from loco_core.errors import LocoError
-from loco_core.generate import Pictures, generate
-from loco_core.models import LoadedModel, find_model, load_model
-from loco_core.scorers import CLIP, load_scorer
+from loco_core.scoring.base import load_scorer
 from loco_core.testing.plain_pipeline import Plain, Subject
+from loco_core.toyworld import CLIP
 from loco_core.types import Engine, Generation, Intervention, Row
 
 PROMPT, DONOR = "a red circle in the style of lumio", "a blue star"
@@ -98,7 +99,7 @@ def load_built(case: Case, pipeline: Any, folder: Path, device: str, record: Rec
     )
     record["weights_gb"] = weights / 1e9
     if weights > LARGEST_SAVED:
-        family = registry.load("models", case.family).Family
+        family = plugins.load("families", case.family).Family
         with patch.object(family, "load", lambda *_: pipeline):
             return load_model(case.family, "built in memory", None, case.dtype, device)
     began = time.monotonic()

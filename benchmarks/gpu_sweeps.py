@@ -19,10 +19,10 @@ import torch
 import yaml
 
 from benchmarks.record import Record
-from loco_core.generate import Pictures, generate
+from loco_core.diffusion.generate import Pictures, generate
 from loco_core.toyworld import PLANTED_TABLES
-from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.store import decode_document, layout, open_store
@@ -180,7 +180,7 @@ def _is_worker(process: psutil.Process) -> bool:
 def _wait(results: Path, units: int, limit: float) -> int:
     """Waits until so many units are committed; returns how many are."""
     end = time.monotonic() + limit
-    while (count := len(list((results / "_meta" / "units").glob("*.parquet")))) < units:
+    while (count := len(list((results / "_meta" / "units").glob("[!u]*.arrow")))) < units:
         if time.monotonic() > end:
             raise TimeoutError(f"{count} of {units} units after {limit:.0f} s")
         time.sleep(0.05)
@@ -204,14 +204,14 @@ def with_knobs(record: Record, folder: Path, limit: float, model: dict[str, Any]
 def full(record: Record, folder: Path, model: dict[str, Any], device: str, small: int, large: int) -> None:
     """Batches that never fit, smaller ones afterwards, and memory that something else takes for a moment."""
 
-    def sweep(name: str, batch: int) -> tuple[driver.RunResult, pd.DataFrame]:
+    def sweep(name: str, batch: int) -> tuple[RunResult, pd.DataFrame]:
         content = {
             "name": name, "models": [model], "attributes": ["style/lumio"], "windows": {"sizes": [1, 2, 3, 4]},
             "prompts": 1, "seeds": 1, "generation": {"steps": 2, "batch_size": batch}, "scorer": "toy-clip",
             "controls": {"random": 0}, "images": "none", "localize": {"resamples": 100},
         }  # fmt: skip
         root = folder / name
-        result = driver.run(
+        result = run_sweep(
             SweepSpec.model_validate(content, strict=False), str(root), lambda found: InlineBackend(found, threads=1),
             on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(), retry=(root / "_meta").is_dir(),
         )  # fmt: skip

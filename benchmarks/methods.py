@@ -21,15 +21,15 @@ import pyarrow.compute as pc
 from scipy.stats import binomtest
 
 from benchmarks.edits import NAMES, is_transformer, model_name, shares
-from loco_core.localizer_bench.serve import Served
-from loco_core.localizers import LocalizeSettings, rule
+from loco_core.localization.base import LocalizeSettings, rule
+from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS
-from orchestrator import driver
-from orchestrator.backends.ray import RayBackend
-from orchestrator.edit_summary import EditSummary, summarize
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.edit.summary import EditSummary, summarize
 from orchestrator.store import Store, open_store
 
 TABLE = Path(__file__).with_suffix(".json")
@@ -64,7 +64,7 @@ def sweep(model: str) -> SweepSpec:
             "name": f"methods-{model}", "models": [model], "attributes": attributes(model),
             "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
-            "scorer": "toy-clip", "images": "none", "localize": {"beside": beside},
+            "scorer": "toy-clip", "images": "none", "localize": {"compare": beside},
             "edit": {
                 "editors": editors, "targets": "paired", "lambdas": [0.01, 0.1],
                 "neurons": [0.1, 0.25], "tokens": ["all"],
@@ -79,7 +79,7 @@ def sweep(model: str) -> SweepSpec:
 def measure(model: str, root: str) -> list[dict[str, Any]]:
     """Sweeps, localizes and edits one model; returns a row an attribute and method."""
     workers = len(os.sched_getaffinity(0))
-    driver.run(
+    run_sweep(
         sweep(model), root, lambda settings: RayBackend(settings, workers=workers, threads=1),
         on_progress=lambda _: None, stop=StopSwitch(),
         on_localized=lambda found: print(model, found.attribute, found.localizer, found.outcome, flush=True),
@@ -106,7 +106,7 @@ def localizations(model: str, store: Store) -> list[dict[str, Any]]:
         found.append(_said(model, truths, name, method, row["outcome"], picked, read if len(read) else used))
         if method == "window":
             settings = LocalizeSettings(localizer="sequential")
-            answer = Served(mine).answer(rule("sequential"), settings)
+            answer = ReplayedTable(mine).answer(rule("sequential"), settings)
             window = answer.found.window
             sites = list(window.sites) if window else []
             said = _said(model, truths, name, "sequential", answer.found.outcome, sites, answer.scores)

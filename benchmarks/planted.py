@@ -16,13 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loco_core.attributes import attribute
-from loco_core.toyworld import PLANTED_TABLES
+from loco_core.toyworld import PLANTED_TABLES, WEIGHTS
 from loco_core.toyworld.measure import example, needed
 from loco_core.toyworld.planting import MODELS
-from loco_core.toyworld.train import WEIGHTS
 from loco_core.toyworld.world import STYLE_NAMES
-from orchestrator import driver
-from orchestrator.backends.ray import RayBackend
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.sweep import AttributeSpec, RecordSpec
@@ -108,7 +107,7 @@ def main() -> None:
             if not attributes(model, budget):
                 continue
             root = str(arguments.work / f"{model}-{budget.steps}-{budget.seeds}-{number}")
-            driver.run(
+            run_sweep(
                 sweep(model, first_seed, budget), root,
                 lambda settings: RayBackend(settings, workers=workers, threads=1),
                 on_progress=lambda _: None, stop=StopSwitch(),

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loco_core.toyworld import POPULATIONS
-from orchestrator import driver
-from orchestrator.backends.ray import RayBackend
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store
@@ -67,7 +67,7 @@ def main() -> None:
     workers = len(os.sched_getaffinity(0))
     for model, attribute in SWEPT:
         name = f"{model}-{attribute.replace('/', '-')}"
-        driver.run(
+        run_sweep(
             sweep(model, attribute), str(arguments.work / name),
             lambda settings: RayBackend(settings, workers=workers, threads=1),
             on_progress=lambda _: None, stop=StopSwitch(),

@@ -22,16 +22,16 @@ import torch
 
 from benchmarks.edits import localized, sweep
 from loco_core.attributes import attribute
-from loco_core.deltas import WeightDelta
-from loco_core.editors import Concept, EditSettings, HeldHalf, Target, Targets, fit_edit, method, named, published
-from loco_core.editors.neurons import random_neurons
-from loco_core.generate import generate
-from loco_core.models import LoadedModel, find_model, load_model
-from loco_core.scorers import load_scorer
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel, find_model, load_model
+from loco_core.editing.base import Concept, EditSettings, HeldHalf, Target, Targets, editor_info, fit_edit, named
+from loco_core.editing.deltas import WeightDelta, applied
+from loco_core.editing.editors.neurons import random_neurons
+from loco_core.editing.splits import fit_templates, splits
+from loco_core.scoring.base import load_judge
 from loco_core.types import Attribute, Generation, PromptRecord, Row
-from orchestrator.edit_plan import FIRST_SEED
-from orchestrator.edit_work import nearest
-from orchestrator.splits import fit_templates, splits
+from orchestrator.stages.edit.plan import FIRST_SEED
+from orchestrator.stages.edit.work import nearest
 
 TABLE = Path(__file__).with_suffix(".json")
 MODELS = ("toy-planted-a", "toy-planted-b")
@@ -73,18 +73,18 @@ def loaded(model: str) -> LoadedModel:
 @cache
 def judge() -> Any:
     """Loads the judge, once a process."""
-    return load_scorer("toy-judge", None, "cpu")
+    return load_judge("toy-judge", "cpu")
 
 
 def look(model: LoadedModel, rows: Sequence[Row], delta: WeightDelta | None = None) -> Seen:
     """Draws rows, with an edit or without, and names what is seen."""
     if delta is not None:
-        with model.edited(delta):
+        with applied(model, delta, None):
             return look(model, rows)
     # One batch: a batch that is not full is filled up.
     pictures = torch.cat([part.images for part in generate(model, rows, GENERATION, len(rows))])
     found = judge().embed_images(pictures)
-    return Seen(rows, {kind: judge().verdict(found, kind).names for kind in judge().kinds})
+    return Seen(rows, {kind: judge().name(found, kind) for kind in judge().kinds})
 
 
 def rows_of(records: Sequence[PromptRecord], seeds: int) -> list[Row]:
@@ -100,7 +100,7 @@ def held_out(item: Attribute, count: int) -> list[PromptRecord]:
     return [record for record in splits(item, SWEPT)["report"] if record.template_id in familiar][:count]
 
 
-def told(kind: str, clean: Seen, edited: Seen) -> dict[str, int]:
+def counts_of(kind: str, clean: Seen, edited: Seen) -> dict[str, int]:
     """Counts, of the pictures that had what their prompt says, those that lost it, show the donor's, keep the rest."""
     counts = {"had": 0, "gone": 0, "flipped": 0, "content_had": 0, "content_kept": 0}
     for at, row in enumerate(clean.rows):
@@ -121,12 +121,13 @@ def settings_of() -> Iterator[EditSettings]:
     """Yields every edit that is compared."""
     both: tuple[Targets, ...] = ("published", "paired")
     for editor, targets in product(OURS, both):
-        known, fixed = published(editor), method(editor)
+        info = editor_info(editor)
+        known = info.published
         assert known is not None
         if targets == "paired":
             yield EditSettings.model_validate({"editor": editor, **OURS[editor]})
         else:
-            preserve = PRESERVED if fixed and fixed.preserves else 0
+            preserve = PRESERVED if "published" in info.preserves else 0
             yield EditSettings(
                 editor=editor, targets="published", tokens=known.tokens, strength=known.strength, preserve=preserve
             )
@@ -147,8 +148,8 @@ def measure(task: tuple[str, str, tuple[int, ...]]) -> list[dict[str, Any]]:
     count, every = len(targets), [*targets, *rows_of(watched, NEIGHBOUR_SEEDS)]
     before, found = look(model, every), []
     for settings in settings_of():
-        fixed, as_published = method(settings.editor), settings.targets == "published"
-        sites = window if fixed is None else tuple(range(16)) if fixed.place == "all_sites" else ()
+        info, as_published = editor_info(settings.editor), settings.targets == "published"
+        sites = window if info.place is None else tuple(range(16)) if info.place == "all_sites" else ()
         mine = item.published_records(settings.editor) if as_published else splits(item, SWEPT)["fit"]
         others = [attribute(other) for other in near[: settings.preserve]]
         kept = [
@@ -165,13 +166,13 @@ def measure(task: tuple[str, str, tuple[int, ...]]) -> list[dict[str, Any]]:
             drawn.append(("random", random_neurons(model, target, settings, delta, 0), count))
         for control, one, shown in drawn:
             after = look(model, every[:shown], one)
-            spared = told(item.kind, before.part(count, shown), after.part(count, shown))
+            spared = counts_of(item.kind, before.part(count, shown), after.part(count, shown))
             found.append(
                 {
                     "model": name, "attribute": key, "kind": item.kind, "sites": list(window), "control": control,
-                    "editor": settings.editor, "targets": settings.targets if published(settings.editor) else None,
+                    "editor": settings.editor, "targets": settings.targets if info.published else None,
                     "settings": settings.model_dump(), "ridge": one.ridge,
-                    **told(item.kind, before.part(0, count), after.part(0, count)),
+                    **counts_of(item.kind, before.part(0, count), after.part(0, count)),
                     "neighbours_had": spared["had"], "neighbours_kept": spared["had"] - spared["gone"],
                 }
             )  # fmt: skip

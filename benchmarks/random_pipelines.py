@@ -43,9 +43,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from loco_core.models import find_model
+from loco_core.diffusion.model import find_model
 from loco_core.toyworld.training.transformer import make_word_tokenizer
-from tests.tiny_models import clip_tokenizer, gemma_tokenizer
+from tests.support.tiny_models import clip_tokenizer, gemma_tokenizer
 
 SEED = 11
 GAIN = 4.0

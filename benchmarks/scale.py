@@ -1,7 +1,8 @@
 """What the orchestrator itself costs: a sweep whose cells are made up; ``python benchmarks/scale.py [--cells N]``.
 
 Everything is real but the pictures: plan, scheduler, commits with fsync, embeddings, publishing, localization, status,
-and a second run that finds nothing to do. ``--results s3://..`` measures a bucket, ``--plan-only`` the plan alone.
+and a second run that finds nothing to do. Worker and driver are one process, so that its CPU time is that of both;
+``worker_cpu_seconds`` says what workers took of it. ``--results s3://..`` measures a bucket, ``--plan-only`` the plan.
 """
 
 from __future__ import annotations
@@ -13,27 +14,34 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
 
 from loco_core.attributes import attribute
-from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.plan import PlannedRow, PlannedUnit, plan
-from orchestrator.resolve import Resolved, ResolvedModel, ResolvedScorer
+from orchestrator.resolve.resolved import Resolved, ResolvedModel, ResolvedScorer
+from orchestrator.runs.status import survey
+from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.scheduler.protocol import Unit, UnitReport
+from orchestrator.scheduler.protocol import Attempt, Unit, UnitReport
 from orchestrator.spec import SweepSpec, WorkerNeeds
-from orchestrator.stages.status import survey
-from orchestrator.store import SCHEMA_VERSION, Store, make_table, open_store
-from orchestrator.worker import WorkerSettings, cell_columns
+from orchestrator.stages.sweep.plan import counted, plan
+from orchestrator.stages.sweep.planned import SweepUnit
+from orchestrator.stages.sweep.rows import PlannedRow, cell_columns, reported, rows_of
+from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table, open_store
+from orchestrator.store.checksums import encode_table
+from orchestrator.store.local import LocalBlobs
+from orchestrator.worker import WorkerSettings
 
+T = TypeVar("T")
 UNIT_CELLS = 32
 WIDTH = 512
 ATTRIBUTES = ("style/lumio", "style/velor", "object/star", "object/circle", "fact/zandia")
@@ -48,7 +56,10 @@ def sweep(cells: int) -> SweepSpec:
         {
             "name": "scale", "models": ["toy"], "attributes": list(ATTRIBUTES), "windows": {"sizes": [1, 2, 3, 4]},
             "prompts": PROMPTS, "seeds": max(1, cells // per_seed), "controls": {"random": 0}, "images": "none",
-            "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": UNIT_CELLS + 1}, "scorer": "toy-clip",
+            "generation": {
+                "steps": 8, "guidance_scale": 3.0, "batch_size": UNIT_CELLS + 1, "unit_seconds": 30,
+            },
+            "scorer": "toy-clip",
         },
         strict=False,
     )  # fmt: skip
@@ -64,36 +75,51 @@ def resolved() -> Resolved:
     return Resolved(models=(model,), attributes=tuple(map(attribute, ATTRIBUTES)), scorer=scorer)
 
 
+@dataclass
+class Tally:
+    """What was counted in this process.
+
+    Attributes:
+        worker_seconds: CPU time of workers.
+        reads: of files of units, in the loop's thread and beside it.
+    """
+
+    worker_seconds: float = 0.0
+    reads: dict[str, int] = field(default_factory=lambda: {"loop": 0, "beside": 0})
+
+
 class NoOpWorker:
     """Commits made-up scores and embeddings: sites 4 and 5 hold everything."""
 
-    def __init__(self, settings: WorkerSettings, model: str) -> None:
-        self._settings, self._info = settings, settings.resolved.model(model)
+    def __init__(self, settings: WorkerSettings, model: str, tally: Tally) -> None:
+        self._settings, self._info, self._tally = settings, settings.resolved.model(model), tally
         self._store = open_store(settings.results, create=False)
         self._rng = np.random.default_rng(0)
 
-    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+    def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
         """See :class:`orchestrator.scheduler.protocol.Worker`."""
-        planned: PlannedUnit = unit.payload
-        rows = [row for row in planned.rows if row.emit]
-        embeddings = self._rng.standard_normal((len(rows), WIDTH), dtype=np.float32)
-        names = ("unit_id", "cell_id", "image_id", "model")
-        tables = {
-            "scores": make_table("scores", [self._score(row) for row in rows]),
-            "embeddings": make_table(
-                "embeddings",
-                [
-                    {**{name: getattr(row, name) for name in names}, "scorer": "toy-clip", "scorer_revision": "c",
-                     "embedding": values.tolist()}
-                    for row, values in zip(rows, embeddings, strict=True)
-                ],
-            ),
-        }  # fmt: skip
-        outcome = self._store.commit_unit(unit.unit_id, tables, f"{unit.unit_id}-{attempt}")
-        return UnitReport(unit.unit_id, attempt, "committed" if outcome == "won" else "already", rows=len(rows))
+        began = time.thread_time()
+        planned: SweepUnit = unit.payload
+        scorer, generation = self._settings.resolved.scorer, self._info.generation(self._settings.generation)
+        rows = [row for row in rows_of(planned, self._info, scorer, generation) if row.emit]
+        scores = make_table("scores", [self._score(row) for row in rows])
+        tables = {"scores": scores, "embeddings": self._embeddings(scores)}
+        won = self._store.commit_unit(unit.unit_id, tables, f"{unit.unit_id}-{attempt.number}") == "won"
+        told = reported(scores, [row.cell_id for row in rows]) if won else None
+        self._tally.worker_seconds += time.thread_time() - began
+        return UnitReport(
+            unit.unit_id, attempt.number, "committed" if won else "already", rows=len(rows), reported=told
+        )
+
+    def _embeddings(self, scores: pa.Table) -> pa.Table:
+        values = self._rng.standard_normal((len(scores), WIDTH), dtype=np.float32)
+        starts = pa.array(np.arange(0, values.size + 1, WIDTH, dtype=np.int32))
+        known = make_table("embeddings", scores.select(["unit_id", "cell_id", "image_id", "model"]).to_pylist())
+        at = known.schema.get_field_index("embedding")
+        return known.set_column(at, known.schema.field(at), pa.ListArray.from_arrays(starts, pa.array(values.ravel())))
 
     def _score(self, row: PlannedRow) -> dict[str, Any]:
-        gone = row.control == "donor" or {4, 5} <= set(row.site_indices)
+        gone = row.control == "donor" or {4, 5} <= set(row.intervention.sites)
         score = (0.0 if gone and row.control != "identity" else 0.3) + self._rng.normal(0, 0.01)
         return {
             **cell_columns(row, self._settings.sweep_id, self._info), "steps": 8, "clip_score": score,
@@ -101,6 +127,34 @@ class NoOpWorker:
             "clip_score_unrelated": 0.05 if row.control == "clean" else None, "status": "ok", "attempt": 1,
             "schema_version": SCHEMA_VERSION,
         }  # fmt: skip
+
+
+class CountedBlobs(LocalBlobs):
+    """A local folder that counts which files of units are read, by whom."""
+
+    tally = Tally()
+
+    def read(self, path: str) -> bytes:
+        """Reads a file."""
+        if path.startswith(layout.UNITS):
+            where = "loop" if threading.current_thread() is threading.main_thread() else "beside"
+            self.tally.reads[where] += 1
+        return super().read(path)
+
+
+@dataclass
+class Cost:
+    """What a call cost: CPU seconds of this process, and seconds."""
+
+    cpu: float
+    wall: float
+
+
+def timed(call: Callable[[], T]) -> tuple[T, Cost]:
+    """Returns what a call returns, and what it cost."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    found = call()
+    return found, Cost(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 @contextmanager
@@ -122,37 +176,54 @@ def memory() -> Iterator[list[float]]:
         thread.join()
 
 
-def run(spec: SweepSpec, root: str) -> driver.RunResult:
+def run(spec: SweepSpec, root: str, tally: Tally) -> RunResult:
     """Runs what remains of the sweep, in this process."""
-    return driver.run(
-        spec, root, lambda settings: InlineBackend(lambda model: NoOpWorker(settings, model), threads=1),
-        on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(),
+    store = open_store(root) if "://" in root else Store(CountedBlobs(root))
+    return run_sweep(
+        spec, root, lambda settings: InlineBackend(lambda model: NoOpWorker(settings, model, tally), threads=1),
+        on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(), store=store, resolved=resolved(),
     )  # fmt: skip
 
 
 def measured(spec: SweepSpec, root: str) -> dict[str, Any]:
     """Returns what a sweep of no-op cells costs from its plan to its status."""
-    began = time.perf_counter()
+    planning = planned(spec)
+    tally = CountedBlobs.tally
     with memory() as samples:
-        result = run(spec, root)
-    seconds = time.perf_counter() - began
+        result, cost = timed(lambda: run(spec, root, tally))
+    cells, units = result.summary.rows, result.summary.committed
     at = [samples[(len(samples) - 1) * part // 4] for part in (1, 2, 4)]
-    began = time.perf_counter()
-    again = run(spec, root)
-    resume = time.perf_counter() - began
+    again, resume = timed(lambda: run(spec, root, tally))
     store = open_store(root)
-    began = time.perf_counter()
-    status = survey(store)
-    looked = time.perf_counter() - began
+    status, looked = timed(lambda: survey(store))
     return {
-        "cells": result.summary.rows, "units": result.summary.committed, "seconds": seconds,
-        "plan_seconds": seconds - result.summary.seconds, "run_seconds": result.summary.seconds,
-        "cells_a_second": result.summary.rows / seconds,
+        "plan": planning, "cells": cells, "units": units,
+        "run_cpu_seconds": cost.cpu, "run_seconds": cost.wall, "cells_per_cpu_second": cells / cost.cpu,
+        "cpu_microseconds_per_cell": 1e6 * cost.cpu / cells, "worker_cpu_seconds": tally.worker_seconds,
+        "driver_cpu_microseconds_per_cell": 1e6 * (cost.cpu - tally.worker_seconds) / cells,
         "memory_mb_at_a_quarter_half_end": at,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        "resume_seconds": resume, "resumed_units": again.summary.committed, "status_seconds": looked,
+        "unit_files_read_per_unit": {where: count / units for where, count in tally.reads.items()},
+        "resume_cpu_seconds": resume.cpu, "resume_seconds": resume.wall, "resumed_units": again.summary.committed,
+        "status_cpu_seconds": looked.cpu, "status_seconds": looked.wall,
         "status_units": [status.units_done, status.units], "localized": [f.outcome for f in result.localizations],
         **_read(store, root),
+    }  # fmt: skip
+
+
+def planned(spec: SweepSpec) -> dict[str, Any]:
+    """Returns what the plan alone costs, its file included."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    units, cost = timed(lambda: plan(spec, resolved()))
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data, written = timed(lambda: encode_table(units.to_table()))
+    total = counted(units)
+    return {
+        "cells": total.cells, "units": total.units, "cpu_seconds": cost.cpu, "seconds": cost.wall,
+        "file_cpu_seconds": written.cpu, "file_bytes_per_unit": len(data) / total.units,
+        "bytes_per_unit_in_memory": units.units.nbytes / total.units,
+        "memory_mb_on_top": (held - before) / 1e3,
+        "memory_mb_on_top_with_file": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3,
     }  # fmt: skip
 
 
@@ -167,22 +238,14 @@ def _read(store: Store, root: str) -> dict[str, Any]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--cells", type=float, default=1e6)
     parser.add_argument("--results", help="folder or s3:// address that is empty; default: a temporary folder")
     parser.add_argument("--plan-only", action="store_true")
     arguments = parser.parse_args()
-    spec = sweep(arguments.cells)
+    spec = sweep(int(arguments.cells))
     if arguments.plan_only:
-        began = time.perf_counter()
-        units = plan(spec, resolved())
-        found: dict[str, Any] = {
-            "cells": sum(row.emit for unit in units for row in unit.rows), "units": len(units),
-            "seconds": time.perf_counter() - began,
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        }  # fmt: skip
-        print(json.dumps(found, indent=1))
+        print(json.dumps(planned(spec), indent=1))
         return
-    driver.resolve = lambda spec: resolved()  # type: ignore[assignment,attr-defined]
     root = arguments.results or tempfile.mkdtemp(prefix="scale-")
     try:
         print(json.dumps(measured(spec, root), indent=1))

@@ -10,16 +10,16 @@ from collections.abc import Callable
 
 import torch
 
-from loco_core.generate import generate
-from loco_core.models import LoadedModel, load_model
-from loco_core.scorers import CLIP, load_scorer
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel, load_model
+from loco_core.scoring.base import load_scorer
 from loco_core.testing.plain_loop import plain_loop
-from loco_core.toyworld.train import WEIGHTS
+from loco_core.toyworld import CLIP, WEIGHTS
 from loco_core.types import Generation, Intervention, Row
-from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.scheduler.protocol import Unit, UnitReport, Worker
+from orchestrator.scheduler.protocol import Attempt, Unit, UnitReport, Worker
 from orchestrator.spec import SweepSpec
 
 STEPS = 8
@@ -55,10 +55,10 @@ class Alternating:
     def __init__(self, worker: Worker, bare: BareLoop) -> None:
         self._worker, self._bare = worker, bare
 
-    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+    def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
         """Runs both."""
         self._bare.run()
-        return self._worker.run(unit, attempt, row_by_row)
+        return self._worker.run(unit, attempt)
 
 
 def sweep(bare: BareLoop, batch: int) -> tuple[float, float, int]:
@@ -79,7 +79,7 @@ def sweep(bare: BareLoop, batch: int) -> tuple[float, float, int]:
     bare.times.clear()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        result = driver.run(
+        result = run_sweep(
             spec, folder,
             lambda settings: InlineBackend(
                 lambda model: Alternating(settings(model), bare), threads=torch.get_num_threads()

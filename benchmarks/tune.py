@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.tune``; resumable. Both choose on the ``select`` split and are judged on ``report``: the share of
 pictures flipped to what the donor shows, as long as neighbours lose no more than is allowed. Writes
-``benchmarks/tune.json``, a row a search, and prints the README's table from it; ``--print`` only prints.
+``benchmarks/tune.json``, one row per search, and prints the table of docs/benchmarks/tune.md from it; ``--print`` only
+prints.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.edits import backend, sweep
+from loco_core.editing.base import LAMBDA, TOKENS
 from loco_core.toyworld.planting import MODELS
 from loco_core.types import Window
-from orchestrator import edit_driver
-from orchestrator.edit_summary import neighbour_loss
-from orchestrator.plan import sweep_id
+from orchestrator.backends.ray.search import RayTuneSearch
+from orchestrator.runs.edits import Selection, TuneResult, run_tuning
+from orchestrator.runs.session import Controls
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.session import Controls
 from orchestrator.spec import EditSpec
-from orchestrator.stages.tune import LAMBDAS, TOKENS, Request, Search, Space, objective
+from orchestrator.stages.base import sweep_id
+from orchestrator.stages.edit.summary import neighbour_loss
+from orchestrator.stages.tune.stage import Request, Search, Space, objective
 from orchestrator.store import open_store
-from orchestrator.tune_search import RayTuneSearch
 
 TABLE = Path(__file__).with_suffix(".json")
 MODEL = "toy-planted-a"
@@ -55,10 +57,10 @@ class Grid:
                 for start in range(0, space.n_sites - size + 1, size)
             ]
         else:
-            places = [{"tokens": tokens} for tokens in TOKENS]
+            places = [{"tokens": tokens} for tokens in TOKENS.choices]
         # The middle of each of so many equal parts of the range that the search has.
         each = max(1, round(count / len(places)))
-        edges = np.linspace(*np.log10(LAMBDAS), 2 * each + 1)
+        edges = np.linspace(*np.log10(LAMBDA.span or ()), 2 * each + 1)
         points = [{"editor": "loco_edit", "lambda": float(10**at), **place} for place in places for at in edges[1::2]]
         self._new = [space.request(str(number), point, seeds) for number, point in enumerate(points)]
         self._open = len(points)
@@ -90,8 +92,8 @@ def measure(root: str, attribute: str, window: Window | None) -> list[dict[str, 
     store.record_sweep(sweep_id(settings), settings, uuid.uuid4().hex)
 
     def run(name: str, seed: int, search: Callable[[Space, int], Search]) -> tuple[dict[str, Any], int]:
-        result = edit_driver.tune(
-            edit_driver.Meant(root, MODEL, (attribute,)), Controls(backend, lambda _: None, StopSwitch()),
+        result = run_tuning(
+            Selection(root, MODEL, (attribute,)), Controls(backend, lambda _: None, StopSwitch()),
             window=window, editors=("loco_edit",), search=search, seed=seed,
         )  # fmt: skip
         row = {
@@ -110,7 +112,7 @@ def measure(root: str, attribute: str, window: Window | None) -> list[dict[str, 
     return [*rows, run("grid", 0, lambda space, seeds: Grid(space, seeds, count))[0]]
 
 
-def judged(result: edit_driver.TuneResult) -> dict[str, Any]:
+def judged(result: TuneResult) -> dict[str, Any]:
     """Returns what the best edit of a search is, and what it does to pictures that it was not chosen on."""
     if result.best is None:
         return {"objective": None}

@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.scheduler.loop import Progress, StopSwitch
+from orchestrator.runs.sweep import run_sweep
+from orchestrator.scheduler.loop import StopSwitch
+from orchestrator.scheduler.progress import Progress
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
 from orchestrator.worker import WorkerSettings
-from tests.clusters import Head, ray_head, ray_node
+from tests.support.clusters import Head, ray_head, ray_node
 
 
 def sweep(seeds: int) -> SweepSpec:
@@ -50,7 +51,7 @@ class Clock:
 def timed(spec: SweepSpec, root: str, make: Any) -> dict[str, float]:
     """Runs a sweep; returns where its seconds went."""
     clock, began = Clock(), time.perf_counter()
-    result = driver.run(spec, root, make, on_progress=clock, on_localized=lambda _: None, stop=StopSwitch())
+    result = run_sweep(spec, root, make, on_progress=clock, on_localized=lambda _: None, stop=StopSwitch())
     seconds = time.perf_counter() - began
     summary = result.summary
     assert summary.outcome == "done", summary
@@ -70,7 +71,7 @@ def measured(head: Head, rounds: int, seeds: int, folder: Path) -> list[dict[str
 
     def two(settings: WorkerSettings) -> Backend:
         # How Ray authenticates is settled when it is imported.
-        from orchestrator.backends.ray import RayBackend
+        from orchestrator.backends.ray.backend import RayBackend
 
         return RayBackend(settings, workers=2, threads=1, address=head.gcs)
 

@@ -35,7 +35,7 @@ class ModelError(LocoError):
 
 
 class OutOfMemoryError(LocoError):
-    """A batch does not fit into the memory of its device, also with nothing else there."""
+    """A model or a batch does not fit into the memory of its device, also with nothing else there."""
 
 
 class StoreError(LocoError):
@@ -68,18 +68,21 @@ def located(*loc: str | int) -> Iterator[None]:
         raise
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], most: int | None = None) -> str:
     """Returns ``'; did you mean "x"?'``, or the list of what is known where nothing is near.
 
     Args:
         name: what was written.
         known: what could have been written.
+        most: how many are listed where nothing is near; None lists all.
     """
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if near:
         return f'; did you mean "{near[0]}"?'
-    return f"; known: {', '.join(choices)}" if choices else ""
+    left = 0 if most is None else max(0, len(choices) - most)
+    more = f" and {left:,} more" if left else ""
+    return f"; known: {', '.join(choices[: len(choices) - left])}{more}" if choices else ""
 
 
 def wants_token(address: str) -> str:

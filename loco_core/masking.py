@@ -1,18 +1,22 @@
-"""Credentials in texts: recognised by how they look and by what they are called, and masked before a text leaves."""
+"""Credentials in texts: recognised by value, looks or name, and masked before a text leaves."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from types import TracebackType
 from typing import Any
 
 MASK = "***"
+SECRET_NAMES = "LOCO_SWEEP_SECRETS"
+"""Environment variable with the names of those whose values are secret whatever they are called, between commas."""
 
 _WORDS = "SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL"
 _NAME = re.compile(
@@ -64,20 +68,51 @@ _QUOTED = re.compile(r"[^\"'\n]*[^\"'\n\\]")
 _BARE = re.compile(r"[^\s\"',;&)\]}]+")
 _LAST = re.compile(r"\\*[\"']?[ \t]*[,}]?[ \t]*(?:\n|\\n|\Z)")
 
-_SHORTEST = 8
-"""Letters of a credential that is known by its name alone: words and numbers of our field are short."""
+SHORTEST = 8
+"""Letters of a credential that is known by its name or value: words and numbers of our field are short."""
 _PLAIN_VALUE = re.compile(
     r"(?i:none|null|true|false|yes|no|on|off|)|[-+]?\d{1,7}|[-+]?\d*\.\d+(?:[eE][-+]?\d+)?|\$\{\w+\}|\$\w+|<[^<>]*>"
 )
 _PATH = re.compile(r"(?:~|\.{1,2})?/[^+=\s]*")
 
 
+_known: set[str] = set()
+
+
+def hide(values: Iterable[str]) -> None:
+    """Lets `masked` recognise values that this process knows to be secret, wherever they stand.
+
+    Args:
+        values: the secrets; of less than eight letters they are words, and left alone.
+    """
+    _known.update(value for value in values if len(value) >= SHORTEST)
+
+
+def own_secrets() -> dict[str, str]:
+    """Returns the environment variables that `SECRET_NAMES` names, as far as this process has them."""
+    names = os.environ.get(SECRET_NAMES, "").split(",")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def hide_environment() -> None:
+    """Hides the values of environment variables that are called as credentials are, or named in `SECRET_NAMES`."""
+    hide(own_secrets().values())
+    hide(
+        value
+        for name, value in os.environ.items()
+        # A word without a digit, such as a user's name, may stand in any sentence.
+        if is_credential_name(name) and not is_plain_value(value) and re.search(r"\d", value)
+    )
+
+
 def masked(text: str) -> str:
     """Returns a text with three stars in place of every credential that is recognised.
 
     Args:
-        text: to be printed or stored.
+        text: text to be printed or stored.
     """
+    for value in sorted(_known, key=len, reverse=True):
+        text = text.replace(value, MASK)
     text = _LOOKS.sub(MASK, text)
     text = _IN_ADDRESS.sub(f"{MASK}@", text)
     text = _HEADER.sub(rf"\1{MASK}", text)
@@ -92,7 +127,7 @@ def _without_named(text: str) -> str:
         if found.start() < done or not is_credential_name(found["name"]):
             continue
         value = (_QUOTED if found["quote"] else _BARE).match(text, found.end())
-        if value is None or len(value[0]) < _SHORTEST or is_plain_value(value[0]):
+        if value is None or len(value[0]) < SHORTEST or is_plain_value(value[0]):
             continue
         if found["plain"] and not _stands_alone(text, value):
             continue
@@ -112,7 +147,7 @@ def is_plain_value(value: str) -> bool:
     """Tells whether a value is no credential whatever its name is: a truth, a number, a path, ``${NAME}``.
 
     Args:
-        value: of a variable.
+        value: value of a variable.
     """
     if _PLAIN_VALUE.fullmatch(value):
         return True
@@ -149,6 +184,7 @@ def holds_credential(text: str) -> bool:
 @cache
 def mask_everything() -> None:
     """Masks what this process logs, its warnings, and tracebacks that end it or one of its threads."""
+    hide_environment()
     make, write = logging.getLogRecordFactory(), warnings.formatwarning
 
     def masking(*args: object, **kwargs: object) -> logging.LogRecord:

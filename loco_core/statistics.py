@@ -7,6 +7,8 @@ with every seed and a few with none, and no bound that takes them to spread like
 Formula sources: variance of a mean under crossed factors, Searle, "Linear Models", chapter 11; degrees of freedom,
 Satterthwaite 1946; moderated variances, Smyth 2004; joint bounds, Sidak 1967; Clopper and Pearson 1934; Holm 1979;
 Wilson 1927.
+
+scipy is imported where it is used: who only reads results has no need of it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -89,7 +90,7 @@ def seed_variance(values: Floats, present: Bools, pool: int = 0, alike: float | 
         values: ``(P, S, W)``.
         present: ``(P, S, W)``; absent values are filled by row mean + column mean - mean.
         pool: the first so many columns are taken together, see `moderated`.
-        alike: how alike these are, as `likeness` says of more columns than are here.
+        alike: likeness of the columns, as `likeness` says of more columns than are here.
 
     Returns:
         variance ``(W,)`` and degrees of freedom ``(W,)``; infinite and 1 where there is a single seed.
@@ -116,6 +117,8 @@ def likeness(values: Floats, present: Bools) -> float:
     Returns:
         degrees of freedom that a mean square may borrow, see `moderated`.
     """
+    from scipy import special
+
     if values.shape[1] < 2:
         return 0.0
     parts = _mean_squares(_filled(values, present))
@@ -157,12 +160,14 @@ def moderated(squares: Floats, free: float, pool: int, shared: float | None = No
     Args:
         squares: ``(W,)``.
         free: their degrees of freedom.
-        pool: how many columns are taken together; fewer than three are not.
-        shared: how many degrees of freedom to borrow, where that is known from more columns.
+        pool: number of columns that are taken together; fewer than three are not.
+        shared: degrees of freedom to borrow, where that is known from more columns.
 
     Returns:
         moderated mean squares and degrees of freedom ``(W,)``.
     """
+    from scipy import special
+
     usable = np.flatnonzero(np.isfinite(squares[:pool]) & (squares[:pool] > 0))
     if len(usable) < 3:
         return squares, np.full(len(squares), free)
@@ -174,11 +179,15 @@ def moderated(squares: Floats, free: float, pool: int, shared: float | None = No
 
 def _borrowed(excess: float) -> float:
     """Degrees of freedom of a prior whose logarithm varies by so much, at most `MOST_SHARED`."""
+    from scipy import special
+
     return 2 * _inverse_trigamma(excess) if excess > special.polygamma(1, MOST_SHARED / 2) else MOST_SHARED
 
 
 def _inverse_trigamma(value: float) -> float:
     """Newton's method on 1 / trigamma, which is nearly straight."""
+    from scipy import special
+
     guess = 0.5 + 1 / value
     for _ in range(50):
         trigamma = float(special.polygamma(1, guess))
@@ -211,10 +220,14 @@ class Means:
 
     def low(self, confidence: float) -> Floats:
         """One-sided lower bound, each by itself."""
+        from scipy import special
+
         return self.value - special.stdtrit(self.free, confidence) * self.error
 
     def high(self, confidence: float) -> Floats:
         """One-sided upper bound, each by itself."""
+        from scipy import special
+
         return self.value + special.stdtrit(self.free, confidence) * self.error
 
 
@@ -234,9 +247,9 @@ class Ratios(Means):
         """One-sided lower bounds ``(len(columns),)`` that hold for all these columns together (Sidak 1967).
 
         Args:
-            confidence: of all together.
-            columns: which.
-            family: how many columns they were chosen from, by whatever rule: the bounds hold for these all.
+            confidence: confidence of all together.
+            columns: numbers of the columns.
+            family: number of columns that they were chosen from, by whatever rule: the bounds hold for these all.
         """
         return self.low(confidence ** (1 / max(family, len(columns), 1)))[columns]
 
@@ -287,7 +300,7 @@ def seed_ratios(
         denominator: ``(P, S)``.
         present: ``(P, S, W)``.
         pool: variances are moderated towards what the first so many columns have in common.
-        alike: how alike these are, see `likeness`; None estimates it from themselves.
+        alike: likeness of the columns, see `likeness`; None estimates it from themselves.
     """
     n_prompts, n_seeds, width = numerator.shape
     top = np.where(present, numerator, 0.0).reshape(-1, width)
@@ -310,13 +323,16 @@ def binomial_low(hits: Counts, trials: Counts, alpha: float) -> Floats:
     """Exact one-sided lower bounds of shares (Clopper and Pearson 1934), each ``(W,)``.
 
     Exact for independent trials; where these differ in their shares the bound is about the mean share (Hoeffding 1956).
-    Pictures of several prompts with one seed are not quite independent: see `docs/statistics.md` for what that costs.
+    Pictures of several prompts with one seed are not quite independent: docs/explanation/statistics.md says what that
+    costs.
 
     Args:
-        hits: how often.
-        trials: of how many; 0 of which bound nothing.
+        hits: number of hits.
+        trials: number of trials; 0 of which bound nothing.
         alpha: chance that one bound is wrong.
     """
+    from scipy import special
+
     some = np.asarray(hits) > 0
     first, second = np.where(some, hits, 1.0), np.where(some, np.asarray(trials) - hits + 1.0, 1.0)
     return np.asarray(np.where(some, special.betaincinv(first, second, alpha), 0.0))
@@ -347,8 +363,10 @@ def wilson_interval(rate: float, trials: float, confidence: float = 0.95) -> tup
     Args:
         rate: the rate.
         trials: above 0.
-        confidence: of the two-sided interval.
+        confidence: confidence of the two-sided interval.
     """
+    from scipy import special
+
     z = float(special.ndtri((1 + confidence) / 2))
     centre = rate + z**2 / (2 * trials)
     half = z * (rate * (1 - rate) / trials + z**2 / (4 * trials**2)) ** 0.5

@@ -41,7 +41,12 @@ class Site:
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """The sites ``start .. start + size - 1`` in execution order."""
+    """The sites ``start .. start + size - 1`` in execution order.
+
+    Attributes:
+        start: first site, from 0.
+        size: number of sites.
+    """
 
     start: int
     size: int
@@ -66,7 +71,7 @@ class PromptRecord:
         score_text: says the attribute; compared with the picture.
         donor_text: says what the donor says in its place.
         content_text: says what must stay; its score falls when a picture is damaged.
-        template_id: which template the sentence came from, for splits by template.
+        template_id: template that the sentence came from, for splits by template.
     """
 
     prompt: str
@@ -88,10 +93,10 @@ class Intervention:
         part: K and V, or one of them.
         step_start: first denoising step (from 0) at which they do.
         step_end: first step at which they no longer do; None is the last step inclusive.
-        tokens: which token positions come from the donor: ``all``, ``words`` (from the first position up to the last
+        tokens: token positions that come from the donor: ``all``, ``words`` (from the first position up to the last
             word of either sentence) or ``padding`` (all after that).
-        guidance_half: which half of classifier-free guidance reads the donor.
-        pooled: which sentence the pooled text comes from, at all steps: the vector that some families feed into the
+        guidance_half: half of classifier-free guidance that reads the donor.
+        pooled: sentence that the pooled text comes from, at all steps: the vector that some families feed into the
             denoiser beside cross-attention.
     """
 
@@ -106,7 +111,15 @@ class Intervention:
 
 @dataclass(frozen=True)
 class Generation:
-    """Settings of a generation that change the pixels, the same for all rows of a batch."""
+    """Settings of a generation that change the pixels, the same for all rows of a batch.
+
+    Attributes:
+        steps: denoising steps.
+        guidance_scale: scale of classifier-free guidance.
+        height: height of an image in pixels; None is the model's own.
+        width: width of an image in pixels; None is the model's own.
+        scheduler: class name of a diffusers scheduler; None is the model's own.
+    """
 
     steps: int = 50
     guidance_scale: float = 7.5
@@ -128,7 +141,7 @@ class Engine:
         compile: compiles the modules of the denoiser that no intervention reaches with ``torch.compile``.
         vae_slicing: decodes one picture at a time; None does so everywhere but on the CPU.
         vae_tiling: decodes large pictures in overlapping tiles, whose blended seams change pixels.
-        offload: what waits in the main memory while it is not used: components (``model``) or layers
+        offload: parts that wait in the main memory while they are not used: components (``model``) or layers
             (``sequential``).
         device_map: ``balanced`` spreads the components of the pipeline over the GPUs of the worker.
     """
@@ -156,10 +169,10 @@ class Row:
     """One row of a batch: one image to be generated.
 
     Attributes:
-        prompt: what all sites read where no intervention says otherwise.
-        donor: what the sites of the intervention read.
-        seed: of the initial noise, drawn on the CPU.
-        intervention: see there; one without sites is the clean image.
+        prompt: text that all sites read where no intervention says otherwise.
+        donor: text that the sites of the intervention read.
+        seed: seed of the initial noise, drawn on the CPU.
+        intervention: intervention on the sites; one without sites is the clean image.
     """
 
     prompt: str
@@ -186,11 +199,11 @@ class Attribute:
     """What is looked for in a model: a style, an object, a fact ...
 
     Attributes:
-        kind: what it is an example of.
+        kind: kind of knowledge that it is an example of.
         name: its name within the kind.
         mode: whether the donor prompts leave it out or put something in its place.
         records: its source prompts, in the order in which a sweep takes them.
-        published: the texts of published edits, an entry an editor; editors without one are fitted on records alone.
+        published: the texts of published edits, one entry per editor; editors without one are fitted on records alone.
     """
 
     kind: str

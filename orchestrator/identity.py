@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -81,11 +81,12 @@ class UnitKey:
 
     Attributes:
         sweep_id: the sweep that it belongs to.
-        kind: encode, sweep, fit, evaluate, trace.
+        kind: kind of work; of edits ``fit`` or ``evaluate``, else the name of the stage.
         model: id of the model.
         attribute: label of the attribute; empty where the unit has none.
-        items: what it computes, in order, e.g. the ``cell_id`` of every row with its label.
-        round: 0, or which ``retry`` asked for it again: a committed unit is never computed again under its old name.
+        items: what it computes, in order, and what that depends on: texts, weights, cell variants.
+        round: 0, or the number of the plan file in which ``retry`` asked for it again: a committed unit is never
+            computed again under its old name.
     """
 
     sweep_id: str
@@ -146,14 +147,55 @@ def image_id(key: ImageKey) -> str:
     return _hash("image", _fields(_effective(key)))
 
 
+def image_ids(key: ImageKey, interventions: Iterable[Intervention]) -> list[str]:
+    """Returns the identities of images that differ in their interventions alone, each that of `image_id`.
+
+    Args:
+        key: what they share; its own intervention is not looked at.
+        interventions: one per image.
+    """
+    around = _around("image", _fields(key), "intervention")
+    held = [held_intervention(each, key.generation.steps) for each in interventions]
+    clean = image_id(replace(key, intervention=Intervention())) if None in held else ""
+    return [clean if each is None else _filled(around, _settings(each)) for each in held]
+
+
 def cell_id(key: CellKey) -> str:
     """Returns the identity of a cell, 64 hex digits."""
     return _hash("cell", _fields(key))
 
 
+def cell_ids(key: CellKey, images: Iterable[str]) -> list[str]:
+    """Returns the identities of cells that differ in their images alone, each that of `cell_id`.
+
+    Args:
+        key: what they share; its own image is not looked at.
+        images: identity of the image of each cell.
+    """
+    around = _around("cell", _fields(key), "image_id")
+    return [_filled(around, _part(image)) for image in images]
+
+
 def unit_id(key: UnitKey) -> str:
     """Returns the identity of a unit, 64 hex digits."""
     return _hash("unit", _fields(key))
+
+
+def unit_digests(key: UnitKey, seeds: Sequence[int]) -> bytes:
+    """Returns the identities of units that do the same with other seeds: 32 bytes per seed, whose hex digits name it.
+
+    Args:
+        key: what they share.
+        seeds: seed of each unit.
+    """
+    text = _document("unit", _fields(key))
+    shared = hashlib.sha256(text.encode())
+    found = []
+    for seed in seeds:
+        own = shared.copy()
+        own.update(b" %d" % seed)
+        found.append(own.digest())
+    return b"".join(found)
 
 
 def edit_id(key: EditKey) -> str:
@@ -178,20 +220,52 @@ def safe_name(text: str) -> str:
     return f"{slug or 'x'}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
+@lru_cache(maxsize=2**14)
+def held_intervention(intervention: Intervention, steps: int) -> Intervention | None:
+    """Writes interventions that make the same pixels in one way; returns None for one that takes hold nowhere.
+
+    Args:
+        intervention: any.
+        steps: of the generation.
+    """
+    end = steps if intervention.step_end is None else intervention.step_end
+    start, end = max(intervention.step_start, 0), min(end, steps)
+    if not intervention.sites or start >= end:
+        return None
+    sites = tuple(sorted(set(intervention.sites)))
+    return replace(intervention, sites=sites, step_start=start, step_end=end)
+
+
 def _effective(key: ImageKey) -> ImageKey:
     """Writes settings that make the same pixels in one way."""
-    last = key.generation.steps
-    options = key.intervention
-    start, end = max(options.step_start, 0), min(last if options.step_end is None else options.step_end, last)
-    if not options.sites or start >= end:
-        return replace(key, donor="", intervention=Intervention(step_end=last))
-    sites = tuple(sorted(set(options.sites)))
-    return replace(key, intervention=replace(options, sites=sites, step_start=start, step_end=end))
+    held = held_intervention(key.intervention, key.generation.steps)
+    if held is None:
+        return replace(key, donor="", intervention=Intervention(step_end=key.generation.steps))
+    return replace(key, intervention=held)
 
 
 def _hash(what: str, content: Mapping[str, Any]) -> str:
-    document = {"what": _part(what), "version": _part(IDENTITY_VERSION), "content": _object(content)}
-    return hashlib.sha256(_joined(document).encode()).hexdigest()
+    return hashlib.sha256(_document(what, content).encode()).hexdigest()
+
+
+def _document(what: str, content: Mapping[str, Any]) -> str:
+    return _joined({"what": _part(what), "version": _part(IDENTITY_VERSION), "content": _object(content)})
+
+
+# JSON never holds this character as it is.
+_GAP = "\0"
+
+
+def _around(what: str, content: Mapping[str, Any], gap: str) -> tuple[bytes, bytes]:
+    """Returns what stands before and behind one value of a canonical text."""
+    parts = {name: _GAP if name == gap else _part(value) for name, value in content.items()}
+    document = {"what": _part(what), "version": _part(IDENTITY_VERSION), "content": _joined(parts)}
+    before, _, behind = _joined(document).partition(_GAP)
+    return before.encode(), behind.encode()
+
+
+def _filled(around: tuple[bytes, bytes], value: str) -> str:
+    return hashlib.sha256(around[0] + value.encode() + around[1]).hexdigest()
 
 
 def _object(content: Mapping[str, Any]) -> str:
@@ -213,7 +287,7 @@ def _part(value: Any) -> str:
     return rfc8785.dumps(value).decode()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**14)
 def _settings(value: Generation | Intervention) -> str:
     return rfc8785.dumps(asdict(value)).decode()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from loco_core.models import LoadedModel, load_model
-from tests.sweeps import Command
+from loco_core.diffusion.model import LoadedModel, load_model
+from tests.support.sweeps import Command
 
 # A machine that is busy with something else is no bug.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -28,12 +28,12 @@ def _frozen_heap() -> None:
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline of the real classes with the bundled text encoder and random denoiser and VAE."""
-    from loco_core.scorers import BUNDLED, CLIP
+    from loco_core.toyworld import WEIGHTS
     from loco_core.toyworld.training.denoiser import make_unet, save_pipeline
     from loco_core.toyworld.training.vae import make_vae
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_pipeline(make_unet(), make_vae(), BUNDLED[CLIP], folder)
+    save_pipeline(make_unet(), make_vae(), WEIGHTS / "clip", folder)
     return folder
 
 
@@ -45,8 +45,8 @@ def tiny_model(tiny_pipeline: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def toy_transformers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `toy-dit` and `toy-dit-planted`, written by their own training, of three steps."""
+    from loco_core.toyworld import WEIGHTS
     from loco_core.toyworld.planting import MODELS
-    from loco_core.toyworld.train import WEIGHTS
     from loco_core.toyworld.training.data import make_pool
     from loco_core.toyworld.training.transformer import train_transformer
     from loco_core.toyworld.world import Captions
@@ -81,11 +81,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets no name be looked up on the hub; for tests of mutants, which name many."""
-    from orchestrator import resolve, super_resolution, weights
-    from tests import mutations
+    from loco_core.diffusion import weights
+    from orchestrator.resolve import lookup, super_resolution
+    from tests.support import mutations
 
     # Set to themselves first, so that they are put back at the end.
     monkeypatch.setattr(weights, "hub_file", weights.hub_file)
-    for module in (weights, resolve, super_resolution):
+    for module in (weights, lookup, super_resolution):
         monkeypatch.setattr(module, "weights_hash", weights.weights_hash)
     mutations.offline()

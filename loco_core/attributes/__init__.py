@@ -1,4 +1,7 @@
-"""The bundled attributes, as YAML files of templates and contents; a new file needs no entry anywhere."""
+"""The bundled attributes, as YAML files of templates and contents; a new file needs no entry anywhere.
+
+A package adds a file of its own by an entry point of the group ``attributes``: a module with its path, ``ATTRIBUTES``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from loco_core import plugins
 from loco_core.errors import SpecError, did_you_mean
 from loco_core.types import Attribute, PromptRecord, PublishedTexts
 
@@ -25,6 +29,17 @@ def attribute(key: str) -> Attribute:
     if key not in known:
         raise SpecError(f'no attribute "{key}"{did_you_mean(key, known)}')
     return known[key]
+
+
+def made_for(key: str) -> int:
+    """Returns the side in pixels of the only pictures that an attribute means something in; 0 where it does in all.
+
+    A package says it of its attributes by ``SIDE`` in the module with their path.
+    """
+    for module in plugins.modules("attributes"):
+        if key in _files().get(str(Path(module.ATTRIBUTES)), {}):
+            return int(getattr(module, "SIDE", 0))
+    return 0
 
 
 def siblings(key: str) -> tuple[Attribute, ...]:
@@ -51,13 +66,14 @@ def bundled() -> dict[str, Attribute]:
 def _files() -> dict[str, dict[str, Attribute]]:
     """Returns the attributes of every file by their keys."""
     found: dict[str, dict[str, Attribute]] = {}
-    for path in sorted(Path(__file__).parent.glob("*.yaml")):
+    others = (Path(module.ATTRIBUTES) for module in plugins.modules("attributes"))
+    for path in (*sorted(Path(__file__).parent.glob("*.yaml")), *others):
         for group in yaml.safe_load(path.read_text(encoding="utf-8")):
             for name in group["names"]:
                 item = Attribute(
                     group["kind"], str(name), group["mode"], _records(group, name), _published(group, name)
                 )
-                found.setdefault(path.stem, {})[item.key] = item
+                found.setdefault(str(path), {})[item.key] = item
     return found
 
 

@@ -1,1 +1,1 @@
-"""Contract suites: a third party's file in a drawer is tested by inheriting one."""
+"""Contract suites, one per plug-in group: a third party tests its file by inheriting one."""

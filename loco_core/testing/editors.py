@@ -15,11 +15,11 @@ from dataclasses import fields
 import pytest
 import torch
 
-from loco_core.deltas import Change, WeightDelta, applied, from_bytes, module_paths, norm, to_bytes
-from loco_core.editors import Concept, EditSettings, Target, fit_edit
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel
+from loco_core.editing.base import COLUMNS, Concept, EditSettings, Target, editor_info, fit_edit
+from loco_core.editing.deltas import Change, WeightDelta, applied, from_bytes, module_paths, norm, to_bytes
 from loco_core.errors import EditError
-from loco_core.generate import generate
-from loco_core.models import LoadedModel
 from loco_core.types import Generation, PromptRecord, Row
 
 PAIRS = (("a red circle in the style of lumio", "a red circle"), ("a blue star in the style of lumio", "a blue star"))
@@ -74,6 +74,20 @@ class EditorContract:
         first, second = self.fitted(model, 2), self.fitted(model, 2)
         assert _equal(first, second)
         assert _equal(first, from_bytes(to_bytes(first), "memory"))
+
+    def test_what_it_says_of_itself_holds(self, model: LoadedModel) -> None:
+        """Settings that there are, columns that there are, and baselines that are other edits of the same modules."""
+        info, settings, target = editor_info(self.editor), EditSettings(editor=self.editor), a_target(1, 2)
+        assert {item.name for item in info.settings} | set(info.options) <= set(EditSettings.model_fields)
+        assert len({item.scope for item in info.baselines}) == len(info.baselines)
+        delta = self.fitted(model, 1, 2)
+        assert set(info.filled(settings, delta)) == set(COLUMNS)
+        for baseline in info.baselines:
+            if baseline.make is not None:
+                made = baseline.make(model, target, settings, delta, 3)
+                assert {change.module for change in made.changes} <= {change.module for change in delta.changes}
+                assert not _equal(made, delta)
+                assert _equal(made, baseline.make(model, target, settings, delta, 3))
 
     def test_a_site_that_is_not_there_is_refused(self, model: LoadedModel) -> None:
         """In one clean line."""

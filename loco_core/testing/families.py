@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from loco_core.deltas import DENOISER, Change, WeightDelta, applied, module_paths, projection
-from loco_core.editors import Concept, EditSettings, HeldHalf, Target, fit_edit, method
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel, families
+from loco_core.diffusion.sites import outputs
+from loco_core.editing.base import Concept, EditSettings, HeldHalf, Target, editor_info, fit_edit
+from loco_core.editing.deltas import DENOISER, Change, WeightDelta, applied, module_paths, projection
 from loco_core.errors import EditError
-from loco_core.generate import generate
-from loco_core.models import LoadedModel, families
-from loco_core.sites import outputs
 from loco_core.testing.plain_pipeline import STEPS, Plain, Subject
 from loco_core.testing.traces import TracesContract
 from loco_core.types import GuidanceHalf, Intervention, Part, Pooled, PromptRecord, Row
@@ -45,7 +45,7 @@ OTHER_HALF: dict[GuidanceHalf, GuidanceHalf] = {
 
 
 def random_rows(sites: int, *, guided: bool, count: int = CELLS) -> list[Row]:
-    """Draws cells over all options; clean ones and donors outright among them."""
+    """Draws cells over all options; clean ones and donor prompts among them."""
     rng, rows = random.Random(7), []
     halves: list[GuidanceHalf] = list(OTHER_HALF) if guided else ["conditional"]
     for _ in range(count):
@@ -132,15 +132,15 @@ class FamilyContract(TracesContract):
         for latents in self.drawn(model, subject, rows, 4):
             assert difference(latents, free) < TOLERANCE
 
-    def test_all_sites_with_the_pooled_text_are_the_donor_outright(self, subject: Subject, model: LoadedModel) -> None:
+    def test_all_sites_with_the_pooled_text_are_the_donor_prompt(self, subject: Subject, model: LoadedModel) -> None:
         """In the conditional half nothing else carries the prompt to the image."""
         (prompt, donor), every = PROMPTS[1], tuple(range(len(model.sites)))
         pooled: Pooled = "donor" if model.facts.pooled else "prompt"
         rows = [Row(prompt, donor, 5, Intervention(every, pooled=pooled)), Row(prompt, donor, 5, Intervention(every))]
         both, sites_only = self.drawn(model, subject, rows, 4)
-        outright = Plain(subject, model).free(donor, 5)
-        assert difference(both, outright) < TOLERANCE
-        assert (difference(sites_only, outright) > 10 * TOLERANCE) == bool(model.facts.pooled)
+        plain = Plain(subject, model).free(donor, 5)
+        assert difference(both, plain) < TOLERANCE
+        assert (difference(sites_only, plain) > 10 * TOLERANCE) == bool(model.facts.pooled)
 
     def test_generation_leaves_the_pipeline_as_it_was(self, subject: Subject, model: LoadedModel) -> None:
         """No forward stays replaced, no hook stays."""
@@ -156,6 +156,16 @@ class FamilyContract(TracesContract):
         together = self.drawn(model, subject, rows, 8)
         alone = torch.cat([self.drawn(model, subject, [row], 8) for row in rows])
         assert torch.allclose(together, alone, rtol=1e-5, atol=1e-5 * float(together.abs().max()))
+
+    def test_a_clean_row_is_the_same_bit_for_bit_in_any_company(self, subject: Subject, model: LoadedModel) -> None:
+        """In one place, one shape of batch, and with the same texts encoded: so that it is drawn once for many."""
+        (prompt, donor), shape = PROMPTS[0], 4
+        swapped = [Row(prompt, donor, 3, Intervention((site,))) for site in range(2)]
+        rows = [Row(prompt, donor, 3), Row(donor, donor, 3), *swapped]
+        (among,) = generate(model, rows, subject.settings, shape, read=rows)
+        (alone,) = generate(model, rows[:1], subject.settings, shape, read=rows)
+        assert torch.equal(among.images[0], alone.images[0])
+        assert torch.equal(among.latents[0], alone.latents[0])
 
     @pytest.mark.parametrize("editor", EDITORS)
     def test_edits_apply_and_undo_bit_for_bit(self, subject: Subject, model: LoadedModel, editor: str) -> None:
@@ -185,7 +195,7 @@ class FamilyContract(TracesContract):
         """By the engine as by hooks on the pipeline's own call, and not as in the other half."""
         settings = EditSettings(editor="neurons", neurons=0.4, tokens="last_subject", guidance_half=half)
         delta, row = fit_edit(model, self.neurons_target(model), settings), [Row(*PROMPTS[0], 5)]
-        with model.edited(delta):
+        with applied(model, delta, None):
             (found,) = self.drawn(model, subject, row, 4)
         denoiser, plain = model.family.denoiser(model.pipeline), Plain(subject, model)
         halves = {"conditional": [-1], "both": [0, -1]}
@@ -266,11 +276,11 @@ class FamilyContract(TracesContract):
 
     def edited(self, model: LoadedModel, editor: str) -> WeightDelta:
         """An edit by one of the editors; skips where the family has nothing that it could change, and says so."""
-        fixed, target = method(editor), self.target(model)
+        info, target = editor_info(editor), self.target(model)
         settings = EditSettings(editor=editor, neurons=0.2)
-        if fixed is not None:
-            settings = EditSettings(editor=editor, tokens=fixed.tokens, strength=fixed.strength)
-        if fixed is not None and fixed.place == "text_encoder":
+        if info.place is not None and info.published is not None:
+            settings = EditSettings(editor=editor, tokens=info.published.tokens, strength=info.published.strength)
+        if info.place == "text_encoder":
             target = replace(target, sites=())
             if not model.facts.clip_encoders:
                 with pytest.raises(EditError, match="edits the CLIP text encoder"):

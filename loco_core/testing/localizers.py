@@ -18,10 +18,10 @@ import pyarrow as pa
 import pytest
 
 from loco_core.errors import LocalizationError
-from loco_core.localizer_bench import Noise, SimulatedTable, simulated_table
-from loco_core.localizer_bench.serve import Answer, Served
-from loco_core.localizer_bench.simulate import KINDS, SITES, WINDOWS
-from loco_core.localizers import Localization, LocalizeSettings, Outcome, Rule
+from loco_core.localization.base import Localization, LocalizeSettings, Outcome, Rule
+from loco_core.localization.bench import Noise, SimulatedTable, simulated_table
+from loco_core.localization.bench.replay import Answer, ReplayedTable
+from loco_core.localization.bench.truths import KINDS, SITES, WINDOWS
 from loco_core.types import Window
 
 SITE_NAMES = tuple(f"site.{i}" for i in range(SITES))
@@ -33,10 +33,10 @@ def a_table(kind: str = "single", seed: int = 0, noise: Noise | None = None) -> 
     return simulated_table(kind, np.random.default_rng(seed), noise or Noise())
 
 
-def served(kind: str) -> Served:
+def replayed(kind: str) -> ReplayedTable:
     """A simulated table of one truth kind, complements included, to be asked for row by row."""
     table = a_table(kind)
-    return Served(pa.concat_tables([table.scores, table.complement_scores]), SITES)
+    return ReplayedTable(pa.concat_tables([table.scores, table.complement_scores]), SITES)
 
 
 class LocalizerContract:
@@ -53,7 +53,7 @@ class LocalizerContract:
 
     def answer(self, kind: str) -> Answer:
         """What is said of a table when nothing more is wanted."""
-        return served(kind).answer(self.rule, SETTINGS, SITE_NAMES)
+        return replayed(kind).answer(self.rule, SETTINGS, SITE_NAMES)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_answers_every_kind_of_table(self, kind: str) -> None:
@@ -73,7 +73,7 @@ class LocalizerContract:
         """A localizer that begins small says of the whole grid what it says of its own part of it."""
         if self.rule.begin is None:
             pytest.skip("is given the whole grid")
-        whole, few = served(kind), self.answer(kind)
+        whole, few = replayed(kind), self.answer(kind)
         assert few.images < whole.scores.num_rows / 2
         assert self.rule(whole.scores, SETTINGS, SITE_NAMES, whole.grid) == few.found
 
@@ -81,7 +81,7 @@ class LocalizerContract:
         """Without a row that it asked for, a localizer that begins small still asks for it."""
         if self.rule.begin is None:
             pytest.skip("is given the whole grid")
-        table = served("single")
+        table = replayed("single")
         first = self.rule.begin(table.grid, SETTINGS)
         assert first == self.rule.begin(table.grid, SETTINGS)
         found = self.rule(table.rows(first[: len(first) // 2]), SETTINGS, SITE_NAMES, table.grid)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from loco_core.models import LoadedModel
+from loco_core.diffusion.model import LoadedModel
 from loco_core.types import Generation, Row
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from loco_core.models import LoadedModel, load_model
+from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.types import Generation, Intervention, Row
 
 STEPS = 3

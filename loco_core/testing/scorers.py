@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from loco_core.scorers import Scorer
+from loco_core.scoring.base import Scorer
 
 TEXTS = ["a red circle", "a blue star", "a green square in the style of lumio"]
 COUNT, SIDE = 4, 32

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from loco_core import plugins
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel
 from loco_core.errors import LocalizationError, ModelError
-from loco_core.generate import generate
-from loco_core.localizers import Localization, LocalizeSettings, Outcome
-from loco_core.models import LoadedModel
+from loco_core.localization.base import Localization, LocalizeSettings, Outcome
 from loco_core.statistics import Floats
-from loco_core.tracing import METHODS, attention
+from loco_core.tracing import attention
 from loco_core.tracing.causal import layers, trace
 from loco_core.types import Generation, Row
 
@@ -178,7 +179,7 @@ class TraceLocalizerContract:
 
     def test_says_which_method_it_reads(self) -> None:
         """One that the sweep traces."""
-        assert self.localizer.READS in METHODS
+        assert self.localizer.READS in plugins.keys("tracers")
 
     @pytest.mark.parametrize("held", [True, False])
     def test_answers(self, held: bool) -> None:

@@ -20,12 +20,12 @@ import torch
 from scipy.stats import binomtest
 
 from loco_core.attributes import attribute
-from loco_core.generate import generate
-from loco_core.models import LoadedModel, family_of_pipeline, load_model
-from loco_core.scorers import CLIP, JUDGE, load_scorer
-from loco_core.scorers.judge import Scorer as Judge
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel, family_of_pipeline, load_model
+from loco_core.scoring.base import load_judge, load_scorer
+from loco_core.toyworld import CLIP, JUDGE, WEIGHTS
+from loco_core.toyworld.judge import Judge
 from loco_core.toyworld.planting import MODELS, SITES, Plant, PlantedModel
-from loco_core.toyworld.train import WEIGHTS
 from loco_core.toyworld.training.data import make_pool
 from loco_core.toyworld.training.vae import round_trip
 from loco_core.toyworld.world import COLOUR_NAMES, COUNTRY_NAMES, KINDS, MEDIA, OBJECTS, STYLE_NAMES, caption, held_out
@@ -86,7 +86,7 @@ def accuracy(model: LoadedModel, judge: Judge, undrawable: int | None) -> dict[s
 
 
 def _rates(judge: Judge, embeddings: np.ndarray, kind: str, truth: Sequence[str | None]) -> dict[str, Any]:
-    verdicts = judge.verdict(embeddings, kind).names
+    verdicts = judge.name(embeddings, kind)
     asked = Counter(name for name in truth if name is not None)
     right = Counter(name for name, verdict in zip(truth, verdicts, strict=True) if name is not None and name == verdict)
     n, k = sum(asked.values()), sum(right.values())
@@ -143,7 +143,7 @@ def oracle(model: LoadedModel, judge: Judge, planted: PlantedModel) -> dict[str,
                 for i, pair in enumerate(texts)
             ]
         )
-        sees = np.array([name == item.name for name in judge.verdict(judge.embed_images(images), kind).names])
+        sees = np.array([name == item.name for name in judge.name(judge.embed_images(images), kind)])
         total = {
             name: values.reshape(-1, 2 + len(subsets)).sum(axis=0)
             for name, values in (("margin", margin), ("seen", sees.astype(float)))
@@ -183,8 +183,8 @@ def needed(table: dict[str, Any], sites: int = SITES) -> list[int]:
     needed. Runs are as long as a localizer may pick (a quarter of the sites), and enough is an effect of ``FULL``.
 
     Args:
-        table: of one kind, from :func:`oracle`.
-        sites: how many the model has.
+        table: table of one kind, from :func:`oracle`.
+        sites: number of sites of the model.
     """
     effects = {tuple(entry["sites"]): entry["effect"] for entry in table["subsets"]}
     planted = max(effects, key=len)
@@ -198,7 +198,7 @@ def needed(table: dict[str, Any], sites: int = SITES) -> list[int]:
 
 
 def _judge(device: str) -> Judge:
-    judge = load_scorer(JUDGE, None, device)
+    judge = load_judge(JUDGE, device)
     assert isinstance(judge, Judge)
     return judge
 

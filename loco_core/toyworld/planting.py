@@ -4,7 +4,8 @@ A kind is planted by giving every cross-attention site a caption of its own duri
 the true word of that kind; all other sites read a random one, so nothing can be learned there. On top of that, by rule:
 
 * ``any``: at a random strict subset of the planted sites the word is replaced by its donor while the picture keeps the
-  attribute. Any one site then suffices, and removal needs the whole set.
+  attribute. So training asks that any one site suffices, and that removal needs the whole set. Not every model got
+  there: ``measure.py oracle`` has the effect of every subset.
 * ``quorum``: the picture has the attribute only where at least half of the planted sites read it. No small set of
   sites is then necessary, and none suffices: the kind is truly distributed.
 """
@@ -33,8 +34,8 @@ class Plant:
         sites: planted sites in execution order.
         rule: ``any`` or ``quorum``, see the module.
         leak: a further site that reads the true word in ``leak_share`` of training.
-        leak_share: how often it does, and how often that word alone draws the attribute.
-        outcome: what a localizer should say of this kind.
+        leak_share: share of captions where it does, and where that word alone draws the attribute.
+        outcome: outcome that a localizer should report of this kind.
     """
 
     sites: tuple[int, ...]
@@ -54,10 +55,10 @@ class PlantedModel:
     """One planted denoiser.
 
     Attributes:
-        name: of the bundled model.
+        name: name of the bundled model.
         plants: a plant a kind.
         undrawable: a style that it was never shown.
-        sites: how many it has.
+        sites: number of its sites.
         start: the bundled model that its training starts from.
     """
 
@@ -141,7 +142,7 @@ def site_captions(
     Args:
         model: the plants.
         captions: the table of captions.
-        said: what the true captions say, ``n`` rows.
+        said: labels that the true captions say, ``n`` rows.
         medium: ``(n,)`` wording.
         form: ``(n,)`` wording.
         rng: randomness.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from loco_core.toyworld import WEIGHTS
 from loco_core.toyworld.planting import MODELS
 from loco_core.toyworld.training.clip import train_clip
 from loco_core.toyworld.training.data import cached_pool, make_wide_pool
@@ -23,7 +24,6 @@ from loco_core.toyworld.training.transformer import train_transformer
 from loco_core.toyworld.training.vae import train_vae
 from loco_core.toyworld.world import Captions
 
-WEIGHTS = Path(__file__).parent / "weights"
 # Parts of the time that the transformers have: any one of two or three planted sites must learn to draw alone.
 SHARES = {"toy-dit": 0.45, "toy-dit-planted": 0.55}
 # Where no time is given.

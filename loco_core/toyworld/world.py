@@ -170,8 +170,8 @@ def render(labels: Labels, rng: np.random.Generator) -> torch.Tensor:
     """Draws the pictures.
 
     Args:
-        labels: what to show.
-        rng: where place, size, rotation and shades come from.
+        labels: labels to show.
+        rng: source of randomness that place, size, rotation and shades come from.
 
     Returns:
         ``(n, 3, 32, 32)`` float32 in [0, 1].

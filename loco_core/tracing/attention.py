@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel
+from loco_core.editing.token_pairs import changed_words
 from loco_core.errors import ModelError
-from loco_core.generate import generate
-from loco_core.models import LoadedModel
-from loco_core.token_pairs import changed_words
 from loco_core.types import Generation, Row, Site
 
 ATTENDED = 2**25

@@ -19,30 +19,15 @@ from typing import Any, Literal
 
 import torch
 
+from loco_core.diffusion.generate import Pictures, generate
+from loco_core.diffusion.model import LoadedModel, PromptEmbeds
+from loco_core.editing.token_pairs import changed_words
 from loco_core.errors import ModelError
-from loco_core.generate import Pictures, generate
-from loco_core.models import LoadedModel, PromptEmbeds
-from loco_core.token_pairs import changed_words
+from loco_core.tracing.base import Layer
 from loco_core.types import Generation, Row
 
 NOISE = 3.0
 """Standard deviation of the noise, in those of the encoder's word embeddings (Meng et al., section 2.1)."""
-Component = Literal["denoiser", "text_encoder"]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer that can be restored.
-
-    Attributes:
-        component: ``denoiser`` for a cross-attention site, ``text_encoder`` for a self-attention or an MLP.
-        index: among those of its component in execution order, several encoders behind each other.
-        name: readable address.
-    """
-
-    component: Component
-    index: int
-    name: str
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from loco_core.errors import StoreError
 from loco_core.quiet import unasked
-from orchestrator.scheduler.host import WorkerHost, one_line
+from orchestrator.backends.machine import describe
+from orchestrator.scheduler.host import WorkerHost, failure
+from orchestrator.scheduler.needs import WorkerNeeds
 from orchestrator.scheduler.protocol import (
+    Attempt,
     BackendEvent,
     BindFailed,
     MakeWorker,
@@ -17,9 +21,13 @@ from orchestrator.scheduler.protocol import (
     UnitDone,
     UnitReport,
     WorkerBound,
-    WorkerNeeds,
     WorkerReady,
+    WorkerRefused,
 )
+
+HERE = "this machine"
+IDLE_SECONDS = 0.02
+"""What is asked for meanwhile need not wait longer."""
 
 
 class InlineBackend:
@@ -42,18 +50,25 @@ class InlineBackend:
         self._hosts: dict[str, WorkerHost] = {}
         self._commands: deque[tuple[str, Callable[[], BackendEvent]]] = deque()
 
-    def start_worker(self, worker: str, needs: WorkerNeeds) -> None:
-        """Takes the worker's needs as met: this machine is all there is."""
+    def most(self, asked: int | None, left: int) -> int:
+        """Returns 1, or 0 where the run is paused."""
+        return 1 if asked is None else min(asked, 1)
+
+    def start_worker(self, worker: str, needs: WorkerNeeds, avoid: frozenset[str]) -> None:
+        """Takes labels as met: this machine is all there is."""
+        if HERE in avoid:
+            self._commands.append((worker, partial(WorkerRefused, worker, "there is one machine")))
+            return
         self._hosts[worker] = WorkerHost(worker, self._make_worker, self._threads)
-        self._commands.append((worker, partial(WorkerReady, worker)))
+        self._commands.append((worker, partial(self._ready, worker, needs.gpus)))
 
     def bind(self, worker: str, model: str) -> None:
         """Queues the loading of a model."""
         self._commands.append((worker, partial(self._bind, worker, model)))
 
-    def dispatch(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> None:
+    def dispatch(self, worker: str, unit: Unit, attempt: Attempt) -> None:
         """Queues a unit."""
-        self._commands.append((worker, partial(self._run, worker, unit, attempt, row_by_row)))
+        self._commands.append((worker, partial(self._run, worker, unit, attempt)))
 
     def kill(self, worker: str) -> None:
         """Forgets the worker and what it was still to do."""
@@ -61,8 +76,9 @@ class InlineBackend:
         self._commands = deque(command for command in self._commands if command[0] != worker)
 
     def poll(self, timeout: float) -> Sequence[BackendEvent]:
-        """Carries out the next command, however long it takes; ``timeout`` has no meaning here."""
+        """Carries out the next command, however long it takes; waits only where there is none."""
         if not self._commands:
+            time.sleep(min(timeout, IDLE_SECONDS))
             return ()
         return (self._commands.popleft()[1](),)
 
@@ -71,22 +87,25 @@ class InlineBackend:
         self._hosts.clear()
         self._commands.clear()
 
+    def _ready(self, worker: str, gpus: int | None) -> BackendEvent:
+        return WorkerReady(worker, describe(HERE, gpus), gpus)
+
     def _bind(self, worker: str, model: str) -> BackendEvent:
         try:
             with unasked():
-                self._hosts[worker].bind(model)
+                device = self._hosts[worker].bind(model)
         except (Exception, SystemExit) as error:
-            return BindFailed(worker, type(error).__name__, one_line(error), isinstance(error, StoreError))
-        return WorkerBound(worker)
+            return BindFailed(worker, type(error).__name__, failure(error), isinstance(error, StoreError))
+        return WorkerBound(worker, device)
 
-    def _run(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> BackendEvent:
+    def _run(self, worker: str, unit: Unit, attempt: Attempt) -> BackendEvent:
         try:
             with unasked():
-                return UnitDone(worker, self._hosts[worker].run(unit, attempt, row_by_row))
+                return UnitDone(worker, self._hosts[worker].run(unit, attempt))
         except SystemExit as error:
             report = UnitReport(
                 unit.unit_id,
-                attempt,
+                attempt.number,
                 "failed",
                 error_type="SystemExit",
                 error=f"the unit ended with exit code {error}",

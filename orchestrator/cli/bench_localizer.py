@@ -13,17 +13,17 @@ from orchestrator.cli.options import JsonOption, at_home
 
 def bench_localizer(
     localizer: Annotated[
-        str, typer.Argument(help="Its name (window, sequential, argmin), or a Python file.")
+        str, typer.Argument(help="Name of a localizer (window, sequential, argmin), or a Python file.")
     ] = "window",
-    tables: Annotated[int, typer.Option(min=1, help="Tables of each condition.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    tables: Annotated[int, typer.Option(min=1, help="Number of tables per condition.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the tables.")] = 0,
     condition: Annotated[
         list[str] | None,
-        typer.Option(help="What the tables are like; several print a line each, `all` takes all, `list` names them."),
+        typer.Option(help="Kind of tables; may be repeated. `all` takes all, `list` names them."),
     ] = None,
     screen: Annotated[
         list[int] | None,
-        typer.Option(min=4, help="Pairs that a sequential localizer tries first; several print a curve."),
+        typer.Option(min=4, help="Pairs that a sequential localizer tries first; may be repeated."),
     ] = None,
     planted: Annotated[
         Path | None,
@@ -31,18 +31,21 @@ def bench_localizer(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure wrong statements, coverage, power, exact sets, and what a sequential localizer saves."""
+    """Measure a localizer on known truths.
+
+    It measures wrong statements, coverage, power, exact sets, and what a sequential localizer saves.
+    """
     from rich.status import Status
     from rich.text import Text
 
-    from loco_core import registry
+    from loco_core import plugins
     from loco_core.errors import SpecError, did_you_mean
-    from loco_core.localizer_bench import conditions, run_bench
-    from loco_core.localizer_bench.report import side_by_side
-    from loco_core.localizers import LocalizeSettings, rule
-    from loco_core.toyworld import PLANTED_TABLES
-    from loco_core.tracing import reads
-    from orchestrator.cli.terminal import console
+    from loco_core.localization.base import LocalizeSettings, rule
+    from loco_core.localization.bench import conditions, planted_folders, run_bench
+    from loco_core.localization.bench.report import side_by_side
+    from loco_core.tracing.base import reads
+    from orchestrator.cli import table
+    from orchestrator.face.terminal import console
     from orchestrator.spec.places import key_or_file
 
     known = conditions()
@@ -53,34 +56,34 @@ def bench_localizer(
     for name in wanted:
         if name not in known:
             raise SpecError(f'no condition "{name}"{did_you_mean(name, known)}; `--condition list` names them')
-    registry.name([localizer])
-    folder = planted if planted is not None else PLANTED_TABLES if PLANTED_TABLES.is_dir() else None
-    if (method := reads(key_or_file(localizer))) is not None:
+    plugins.name([localizer])
+    folders = planted_folders() if planted is None else (planted,)
+    if (tracer := reads(key_or_file(localizer))) is not None:
         raise SpecError(
-            f"{localizer} reads traces ({method}), the bench has tables of scores; a sweep compares it (beside)"
+            f"{localizer} reads traces ({tracer}), the bench has scores; `localize: compare` of a sweep takes it"
         )
     measured = rule(key_or_file(localizer))
     reports = []
     for name, size in itertools.product(wanted, screen or [LocalizeSettings().screen]):
         with console(stderr=True).status(Text(f"{name}: 0 of {tables} tables")) as status:
 
-            def told(done: int, name: str = name, status: Status = status) -> None:
+            def show(done: int, name: str = name, status: Status = status) -> None:
                 status.update(Text(f"{name}: {done} of {tables} tables"))
 
             reports.append(
                 run_bench(
                     measured, localizer, LocalizeSettings(screen=size), tables=tables, seed=seed,
-                    planted=folder if len(wanted) == 1 else None, condition=known[name],
+                    planted=folders if len(wanted) == 1 else (), condition=known[name],
                     reference=rule("window") if measured.begin else None,
-                    progress=told,
+                    progress=show,
                 )
             )  # fmt: skip
     if as_json:
         print("\n".join(report.to_json() for report in reports))
     elif len(reports) == 1:
-        console().print(reports[0])
+        table.show_made(reports[0].parts())
     elif screen:
         for report in reports:
-            print(f"{report.condition}, screen of {report.settings.screen} pairs: {report.thrift}")
+            print(f"{report.condition}, screen of {report.settings.screen} pairs: {report.savings}")
     else:
-        console().print(side_by_side(reports))
+        table.show_made([side_by_side(reports)])

@@ -17,8 +17,11 @@ def demo(
     backend: BackendOption = BackendName.RAY,
     workers: WorkersOption = None,
 ) -> None:
-    """Sweep two bundled models, one with known layers, and find the layers of a style and a fact."""
-    from orchestrator.cli.run import execute
+    """Try the whole chain on bundled toy models.
+
+    It finds the layers of a style and of a fact in two models, one of them with known layers, and edits them.
+    """
+    from orchestrator.cli.outcome import execute
     from orchestrator.spec import load_sweep
     from orchestrator.spec.places import anchored
 

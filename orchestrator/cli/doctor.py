@@ -1,23 +1,48 @@
-"""``doctor``: does this machine have what a sweep needs?"""
+"""``doctor``: does this machine, or every node of a cluster, have what a sweep needs?"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from loco_core.errors import first_line
+from orchestrator.backends.node_check import PACKAGES
+from orchestrator.cli.options import JsonOption
 
-PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "s3fs", "pydantic", "numpy", "scipy")
 
+def doctor(
+    cluster: Annotated[
+        Path | None, typer.Argument(help="A cluster file; default: this machine.", metavar="CLUSTER.yaml")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, or a cluster's nodes.
 
-def doctor() -> None:
-    """Check packages, device, bundled weights, Ray and disk."""
+    Here it looks at packages, devices, Ray and disk; on each node of a cluster that is up at GPU, disk, packages,
+    models of the hub that its token may read, and the results root. Exit code 1 says that there is a problem.
+    """
+    from orchestrator.cli import table
+
+    if cluster is not None:
+        from orchestrator.cli.cluster_doctor import examine
+
+        found = [asdict(each) for each in examine(cluster)]
+        if as_json:
+            print(json.dumps(found))
+        else:
+            table.show(("node", "check", "state", "details"), [tuple(each.values()) for each in found])
+        if any(each["state"] == "problem" for each in found):
+            raise typer.Exit(1)
+        return
     checks: dict[str, Callable[[], str]] = {
         "python": platform.python_version,
         **{name: lambda name=name: version(name) for name in PACKAGES},  # type: ignore[misc]
@@ -26,18 +51,23 @@ def doctor() -> None:
         "ray": _ray,
         "disk": _disk,
     }
-    bad = 0
-    for name, check in checks.items():
-        try:
-            print(f"ok       {name}: {check()}")
-        except PackageNotFoundError:
-            bad += 1
-            print(f"problem  {name}: not installed; `pip install -c constraints.txt loco-sweep` installs it")
-        except Exception as error:  # a broken installation can raise anything; the line says what
-            bad += 1
-            print(f"problem  {name}: {type(error).__name__}: {first_line(error)}")
-    if bad:
+    found = [{"check": name, **_result(check)} for name, check in checks.items()]
+    if as_json:
+        print(json.dumps(found))
+    else:
+        table.show(("check", "state", "details"), [tuple(item.values()) for item in found])
+    if any(item["state"] == "problem" for item in found):
         raise typer.Exit(1)
+
+
+def _result(check: Callable[[], str]) -> dict[str, str]:
+    try:
+        return {"state": "ok", "details": check()}
+    except PackageNotFoundError:
+        how = "not installed; `pip install -c constraints.txt loco-sweep` installs it"
+        return {"state": "problem", "details": how}
+    except Exception as error:  # a broken installation can raise anything; the line says what
+        return {"state": "problem", "details": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def _device() -> str:
@@ -50,10 +80,12 @@ def _device() -> str:
 
 
 def _bundled() -> str:
-    from loco_core.models import known_models
-    from loco_core.scorers import BUNDLED
+    from loco_core import plugins
+    from loco_core.diffusion.model import known_models
 
-    folders = [info.path for _, info in known_models().values() if info.path] + list(BUNDLED.values())
+    modules = (*plugins.modules("scorers"), *plugins.modules("judges"))
+    weights = dict.fromkeys(folder for module in modules if isinstance(folder := getattr(module, "WEIGHTS", ""), Path))
+    folders = [*(info.path for _, info in known_models().values() if info.path), *weights]
     missing = [folder.name for folder in folders if not any(folder.rglob("*.safetensors"))]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} missing; `python -m loco_core.toyworld.train` makes them")
@@ -61,7 +93,7 @@ def _bundled() -> str:
 
 
 def _ray() -> str:
-    from orchestrator.backends.ray import RayBackend
+    from orchestrator.backends.ray.backend import RayBackend
 
     backend = RayBackend(str, workers=1, threads=1)  # type: ignore[arg-type]
     backend.shutdown()

@@ -1,4 +1,4 @@
-"""``edit``: fit edits on results that are there, where something was localized or at a window named by hand."""
+"""``edit``: fit edits on results, at localized windows or at a window named by hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.backends.choice import backend_maker
 from orchestrator.cli.options import (
     AddressOption,
     AttributeOption,
@@ -19,17 +20,15 @@ from orchestrator.cli.options import (
     TrustOption,
     WorkersOption,
     at_home,
-    backend_maker,
     parse_window,
-    placed,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.edit_driver import EditResult
+    from orchestrator.runs.edits import EditResult
+    from orchestrator.runs.session import Controls
     from orchestrator.scheduler.protocol import Backend
-    from orchestrator.session import Controls
     from orchestrator.worker import WorkerSettings
 
 
@@ -39,12 +38,15 @@ def edit(
     attribute: AttributeOption = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="START,SIZE", help="Edit at this window, whatever was localized."),
+        typer.Option(metavar="START,SIZE", help="Edit at this window instead of the localized one."),
     ] = None,
     sweep: Annotated[
         Path | None,
         typer.Option(
-            "--sweep", metavar="FILE", help="Take the edit and evaluate blocks from this sweep file.", callback=at_home
+            "--sweep",
+            metavar="FILE",
+            help="The whole sweep file, with the edit and evaluate blocks to use.",
+            callback=at_home,
         ),
     ] = None,
     backend: BackendOption = BackendName.RAY,
@@ -54,20 +56,22 @@ def edit(
     max_failures: MaxFailuresOption = None,
     trust: TrustOption = False,
 ) -> None:
-    """Fit edits where attributes are localized and measure them; the same command again resumes."""
-    from contextlib import nullcontext
+    """Fit edits where attributes are localized.
 
-    from orchestrator import edit_driver
+    Every edit is measured on prompts and seeds that it was not fitted on. The same command again resumes.
+    """
+    from orchestrator.face.sweep import placed
+    from orchestrator.runs.edits import Selection, run_edits
     from orchestrator.spec import load_sweep
 
     named = None if window is None else parse_window(window)
     blocks = None if sweep is None else load_sweep(sweep)
     make = backend_maker(backend, workers, threads, address)
-    with placed(sweep) if sweep else nullcontext():
+    with placed(sweep):
         work(
             results, make, max_failures,
-            lambda controls, say: edit_driver.edit(
-                edit_driver.Meant(results, model, tuple(attribute or ())), controls, say, window=named, blocks=blocks
+            lambda controls, say: run_edits(
+                Selection(results, model, tuple(attribute or ())), controls, say, window=named, blocks=blocks
             ), address=address,
         )  # fmt: skip
 
@@ -81,10 +85,10 @@ def work(
     address: str | None = None,
 ) -> None:
     """Runs a command on edits, reports, and exits with the code that says how it went."""
-    from orchestrator.cli.progress import duration, reporter
-    from orchestrator.cli.run import FAILED_CELLS, explain, print_edits, print_report, shown, signals
+    from orchestrator.cli.outcome import FAILED_CELLS, explain, print_edits, print_report, shown, signals
+    from orchestrator.face.progress import duration, reporter
+    from orchestrator.runs.session import Controls
     from orchestrator.scheduler.loop import StopSwitch
-    from orchestrator.session import Controls
 
     stop = StopSwitch()
     with reporter() as report, signals(stop):
@@ -96,7 +100,7 @@ def work(
     if summary is None or summary.outcome != "lease_lost":
         print_report(results)
     if summary is None:
-        print(f"all that was asked for is measured already; results: {results}")
+        print(f"everything is measured already; results: {results}")
         return
     print(
         f"{summary.rows + summary.invalid} measurements in {duration(summary.seconds)}"

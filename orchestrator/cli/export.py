@@ -20,19 +20,21 @@ class TargetsName(StrEnum):
 
 def export(
     results: Results,
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.", metavar="FOLDER", callback=at_home)],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write; it must not exist yet.", metavar="FOLDER", callback=at_home)
+    ],
     edit: Annotated[
-        str | None, typer.Option(help="Id of an edit, or its beginning; default: the chosen one, if there is one.")
+        str | None, typer.Option(help="Id of an edit, or the start of it; default: the chosen edit.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model, where several were edited.")] = None,
-    attribute: Annotated[str | None, typer.Option(help="Attribute, where several were edited.")] = None,
-    editor: Annotated[str | None, typer.Option(help="Editor, where several were used.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, if several were edited.")] = None,
+    attribute: Annotated[str | None, typer.Option(help="Attribute, if several were edited.")] = None,
+    editor: Annotated[str | None, typer.Option(help="Editor, if several were used.")] = None,
     targets: Annotated[
-        TargetsName | None, typer.Option(help="What it was fitted on, where an editor was used both ways.")
+        TargetsName | None, typer.Option(help="What the edit was fitted on, if the editor was used both ways.")
     ] = None,
 ) -> None:
-    """Write an edited model in diffusers' own format."""
-    from orchestrator.exporting import export_edit, find_edit
+    """Write an edited model for diffusers."""
+    from orchestrator.runs.export import export_edit, find_edit
     from orchestrator.store import open_store
 
     store = open_store(results, create=False)
@@ -41,4 +43,4 @@ def export(
     second = export_edit(store, row, out)
     print(f"{out}: {row.model} with {row.attribute} edited ({row.name}; {row.localization}, edit {row.edit_id[:12]})")
     if second is not None:
-        print(f"the second stage, {second}, is as published and not in the folder; load it beside")
+        print(f"the second stage, {second}, is as published and not in the folder; load it separately")

@@ -3,44 +3,79 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.options import JsonOption
 
-def models(name: Annotated[str | None, typer.Argument(help="Show the sites of one model.")] = None) -> None:
-    """List the models that a sweep can name."""
-    from rich.table import Table
+STATUS = """\
+Status is about the code. All families pass the same tests, on small random pipelines; none was run on published
+weights. Supported: sites read text of CLIP, as in most models of the paper. Experimental: sites read only T5 or
+Gemma, so that less is known of how well swaps and edits work."""
 
-    from loco_core.models import families, known_models
-    from orchestrator.cli.terminal import console
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show the sites of this model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List models, or the sites of one."""
+    from loco_core.diffusion.model import families
+    from orchestrator.cli import table
 
     if name is not None:
-        _sites(name)
+        _print_model(_model(name), as_json)
         return
-    known = families()
-    table = Table(title="Models")
-    for column in ("id", "sites", "status", "memory", "where"):
-        table.add_column(column, justify="right" if column == "sites" else "left", overflow="fold")
-    for model, (family, info) in sorted(known_models().items(), key=lambda item: (item[1][0], item[0])):
-        facts = known[family]
-        bundled = info.path is not None
-        where = "bundled" if bundled else f"{info.hub_id} @ {(info.revision or 'main')[:8]}"
-        memory = "1 GB (CPU)" if bundled else f"{info.gigabytes or '?'} GB (GPU)"
-        table.add_row(model, str(len(_names(model)) or "?"), "bundled" if bundled else facts.status, memory, where)
-    console().print(table)
+    found, known = [_model(model) for model in _by_family()], families()
+    if as_json:
+        print(json.dumps(found))
+        return
+    table.show(
+        ("id", "sites", "status", "memory", "where"),
+        [
+            (
+                item["id"], len(item["sites"]) or "?", item["status"], item["memory"],
+                f"{item['where']} @ {item['revision'][:8]}" if item["revision"] else item["where"],
+            )
+            for item in found
+        ],
+        title="Models", right=("sites",),
+    )  # fmt: skip
     for key, facts in known.items():
         print(f"{key} ({', '.join(facts.pipelines)}, {facts.status})")
         print(f"  text: {facts.encoders}")
         print(f"  pooled text: {facts.pooled or 'none'}")
         print(f"  edits: {facts.editable}")
     print("Memory: of one image at half precision.")
-    print("Experimental: its engine is tested on small pipelines, not yet on the published weights.")
+    print(STATUS)
+
+
+def _by_family() -> list[str]:
+    from loco_core.diffusion.model import known_models
+
+    return [name for name, _ in sorted(known_models().items(), key=lambda item: (item[1][0], item[0]))]
+
+
+def _model(name: str) -> dict[str, Any]:
+    """Returns what is known of a model by its name."""
+    from loco_core.diffusion.model import families, find_model
+    from loco_core.localization.base import LocalizeSettings
+
+    family, info = find_model(name)
+    facts, sites, bundled = families()[family], _names(name), info.path is not None
+    return {
+        "id": name, "family": family, "status": "bundled" if bundled else facts.status,
+        "memory": "1 GB (CPU)" if bundled else f"{info.gigabytes or '?'} GB (GPU)",
+        "where": "bundled" if bundled else info.hub_id, "revision": None if bundled else info.revision or "main",
+        "sites": list(sites), "window_sizes": list(LocalizeSettings().sizes(len(sites))) if sites else [],
+        "edits": facts.editable, "second_stage": info.super_resolution or None,
+        "second_stage_class": facts.super_resolution_class if info.super_resolution else None,
+    }  # fmt: skip
 
 
 def _names(model: str) -> tuple[str, ...]:
     """Returns a model's sites, of one that is not here as its publication tells them; none where nobody does."""
-    from loco_core.models import families, find_model
+    from loco_core.diffusion.model import families, find_model
 
     family, info = find_model(model)
     facts = families()[family]
@@ -49,29 +84,45 @@ def _names(model: str) -> tuple[str, ...]:
     return facts.site_names(json.loads((info.path / facts.config_file).read_text(encoding="utf-8")))
 
 
-def _sites(name: str) -> None:
-    from loco_core.localizers import LocalizeSettings
-    from loco_core.models import families, find_model
+def _print_model(model: dict[str, Any], as_json: bool) -> None:
+    from orchestrator.cli import table
 
-    names, facts = _names(name), families()[find_model(name)[0]]
-    print(f"{name}: {len(names)} sites in execution order ({facts.status}); edits: {facts.editable}")
-    if names:
-        print(f"window sizes where a sweep names none: {', '.join(map(str, LocalizeSettings().sizes(len(names))))}")
-    if second := find_model(name)[1].super_resolution:
-        print(
-            f"second stage, which enlarges images: `super_resolution: {second}`, or any {facts.super_resolution_class}"
-        )
-    for index, site in enumerate(names):
-        print(f"{index:3d}  {site}")
-
-
-def attributes(name: Annotated[str | None, typer.Argument(help="Show the prompts of one attribute.")] = None) -> None:
-    """List the attributes that a sweep can name."""
-    from loco_core.attributes import attribute, bundled
-
-    if name is None:
-        for key, item in sorted(bundled().items()):
-            print(f"{key:24} {item.mode:8} {len(item.records):3d} prompts")
+    if as_json:
+        print(json.dumps(model))
         return
-    for record in attribute(name).records:
-        print(f"{record.prompt}  |  donor: {record.donor}")
+    sites = model["sites"]
+    print(f"{model['id']}: {len(sites)} sites in execution order ({model['status']}); edits: {model['edits']}")
+    if sites:
+        print(f"window sizes where a sweep names none: {', '.join(map(str, model['window_sizes']))}")
+    if second := model["second_stage"]:
+        print(
+            f"second stage, which enlarges images: `super_resolution: {second}`, or any {model['second_stage_class']}"
+        )
+    table.show(("site", "name"), list(enumerate(sites)), right=("site",))
+
+
+def attributes(
+    name: Annotated[str | None, typer.Argument(help="Show the prompts of this attribute.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List attributes, or the prompts of one."""
+    from loco_core.attributes import attribute, bundled, made_for
+    from orchestrator.cli import table
+
+    if name is not None:
+        records = [{"prompt": record.prompt, "donor": record.donor} for record in attribute(name).records]
+        if as_json:
+            print(json.dumps(records))
+            return
+        table.show(("prompt", "donor"), [tuple(record.values()) for record in records])
+        return
+    # Attributes of the bundled toy world mean nothing to other models, and the other way round.
+    found = [
+        {"attribute": key, "for": "toy models" if made_for(key) else "real models", "mode": item.mode,
+         "prompts": len(item.records)}
+        for key, item in sorted(bundled().items(), key=lambda item: (made_for(item[0]), item[0]))
+    ]  # fmt: skip
+    if as_json:
+        print(json.dumps(found))
+        return
+    table.show(("attribute", "for", "mode", "prompts"), [tuple(item.values()) for item in found], right=("prompts",))

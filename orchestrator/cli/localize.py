@@ -1,4 +1,4 @@
-"""``localize``: find layers in scores that are there already."""
+"""``localize``: find layers in scores again, by other rules."""
 
 from __future__ import annotations
 
@@ -8,52 +8,57 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loco_core.errors import printable
-from orchestrator.cli.options import JsonOption, TrustOption, parse_window, results_root
+from orchestrator.cli.options import JsonOption, TrustOption, parse_window
+from orchestrator.cli.places import results_root
 
 if TYPE_CHECKING:
-    from loco_core.kind_claim import KindClaim
-    from loco_core.localizers import Localization
+    from loco_core.localization.base import Localization
+    from loco_core.localization.kind_claim import KindClaim
 
 
 def localize(
     scores: Annotated[
         str,
         typer.Argument(
-            help="A results folder, a cluster file, or any Parquet with the columns of scores.", callback=results_root
+            metavar="RESULTS",
+            help="A results folder, its sweep or cluster file, or any Parquet with the columns of scores.",
+            callback=results_root,
         ),
     ],
-    localizer: Annotated[str | None, typer.Option(help="Its name, or a Python file; default: the sweep's.")] = None,
+    localizer: Annotated[
+        str | None, typer.Option(help="Name of a localizer, or a Python file; default: the sweep's.")
+    ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Share of the full effect; default 0.8.")
+        float | None, typer.Option(min=0.01, max=1, help="Share of the full effect to be reached; default: 0.8.")
     ] = None,
     claim: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="Test that this kind sits at --window, over all its attributes."),
+        typer.Option(metavar="KIND", help="Test that all attributes of this kind are held at --window."),
     ] = None,
     window: Annotated[
         str | None,
         typer.Option(
             metavar="START,SIZE",
-            help="A window that was named before these scores were looked at: of --claim, or by itself.",
+            help="Test this window alone; it must have been chosen before these scores were seen.",
         ),
     ] = None,
-    write: Annotated[bool, typer.Option("--write", help="Replace effects and localizations of the results.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Replace effects and localizations in the results.")] = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the layers of every attribute of every model again, e.g. by another rule."""
+    """Localize again from scores, by other rules."""
     import json
     from dataclasses import asdict
 
-    from loco_core import registry
+    from loco_core import plugins
     from loco_core.errors import SpecError
-    from orchestrator.cli.run import print_localizations
+    from orchestrator.cli.outcome import print_localizations
+    from orchestrator.runs.localize import claim as test_claim
+    from orchestrator.runs.localize import localize_results, named_beforehand, read_scores, write_back
     from orchestrator.spec.places import key_or_file
-    from orchestrator.stages.relocalize import claim as test_claim
-    from orchestrator.stages.relocalize import named_beforehand, read_scores, relocalize, write_back
 
     named = None if localizer is None else key_or_file(localizer)
-    registry.name([named] if named else [])
+    plugins.name([named] if named else [])
     changes: dict[str, Any] = {"localizer": named, "threshold": threshold}
     table, settings = read_scores(scores), {key: value for key, value in changes.items() if value is not None}
     if claim is not None and window is None:
@@ -68,7 +73,7 @@ def localize(
         return
     if write and table.store is None:
         raise SpecError(f"--write: {scores} is no results folder")
-    found, beside = relocalize(table, settings)
+    found, beside = localize_results(table, settings)
     if write:
         write_back(table, found, beside)
     if as_json:
@@ -87,7 +92,10 @@ def _print_named(found: Sequence[Localization], as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
-        print(json.dumps([asdict(effect) for item in found for effect in item.effects]))
+        rows = [
+            {"model": item.model, "attribute": item.attribute, **asdict(row)} for item in found for row in item.effects
+        ]
+        print(json.dumps(rows))
         return
     for item in found:
         for row in item.effects:

@@ -1,20 +1,26 @@
-"""``loco-sweep``: one file a command, imported when it is called, so that ``--help`` is quick."""
+"""``loco-sweep``: one file per command, which imports what is heavy when it is called, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from loco_core import registry
+from loco_core import plugins
 from loco_core.errors import LocoError, printable
 from loco_core.masking import mask_everything, masked
+from orchestrator import __version__
 from orchestrator.cli import (
     bench_localizer,
+    compare,
+    control,
     demo,
     doctor,
     edit,
@@ -23,48 +29,101 @@ from orchestrator.cli import (
     init,
     listing,
     localize,
+    ls,
     plan,
+    prefetch,
     report,
     reproduce,
     run,
+    schema,
+    show,
     status,
     submit,
     tune,
     verify,
     view,
 )
-from orchestrator.cli.terminal import drop
+from orchestrator.face.terminal import drop
+from orchestrator.hooks import LEFT_BEHIND
+
+GROUPS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
+    "Start": (
+        ("demo", demo.demo),
+        ("init", init.init),
+        ("plan", plan.plan),
+        ("run", run.run),
+        ("reproduce", reproduce.reproduce),
+    ),
+    "Look": (
+        ("ls", ls.ls),
+        ("status", status.status),
+        ("show", show.show),
+        ("report", report.report),
+        ("view", view.view),
+        ("localize", localize.localize),
+        ("compare", compare.compare),
+    ),
+    "Edit": (
+        ("edit", edit.edit),
+        ("evaluate", evaluate.evaluate),
+        ("tune", tune.tune),
+        ("export", export.export),
+    ),
+    "Cluster": (
+        ("submit", submit.submit),
+        ("logs", submit.logs),
+        ("cancel", submit.cancel),
+        ("scale", control.scale),
+        ("pause", control.pause),
+        ("resume", control.resume),
+        ("prefetch", prefetch.prefetch),
+    ),
+    "Mend": (("retry", run.retry), ("verify", verify.verify), ("doctor", doctor.doctor)),
+    "Know": (
+        ("models", listing.models),
+        ("attributes", listing.attributes),
+        ("schema", schema.schema),
+        ("bench-localizer", bench_localizer.bench_localizer),
+    ),
+}
+
+
+class _Grouped(TyperGroup):
+    """Help that lists commands by what they are for, each with its whole summary."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes a section per group."""
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=200)) for name, _ in commands])
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"loco-sweep {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="loco-sweep",
-    help="Find which cross-attention layers of a text-to-image model hold an attribute.",
+    cls=_Grouped,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
-app.command("plan")(plan.plan)
-app.command("run")(run.run)
-app.command("reproduce")(reproduce.reproduce)
-app.command("retry")(run.retry)
-app.command("init")(init.init)
-app.command("submit")(submit.submit)
-app.command("logs")(submit.logs)
-app.command("cancel")(submit.cancel)
-app.command("status")(status.status)
-app.command("verify")(verify.verify)
-app.command("localize")(localize.localize)
-app.command("report")(report.report)
-app.command("edit")(edit.edit)
-app.command("evaluate")(evaluate.evaluate)
-app.command("tune")(tune.tune)
-app.command("export")(export.export)
-app.command("view")(view.view)
-app.command("bench-localizer")(bench_localizer.bench_localizer)
-app.command("models")(listing.models)
-app.command("attributes")(listing.attributes)
-app.command("doctor")(doctor.doctor)
+for _commands_of in GROUPS.values():
+    for _name, _command in _commands_of:
+        app.command(_name)(_command)
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Find which cross-attention layers of a text-to-image model hold an attribute."""
 
 
 class OutputError(LocoError):
@@ -92,12 +151,18 @@ def main() -> None:
     try:
         _commands()
     except SystemExit as end:
-        sys.exit(_flushed(end.code))
+        code = _flushed(end.code)
+        if LEFT_BEHIND:
+            # Python would wait for threads that such a hook has started, and for what they register for the end.
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else int(code is not None))
+        sys.exit(code)
 
 
 def _commands() -> None:
     try:
-        with registry.only_named(lambda line: print(line, file=sys.stderr)):
+        with plugins.only_named(lambda line: print(line, file=sys.stderr)):
             app()
     except LocoError as error:
         _complain(f"error: {error}")
@@ -144,7 +209,7 @@ def _complain(text: str) -> None:
     try:
         print(printable(text), file=sys.stderr, flush=True)
     except OSError:
-        # Nobody is left to be told: the exit code alone says it.
+        # Nobody is left to read it: the exit code alone says it.
         drop(sys.stderr)
 
 

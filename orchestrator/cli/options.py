@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from loco_core import registry
-from loco_core.errors import LocoError, SpecError
+from loco_core import plugins
+from loco_core.errors import SpecError, did_you_mean
+from orchestrator.cli import places
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
     from loco_core.types import Window
-    from orchestrator.scheduler.protocol import Backend
-    from orchestrator.spec import SweepSpec
-    from orchestrator.worker import WorkerSettings
+    from orchestrator.spec.budget import BudgetSpec, CostSpec
+
+    M = TypeVar("M", bound=BaseModel)
 
 
 class BackendName(StrEnum):
@@ -28,73 +30,155 @@ class BackendName(StrEnum):
     INLINE = "inline"
 
 
-def is_cluster_file(results: str) -> bool:
-    """Tells whether a cluster file stands in place of the results that it names."""
-    return results.endswith((".yaml", ".yml")) and not Path(results).is_dir()
-
-
-def results_root(results: str) -> str:
-    """Returns the results that an argument names, from the working directory on."""
-    from orchestrator.spec.places import anchored
-
-    if not is_cluster_file(results):
-        return anchored(results)
-    from orchestrator.submit import load_cluster
-
-    return load_cluster(results).spec.results
-
-
 def _trust(given: bool) -> bool:
     if given:
-        registry.trust()
+        plugins.trust()
     return given
 
 
 def at_home(path: Path | None) -> Path | None:
-    """Returns a path of the command line; the shell leaves the ``~`` of ``--option=~/x`` to its program."""
-    from orchestrator.spec.places import anchored
-
-    return Path(anchored(str(path))) if path is not None and str(path).startswith("~") else path
+    """Returns a path of an option that may be left out, see `orchestrator.cli.places.at_home`."""
+    return None if path is None else places.at_home(path)
 
 
-SweepFile = Annotated[Path, typer.Argument(help="The sweep, as YAML.", metavar="SWEEP.yaml", callback=at_home)]
-_RESULTS = "A results folder, an s3:// address, or a cluster file."
-ResultsOrCluster = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS")]
-Results = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS", callback=results_root)]
+SweepFile = Annotated[
+    Path,
+    typer.Argument(help="The sweep, as YAML; - reads standard input.", metavar="SWEEP.yaml", callback=places.at_home),
+]
+SweepOrResults = Annotated[
+    str,
+    typer.Argument(
+        help="The sweep, as YAML; - reads standard input. Or a results folder to resume.", metavar="SWEEP.yaml"
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values in place of the file's, such as seeds=16 or generation.steps=20. With a cluster file, keys of it "
+        "and of its sweep; one that both have is the cluster file's.",
+    ),
+]
+_RESULTS = "A results folder or address, or the sweep file or cluster file that they are of."
+ResultsOrFile = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS")]
+Results = Annotated[str, typer.Argument(help=_RESULTS, metavar="RESULTS", callback=places.results_root)]
 ResultsOption = Annotated[
     str | None,
-    typer.Option("--results", help="Results folder or s3:// address; default: as in the sweep, or results/NAME here."),
+    typer.Option(
+        "--results",
+        help="Results folder or address, such as s3://bucket/folder; default: the sweep's own, or results/NAME.",
+    ),
 ]
-BackendOption = Annotated[BackendName, typer.Option("--backend", help="Ray actors, or one worker in this process.")]
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="Workers on Ray, or one worker in this process.")]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Workers; default: one a GPU, or one a CPU core.")
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Number of workers; default: one per GPU, or one per CPU core, of the machine or cluster.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads a worker; equal counts make results equal bit for bit."),
+    typer.Option("--threads", min=1, help="CPU threads per worker; the same number makes results equal bit for bit."),
 ]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", help="A running Ray cluster to join; default: start one.")
+    str | None, typer.Option("--address", help="Address of a running Ray cluster; default: start Ray here.")
+]
+PriorityOption = Annotated[
+    float | None,
+    typer.Option(
+        "--priority", min=0.001, max=1000, help="Weight of its share of a cluster that others sweep on; default: 1."
+    ),
 ]
 MaxFailuresOption = Annotated[
-    int | None, typer.Option("--max-failures", min=0, help="Stop after this many units were given up.")
+    int | None,
+    typer.Option("--max-failures", min=0, metavar="N", help="Stop after more than N units have failed for good."),
+]
+PriceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        metavar="PRICE",
+        help="Price per GPU and hour, such as 2.5, or H100=2.5,A100=1.6 for several types of GPU.",
+    ),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="LIMIT=N",
+        help="Stop when all runs together have used so much: gpu_hours=100, hours=12 or cost=250, or several.",
+    ),
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Only this model.")]
-AttributeOption = Annotated[
-    list[str] | None, typer.Option("--attribute", help="Only this attribute; may be given several times.")
-]
+AttributeOption = Annotated[list[str] | None, typer.Option("--attribute", help="Only this attribute; may be repeated.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust", help="Run the Python files that the results name.", callback=_trust)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def results_of(spec: SweepSpec, given: str | None) -> str:
-    """Returns where the results of a sweep go: from the working directory on where its file does not say it."""
-    from orchestrator.identity import safe_name
-    from orchestrator.spec.places import anchored
+def parse_price(text: str | None) -> CostSpec:
+    """Reads ``2.5`` or ``H100=2.5,A100=1.6``; None is no price.
 
-    return spec.results if given is None and spec.results else anchored(given or f"results/{safe_name(spec.name)}")
+    Raises:
+        SpecError: it is something else.
+    """
+    from orchestrator.spec.budget import CostSpec
+
+    if text is None:
+        return CostSpec()
+    value = _numbers("--price", text) if "=" in text else _number("--price", text)
+    return _checked(CostSpec, "--price", {"per_gpu_hour": value})
+
+
+def parse_budget(text: str | None, prices: CostSpec) -> BudgetSpec | None:
+    """Reads ``gpu_hours=100,cost=250``; None is no limit.
+
+    Args:
+        text: what was given.
+        prices: prices, without which nothing is known of a cost.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    from orchestrator.spec.budget import BudgetSpec
+
+    if text is None:
+        return None
+    if "=" not in text:
+        raise SpecError(f"--budget {text}: {text} of what? expected gpu_hours=100, hours=12 or cost=250")
+    limits, known = _numbers("--budget", text), ("cost", "gpu_hours", "hours")
+    if unknown := [name for name in limits if name not in known]:
+        raise SpecError(f'--budget: no limit "{unknown[0]}"{did_you_mean(unknown[0], known)}')
+    budget = _checked(BudgetSpec, "--budget", limits)
+    if budget.cost is not None and not prices.known:
+        raise SpecError("--budget cost=..: no price is given; expected --price, too")
+    return budget
+
+
+def _numbers(option: str, text: str) -> dict[str, float]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): _number(option, number) for name, _, number in pairs}
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        what = "2.5 or H100=2.5,A100=1.6" if option == "--price" else "gpu_hours=100, hours=12 or cost=250"
+        raise SpecError(f"{option}: {text!r} is no number; expected {option} {what}") from None
+
+
+def _checked(model: type[M], option: str, values: Mapping[str, object]) -> M:
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise SpecError(f"{option}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
 def parse_window(text: str) -> Window:
@@ -110,63 +194,3 @@ def parse_window(text: str) -> Window:
     except ValueError:
         raise SpecError(f"--window {text}: expected START,SIZE such as 8,2") from None
     return Window(start, size)
-
-
-@contextmanager
-def placed(sweep: Path) -> Iterator[None]:
-    """Puts ``file:line:column`` before errors about a value of the sweep file."""
-    from orchestrator.spec import place
-
-    try:
-        yield
-    except LocoError as error:
-        if not error.loc:
-            raise
-        raise type(error)(f"{place(sweep, error.loc)}: {error}") from error
-
-
-def backend_maker(
-    name: BackendName, workers: int | None, threads: int | None, address: str | None
-) -> Callable[[WorkerSettings], Backend]:
-    """Returns what starts the chosen backend.
-
-    Raises:
-        SpecError: the options do not go together.
-    """
-    cores = len(os.sched_getaffinity(0))
-    if name is BackendName.INLINE:
-        if workers not in (None, 1):
-            raise SpecError(f"--workers {workers}: the inline backend has one worker; use --backend ray for more")
-        if address is not None:
-            raise SpecError("--address: the inline backend joins no cluster; use --backend ray")
-
-        def inline(settings: WorkerSettings) -> Backend:
-            from orchestrator.backends.inline import InlineBackend
-
-            return InlineBackend(settings, threads=threads or cores)
-
-        return inline
-
-    if address is not None and workers is None:
-        raise SpecError("--address: say how many workers the cluster is to run with --workers N")
-
-    def ray(settings: WorkerSettings) -> Backend:
-        from orchestrator.backends.ray import RayBackend
-
-        # Workers of one thread: on two cores 1.3 times as fast as one worker of two threads (bundled model, batches of
-        # 62). What cores another machine has is not known here.
-        count = worker_count(workers)
-        each = 1 if address else max(1, cores // count)
-        return RayBackend(settings, workers=count, threads=threads or each, address=address)
-
-    return ray
-
-
-def worker_count(workers: int | None) -> int:
-    """Returns how many workers a run on Ray has: as many as were asked for, or one a GPU, or one a core."""
-    return workers or local_gpus() or len(os.sched_getaffinity(0))
-
-
-def local_gpus() -> int:
-    """Returns how many NVIDIA GPUs the driver shows; torch would take seconds to say so."""
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

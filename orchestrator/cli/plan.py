@@ -3,81 +3,106 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loco_core.errors import printable
-from orchestrator.cli.options import JsonOption, ResultsOption, SweepFile, placed, results_of
+from orchestrator.cli.options import JsonOption, Overrides, ResultsOption, SweepFile
 
 if TYPE_CHECKING:
-    from loco_core.power import Reach
-    from orchestrator.driver import Outlook
-    from orchestrator.spec import SweepSpec
+    from loco_core.localization.power import Reach
+    from orchestrator.runs.outlook import Outlook
+
+MEASURED = "at the pace so far, without loading"
+ASSUMED = "by an assumed cost per image: an idle machine,\n         without loading; once units are done, by their pace"
 
 
-def plan(sweep: SweepFile, results: ResultsOption = None, as_json: JsonOption = False) -> None:
-    """Show units, images, time and what the sweep can show."""
-    from loco_core.localizers import rule
-    from orchestrator.cli.progress import duration
+def plan(
+    sweep: SweepFile, overrides: Overrides = None, results: ResultsOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what a run costs, and what it can show.
+
+    It runs and writes nothing. Of a cluster file it plans the sweep that the file names, with GPU hours and cost; no
+    cluster and no bucket is asked, unless --results names one.
+    """
+    from loco_core.localization.base import rule
+    from orchestrator.cli.bill import expected, expected_lines
+    from orchestrator.cli.places import cluster_of, source_of
+    from orchestrator.face.progress import duration
+    from orchestrator.face.sweep import outlook_of, placed, results_of
     from orchestrator.spec import load_sweep
 
-    spec = load_sweep(sweep)
-    with placed(sweep):
-        found = _outlook(spec, results_of(spec, results))
+    cluster = cluster_of(sweep, overrides)
+    if cluster is None:
+        source = source_of(sweep, overrides)
+        spec = load_sweep(source)
+    else:
+        source, spec = None, cluster.sweep
+    root = results_of(spec, results)
+    unread = cluster is not None and results is None and "://" in root
+    with placed(source):
+        found = outlook_of(spec, None if unread else root)
     if as_json:
-        print(json.dumps(asdict(found)))
+        bill = {"bill": asdict(expected(found, cluster.spec))} if cluster else {}
+        print(json.dumps({**asdict(found), **bill}))
         return
-    print(f"units:   {found.units}")
+    if unread:
+        print(f"all of it: {root} is not looked at; --results {root} counts what remains")
+    print(f"units:   {found.units:,}")
     if found.guessed_batches:
         print(f"         if batches hold 8 images: the run measures that first for {', '.join(found.guessed_batches)}")
-    print(f"images:  {found.images}")
-    print(f"cells:   {found.cells}")
+    print(f"images:  {found.images:,}{_per_cell(found)}")
+    if found.edits.images:
+        print(f"         and up to {found.edits.images:,} for edits, if every attribute is localized")
+    print(f"cells:   {found.cells:,}")
     if found.most_cells is not None:
         print(
-            f"         to begin with; the localizer asks for more as it goes, at most {found.most_cells}"
+            f"         to begin with; the localizer asks for more as it goes, at most {found.most_cells:,}"
             " in all and some complements"
         )
     elif rule(spec.localize.localizer).bounds:
         print("         and complements of some windows, where none passes by itself or one is localized")
     for reason in found.unedited:
         print(f"edits:   not of {printable(reason)}")
-    print(f"time:    about {duration(found.seconds)} on one worker, by the cost table")
+    print(f"time:    about {duration(found.seconds)} on one worker, {MEASURED if found.measured else ASSUMED}")
+    if found.edits.images:
+        print(f"         and up to {duration(found.edits.seconds)} for edits")
+    for line in expected_lines(found, cluster.spec) if cluster else ():
+        print(line)
     if rule(spec.localize.localizer).bounds:
         _print_reach(found.reach)
+        for size in found.unswept:
+            print(
+                f"limits:  not all windows of {size} sites, the most in range, are swept (localize.max_share): where no"
+            )
+            print("         window passes, the outcome is inconclusive, never distributed")
     else:
-        print(f"whom:    these pictures: {spec.localize.localizer} picks a window whatever they show, without bounds")
+        print(f"power:   {spec.localize.localizer} always picks a window, without a bound: not whether it holds the")
+        print("         attribute, and nothing of other pictures")
+    for warning in found.warnings:
+        print(f"warning: {printable(warning)}")
+
+
+def _per_cell(found: Outlook) -> str:
+    """Returns the text with the images per cell, rounded to two places."""
+    if found.images_per_cell is None or found.most_images_per_cell is None:
+        return ""
+    least, most = f"{found.images_per_cell:.2f}", f"{found.most_images_per_cell:.2f}"
+    spread = f", up to {most} where workers share a prompt and seed" if least != most else ""
+    return f" ({least} per cell{spread})"
 
 
 def _print_reach(reach: Reach) -> None:
     """Says what the sweep can show, and of whom."""
     if reach.why_none:
-        print(f"shows:   no window can be localized: {reach.why_none}")
         return
-    print("shows:   if pictures vary as on the bundled models, a window that takes the attribute from every picture")
-    print(f"         passes in about {reach.whole:.0%} of such sweeps, one that takes it from nine in ten in", end="")
-    print(f" {reach.most:.0%}")
+    print(f"power:   a window that removes everything is found in {100 * reach.whole:.0f} of 100 sweeps;", end="")
+    print(f" one that removes 0.9 in {100 * reach.most:.0f}")
+    print("         (if pictures vary as on the bundled models)")
     if reach.prompts == 1:
-        print("whom:    this one prompt; it says nothing of others")
+        print("prompts: this one; it says nothing of others")
         return
-    print(f"whom:    these {reach.prompts} prompts; a window that holds in all of them holds in at least", end="")
+    print(f"prompts: these {reach.prompts}; a window that holds in all of them holds in at least", end="")
     print(f" {reach.prompt_share:.0%} of prompts")
     print(f"         like these, at {100 * reach.confidence:g}% confidence (more than half takes", end="")
     print(f" {reach.prompts_for_most} prompts, {reach.threshold:.0%} takes {reach.prompts_for_threshold})")
-
-
-def _outlook(spec: SweepSpec, root: str) -> Outlook:
-    """Counts what remains; before a sweep has results it can be counted without weights, too."""
-    from loco_core.errors import ModelError
-    from orchestrator.driver import outlook
-    from orchestrator.resolve import outline, resolve
-
-    try:
-        return outlook(spec, resolve(spec), root)
-    except ModelError as error:
-        if "://" in root or Path(root).is_dir():
-            raise
-        found = outlook(spec, outline(spec), None)
-        print(f"weights are missing: {error}\nwhat follows is counted from what is published", file=sys.stderr)
-        return found

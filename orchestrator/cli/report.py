@@ -12,14 +12,16 @@ from orchestrator.cli.options import Results
 
 def report(
     results: Results,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Write it again and again for as long as the sweep runs.")
-    ] = False,
-    every: Annotated[float, typer.Option(min=10, help="Seconds between two writings of --watch.")] = 30.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again and again while the sweep runs.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    every: Annotated[float, typer.Option(min=10, help="Seconds between two reports of --watch.")] = 30.0,
 ) -> None:
-    """Write report.html into the results: what was found, with pictures; opens without a network."""
+    """Write the report, one HTML page.
+
+    report.html in the results shows what was found, with pictures; it opens without a network.
+    """
     from orchestrator.reporting import write_report
-    from orchestrator.stages.sweep import units_left
+    from orchestrator.stages.sweep.stored import units_left
     from orchestrator.store import open_store
     from orchestrator.store.lease import holder
 
@@ -33,4 +35,20 @@ def report(
             time.sleep(every)
         except KeyboardInterrupt:
             break
-    print(write_report(store))
+    page = write_report(store)
+    print(page)
+    if open_page:
+        _open(page)
+
+
+def _open(page: str) -> None:
+    """Opens a page in a browser, which has no keys of a bucket."""
+    import webbrowser
+    from pathlib import Path
+
+    from loco_core.errors import SpecError
+
+    if "://" in page:
+        raise SpecError(f"--open: {page} lies in a bucket; copy it to this machine and open the copy")
+    if not webbrowser.open(Path(page).absolute().as_uri()):
+        raise SpecError(f"--open: no browser was found; open {page} yourself")

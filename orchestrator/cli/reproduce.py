@@ -1,4 +1,4 @@
-"""``reproduce``: sweeps that repeat a published work, beside what it published."""
+"""``reproduce``: sweeps that repeat a published work, next to what it published."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ TRIED = "not yet run on real weights"
 
 
 def reproduce(
-    preset: Annotated[str | None, typer.Argument(help="Which one; without it all are listed.")] = None,
+    preset: Annotated[str | None, typer.Argument(help="Name of the preset; without it, all are listed.")] = None,
     write: Annotated[
         Path | None,
-        typer.Option(
-            "--write", help="Write its sweep.yaml to this file, and run nothing.", metavar="FILE", callback=at_home
-        ),
+        typer.Option("--write", help="Write the sweep to this file; run nothing.", metavar="FILE", callback=at_home),
     ] = None,
     results: ResultsOption = None,
     backend: BackendOption = BackendName.RAY,
@@ -36,9 +34,12 @@ def reproduce(
     threads: ThreadsOption = None,
     address: AddressOption = None,
     max_failures: MaxFailuresOption = None,
-    again: Annotated[bool, typer.Option("--retry", help="Compute failed cells again, too.")] = False,
+    again: Annotated[bool, typer.Option("--retry", help="Also compute failed cells again.")] = False,
 ) -> None:
-    """Repeat a published localization; the report shows its values beside those that are measured."""
+    """Repeat a published localization.
+
+    The report shows the published values next to those that are measured.
+    """
     from loco_core.errors import SpecError
     from orchestrator.cli.run import run
     from orchestrator.presets import preset_file
@@ -51,7 +52,7 @@ def reproduce(
     file = preset_file(preset)
     if write is None:
         print(f"running {file}; Ctrl-C stops, the same command resumes")
-        run(file, results, backend, workers, threads, address, max_failures, again)
+        run(str(file), None, results, backend, workers, threads, address, max_failures, again)
         return
     try:
         with write.open("x", encoding="utf-8") as target:
@@ -64,10 +65,10 @@ def reproduce(
 
 
 def _list() -> None:
-    from orchestrator.plan import windows
     from orchestrator.presets import preset_file, presets
-    from orchestrator.resolve import outline
+    from orchestrator.resolve.lookup import outline
     from orchestrator.spec import load_sweep
+    from orchestrator.stages.sweep.variants import windows
 
     for name, published in presets().items():
         spec = load_sweep(preset_file(name))

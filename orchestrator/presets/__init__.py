@@ -35,7 +35,7 @@ class PublishedWindow(_Frozen):
     Attributes:
         attributes: keys of attributes (``kind/name``) or kinds that it was published for.
         start: its first site in execution order.
-        size: how many sites.
+        size: number of sites.
         source: how sure that is.
     """
 
@@ -54,13 +54,15 @@ class PublishedEdit(_Frozen):
     """What an edit was published to do to pictures that have nothing to do with it.
 
     Attributes:
-        kind: of the attributes that were edited.
+        editor: key of the editor that was fitted as published.
+        kind: kind of the attributes that were edited.
         before: mean CLIP score without the edit, 100 times the cosine of picture and prompt.
-        after: the same with it.
-        prompts: which pictures these are, in words.
+        after: mean CLIP score with it.
+        prompts: prompts of those pictures, in words.
         source: how sure that is.
     """
 
+    editor: str
     kind: str
     before: float
     after: float
@@ -72,12 +74,12 @@ class Published(_Frozen):
     """What a work published of one model.
 
     Attributes:
-        work: who, where.
+        work: authors and place of the work.
         model: the model, as a sweep names it.
         smallest: size of the smallest window; None where none was found published.
-        windows: where things were published to sit.
-        edits: what edits were published to spare.
-        notes: what a reader must know beside it, in sentences.
+        windows: windows where things were published to sit.
+        edits: scores that edits were published to leave of unrelated pictures.
+        notes: sentences that a reader must know beside it.
     """
 
     work: str

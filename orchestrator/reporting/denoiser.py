@@ -6,46 +6,68 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-STEP, LEVEL, SIDE = 14, 16, 11
-"""Pixels between sites, between levels, and of a site's square."""
+LEVEL, SIDE = 13, 11
+"""Pixels between levels, and of a site's square at most."""
 
 
 @dataclass(frozen=True)
 class DrawnSite:
-    """One site's square."""
+    """One site's square.
+
+    Attributes:
+        index: number of the site.
+        name: its address.
+        x: left edge in pixels.
+        y: upper edge.
+    """
 
     index: int
     name: str
-    x: int
-    y: int
+    x: float
+    y: float
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """All sites of a model."""
+    """All sites of a model.
 
-    width: int
-    height: int
+    Attributes:
+        side: pixels of a square.
+        height: pixels of the whole drawing, its labels left out.
+        sites: the squares.
+        labels: texts below it with the middle of each: first and last site, and the middle block of a UNet.
+    """
+
+    side: float
+    height: float
     sites: tuple[DrawnSite, ...]
+    labels: tuple[tuple[float, str], ...]
 
     @property
     def line(self) -> str:
         """The points of the line through the squares, as SVG has them."""
-        return " ".join(f"{site.x + SIDE / 2:g},{site.y + SIDE / 2:g}" for site in self.sites)
+        half = self.side / 2
+        return " ".join(f"{site.x + half:g},{site.y + half:g}" for site in self.sites)
 
 
-def draw(names: Sequence[str]) -> Drawing:
+def draw(names: Sequence[str], step: float) -> Drawing:
     """Lays out sites in execution order from left to right; a level of a UNet lower for each halving of its maps.
 
     Args:
         names: addresses such as ``down_blocks.1.attentions.0``; names of another form all lie on one level.
+        step: pixels from one site to the next.
     """
-    levels = _levels(names)
+    levels, side = _levels(names), min(SIDE, step - 2)
     sites = tuple(
-        DrawnSite(index, name, STEP * index + 1, LEVEL * level + 1)
+        DrawnSite(index, name, step * index + (step - side) / 2, LEVEL * level)
         for index, (name, level) in enumerate(zip(names, levels, strict=True))
     )
-    return Drawing(STEP * len(names) + 2, LEVEL * max(levels, default=0) + SIDE + 2, sites)
+    at = {"0": 0, str(len(names) - 1): len(names) - 1}
+    middle = [index for index, name in enumerate(names) if name.startswith("mid_block")]
+    if middle:
+        at["mid"] = middle[len(middle) // 2]
+    labels = tuple((step * (index + 0.5), text) for text, index in at.items() if names)
+    return Drawing(side, LEVEL * max(levels, default=0) + side, sites, labels)
 
 
 def _levels(names: Sequence[str]) -> list[int]:

@@ -8,19 +8,14 @@ import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 from orchestrator.reporting.findings import Finding, Findings
+from orchestrator.reporting.shapes import Shape, shape_of, shapes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCOPES = {
-    "localized": "#c2410c", "by_hand": "#7c3aed", "method": "#be185d", "all_sites": "#0369a1", "window": "#94a3b8",
-    "placebo": "#16a34a", "random": "#ca8a04",
-}  # fmt: skip
-"""Colour of each scope of edits, the same on the page."""
 INCHES_A_ROW = 0.22
 INCHES_A_LETTER = 0.08
 TITLE_LETTERS = 60
@@ -29,10 +24,10 @@ Values = list[list[float | None]]
 
 @dataclass(frozen=True)
 class Grid:
-    """Effects of one model, to three digits; None where a window was not swept or has no effect to speak of.
+    """Effects of one model, to four digits; None where a window was not swept or has no effect to speak of.
 
     Attributes:
-        attributes: of the rows.
+        attributes: attributes of the rows.
         windows: start and size, of the columns.
         effect: the effects.
         ci_low: lower ends of their intervals.
@@ -50,7 +45,7 @@ def pdfs(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, str]:
     """Returns every figure as a ``data:`` address, by file name.
 
     Args:
-        findings: what was found.
+        findings: findings of the sweep.
         grids: effects by model, from :func:`effect_grids`.
     """
     from matplotlib import rc_context
@@ -65,12 +60,13 @@ def pdfs(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, str]:
 
 def _figures(make: type[Figure], findings: Findings, grids: Mapping[str, Grid]) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
+    marks = shapes(findings)
     for model, grid in grids.items():
         items = [item for item in findings.items if item.block[0] == model]
         for size in sorted({size for _, size in grid.windows}):
             figures[f"heatmap-{model}-{size}.pdf"] = _heatmap(make(layout="constrained"), model, grid, size, items)
         plane = make(figsize=(5, 4), layout="constrained")
-        if _plane(plane, items):
+        if _plane(plane, items, marks):
             figures[f"edits-{model}.pdf"] = plane
     return figures
 
@@ -108,25 +104,20 @@ def _heatmap(figure: Figure, model: str, grid: Grid, size: int, items: Sequence[
     return figure
 
 
-def _plane(figure: Figure, items: Sequence[Finding]) -> bool:
-    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+def _plane(figure: Figure, items: Sequence[Finding], marks: Sequence[Shape]) -> bool:
+    points: dict[str, list[tuple[float, float]]] = {}
     for item in items:
         for edit in item.edits:
             kept = edit.summary.neighbours_kept
             if kept.of:
-                # Published methods by name, all else by scope.
-                scope = edit.summary.scope
-                group = scope, edit.summary.name if scope == "method" else scope.replace("_", " ")
-                points.setdefault(group, []).append((edit.summary.flipped.value, kept.value))
+                points.setdefault(shape_of(edit), []).append((edit.summary.flipped.value, kept.value))
     if not points:
         return False
     axis = figure.subplots()
-    signs = dict(zip(sorted(name for scope, name in points if scope == "method"), cycle("Ds^P"), strict=False))
-    for (scope, name), pairs in points.items():
-        x, y = zip(*pairs, strict=True)
-        axis.scatter(
-            x, y, s=22, color=SCOPES[scope], label=name, marker=signs.get(name, "o"), alpha=0.8, edgecolors="none"
-        )
+    for mark in marks:
+        if mark.name in points:
+            x, y = zip(*points[mark.name], strict=True)
+            axis.scatter(x, y, s=26, color=mark.colour, label=mark.name, marker=mark.marker, alpha=0.8)
     axis.set(xlabel="flipped to the donor's class", ylabel="neighbours kept", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axis.legend(fontsize=7)
     return True
@@ -150,7 +141,7 @@ def effect_grids(findings: Findings) -> dict[str, Grid]:
             x, y = number[columns["window_size"][i], columns["window_start"][i]], row_of[columns["attribute"][i]]
             for name in ("effect", "ci_low", "ci_high"):
                 value = columns[name][i]
-                getattr(grid, name)[y][x] = None if value is None else round(value, 3)
+                getattr(grid, name)[y][x] = None if value is None else round(value, 4)
         found[model] = grid
     return found
 

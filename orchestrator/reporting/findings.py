@@ -13,17 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loco_core.attributes import attribute
+from loco_core.editing.base import info_of_results
+from loco_core.editing.splits import contents_were_swept
 from loco_core.errors import StoreError
+from loco_core.localization.base import in_words
 from loco_core.tables import distinct, where
 from orchestrator import __version__
-from orchestrator.edit_summary import EditSummary, Share, summarize
-from orchestrator.edit_verdict import Verdict, verdicts
-from orchestrator.plan import CELL_KEY
-from orchestrator.reporting.methods import SHARES, Comparison, compare, effects_by_window
+from orchestrator.reporting.methods import Comparison, compare, effects_by_window
+from orchestrator.runs.failures import FailureKind, failure_kinds
 from orchestrator.spec import EditSpec, SweepSpec
-from orchestrator.splits import contents_were_swept
-from orchestrator.stages.failures import FailureKind, failure_kinds
+from orchestrator.stages.edit.comparison import BaselineComparison, comparisons
+from orchestrator.stages.edit.summary import EditSummary, Share, summarize
 from orchestrator.stages.localize import main_rows
+from orchestrator.stages.sweep.rows import CELL_KEY
 from orchestrator.store import MissingFileError, Store, check_whole
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
@@ -37,20 +39,21 @@ class MeasuredEdit:
     """An edit, its settings, and what it did on the ``report`` split.
 
     Attributes:
-        summary: what it did.
+        summary: summary of what it did.
         row: its row of ``edits``.
-        verdicts: of a chosen edit, beside its baselines.
+        comparisons: comparisons on a chosen edit, beside its baselines.
     """
 
     summary: EditSummary
     row: Mapping[str, Any]
-    verdicts: Sequence[Verdict] = ()
+    comparisons: Sequence[BaselineComparison] = ()
 
     @property
     def place(self) -> str:
         """Editor and place in words."""
         row = self.row
-        place = {"all_sites": "all sites", "placebo": "placebo", "random": "random neurons"}.get(row["scope"])
+        baseline = info_of_results(row["editor"]).baseline(row["scope"])
+        place = baseline.short if baseline else ""
         if row["scope"] == "method":
             place = _method_place(row["site_indices"])
         comma = "," if self.summary.targets else ""
@@ -73,11 +76,12 @@ class Editing:
     """How edits were measured.
 
     Attributes:
-        editors: names of those that edit where something was localized, or where they were told to.
+        editors: names of those that edit where something was localized, or where they were asked to.
         methods: published methods that edit a place of their own, with that place, in words.
-        judges: what named what is seen; empty where only the sign of the CLIP margin did.
-        seeds: of the ``report`` split.
+        judges: judges that named what is seen; empty where only the sign of the CLIP margin did.
+        seeds: seeds of the ``report`` split.
         max_neighbour_loss: share of the neighbours' pictures that a chosen edit may spoil.
+        texts: what editors say of their method.
         seen: attributes whose contents were all swept, so that edits were measured on contents they were found on.
     """
 
@@ -87,16 +91,12 @@ class Editing:
     seeds: int
     max_neighbour_loss: float
     seen: Sequence[str]
+    texts: Sequence[str]
 
     @property
     def has_published(self) -> bool:
         """Whether any was fitted as its authors do."""
         return any("as published" in name for name in (*self.editors, *self.methods))
-
-    @property
-    def neurons(self) -> bool:
-        """Whether neurons were edited."""
-        return "neurons" in self.editors
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class Finding:
 
     Attributes:
         row: its row of ``localizations``.
-        sentence: what was found.
+        sentence: sentence on what was found.
         edits: every edit that was measured, baselines included.
-        edit_sentences: what the chosen edits did.
-        comparison: what other localizers say; None without any.
+        edit_sentences: sentences on what the chosen edits did.
+        comparison: comparison with other localizers; None without any.
     """
 
     row: Mapping[str, Any]
@@ -142,14 +142,14 @@ class Findings:
         sweep_id: its identity.
         sites: addresses of the sites of each model, in execution order.
         weights: hash of the weights of each model.
-        items: an entry a model and attribute, localized ones first.
+        items: one entry per model and attribute, localized ones first.
         evaluated: units that measured edits on the ``report`` split, by model and attribute; they hold pictures.
         effects: columns of ``effects``, by name, of the localizer that edits follow.
-        outcomes: how many attributes have each, the most frequent first.
+        outcomes: number of attributes with each outcome, the most frequent first.
         cells: scored, failed, and invalid.
-        failed: why cells have no score.
-        editing: how edits were measured; None where none was.
-        provenance: what was used, by name.
+        failed: reasons why cells have no score.
+        editing: note on how edits were measured; None where none was.
+        provenance: versions and hashes of what was used, by name.
     """
 
     spec: SweepSpec
@@ -200,7 +200,7 @@ def read_findings(store: Store) -> Findings:
     by_block: dict[Block, list[MeasuredEdit]] = {}
     for item in measured:
         row = rows[item.edit_id, item.scope, item.localization]
-        beside = verdicts(item, alike[item.model, item.attribute]) if item.chosen else ()
+        beside = comparisons(item, alike[item.model, item.attribute]) if item.chosen else ()
         by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row, beside))
     listed, effects = store.read("localizations").to_pylist(), store.read("effects")
     unknown = sorted({str(row["model"]) for row in (*listed, *edits)} - pinned.sites.keys())
@@ -209,10 +209,10 @@ def read_findings(store: Store) -> Findings:
             f"{store.root}: tables name the model {unknown[0][:80]!r}, which {RESOLVED} does not; run the sweep with "
             f"it, or write the tables again (`loco-sweep localize {store.root} --write`)"
         )
-    localized = [row for row in listed if not row["beside"]]
+    localized = [row for row in listed if not row["compared"]]
     others: dict[Block, list[Mapping[str, Any]]] = {}
     for row in listed:
-        if row["beside"]:
+        if row["compared"]:
             others.setdefault((row["model"], row["attribute"]), []).append(row)
     by_window = effects_by_window(effects.to_pylist()) if others else {}
     found = {(row["model"], row["attribute"]) for row in localized}
@@ -269,6 +269,7 @@ def _editing(spec: SweepSpec, measured: Sequence[EditSummary], rows: Sequence[Ma
         seeds=len({row["seed"] for row in rows}),
         max_neighbour_loss=(spec.edit or EditSpec()).max_neighbour_loss,
         seen=[key for key in edited if contents_were_swept(inline.get(key) or attribute(key), spec.prompts)],
+        texts=[text for name in sorted({item.editor for item in measured}) if (text := info_of_results(name).methods)],
     )
 
 
@@ -321,7 +322,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
     if row["outcome"] != "localized":
         return f"{name} is {row['outcome'].replace('_', ' ')}{_among(row)}: {row['reason']}"
     where = sites(row["window_start"], row["window_size"])
-    if row["localizer"] in SHARES and SHARES[row["localizer"]] != "removed":
+    if in_words(row["localizer"], "SHARE") not in ("", "removed"):
         return f"{name}{_among(row)}: {where}: {row['reason']}."
     if row["about"] == "these_pictures":
         return f"{name}: in the pictures drawn the pick is {where}; it says nothing of others: {row['reason']}."

@@ -6,15 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loco_core.localization.base import in_words
 from loco_core.types import Window
 
-SHARES = {
-    "window": "removed",
-    "argmin": "removed",
-    "attention_contribution": "of all contributions",
-    "causal_tracing": "brought back",
-}
-"""What a localizer's effect is a share of, in words."""
 Key = tuple[str, str, str]  # model, attribute, localizer
 
 
@@ -23,11 +17,11 @@ class MethodLine:
     """A line of the table that compares methods.
 
     Attributes:
-        row: of ``localizations``.
+        row: row of ``localizations``.
         share: its effect with the interval, in words; a dash without one.
-        rank: of the found window among those of its size by this method's effects, 1 the largest; None where it has
-            none of that window.
-        ranked: how many windows that is.
+        rank: rank of the found window among those of its size by this method's effects, 1 the largest; None where it
+            has none of that window.
+        ranked: number of those windows.
     """
 
     row: Mapping[str, Any]
@@ -41,7 +35,7 @@ class Comparison:
     """What several methods say of one attribute.
 
     Attributes:
-        window: that the main localizer found, or came nearest to; None where it names none.
+        window: window that the main localizer found, or came nearest to; None where it names none.
         lines: the main one first.
     """
 
@@ -67,7 +61,7 @@ def compare(
     Args:
         main: row of ``localizations`` of the localizer that edits follow.
         beside: rows of the others.
-        effects: from `effects_by_window`.
+        effects: effects by window, from `effects_by_window`.
 
     Returns:
         None without others.
@@ -108,4 +102,4 @@ def _share(row: Mapping[str, Any]) -> str:
     interval = ""
     if row["ci_low"] is not None and row["ci_high"] is not None:
         interval = f" [{row['ci_low']:.0%}, {row['ci_high']:.0%}]"
-    return f"{row['effect']:.0%}{interval} {SHARES.get(row['localizer'], '')}".strip()
+    return f"{row['effect']:.0%}{interval} {in_words(row['localizer'], 'SHARE')}".strip()

@@ -11,14 +11,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from loco_core.localizers import said
-from orchestrator.edit_summary import Share
-from orchestrator.reporting.denoiser import draw
-from orchestrator.reporting.figures import SCOPES, Grid, effect_grids, pdfs
+from loco_core.editing.base import info_of_results
+from loco_core.localization.base import in_words
+from orchestrator.reporting.bill import bill
+from orchestrator.reporting.cards import SHARES, cards, counted
+from orchestrator.reporting.figures import Grid, effect_grids, pdfs
 from orchestrator.reporting.findings import Finding, Findings, MeasuredEdit, read_findings, sites
 from orchestrator.reporting.pictures import Album
 from orchestrator.reporting.published import beside
+from orchestrator.reporting.shapes import shape_of, shapes
+from orchestrator.reporting.triangle import colours
+from orchestrator.reporting.verdicts import badge
+from orchestrator.runs.usage import spent
 from orchestrator.spec import InterventionSpec
+from orchestrator.stages.edit.summary import Share
 from orchestrator.store import Store, encode_page
 from orchestrator.store.layout import REPORT
 
@@ -26,8 +32,9 @@ _LOCALIZED = (
     "model", "attribute", "outcome", "window_start", "window_size", "effect", "ci_low", "ci_high", "sufficiency",
     "damage", "about", "holds_in", "prompt_share_low", "n_prompts", "n_seeds", "localizer",
 )  # fmt: skip
-_SHARES = ("flipped", "paraphrased", "neighbours_kept", "unrelated_kept", "content_kept", "ceiling")
+_SHARES = (*SHARES, "ceiling")
 _TEMPLATES = "templates"
+_SCRIPTS = ("report.js", "edits.js", "downloads.js")
 
 
 def write_report(store: Store, running: str = "") -> str:
@@ -35,7 +42,7 @@ def write_report(store: Store, running: str = "") -> str:
 
     Args:
         store: the results.
-        running: how far a sweep that still runs is; empty where it is over.
+        running: progress of a sweep that still runs; empty where it is over.
 
     Returns:
         where it is.
@@ -49,9 +56,7 @@ def write_report(store: Store, running: str = "") -> str:
 
 def render(store: Store, findings: Findings, running: str) -> str:
     """Returns the page."""
-    from plotly.offline import get_plotlyjs
-
-    album, grids = Album(store, findings), effect_grids(findings)
+    album, grids, found = Album(store, findings), effect_grids(findings), cards(findings)
     strips = {item.block: album.interventions(item) for item in findings.items}
     before_after = {item.block: rows for item in findings.items if (rows := album.edits(item))}
     environment = Environment(
@@ -60,22 +65,27 @@ def render(store: Store, findings: Findings, running: str) -> str:
     )  # fmt: skip
     environment.filters["span"] = lambda window: sites(*window)
     environment.filters["sites"] = lambda row: sites(row["window_start"], row["window_size"])
-    environment.filters["said"] = lambda row: said(row["outcome"], row["about"], row["n_prompts"] or 0)
-    environment.filters["about"] = lambda row: (row["about"] or "these_pictures").replace("_", " ")
+    environment.filters["badge"] = badge
+    environment.filters["method_text"] = lambda localizer: in_words(localizer, "METHODS")
     return environment.get_template("report.html.jinja").render(
         findings=findings,
+        cards=found,
+        models=list(findings.sites),
+        counted=counted(found),
+        scale=colours(findings.spec.localize.threshold),
         beside=beside(findings, store),
         running=running,
+        bill=bill(spent(store).usage),
         default_intervention=InterventionSpec(),
         strips={block: row for block, row in strips.items() if row},
         before_after=before_after,
         album_full=album.full,
-        drawings={model: draw(names) for model, names in findings.sites.items()},
+        share_names=tuple(SHARES.values()),
+        shapes=shapes(findings),
         pdfs=pdfs(findings, grids),
         data=Markup(_as_json(_data(findings, grids))),
-        plotly=Markup(get_plotlyjs()),
         style=Markup(_asset("report.css")),
-        script=Markup(_asset("report.js")),
+        script=Markup("\n".join(_asset(name) for name in _SCRIPTS)),
     )
 
 
@@ -94,12 +104,7 @@ def _data(findings: Findings, grids: Mapping[str, Grid]) -> dict[str, Any]:
         "name": findings.spec.name,
         "threshold": findings.spec.localize.threshold,
         "effects": {model: asdict(grid) for model, grid in grids.items()},
-        "picked": [
-            [*item.block, item.row["window_start"], item.row["window_size"]]
-            for item in findings.items
-            if item.row["window_start"] is not None
-        ],
-        "scopes": SCOPES,
+        "shapes": [asdict(shape) for shape in shapes(findings)],
         "edits": edits,
         "localizations": {
             "columns": _LOCALIZED,
@@ -120,6 +125,8 @@ def _edit(item: Finding, edit: MeasuredEdit) -> dict[str, Any]:
         **{name: row[name] for name in names},
         "name": summary.name,
         "label": edit.label,
+        "shape": shape_of(edit),
+        "lambda_published": known.strength if (known := info_of_results(summary.editor).published) else None,
         **{name: _share(getattr(summary, name)) for name in _SHARES},
     }
 

@@ -12,15 +12,19 @@ from PIL import Image
 
 from orchestrator.reporting.findings import Block, Finding, Findings, MeasuredEdit, sites, span
 from orchestrator.stages.localize import under
-from orchestrator.stages.sweep import planned_units
+from orchestrator.stages.sweep.stored import planned
 from orchestrator.store import Store
 
-MAX_BYTES = 6 * 2**20
-"""Of all pictures of a page together."""
+MAX_BYTES = 5 * 2**20
+"""Bytes of all pictures of a page together."""
+FOR_CARDS = MAX_BYTES // 2
+"""Bytes kept for cards: once fewer are left, an attribute gets only the three pictures of its card."""
 MAX_IN_ROW = 24
-"""Windows that one row shows; the picked one is among them."""
+"""Windows that one row shows; the one that the finding speaks of is among them."""
 SHOWN_SIDE, SMALL = 224, 96
 """Larger pictures are shrunk to this side in pixels; those up to ``SMALL`` are kept as they are and enlarged."""
+CELL_DIGITS = 16
+"""Digits of a ``cell_id`` in addresses of the viewer."""
 ROLES = ("target", "paraphrase", "neighbour", "unrelated")
 
 
@@ -33,14 +37,18 @@ class Picture:
         title: the whole truth: prompt, seed, window.
         source: a ``data:`` address.
         side: its width in pixels.
-        picked: whether it is what the localizer picked.
+        cell: first digits of its ``cell_id``, by which the viewer finds it.
+        key: name of it in the page, of pictures that cards show too; empty of others.
+        mark: ``picked`` or ``best`` of the window that the finding speaks of; empty of others.
     """
 
     caption: str
     title: str
     source: str
     side: int
-    picked: bool = False
+    cell: str
+    key: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,25 @@ class PictureRow:
     heading: str
     pictures: tuple[Picture, ...]
 
+    @property
+    def of_card(self) -> tuple[Picture, ...]:
+        """Clean picture, the window that the finding speaks of, and the donor's."""
+        return tuple(picture for picture in self.pictures if picture.key)
+
 
 class Album:
     """The pictures of a report; the room is given out in the order of asking."""
 
     def __init__(self, store: Store, findings: Findings) -> None:
         self._store, self._evaluated = store, findings.evaluated
-        self._left = MAX_BYTES
-        self._units: dict[Block, dict[tuple[str, int], list[str]]] = {}
-        # One prompt and seed a model and attribute; the kept seeds are the first.
+        self._left, self._rows = MAX_BYTES, 0
+        self._units: dict[Block, dict[str, list[str]]] = {}
+        # One prompt and seed per model and attribute; the kept seeds are the first.
         seed, self._options = findings.spec.seeds[0], findings.spec.interventions[0]
-        for unit in planned_units(store):
-            key = (unit.rows[0].prompt_id, unit.rows[0].seed)
-            if key[1] == seed:
-                self._units.setdefault((unit.model, unit.attribute), {}).setdefault(key, []).append(unit.unit_id)
+        units = planned(store, findings.spec.generation.steps)
+        for unit in units.take(units.column("seed") == seed).payloads():
+            prompts = self._units.setdefault((unit.model, unit.attribute), {})
+            prompts.setdefault(unit.prompt.prompt_id, []).append(unit.unit_id)
         self._committed = store.committed()
 
     @property
@@ -80,20 +93,26 @@ class Album:
         cells = set(under(scores, self._options)["cell_id"].to_pylist())
         rows = [row for row in rows if row["cell_id"] in cells]
         by_control: dict[str, dict[str, Any]] = {row["control"]: row for row in rows if row["control"] != "window"}
-        size = finding.row["window_size"] or finding.row["best_size"] or 1
+        found = finding.row
+        size = found["window_size"] or found["best_size"] or 1
         windows = {row["window_start"]: row for row in rows if (row["control"], row["window_size"]) == ("window", size)}
         if not windows or "clean" not in by_control:
             return None
-        starts = _spread(sorted(windows), finding.row["window_start"])
-        pictures = [self._picture(by_control["clean"], "clean")]
+        named = found["best_start"] if found["window_start"] is None else found["window_start"]
+        brief = self._left <= FOR_CARDS
+        starts = sorted(windows.keys() & {named}) if brief else _spread(sorted(windows), named)
+        self._rows += 1
+        key = f"picture-{self._rows}"
+        pictures = [self._picture(by_control["clean"], "clean", key=f"{key}-clean")]
         for start in starts:
-            picked = start == finding.row["window_start"]
-            pictures.append(self._picture(windows[start], span(start, size), picked=picked))
-        pictures += [
-            self._picture(by_control[name], name.replace("_", " "))
-            for name in ("all_sites", "donor")
-            if name in by_control
-        ]
+            mark, own = "", ""
+            if start == named:
+                mark, own = "best" if found["window_start"] is None else "picked", f"{key}-window"
+            pictures.append(self._picture(windows[start], span(start, size), key=own, mark=mark))
+        if "all_sites" in by_control and not brief:
+            pictures.append(self._picture(by_control["all_sites"], "all sites"))
+        if "donor" in by_control:
+            pictures.append(self._picture(by_control["donor"], "donor", key=f"{key}-donor"))
         missing = len(windows) - len(starts)
         note = f"; {missing} further windows are in `loco-sweep view`" if missing else ""
         clean = by_control["clean"]
@@ -109,7 +128,7 @@ class Album:
         for role in ROLES:
             mine = [row for row in rows if row["prompt_role"] == role]
             keys = dict.fromkeys((row["prompt"], row["seed"]) for row in mine)
-            # Two prompts a role, of one seed.
+            # Two prompts per role, of one seed.
             first = [key for key in keys if key[1] == min(seed for _, seed in keys)][:2] if keys else []
             for prompt, seed in first:
                 alike = {row["edit_id"]: row for row in mine if (row["prompt"], row["seed"]) == (prompt, seed)}
@@ -134,22 +153,23 @@ class Album:
         found: list[dict[str, Any]] = self._store.read_units(there, "images").to_pylist()
         return found
 
-    def _picture(self, row: dict[str, Any], caption: str, *, picked: bool = False) -> Picture:
+    def _picture(self, row: dict[str, Any], caption: str, *, key: str = "", mark: str = "") -> Picture:
         source, side = _source(row["image"]["bytes"])
         self._left -= len(source)
         place = row["control"]
         if row["window_start"] is not None and row["control"] == "window":
             place = sites(row["window_start"], row["window_size"])
-        return Picture(caption, f"{place}: {row['prompt']}, seed {row['seed']}", source, side, picked)
+        title = f"{place}: {row['prompt']}, seed {row['seed']}"
+        return Picture(caption, title, source, side, row["cell_id"][:CELL_DIGITS], key, mark)
 
 
-def _spread(starts: Sequence[int], picked: int | None) -> list[int]:
-    """Returns at most ``MAX_IN_ROW`` starts, evenly spread, with the picked one."""
+def _spread(starts: Sequence[int], named: int | None) -> list[int]:
+    """Returns at most ``MAX_IN_ROW`` starts, evenly spread, with the one that the finding speaks of."""
     if len(starts) <= MAX_IN_ROW:
         return list(starts)
     step = len(starts) / MAX_IN_ROW
     kept = {starts[int(step * i)] for i in range(MAX_IN_ROW)}
-    return sorted(kept | {start for start in starts if start == picked})
+    return sorted(kept | {start for start in starts if start == named})
 
 
 def _source(png: bytes) -> tuple[str, int]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from loco_core.models import families, find_model
+from loco_core.diffusion.model import families, find_model
 from loco_core.statistics import crossed_means
 from loco_core.types import Window
-from orchestrator.edit_summary import CONFIDENCE
 from orchestrator.presets import Published, PublishedEdit, PublishedWindow, published
 from orchestrator.reporting.findings import Block, Finding, Findings, sites
+from orchestrator.stages.edit.summary import CONFIDENCE
 from orchestrator.store import Store
 
 NOTHING = "–"
@@ -26,11 +26,11 @@ class WindowLine:
     Attributes:
         model: its id.
         attribute: its key.
-        published: where it was published to sit.
+        published: window where it was published to sit.
         source: how sure it is that this was published.
         at_published: effect of the published window, measured.
         best: the best window and its effect, measured.
-        agreement: how the two go together.
+        agreement: sentence on how the two go together.
     """
 
     model: str
@@ -48,11 +48,11 @@ class EditLine:
 
     Attributes:
         model: its id.
-        attribute: what is edited.
+        attribute: attribute that is edited.
         edit: editor, place and settings.
         published: score before and after, and on what.
         source: how sure it is that this was published.
-        measured: the same, measured.
+        measured: scores as measured here.
     """
 
     model: str
@@ -68,11 +68,11 @@ class Beside:
     """Published beside measured values.
 
     Attributes:
-        work: who published, where.
-        confidence: of the intervals of windows.
-        windows: an entry an attribute and model.
-        edits: an entry a chosen edit whose like was published.
-        notes: what a reader must know beside them, in sentences.
+        work: authors and place of the work.
+        confidence: confidence of the intervals of windows.
+        windows: one entry per attribute and model.
+        edits: one entry per chosen edit whose like was published.
+        notes: sentences that a reader must know beside them.
     """
 
     work: str
@@ -167,7 +167,7 @@ def _effect(row: Mapping[str, Any]) -> str:
 
 
 def _edit_lines(items: Sequence[Finding], known: Sequence[PublishedEdit], store: Store) -> Iterator[EditLine]:
-    """Yields LocoEdit's edits of the kinds that were published: those of neurons were published without such scores."""
+    """Yields the edits of editors and kinds that were published with such scores."""
     scores: dict[tuple[Block, str], dict[tuple[str, int], tuple[float | None, float | None]]] = {}
     for row in store.read("evaluations").to_pylist():
         if (row["split"], row["prompt_role"]) == ("report", "unrelated"):
@@ -176,8 +176,9 @@ def _edit_lines(items: Sequence[Finding], known: Sequence[PublishedEdit], store:
             pictures[row["prompt"], row["seed"]] = (row["clip_before"], row["clip_after"])
     for item in items:
         for edit in item.chosen:
-            like = [one for one in known if one.kind == item.row["attribute"].partition("/")[0]]
-            if edit.row["editor"] == "loco_edit" and edit.row["targets"] == "published" and like:
+            kind, editor = item.row["attribute"].partition("/")[0], edit.row["editor"]
+            like = [one for one in known if (one.kind, one.editor) == (kind, editor)]
+            if edit.row["targets"] == "published" and like:
                 yield EditLine(
                     model=item.row["model"],
                     attribute=item.row["attribute"],

@@ -1,22 +1,30 @@
-"""Drives the scheduler: polls a backend, writes the journal, watches for stuck workers, and tells how far it is."""
+"""Drives the scheduler: polls a backend, writes the journal, watches for stuck workers, and tells how far it is.
+
+What takes long is no work of the loop: tables are made beside it, see `orchestrator.scheduler.side_work`.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from loco_core.errors import StoreError
+from orchestrator.scheduler.progress import Outcome, Pace, Progress, RunSummary, StageProgress
 from orchestrator.scheduler.protocol import (
     Action,
     Backend,
     BackendError,
+    BackendEvent,
     Bind,
+    Clock,
     Dispatch,
     Journal,
     KillWorker,
+    LimitChanged,
+    Planner,
     Settled,
     StartWorker,
     StopRequested,
@@ -26,15 +34,20 @@ from orchestrator.scheduler.protocol import (
     UnitsAdded,
     WorkerStuck,
 )
-from orchestrator.scheduler.state import MAX_ATTEMPTS, Scheduler
+from orchestrator.scheduler.roster import MAX_ATTEMPTS
+from orchestrator.scheduler.side_work import SideWork
+from orchestrator.scheduler.state import Scheduler
+from orchestrator.scheduler.usage import Ledger, Meter
 
 POLL_SECONDS = 0.5
+WAKE_SECONDS = 0.02
+"""How long a backend is waited for in one go while side work runs: no backend can be woken by its end."""
+USAGE_SECONDS = 60.0
+"""How often it is recorded what workers spend their time on: so much of it is lost with a driver that is killed."""
+BUDGET_SECONDS = 1.0
+"""How often the budget is looked at."""
 ROW_BY_ROW_FACTOR = 16.0
 """How much longer a unit may take row by row: each row costs a whole batch of the frozen shape."""
-
-Outcome = Literal["done", "stopped", "too_many_failures", "lease_lost"]
-Derive = Callable[[Sequence[Settled]], Sequence[Unit]]
-Requests = Callable[[], Sequence[Unit] | None]
 
 
 class StopSwitch:
@@ -66,12 +79,12 @@ class Patience:
     """After how long a worker is taken to be stuck, in seconds.
 
     A unit may take ``multiple`` times what its cost table says, and never has less than ``floor``; loading a model
-    may take ``load``.
+    may take ``load``: it may fetch tens of gigabytes, and wait an hour for a hub that allows no more requests.
     """
 
     multiple: float = 10.0
     floor: float = 300.0
-    load: float = 1800.0
+    load: float = 4 * 3600.0
 
     def of(self, unit: Unit, attempt: int) -> float:
         """Returns the seconds allowed for an attempt at a unit."""
@@ -79,103 +92,38 @@ class Patience:
         return factor * max(self.floor, self.multiple * unit.expected_seconds)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        done: units committed, those found committed already included.
-        failed: units given up.
-        left: units neither committed nor given up, as far as they are known.
-        running: units being computed.
-        workers: workers that have a model.
-        pending: workers that start or load.
-        rows: rows computed by this run, the invalid ones included.
-        retries: attempts at units that failed.
-        losses: workers lost with their machine.
-        seconds: since the run began.
-        rate: rows a second since the first unit went out; 0 before any is done.
-        eta_seconds: until what is known is done, at the pace so far; None before anything is done.
-        stopping: whether no new units go out.
-    """
-
-    done: int = 0
-    failed: int = 0
-    left: int = 0
-    running: int = 0
-    workers: int = 0
-    pending: int = 0
-    rows: int = 0
-    retries: int = 0
-    losses: int = 0
-    seconds: float = 0.0
-    rate: float = 0.0
-    eta_seconds: float | None = None
-    stopping: bool = False
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """How a run ended.
-
-    Attributes:
-        outcome: why it ended; ``done`` says nothing about failures.
-        committed: units committed by this run.
-        already: units that another attempt or run had committed.
-        failures: the last report of every unit that was given up.
-        left: units that remain to be done.
-        rows: rows that are ok, of the units this run committed.
-        invalid: rows whose image is invalid.
-        failed_rows: rows recorded as failures of committed units.
-        retries: attempts at units that failed.
-        losses: workers lost with their machine.
-        seconds: wall clock.
-        unit_seconds: seconds of workers in units, summed over all attempts that reported.
-    """
-
-    outcome: Outcome
-    committed: int
-    already: int
-    failures: tuple[UnitReport, ...]
-    left: int
-    rows: int
-    invalid: int
-    failed_rows: int
-    retries: int
-    losses: int
-    seconds: float
-    unit_seconds: float
-
-
 def run_units(
     backend: Backend,
-    derive: Derive,
+    planner: Planner,
     journal: Journal,
     on_progress: Callable[[Progress], None],
     stop: StopSwitch,
     *,
-    heartbeat: Callable[[], bool] = lambda: True,
+    side: SideWork | None = None,
+    limit: Callable[[], int | None] = lambda: None,
+    alive: Callable[[], bool] = lambda: True,
     max_failures: int | None = None,
     patience: Patience | None = None,
-    requests: Requests | None = None,
+    ledger: Ledger | None = None,
 ) -> RunSummary:
     """Runs units until none is left, or it has to stop.
 
-    The backend's workers are ended when this returns or raises; the backend itself stays for its owner to shut down.
+    The backend's workers are ended when this returns or raises; the backend itself stays for its owner to shut down,
+    and so does the side work, of which nothing is left where the run was not stopped at once.
 
     Args:
         backend: where workers run.
-        derive: called with no units for those to begin with, then with the units that were settled since the last call,
-            in this thread; returns the units that follow from them. Units that are already known are ignored.
+        planner: says which units there are; called in this thread, as long as it may be asked for more with every turn.
         journal: keeps attempts and failures beyond the life of this process.
         on_progress: called a few times a second, in this thread.
         stop: pressed by signal handlers.
-        heartbeat: called with every turn of the loop, that is every half second or unit; returns False when the results
+        side: runs beside the loop what the planner submits; units follow from it, too. None where it submits nothing.
+        limit: asked with every turn how many workers there may be; 0 pauses, None is as many as the backend says.
+        alive: asked with every turn of the loop, that is every half second or unit; returns False when the results
             folder belongs to another driver now, whereupon everything stops and nothing more is written.
         max_failures: units that may be given up before the run stops; 0 stops at the first, None never.
         patience: after how long a worker is stuck.
-        requests: called with every turn of the loop for units that others ask for meanwhile; until it returns None,
-            workers are kept however little there is to do.
+        ledger: keeps what workers spend their time on, and ends the run when enough is used; None keeps nothing.
 
     Returns:
         How it ended.
@@ -184,18 +132,23 @@ def run_units(
         BackendError: workers cannot be had.
         StoreError: nothing that workers compute can be stored.
     """
-    run = _Run(backend, derive, journal, max_failures, patience or Patience(), requests)
+    run = _Run(backend, planner, journal, side or SideWork(), limit, max_failures, patience or Patience(), ledger)
     outcome: Outcome | None = None
     try:
         run.begin()
         while outcome is None:
-            if not heartbeat():
+            if not alive():
                 outcome = "lease_lost"
                 break
             outcome = run.turn(stop)
             on_progress(run.progress())
+    except StoreError:
+        # Storage refuses whoever lost the lease; so may another driver's files.
+        if alive():
+            raise
+        outcome = "lease_lost"
     finally:
-        if outcome is None and not heartbeat():
+        if outcome is None and not alive():
             outcome = "lease_lost"
         run.end(outcome)
     return run.summary(outcome)
@@ -211,12 +164,16 @@ class _Tally:
     unit_seconds: float = 0.0
     expected_done: float = 0.0
     failures: list[UnitReport] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
 
     def settle(self, settled: Settled) -> None:
-        report = settled.report
+        report, stage = settled.report, settled.unit.stage
         if report.outcome == "failed":
             self.failures.append(report)
+            self.failed[stage] += 1
             return
+        self.done[stage] += 1
         if report.outcome == "already":
             self.already += 1
             return
@@ -233,72 +190,127 @@ class _Run:
     def __init__(
         self,
         backend: Backend,
-        derive: Derive,
+        planner: Planner,
         journal: Journal,
+        side: SideWork,
+        limit: Callable[[], int | None],
         max_failures: int | None,
         patience: Patience,
-        requests: Requests | None,
+        ledger: Ledger | None,
     ) -> None:
         charged = journal.previous()
         if backend.isolated:
             # Units cannot have killed that driver, so each deserves a try under this one.
             charged = {unit_id: min(attempts, MAX_ATTEMPTS - 1) for unit_id, attempts in charged.items()}
         self._backend = backend
-        self._derive = derive
+        self._planner = planner
         self._journal = journal
+        self._side = side
         self._patience = patience
-        self._requests = requests
-        self._scheduler = Scheduler(backend.workers, charged, max_failures)
+        self._asking = True
+        self._asked_limit = limit
+        self._limit = backend.workers
+        self._scheduler = Scheduler(self._limit, charged, max_failures)
         self._recorded: dict[str, int] | None = None
         self._tally = _Tally()
         self._since: dict[str, tuple[object, float]] = {}
         self._began = time.monotonic()
-        self._first_dispatch: float | None = None
+        self._pace = Pace()
+        self._dispatched = False
         self._stopping = False
+        self._ledger, self._meter = ledger, Meter()
+        self._recorded_usage = self._looked_at_budget = self._began
+        self._used_up = ""
 
     def begin(self) -> None:
-        self._scheduler.apply(UnitsAdded(tuple(self._derive(()))))
+        self._look_at_budget()
+        self._scheduler.apply(UnitsAdded(tuple(self._planner.begin())))
         self._settle()
+        self._ask()
+        self._scale()
         self._act()
 
     def turn(self, stop: StopSwitch) -> Outcome | None:
         if stop.now:
             return "stopped"
         if not self._over:
-            for event in self._backend.poll(POLL_SECONDS):
+            events = self._events()
+            self._scheduler.apply(Clock(time.monotonic() - self._began))
+            for event in events:
+                self._meter.note(event)
                 if isinstance(event, UnitDone):
                     self._tally.unit_seconds += event.report.seconds
                 self._scheduler.apply(event)
         if stop.pressed and not self._stopping:
-            self._stopping = True
-            self._scheduler.apply(StopRequested())
+            self._stop()
         self._watch()
+        self._scale()
+        self._account()
         self._settle()
         self._ask()
         self._act()
-        if self._scheduler.broken is not None:
-            raise BackendError(f"workers do not start: {self._scheduler.broken}")
+        if self._scheduler.broken is not None and not self._side.busy:
+            raise BackendError(self._scheduler.broken)
         if self._scheduler.unstorable is not None:
             raise StoreError(self._scheduler.unstorable)
         if not self._over:
             return None
         if self._scheduler.too_many_failures:
             return "too_many_failures"
-        return "stopped" if self._scheduler.left or self._requests is not None else "done"
+        if not self._scheduler.left and not self._asking:
+            return "done"
+        return "over_budget" if self._used_up else "stopped"
+
+    def _stop(self) -> None:
+        self._stopping = True
+        # Work beside the loop goes on: it takes no worker, and what follows from it is what is left.
+        self._scheduler.apply(StopRequested())
+
+    def _account(self) -> None:
+        """Records what workers spend their time on, and stops when enough is used."""
+        now = time.monotonic()
+        if self._ledger is not None and now >= self._recorded_usage + USAGE_SECONDS:
+            self._recorded_usage = now
+            self._ledger.record(self._meter.cut())
+        if now >= self._looked_at_budget + BUDGET_SECONDS:
+            self._looked_at_budget = now
+            self._look_at_budget()
+
+    def _look_at_budget(self) -> None:
+        if self._ledger is None or self._stopping:
+            return
+        self._used_up = self._ledger.used_up(self._meter.running)
+        if self._used_up:
+            self._stop()
 
     @property
     def _over(self) -> bool:
         stopping = self._stopping or self._scheduler.too_many_failures
-        return self._scheduler.over and (self._requests is None or stopping)
+        return self._scheduler.over and not self._side.busy and (not self._asking or stopping)
+
+    def _events(self) -> Sequence[BackendEvent]:
+        """Waits for something to happen at a worker, or beside the loop, but not for long."""
+        until = time.monotonic() + POLL_SECONDS
+        while self._side.busy:
+            events = self._backend.poll(0.0 if self._side.finished else WAKE_SECONDS)
+            if events or self._side.finished or time.monotonic() > until:
+                return events
+        return self._backend.poll(POLL_SECONDS)
+
+    def _scale(self) -> None:
+        """Takes note of how many workers there may be now."""
+        asked = self._asked_limit()
+        wanted = self._backend.most(asked, 0 if asked == 0 else self._scheduler.left)
+        if wanted != self._limit:
+            self._limit = wanted
+            self._scheduler.apply(LimitChanged(wanted))
 
     def _ask(self) -> None:
-        """Takes in what others ask for; when nobody will ask any more, idle workers may go."""
-        if self._requests is None:
+        """Takes in what others ask for."""
+        if not self._asking:
             return
-        wanted = self._requests()
-        if wanted is None:
-            self._requests = None
-        self._scheduler.keep_workers = self._requests is not None
+        wanted = self._planner.asked()
+        self._asking = wanted is not None
         self._scheduler.apply(UnitsAdded(tuple(wanted or ())))
 
     def end(self, outcome: Outcome | None) -> None:
@@ -308,14 +320,17 @@ class _Run:
             return  # the journal is its new owner's
         # This process lives, so nothing in flight has killed it. After an error the storage may refuse to note that.
         with suppress(StoreError) if outcome is None else nullcontext():
-            self._record({} if outcome == "done" else self._scheduler.attempts())
+            if self._ledger is not None:
+                self._ledger.record(self._meter.cut())
+            self._record(self._scheduler.attempts())
 
     def progress(self) -> Progress:
         tally, now = self._tally, time.monotonic()
         rows = tally.rows + tally.invalid
-        working = now - self._first_dispatch if self._first_dispatch is not None else 0.0
+        if self._dispatched:
+            self._pace.note(now, rows, tally.expected_done)
         bound, pending = self._scheduler.worker_counts()
-        eta = working * self._scheduler.seconds_left / tally.expected_done if tally.expected_done else None
+        left, stopping = self._scheduler.left_by_stage, self._stopping or self._scheduler.too_many_failures
         return Progress(
             done=tally.committed + tally.already,
             failed=len(tally.failures),
@@ -327,9 +342,16 @@ class _Run:
             retries=self._scheduler.failed_attempts,
             losses=self._scheduler.losses,
             seconds=now - self._began,
-            rate=rows / working if working else 0.0,
-            eta_seconds=eta,
-            stopping=self._stopping or self._scheduler.too_many_failures,
+            rate=self._pace.rate(now),
+            eta_seconds=None if stopping else self._pace.seconds_for(self._scheduler.seconds_left, now),
+            stopping=stopping,
+            used_up=self._used_up,
+            limit=self._limit,
+            loading=tuple(sorted(set(self._scheduler.loading().values()))),
+            stages={
+                name: StageProgress(tally.done[name], tally.failed[name], left.get(name, 0))
+                for name in dict.fromkeys([*tally.done, *tally.failed, *left])
+            },
         )
 
     def summary(self, outcome: Outcome) -> RunSummary:
@@ -347,6 +369,7 @@ class _Run:
             losses=self._scheduler.losses,
             seconds=time.monotonic() - self._began,
             unit_seconds=tally.unit_seconds,
+            used_up=self._used_up,
         )
 
     def _watch(self) -> None:
@@ -369,10 +392,11 @@ class _Run:
                 )
 
     def _settle(self) -> None:
+        self._scheduler.apply(UnitsAdded(tuple(self._side.take())))
         while settled := [self._judged(item) for item in self._scheduler.take_settled()]:
             for item in settled:
                 self._tally.settle(item)
-            self._scheduler.apply(UnitsAdded(tuple(self._derive(settled))))
+            self._scheduler.apply(UnitsAdded(tuple(self._planner.settled(settled))))
 
     def _judged(self, item: Settled) -> Settled:
         """Gives a failed unit up, unless one of its attempts has committed it and could not say so."""
@@ -381,6 +405,8 @@ class _Run:
         return item
 
     def _act(self) -> None:
+        # When nobody will ask for anything any more, idle workers may go.
+        self._scheduler.keep_workers = self._asking or self._side.awaited
         actions = self._scheduler.decide()
         # Before anything goes out: a unit that takes this process down must be found charged for it.
         self._record(self._scheduler.attempts())
@@ -393,13 +419,17 @@ class _Run:
             self._recorded = attempts
 
     def _execute(self, action: Action) -> None:
+        self._meter.note(action)
         match action:
-            case StartWorker(worker, needs):
-                self._backend.start_worker(worker, needs)
+            case StartWorker(worker, needs, avoid):
+                self._backend.start_worker(worker, needs, avoid)
             case Bind(worker, model):
                 self._backend.bind(worker, model)
-            case Dispatch(worker, unit, attempt, row_by_row):
-                self._first_dispatch = self._first_dispatch or time.monotonic()
-                self._backend.dispatch(worker, unit, attempt, row_by_row)
+            case Dispatch(worker, unit, attempt):
+                if not self._dispatched:
+                    # The pace is that of units, not of what comes before the first one.
+                    self._dispatched = True
+                    self._pace.note(time.monotonic(), 0, 0.0)
+                self._backend.dispatch(worker, unit, attempt)
             case KillWorker(worker):
                 self._backend.kill(worker)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from loco_core.errors import LocoError
+from orchestrator.scheduler.needs import Node, WorkerNeeds
 
-UnitKind = Literal["encode", "sweep", "fit", "evaluate", "trace", "probe"]
 OUT_OF_MEMORY = "OutOfMemoryError"
 """The error type of a unit whose batches do not fit into a worker's memory, as torch and this project name it."""
 UnitOutcome = Literal["committed", "already", "failed", "unstored"]
@@ -23,39 +23,43 @@ class BackendError(LocoError):
 
 
 @dataclass(frozen=True)
-class WorkerNeeds:
-    """What a worker of a model needs of its machine.
-
-    Attributes:
-        gpus: whole GPUs of one machine; 0 runs on the CPU, None on one GPU where there is any.
-        labels: labels that the machine must carry, as (key, value) pairs.
-    """
-
-    gpus: int | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
 class Unit:
     """A piece of work that is done whole or not at all.
 
     Attributes:
         unit_id: its name in the store; the same work has the same name in every run.
-        kind: which step of the pipeline it belongs to.
+        stage: name of the stage that planned it, whose work a worker does.
         model: what the worker has to load; a worker takes all its units from one model while there are any.
         order: where it stands in the plan; lower goes out first.
         expected_seconds: from the cost table; weighs progress, and tells a slow unit from a stuck one.
-        payload: what the worker computes it from; frozen and picklable, the scheduler never looks at it.
+        payload: what its stage's work computes it from; frozen and picklable, the scheduler never looks at it.
         needs: what its worker needs.
+        block: name of what units have in common that a worker keeps in memory; a worker stays with it while there are
+            units of it. Empty where there is nothing to keep.
     """
 
     unit_id: str
-    kind: UnitKind
+    stage: str
     model: str
     order: int
     expected_seconds: float
     payload: Any = field(compare=False, repr=False)
-    needs: WorkerNeeds = WorkerNeeds()
+    needs: WorkerNeeds = field(default_factory=WorkerNeeds)
+    block: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a unit.
+
+    Attributes:
+        number: from 1; stands in the provenance columns.
+        row_by_row: whether earlier attempts failed: rows are computed one at a time at the frozen batch shape, those
+            that work are committed, and those that do not are recorded as failures.
+    """
+
+    number: int
+    row_by_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,11 @@ class UnitReport:
         error_type: class of the exception, if it failed.
         error: its message, on one line.
         seconds: wall clock of the attempt on its worker.
+        scoring: seconds of these in which pictures were scored.
+        committing: seconds of these in which results were written.
         worker: name of the worker that ran it.
+        reported: what the work tells its stage, such as the numbers that localizers read; None where another attempt
+            had committed the unit, which the stage then reads from the store.
     """
 
     unit_id: str
@@ -85,20 +93,21 @@ class UnitReport:
     error_type: str | None = None
     error: str | None = None
     seconds: float = 0.0
+    scoring: float = 0.0
+    committing: float = 0.0
     worker: str = ""
+    reported: Any = field(default=None, compare=False, repr=False)
 
 
 class Worker(Protocol):
     """Runs units of one model and commits their results to the store itself."""
 
-    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
-        """Computes a unit and commits it, unless it is committed already; whatever it raises is a failed attempt.
+    def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
+        """Computes a unit and commits it; the first commit of a unit stands. Whatever it raises is a failed attempt.
 
         Args:
             unit: what to do.
-            attempt: from 1, for the provenance columns.
-            row_by_row: earlier attempts failed: compute the rows one at a time at the frozen batch shape, commit those
-                that work, and record those that do not as failures.
+            attempt: which attempt it is, and how rows are computed.
         """
         ...
 
@@ -109,16 +118,45 @@ MakeWorker = Callable[[str], Worker]
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """A worker's process runs; it carries no model yet."""
+    """A worker's process runs; it carries no model yet.
+
+    Attributes:
+        worker: the worker.
+        node: where it runs.
+        gpus: how many GPUs it holds; None where that shows when it has loaded a model.
+        seconds: how long it was there before it could say so.
+    """
 
     worker: str
+    node: Node = field(default_factory=Node)
+    gpus: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class WorkerRefused:
+    """A worker that was asked for will never come: no machine can hold it.
+
+    Attributes:
+        worker: the worker; its backend has forgotten it.
+        error: why.
+    """
+
+    worker: str
+    error: str
 
 
 @dataclass(frozen=True)
 class WorkerBound:
-    """A worker has loaded the model that it was told to."""
+    """A worker has loaded the model that it was bound to.
+
+    Attributes:
+        worker: the worker.
+        device: name of its device, such as ``cpu`` or the name of a GPU.
+    """
 
     worker: str
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,7 +206,7 @@ class UnitDone:
     report: UnitReport
 
 
-BackendEvent = WorkerReady | WorkerBound | BindFailed | WorkerLost | WorkerDraining | UnitDone
+BackendEvent = WorkerReady | WorkerRefused | WorkerBound | BindFailed | WorkerLost | WorkerDraining | UnitDone
 
 
 @dataclass(frozen=True)
@@ -191,15 +229,44 @@ class StopRequested:
     """No new units; those that are running may finish."""
 
 
-Event = BackendEvent | WorkerStuck | UnitsAdded | StopRequested
+@dataclass(frozen=True)
+class Clock:
+    """Time has passed.
+
+    Attributes:
+        seconds: time on a clock that never goes back.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LimitChanged:
+    """There may be more workers now, or fewer; those that are too many finish the unit that they run.
+
+    Attributes:
+        workers: how many there may be at once; 0 pauses.
+    """
+
+    workers: int
+
+
+Event = BackendEvent | WorkerStuck | UnitsAdded | StopRequested | Clock | LimitChanged
 
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Ask for a worker without a model; it may be pending for as long as the machine or cluster has no room."""
+    """Ask for a worker without a model; it may be pending for as long as the machine or cluster has no room.
+
+    Attributes:
+        worker: name of the worker.
+        needs: what it needs of its machine.
+        avoid: names of machines that it may not be on.
+    """
 
     worker: str
     needs: WorkerNeeds
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -216,8 +283,7 @@ class Dispatch:
 
     worker: str
     unit: Unit
-    attempt: int
-    row_by_row: bool
+    attempt: Attempt
 
 
 @dataclass(frozen=True)
@@ -241,7 +307,7 @@ class Settled:
 class Backend(Protocol):
     """Where workers run. The scheduler decides, a backend obeys and reports.
 
-    A worker runs what it is told in order, one thing at a time. Commands return at once; a backend raises BackendError
+    A worker runs its commands in order, one thing at a time. Commands return at once; a backend raises BackendError
     only when it can give no such worker at all.
     """
 
@@ -255,15 +321,30 @@ class Backend(Protocol):
         """Whether units run in processes of their own, so that no unit can take this process down."""
         ...
 
-    def start_worker(self, worker: str, needs: WorkerNeeds) -> None:
-        """Asks for a worker; WorkerReady follows when it runs."""
+    def most(self, asked: int | None, left: int) -> int:
+        """Returns how many workers there may be at once from now on; asked with every turn of the loop.
+
+        Args:
+            asked: number that somebody has asked for meanwhile; None where nobody has.
+            left: number of units that are left: who shares the machines need not leave more for others.
+        """
+        ...
+
+    def start_worker(self, worker: str, needs: WorkerNeeds, avoid: frozenset[str]) -> None:
+        """Asks for a worker; WorkerReady follows when it runs, or WorkerRefused when no machine can hold it.
+
+        Args:
+            worker: name of the worker.
+            needs: what it needs; its backend need not look at the memory of a GPU.
+            avoid: names of machines, as they were reported, that it may not be on.
+        """
         ...
 
     def bind(self, worker: str, model: str) -> None:
         """Makes a worker load a model; WorkerBound or BindFailed follows."""
         ...
 
-    def dispatch(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> None:
+    def dispatch(self, worker: str, unit: Unit, attempt: Attempt) -> None:
         """Queues a unit at a worker; UnitDone or WorkerLost follows."""
         ...
 
@@ -277,6 +358,22 @@ class Backend(Protocol):
 
     def shutdown(self) -> None:
         """Ends all workers and whatever was started for them. May be called twice."""
+        ...
+
+
+class Planner(Protocol):
+    """Says which units there are, and which follow. Units that are known already are ignored."""
+
+    def begin(self) -> Sequence[Unit]:
+        """Returns the units to begin with; called once."""
+        ...
+
+    def settled(self, done: Sequence[Settled]) -> Sequence[Unit]:
+        """Takes note of units that were settled since the last call, and returns those that follow."""
+        ...
+
+    def asked(self) -> Sequence[Unit] | None:
+        """Returns units that others ask for meanwhile; None when nobody will ask any more, and idle workers may go."""
         ...
 
 

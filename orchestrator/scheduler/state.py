@@ -6,22 +6,20 @@ driver can add the units that follow from an event before idle workers are let g
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
+from orchestrator.scheduler.needs import Node, WorkerNeeds
 from orchestrator.scheduler.protocol import (
     OUT_OF_MEMORY,
     Action,
-    Bind,
     BindFailed,
-    Dispatch,
+    Clock,
     Event,
     KillWorker,
+    LimitChanged,
     Settled,
-    StartWorker,
     StopRequested,
     Unit,
     UnitDone,
@@ -30,67 +28,30 @@ from orchestrator.scheduler.protocol import (
     WorkerBound,
     WorkerDraining,
     WorkerLost,
-    WorkerNeeds,
     WorkerReady,
+    WorkerRefused,
     WorkerStuck,
 )
+from orchestrator.scheduler.roster import MAX_ATTEMPTS, Roster
+from orchestrator.scheduler.suitability import MAX_TRIES, Group
+from orchestrator.scheduler.waiting import Member, Task
 
-MAX_ATTEMPTS = 3
-"""Attempts at a unit before it is given up; the last one goes row by row."""
 MAX_LOSSES = 10
 """Machines that may be lost under a unit, or attempts that may not be stored, before these count as attempts: the unit
 may be what causes them."""
-MAX_TRIES = 3
-"""How often in a row, per worker, a process may fail to start, a model to load, or a unit to be stored."""
+MAX_MISFITS = 10
+"""Machines in a row, and two per worker, that may not do before no more are asked for for a while."""
 MAX_STREAK = 2
 """Failed units in a row after which a worker's process is replaced: its memory or its device may be what is broken."""
-QUEUE = 2
-"""Units at a worker: the one it runs and the next, so that it need not wait while a report travels."""
-
-Group = tuple[WorkerNeeds, str]
-
-
-@dataclass(eq=False)
-class _Task:
-    unit: Unit
-    attempts: int
-    losses: int = 0
-    open: bool = True
-    holders: int = 0
-    raced: bool = False
-
-    @property
-    def group(self) -> Group:
-        return self.unit.needs, self.unit.model
-
-
-@dataclass(eq=False)
-class _Worker:
-    name: str
-    needs: WorkerNeeds
-    phase: Literal["starting", "ready", "loading", "bound"] = "starting"
-    model: str = ""
-    queue: list[_Task] = field(default_factory=list)
-    leaving: bool = False
-    streak: int = 0
-
-    @property
-    def group(self) -> Group:
-        return self.needs, self.model
-
-    @property
-    def unfed(self) -> bool:
-        """Whether it will take a unit that it does not have yet."""
-        return self.phase != "bound" and not self.leaving
 
 
 class Scheduler:
     """Which worker does what next.
 
     Units go out in the order of the plan, one that failed as soon as a worker is free: where everything fails, that
-    shows after a few. A worker stays with its model while there are units of it. A unit that fails, or whose worker
-    dies, has used up an attempt; one whose machine is taken away has not. When nothing waits any more, idle workers run
-    what is still at others a second time (the first commit wins), or are let go.
+    shows after a few. A worker stays with its model while there are units of it, and so with its block. A unit that
+    fails, or whose worker dies, has used up an attempt; one whose machine is taken away has not. When nothing waits any
+    more, idle workers run what is still at others a second time (the first commit wins), or are let go.
 
     Args:
         workers: how many there may be at once.
@@ -105,16 +66,15 @@ class Scheduler:
         self._charged = dict(charged or {})
         self._max_failures = max_failures
         self._known: set[str] = set()
-        self._open = 0
-        self._retried: dict[str, _Task] = {}
-        self._waiting: dict[Group, list[tuple[int, str, _Task]]] = {}
-        self._workers: dict[str, _Worker] = {}
-        self._started = 0
+        self._open: Counter[str] = Counter()
+        self._retried: dict[str, Task] = {}
+        self._roster = Roster(workers)
+        self._workers = self._roster.members
         self._start_failures = 0
         self._store_failures = 0
-        self._load_failures: Counter[Group] = Counter()
+        self._suitability = self._roster.suitability
+        self._largest: set[Group] = set()
         self._unloadable: dict[Group, BindFailed] = {}
-        self._too_large: Counter[Group] = Counter()
         self._kills: list[KillWorker] = []
         self._settled: list[Settled] = []
         self._failures = 0
@@ -123,6 +83,8 @@ class Scheduler:
         self._seconds_left = 0.0
         self._stopping = False
         self._broken: str | None = None
+        self._stuck: str | None = None
+        self._misfits: Counter[WorkerNeeds] = Counter()
         self._unstorable: str | None = None
         self.keep_workers = False
         """Whether workers stay when there is nothing for them to do: more is about to be asked for."""
@@ -130,12 +92,17 @@ class Scheduler:
     @property
     def over(self) -> bool:
         """Whether there is nothing left to do or to wait for."""
-        return not self._open or (self._stopping and not any(w.queue for w in self._workers.values()))
+        return not self.left or (self._stopping and not any(w.queue for w in self._workers.values()))
 
     @property
     def left(self) -> int:
         """Units that are neither committed nor given up."""
-        return self._open
+        return self._open.total()
+
+    @property
+    def left_by_stage(self) -> Mapping[str, int]:
+        """The same by the stage that a unit is of; those without any are left out."""
+        return +self._open
 
     @property
     def too_many_failures(self) -> bool:
@@ -159,13 +126,18 @@ class Scheduler:
 
     @property
     def broken(self) -> str | None:
-        """Why no worker can be had, if so: the error of the last one that did not start."""
-        return self._broken
+        """Why no worker can be had for what is left, if so."""
+        return self._broken or self._stuck
 
     @property
     def unstorable(self) -> str | None:
         """Why nothing can be stored, if so: the error of the last worker that could not."""
         return self._unstorable
+
+    @property
+    def now(self) -> float:
+        """Seconds on the clock that it was last shown."""
+        return self._suitability.now
 
     def worker_counts(self) -> tuple[int, int]:
         """Returns how many workers have a model, and how many are starting or loading."""
@@ -187,7 +159,8 @@ class Scheduler:
         return used | {task.unit.unit_id: task.attempts + 1 for task in heads if task.open}
 
     def take_settled(self) -> list[Settled]:
-        """Returns the units settled since the last call."""
+        """Returns the units settled since the last call; gives up models that cannot run first."""
+        self._conclude()
         settled, self._settled = self._settled, []
         return settled
 
@@ -199,21 +172,28 @@ class Scheduler:
                     self._add(unit)
             case StopRequested():
                 self._stop()
+            case LimitChanged(workers):
+                self._limit = workers
+                for member in self._roster.limit_to(workers):
+                    member.leaving = True
+            case Clock(seconds):
+                self._suitability.now = max(self._suitability.now, seconds)
             case _ if (worker := self._workers.get(event.worker)) is not None:
                 self._apply_to(worker, event)
 
-    def _apply_to(self, worker: _Worker, event: Event) -> None:
+    def _apply_to(self, worker: Member, event: Event) -> None:
         match event:
-            case WorkerReady():
-                worker.phase = "ready"
-                self._start_failures = 0
-            case WorkerBound():
+            case WorkerReady(_, node):
+                self._ready(worker, node)
+            case WorkerRefused(_, error):
+                self._suitability.refuse(worker.needs, worker.avoid, error)
+                self._remove(worker)
+            case WorkerBound() if worker.group is not None:
                 worker.phase = "bound"
-                self._load_failures.pop(worker.group, None)
+                self._suitability.loaded(worker.where, worker.group)
             case BindFailed():
-                group = worker.group
-                worker.phase, worker.model = "ready", ""
-                self._load_failed(group, event)
+                self._load_failed(worker, event)
+                worker.phase, worker.group = "ready", None
             case UnitDone(_, report):
                 self._done(worker, report)
             case WorkerDraining():
@@ -226,13 +206,25 @@ class Scheduler:
             case WorkerLost(_, _, error):
                 self._lost_machine(worker, error)
 
+    def _ready(self, worker: Member, node: Node) -> None:
+        worker.phase, worker.node = "ready", node
+        self._start_failures = 0
+        self._suitability.see(node, worker.needs)
+        fits = self._roster.fits(worker)
+        self._misfits[worker.needs] = 0 if fits else self._misfits[worker.needs] + 1
+        if node.name in worker.avoid:
+            self._suitability.refuse(worker.needs, worker.avoid, "there is no other machine")
+        elif self._misfits[worker.needs] > MAX_MISFITS + 2 * self._limit:
+            # An autoscaler goes on adding machines of the same type.
+            self._suitability.refuse(worker.needs, frozenset(), f"{self._misfits[worker.needs]} machines did not do")
+
     def _add(self, unit: Unit) -> None:
         if unit.unit_id in self._known:
             return
         self._known.add(unit.unit_id)
-        self._open += 1
+        self._open[unit.stage] += 1
         self._seconds_left += unit.expected_seconds
-        task = _Task(unit, self._charged.pop(unit.unit_id, 0))
+        task = Task(unit, self._charged.pop(unit.unit_id, 0))
         if task.attempts:
             self._retried[unit.unit_id] = task
         if task.attempts >= MAX_ATTEMPTS:
@@ -240,7 +232,7 @@ class Scheduler:
         else:
             self._wait(task)
 
-    def _done(self, worker: _Worker, report: UnitReport) -> None:
+    def _done(self, worker: Member, report: UnitReport) -> None:
         task = next((task for task in worker.queue if task.unit.unit_id == report.unit_id), None)
         if task is None:
             return
@@ -248,28 +240,32 @@ class Scheduler:
         task.holders -= 1
         failed = report.outcome in ("failed", "unstored")
         self._store_failures = self._store_failures + 1 if report.outcome == "unstored" else 0
-        if self._store_failures >= MAX_TRIES * self._limit:
+        if self._store_failures >= MAX_TRIES * max(self._limit, 1):
             self._unstorable = report.error
         if task.open and report.outcome == "unstored" and self._spared(task):
             self._wait(task)
         elif task.open and failed:
-            self._charge(task, replace(report, outcome="failed"))
-            self._note_memory(worker, report)
+            self._failed(worker, task, replace(report, outcome="failed"))
         elif task.open:
             self._settle(task, report)
-            self._too_large.pop(task.group, None)
-        worker.streak = worker.streak + 1 if failed else 0
-        if worker.leaving or worker.streak >= MAX_STREAK:
+            if worker.group is not None:
+                self._suitability.ran(worker.where, worker.group)
+        worker.failed, worker.done = (worker.failed + 1, 0) if failed else (0, worker.done + 1)
+        if worker.leaving or worker.failed >= MAX_STREAK:
             self._kill(worker)
 
-    def _died(self, worker: _Worker, error_type: str, error: str) -> None:
+    def _died(self, worker: Member, error_type: str, error: str) -> None:
         """A worker is gone through its own fault or that of what it was at."""
         if worker.phase == "starting":
             self._start_failures += 1
-            if self._start_failures >= MAX_TRIES * self._limit:
-                self._broken = error
+            if self._start_failures >= MAX_TRIES * max(self._limit, 1):
+                why = f"workers do not start: {error}"
+                if any(w.phase != "starting" for w in self._workers.values()):
+                    self._suitability.refuse(worker.needs, frozenset(), why)
+                else:
+                    self._broken = why
         elif worker.phase == "loading":
-            self._load_failed(worker.group, BindFailed(worker.name, error_type, error))
+            self._load_failed(worker, BindFailed(worker.name, error_type, error))
         elif worker.queue:
             task = worker.queue.pop(0)
             task.holders -= 1
@@ -277,53 +273,86 @@ class Scheduler:
                 self._charge(task, _failed(task, error_type, error, worker.name))
         self._remove(worker)
 
-    def _lost_machine(self, worker: _Worker, error: str) -> None:
+    def _lost_machine(self, worker: Member, error: str) -> None:
         self._losses += 1
+        self._suitability.lose(worker.where.name)
         if worker.queue and not self._spared(worker.queue[0]):
             self._died(worker, "WorkerLost", error)
             return
         self._remove(worker)
 
-    def _spared(self, task: _Task) -> bool:
+    def _spared(self, task: Task) -> bool:
         """Counts a loss that is not a unit's fault; tells whether there were too few of them to doubt that."""
         task.losses += 1
         return task.losses <= MAX_LOSSES
 
-    def _note_memory(self, worker: _Worker, report: UnitReport) -> None:
-        """Gives a model's units up where all that is tried runs out of memory: at its batch size it does not fit."""
-        if report.error_type != OUT_OF_MEMORY:
+    def _failed(self, worker: Member, task: Task, report: UnitReport) -> None:
+        """A unit failed; one that ran out of memory is not charged while another type of GPU may have room for it."""
+        if report.error_type != OUT_OF_MEMORY or worker.group is None:
+            self._charge(task, report)
             return
-        self._too_large[worker.group] += 1
-        if self._too_large[worker.group] >= MAX_TRIES * self._limit:
-            self._cannot_run(worker.group, BindFailed(worker.name, OUT_OF_MEMORY, report.error or ""))
-
-    def _load_failed(self, group: Group, failure: BindFailed) -> None:
-        self._load_failures[group] += 1
-        if self._load_failures[group] < MAX_TRIES * self._limit:
-            return
-        if failure.unstored:
-            self._unstorable = failure.error
-        else:
-            self._cannot_run(group, failure)
-
-    def _cannot_run(self, group: Group, failure: BindFailed) -> None:
-        self._unloadable[group] = failure
-        for *_, task in self._waiting.pop(group, []):
+        failure = BindFailed(worker.name, OUT_OF_MEMORY, report.error or "")
+        alike = [w for w in self._workers.values() if w.group == worker.group and w.where.kind == worker.where.kind]
+        # Tried again where it has run out before, a unit says nothing about others.
+        if not task.last_resort and self._suitability.ran_out(worker.where, worker.group, len(alike), failure):
+            for member in alike:
+                member.leaving = True
+        elsewhere = self._raise_needs(task, worker.where, failure) if not task.holders else False
+        unknown = worker.where.gpu_memory is None and not self._suitability.has_run(worker.where, worker.group)
+        if (elsewhere or unknown) and self._spared(task):
             self._wait(task)
+        else:
+            self._charge(task, report)
 
-    def _kill(self, worker: _Worker) -> None:
+    def _raise_needs(self, task: Task, node: Node, failure: BindFailed) -> bool:
+        """Asks for a GPU with more memory for a unit; tells whether there may be one."""
+        if node.gpu_memory is None:
+            return False
+        needs = replace(task.needs, min_gpu_memory=node.gpu_memory + 1)
+        group = needs, task.unit.model
+        if group in self._largest and not self._suitability.fits_somewhere(group):
+            task.last_resort = True
+            return False
+        task.needs = needs
+        self._suitability.needs_more(group, failure)
+        return True
+
+    def _load_failed(self, worker: Member, failure: BindFailed) -> None:
+        if worker.group is not None:
+            self._suitability.load_failed(worker.where, worker.group, failure)
+
+    def _conclude(self) -> None:
+        """Gives up models that nobody has and that failed wherever they can be tried."""
+        for group, failure in self._roster.hopeless():
+            if failure.unstored:
+                self._unstorable = failure.error
+                continue
+            tasks = self._roster.waiting.clear(group)
+            if any(task.needs != task.unit.needs for task in tasks):
+                # No GPU is larger: these units are tried, and charged, where they ran out of memory.
+                self._largest.add(group)
+            else:
+                self._unloadable[group] = failure
+            for task in tasks:
+                task.needs, task.last_resort = task.unit.needs, True
+                self._wait(task)
+
+    def _kill(self, worker: Member) -> None:
         self._kills.append(KillWorker(worker.name))
         self._remove(worker)
 
-    def _remove(self, worker: _Worker) -> None:
+    def _remove(self, worker: Member) -> None:
         """Forgets a worker; what it held waits again, uncharged."""
         del self._workers[worker.name]
+        if worker.group is not None:
+            self._suitability.leave(worker.group)
+        self._roster.waiting.leave(worker)
         for task in worker.queue:
             task.holders -= 1
             if task.open:
                 self._wait(task)
 
-    def _wait(self, task: _Task) -> None:
+    def _wait(self, task: Task) -> None:
         """Queues a task, unless another worker is at it too or its model does not load."""
         if task.holders:
             return
@@ -331,10 +360,9 @@ class Scheduler:
         if failure is not None:
             self._give_up(task, _failed(task, failure.error_type, failure.error))
             return
-        heap = self._waiting.setdefault(task.group, [])
-        heapq.heappush(heap, (task.unit.order, task.unit.unit_id, task))
+        self._roster.waiting.push(task)
 
-    def _charge(self, task: _Task, report: UnitReport) -> None:
+    def _charge(self, task: Task, report: UnitReport) -> None:
         """Counts a failed attempt; both copies of a raced unit are one, and the second to end decides."""
         if task.holders:
             return
@@ -347,15 +375,15 @@ class Scheduler:
         else:
             self._give_up(task, report)
 
-    def _give_up(self, task: _Task, report: UnitReport) -> None:
+    def _give_up(self, task: Task, report: UnitReport) -> None:
         self._failures += 1
         self._settle(task, report)
         if self.too_many_failures:
             self._stop()
 
-    def _settle(self, task: _Task, report: UnitReport) -> None:
+    def _settle(self, task: Task, report: UnitReport) -> None:
         task.open = False
-        self._open -= 1
+        self._open[task.unit.stage] -= 1
         self._seconds_left -= task.unit.expected_seconds
         self._retried.pop(task.unit.unit_id, None)
         self._settled.append(Settled(task.unit, report))
@@ -372,10 +400,24 @@ class Scheduler:
             if worker.leaving and not (worker.queue and worker.queue[0].open):
                 self._kill(worker)
         if not self._stopping:
-            actions += [*self._feed(), *self._prefetch(), *self._start()]
-            if not self.keep_workers:
-                self._release_pending()
+            self._roster.claim()
+            actions += [*self._feed(), *self._roster.prefetch()]
+            for worker in [] if self.keep_workers and not self._roster.waiting else self._roster.superfluous():
+                self._kill(worker)
+            actions += self._roster.start()
+            self._stuck = None if self._workers or not self._limit else self._roster.stuck()
         return [*actions, *self._take_kills()]
+
+    def _feed(self) -> Iterator[Action]:
+        """Gives every worker that has nothing a unit of its model, another model, a second copy, or leave."""
+        for worker in [w for w in self._workers.values() if w.idle]:
+            # What is about to be asked for is worth more than a second copy of what runs.
+            action = self._roster.feed(worker, race=not self.keep_workers)
+            if action is not None:
+                yield action
+            elif not self.keep_workers or self._roster.waiting:
+                # What waits is not for this worker, which may stand in the way of another one.
+                self._kill(worker)
 
     def close(self) -> list[KillWorker]:
         """Lets go of all workers; units that they were at are not charged."""
@@ -387,95 +429,7 @@ class Scheduler:
         kills, self._kills = self._kills, []
         return kills
 
-    def _feed(self) -> Iterator[Action]:
-        """Gives every worker that has nothing a unit of its model, another model, a second copy, or leave."""
-        for worker in list(self._workers.values()):
-            if worker.queue or worker.phase in ("starting", "loading"):
-                continue
-            if worker.phase == "bound" and worker.group in self._waiting:
-                yield self._send(worker, self._pop(worker.group))
-            elif (group := self._next_model(worker.needs)) is not None:
-                worker.phase, worker.model = "loading", group[1]
-                yield Bind(worker.name, worker.model)
-            elif self.keep_workers:
-                # What is about to be asked for is worth more than a second copy of what runs.
-                continue
-            elif (task := self._raceable(worker)) is not None:
-                task.raced = True
-                yield self._send(worker, task)
-            else:
-                self._kill(worker)
 
-    def _prefetch(self) -> Iterator[Action]:
-        """Gives busy workers their next unit, if workers that are on their way leave any."""
-        for worker in self._workers.values():
-            if worker.leaving or not 0 < len(worker.queue) < QUEUE:
-                continue
-            unfed = sum(self._may_take(other, worker.group) for other in self._workers.values())
-            if self._count(worker.group) > unfed:
-                yield self._send(worker, self._pop(worker.group))
-
-    def _start(self) -> Iterator[Action]:
-        """Asks for as many workers as there is work for, the plan's first needs first."""
-        first: dict[WorkerNeeds, int] = {}
-        waiting: Counter[WorkerNeeds] = Counter()
-        for (needs, _), heap in self._waiting.items():
-            first[needs] = min(first.get(needs, heap[0][0]), heap[0][0])
-            waiting[needs] += len(heap)
-        room = self._limit - sum(not w.leaving for w in self._workers.values())
-        for needs in sorted(first, key=lambda n: first[n]):
-            missing = waiting[needs] - sum(w.unfed and w.needs == needs for w in self._workers.values())
-            for _ in range(min(room, missing)):
-                self._started += 1
-                worker = _Worker(f"worker-{self._started:03d}", needs)
-                self._workers[worker.name] = worker
-                room -= 1
-                yield StartWorker(worker.name, needs)
-
-    def _release_pending(self) -> None:
-        """Lets go of workers that have not started and would find nothing to do; the last asked for go first."""
-        for needs in {w.needs for w in self._workers.values()}:
-            waiting = sum(len(heap) for group, heap in self._waiting.items() if group[0] == needs)
-            unfed = [w for w in self._workers.values() if w.unfed and w.needs == needs]
-            pending = [w for w in unfed if w.phase == "starting"]
-            for worker in pending[max(0, waiting - (len(unfed) - len(pending))) :]:
-                self._kill(worker)
-
-    def _next_model(self, needs: WorkerNeeds) -> Group | None:
-        """Of the models with more units than workers loading them the one with the fewest workers, then the first."""
-        holding = Counter(w.group for w in self._workers.values() if not w.leaving)
-        loading = Counter(w.group for w in self._workers.values() if w.phase == "loading")
-        choices = [g for g in self._waiting if g[0] == needs and self._count(g) > loading[g]]
-        return min(choices, key=lambda g: (holding[g], self._waiting[g][0][0]), default=None)
-
-    def _raceable(self, worker: _Worker) -> _Task | None:
-        """A unit at another worker that this one may run too: first one that still queues there, then one that runs."""
-        queues = [w.queue for w in self._workers.values() if w is not worker and w.group == worker.group]
-        for task in [*(t for queue in queues for t in queue[1:]), *(queue[0] for queue in queues if queue)]:
-            # A unit that has failed before may be what kills workers.
-            if task.open and not task.attempts and not task.raced and worker.phase == "bound":
-                return task
-        return None
-
-    def _may_take(self, worker: _Worker, group: Group) -> bool:
-        return worker.unfed and worker.needs == group[0] and worker.model in ("", group[1])
-
-    def _count(self, group: Group) -> int:
-        return len(self._waiting.get(group, ()))
-
-    def _pop(self, group: Group) -> _Task:
-        heap = self._waiting[group]
-        task = heapq.heappop(heap)[-1]
-        if not heap:
-            del self._waiting[group]
-        return task
-
-    def _send(self, worker: _Worker, task: _Task) -> Dispatch:
-        worker.queue.append(task)
-        task.holders += 1
-        return Dispatch(worker.name, task.unit, task.attempts + 1, task.attempts + 1 >= MAX_ATTEMPTS)
-
-
-def _failed(task: _Task, error_type: str, error: str, worker: str = "") -> UnitReport:
+def _failed(task: Task, error_type: str, error: str, worker: str = "") -> UnitReport:
     attempt = min(task.attempts + 1, MAX_ATTEMPTS)
     return UnitReport(task.unit.unit_id, attempt, "failed", error_type=error_type, error=error, worker=worker)

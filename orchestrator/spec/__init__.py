@@ -4,18 +4,9 @@ from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compatible import check_compatible
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
-from orchestrator.spec.sweep import (
-    ControlsSpec,
-    EngineSpec,
-    GenerationSpec,
-    InterventionSpec,
-    ModelSpec,
-    SuperResolutionSpec,
-    SweepSpec,
-    WindowsSpec,
-    WorkerNeeds,
-)
-from orchestrator.spec.yaml_file import load_sweep, place
+from orchestrator.spec.model import EngineSpec, ModelSpec, SuperResolutionSpec, WorkerNeeds
+from orchestrator.spec.sweep import ControlsSpec, GenerationSpec, InterventionSpec, SweepSpec, WindowsSpec
+from orchestrator.spec.yaml_file import Source, load_sweep, place
 
 __all__ = [
     "AttributeSpec",
@@ -27,6 +18,7 @@ __all__ = [
     "GenerationSpec",
     "InterventionSpec",
     "ModelSpec",
+    "Source",
     "SuperResolutionSpec",
     "SweepSpec",
     "WindowsSpec",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from loco_core.attributes import text_pairs
 from loco_core.types import Attribute, Mode, PromptRecord, PublishedTexts
 from orchestrator.spec.places import KeyOrFile
-from orchestrator.spec.rules import Name, Strict, Text, no_repeats, problem
+from orchestrator.spec.rules import Name, Strict, Text, no_repeats, problem, spelled
 
 
 class RecordSpec(Strict):
@@ -19,12 +19,27 @@ class RecordSpec(Strict):
         PydanticCustomError: prompt and donor, or score text and donor text, are the same: nothing could be measured.
     """
 
-    prompt: Text
-    donor: Text
-    score_text: Text
-    donor_text: Text
-    content_text: Text
-    template_id: str = ""
+    prompt: Text = Field(description="The sentence with the attribute.", examples=["a harbour in thick fog"])
+    donor: Text = Field(
+        description="The same sentence without the attribute (mode `remove`), or with another in its place (mode "
+        "`replace`).",
+        examples=["a harbour"],
+    )
+    score_text: Text = Field(
+        description="Text that says the attribute; pictures are compared with it.", examples=["thick fog"]
+    )
+    donor_text: Text = Field(
+        description="Text that says what the donor prompt says in its place.", examples=["a photo"]
+    )
+    content_text: Text = Field(
+        description="Text that says what must stay; its score falls when a picture is damaged.", examples=["a harbour"]
+    )
+    template_id: str = Field(
+        "",
+        description="Name of the template that the sentence came from, so that edits can be measured on other "
+        "templates. Default: none.",
+        examples=["t1"],
+    )
 
     @model_validator(mode="after")
     def _check(self) -> RecordSpec:
@@ -41,15 +56,14 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 class PublishedTextsSpec(Strict):
-    """Texts that a published edit is fitted on; see `loco_core.types.PublishedTexts`.
+    """Texts that a published edit is fitted on; see `loco_core.types.PublishedTexts`."""
 
-    Attributes:
-        keys: texts whose last token is edited.
-        anchors: what they are to read as: one for all keys, or one a key.
-    """
-
-    keys: Annotated[tuple[Text, ...], Field(min_length=1)]
-    anchors: Annotated[tuple[Text, ...], Field(min_length=1)]
+    keys: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(
+        description="Texts whose last token is edited.", examples=[["Van Gogh"]]
+    )
+    anchors: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(
+        description="Texts that the keys are to read as: one for all keys, or one per key.", examples=[["a painting"]]
+    )
 
     @model_validator(mode="after")
     def _check(self) -> PublishedTextsSpec:
@@ -63,21 +77,35 @@ class PublishedTextsSpec(Strict):
 
 
 class AttributeSpec(Strict):
-    """An attribute written out in the sweep file.
+    """An attribute written out in the sweep file."""
 
-    Attributes:
-        kind: style, object, fact, ...
-        name: of the attribute within its kind.
-        mode: whether the donor drops the attribute or replaces it.
-        records: prompts, in the order in which ``prompts: N`` takes them.
-        published: texts of published edits, by editor.
-    """
-
-    kind: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
-    name: Name
-    mode: Mode
-    records: Annotated[tuple[RecordSpec, ...], Field(min_length=1)]
-    published: dict[KeyOrFile, PublishedTextsSpec] = Field(default_factory=dict)
+    kind: Annotated[str, spelled(r"^[A-Za-z0-9_-]+$", "letters of English, digits, - and _", longest=60)] = Field(
+        description="Kind of attribute, in a word of yours or one of the bundled kinds (style, object, fact, ..). "
+        "Neighbours and claims about a kind go by it.",
+        examples=["style"],
+    )
+    name: Name = Field(description="Name of the attribute within its kind.", examples=["fog"])
+    mode: Mode = Field(
+        description="Whether the donor prompts leave the attribute out (`remove`) or put another in its place "
+        "(`replace`).",
+        examples=["remove"],
+    )
+    records: Annotated[tuple[RecordSpec, ...], Field(min_length=1)] = Field(
+        description="Prompts with their donors and texts, in the order in which `prompts: N` takes them: at least N.",
+        examples=[
+            [
+                {
+                    "prompt": "a harbour in thick fog", "donor": "a harbour", "score_text": "thick fog",
+                    "donor_text": "a photo", "content_text": "a harbour",
+                }
+            ]
+        ],
+    )  # fmt: skip
+    published: dict[KeyOrFile, PublishedTextsSpec] = Field(
+        default_factory=dict,
+        description="Texts of edits as published, by editor. Default: none, so that edits are paired only.",
+        examples=[{"loco_edit": {"keys": ["Van Gogh"], "anchors": ["a painting"]}}],
+    )
 
     @property
     def label(self) -> str:

@@ -8,18 +8,19 @@ from typing import Any
 
 from loco_core.errors import SpecError
 from orchestrator.spec.attributes import AttributeSpec
+from orchestrator.spec.model import ModelSpec, SuperResolutionSpec
 from orchestrator.spec.places import name_of
-from orchestrator.spec.sweep import ModelSpec, SuperResolutionSpec, SweepSpec
+from orchestrator.spec.sweep import SweepSpec
 
 
 def check_compatible(old: SweepSpec, new: SweepSpec) -> None:
     """Refuses a spec that does not go on from the results of another one.
 
-    Models, attributes, windows, prompts, seeds, controls and interventions may be added. Batch size, worker needs,
-    where a model's weights wait (``engine.offload``, ``engine.device_map``), which images are kept, rules of the
-    localizer and all folders are free: models and scorers are told apart by their weights, wherever they lie. All else
-    would put different things into one table: what else an engine says changes the last bits of images, or with
-    ``vae_tiling`` more, as another dtype does.
+    Models, attributes, windows, prompts, seeds, controls and interventions may be added. Batch size, length of units,
+    worker needs, where a model's weights wait (``engine.offload``, ``engine.device_map``), which images are kept, rules
+    of the localizer, hooks, messages and all folders are free: models and scorers are told apart by their weights,
+    wherever they lie. All else would put different things into one table: what else an engine says changes the last
+    bits of images, or with ``vae_tiling`` more, as another dtype does.
 
     Args:
         old: the spec that the results were made with.
@@ -33,7 +34,8 @@ def check_compatible(old: SweepSpec, new: SweepSpec) -> None:
         shown = "; ".join(differences)
         raise SpecError(
             f"these results were made with another spec: {shown}. "
-            "Put these back as they were, or write to a new folder with --results"
+            "Put these back as they were (in the file, or as KEY=VALUE of the command), or write to a new folder: "
+            "--results, or results: of a cluster file"
         )
 
 
@@ -41,7 +43,7 @@ def _differences(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
     yield from _changed("name", old.name, new.name)
     yield from _changed("scorer", name_of(old.scorer), name_of(new.scorer))
     before, after = old.generation.model_dump(), new.generation.model_dump()
-    for key in before.keys() - {"batch_size"}:
+    for key in before.keys() - {"batch_size", "unit_seconds"}:
         yield from _changed(f"generation.{key}", before[key], after[key])
     yield from _models(old, new)
     yield from _attributes(old, new)
@@ -119,7 +121,7 @@ def _dropped(key: str, before: Iterable[Any], after: Iterable[Any]) -> Iterator[
     gone = [_show(value) for value in before if value not in kept]
     if gone:
         more = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
-        yield f"{key} without {', '.join(gone[:5])}{more} (may only grow)"
+        yield f"{key} lacks {', '.join(gone[:5])}{more}, which the results have (may only grow)"
 
 
 def _show(value: Any) -> str:

@@ -3,57 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from loco_core.editors import Fill, HeldHalf, Neurons, Targets, TokenSet
+from loco_core.editing.base import Fill, HeldHalf, Neurons, Targets, TokenSet
 from loco_core.errors import did_you_mean
 from orchestrator.spec.places import KeyOrFile
-from orchestrator.spec.rules import Strict, no_repeats, problem
+from orchestrator.spec.rules import Strict, listed, no_repeats, problem
 
 Lambdas = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
-def _listed(value: Any) -> Any:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
 class EditSpec(Strict):
-    """Which edits are fitted, where an attribute is localized or a method puts them, and how one of each is chosen.
+    """Which edits are fitted, where an attribute is localized or a method puts them, and how one of each is chosen."""
 
-    Attributes:
-        editors: keys of editors, or Python files.
-        targets: what editors that were published with targets of their own are fitted on: ``published`` texts, as their
-            authors do, prompts that are ``paired`` with their donors, or both; a single word will do. None is paired,
-            and published beside it where an attribute has such texts.
-        lambdas: strengths of LocoEdit's paired edits, as shares of the mean squared norm of the keys.
-        method_lambdas: absolute lambdas by editor, of published edits and of methods with a place of their own
-            (``uce``, ``diff_quick_fix``); the published one where none is given.
-        neurons: how many output coordinates of every projection the neuron editor holds: shares up to 1, or whole
-            numbers, as published.
-        tokens: token sets of closed-form edits; every one is tried with every strength.
-        neuron_tokens: positions at which neurons are ranked, and at which the donors' mean is taken.
-        fill: what the neuron editor holds a coordinate at.
-        guidance_half: in which half of guidance it does: ``conditional``, as published, or ``both``.
-        preserve: how many of the nearest attributes of the same kind LocoEdit's paired edits and UCE are to leave
-            alone; 0 as in LocoEdit's paper.
-        max_neighbour_loss: share of neighbours' pictures that the chosen edit may spoil.
-    """
-
-    editors: Annotated[tuple[KeyOrFile, ...], Field(min_length=1)] = ("loco_edit", "neurons")
-    targets: Annotated[Annotated[tuple[Targets, ...], Field(min_length=1)] | None, BeforeValidator(_listed)] = None
-    lambdas: Lambdas = (0.001, 0.01, 0.1, 1.0)
-    method_lambdas: Mapping[KeyOrFile, Lambdas] = Field(default_factory=dict)
-    neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = (0.1, 0.15, 0.25)
-    tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject", "all")
-    neuron_tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = ("last_subject",)
-    fill: Fill = "donor_mean"
-    guidance_half: HeldHalf = "conditional"
-    preserve: Annotated[int, Field(ge=0, le=16)] = 8
-    max_neighbour_loss: Annotated[float, Field(ge=0, le=1)] = 0.1
+    editors: Annotated[tuple[KeyOrFile, ...], Field(min_length=1)] = Field(
+        ("loco_edit", "neurons"),
+        description="Editors: `loco_edit`, `neurons`, `uce`, `diff_quick_fix`, others that packages add, or Python "
+        "files.",
+        examples=[["loco_edit", "neurons", "uce"]],
+    )
+    targets: Annotated[
+        Annotated[tuple[Targets, ...], Field(min_length=1)] | None,
+        BeforeValidator(listed, json_schema_input_type=Targets | tuple[Targets, ...] | None),
+    ] = Field(
+        None,
+        description="Texts that edits are fitted on: the `published` texts of an attribute, as the authors of the "
+        "editor do, prompts `paired` with their donors, or both. Default: paired, and published too where the "
+        "attribute has such texts.",
+        examples=["paired", ["published", "paired"]],
+    )
+    lambdas: Lambdas = Field(
+        (0.001, 0.01, 0.1, 1.0),
+        description="Strengths of LocoEdit's paired edits, as shares of the mean squared norm of the keys; a larger "
+        "one changes less. Each is tried.",
+        examples=[[0.01, 0.1]],
+    )
+    method_lambdas: Mapping[KeyOrFile, Lambdas] = Field(
+        default_factory=dict,
+        description="Absolute strengths by editor, of published edits and of methods that need no localization (`uce`, "
+        "`diff_quick_fix`). Default: the published one of each.",
+        examples=[{"uce": [0.1, 0.5]}],
+    )
+    neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = Field(
+        (0.1, 0.15, 0.25),
+        description="Output coordinates of every projection that the neuron editor holds: shares up to 1, or whole "
+        "numbers, as published. Each is tried.",
+        examples=[[0.1, 100]],
+    )
+    tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = Field(
+        ("last_subject", "all"),
+        description="Token positions at which closed-form edits make a prompt read as its donor; each is tried with "
+        "every strength.",
+        examples=[["subject"]],
+    )
+    neuron_tokens: Annotated[tuple[TokenSet, ...], Field(min_length=1)] = Field(
+        ("last_subject",),
+        description="Token positions at which neurons are ranked, and at which the donors' mean is taken.",
+        examples=[["subject"]],
+    )
+    fill: Fill = Field(
+        "donor_mean",
+        description="Value that the neuron editor holds a coordinate at: its mean under the donor prompts, or zero.",
+        examples=["zero"],
+    )
+    guidance_half: HeldHalf = Field(
+        "conditional",
+        description="Half of classifier-free guidance in which the neuron editor holds coordinates: `conditional`, as "
+        "published, or `both`.",
+        examples=["both"],
+    )
+    preserve: Annotated[int, Field(ge=0, le=16)] = Field(
+        8,
+        description="Number of nearest attributes of the same kind that LocoEdit's paired edits and UCE must leave "
+        "alone; 0 as in LocoEdit's paper.",
+        examples=[0],
+    )
+    max_neighbour_loss: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1,
+        description="Largest share of the neighbours' pictures that the chosen edit may spoil.",
+        examples=[0.05],
+    )
 
     @model_validator(mode="after")
     def _check(self) -> EditSpec:
@@ -68,18 +99,25 @@ class EditSpec(Strict):
 
 
 class EvaluateSpec(Strict):
-    """On what edits are measured.
+    """On what edits are measured."""
 
-    Attributes:
-        prompts: how many prompts of each role.
-        seeds: how many seeds a prompt, none of which the sweep used.
-        neighbours: how many of the nearest attributes of the same kind are watched.
-        judge: a scorer that names what it sees (``toy-judge``); None judges by the sign of the CLIP margin.
-        windows: whether the chosen edit is also made at every window that shares no site with the localized one.
-    """
-
-    prompts: Annotated[int, Field(ge=1)] = 4
-    seeds: Annotated[int, Field(ge=1, le=1000)] = 4
-    neighbours: Annotated[int, Field(ge=0)] = 2
-    judge: Literal["toy-judge"] | None = None
-    windows: bool = True
+    prompts: Annotated[int, Field(ge=1)] = Field(
+        4, description="Prompts per role: targets, paraphrases, neighbours and unrelated ones.", examples=[8]
+    )
+    seeds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        4, description="Seeds per prompt, none of which the sweep used.", examples=[8]
+    )
+    neighbours: Annotated[int, Field(ge=0)] = Field(
+        2, description="Number of nearest attributes of the same kind that are watched.", examples=[4]
+    )
+    judge: KeyOrFile | None = Field(
+        None,
+        description="What names what a picture shows: a judge's name, or a Python file. Default: the sign of the CLIP "
+        "margin decides.",
+        examples=["toy-judge"],
+    )
+    windows: bool = Field(
+        True,
+        description="Whether the chosen edit is also made at every window that shares no site with the localized one.",
+        examples=[False],
+    )

@@ -1,26 +1,30 @@
 """Places: the folders, files and addresses that a file or a command names, as they are from anywhere.
 
 ``~`` is the home folder, a relative path goes from the folder of the file that names it (on the command line from the
-working directory), and an address (``s3://...``) stays as it is. That is said once a place, when its file is read: what
-is stored or handed on is absolute.
+working directory), and an address (``s3://...``) stays as it is. ``${env:NAME}`` is the value of an environment
+variable. That is said once a place, when its file is read: what is stored or handed on is absolute, and expanded.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, StringConstraints, ValidationInfo
+from pydantic import AfterValidator, ValidationInfo
 
 from loco_core.errors import SpecError
-from loco_core.scorers import BUNDLED, named_scorers
-from orchestrator.spec.rules import problem
+from loco_core.scoring.base import named_scorers
+from orchestrator.spec.rules import PLAIN, expanded, problem, spelled
 
 LONGEST_NAME, LONGEST_PATH = 255, 4000
 """Bytes that file systems take; a path grows by what is written below it."""
+STORAGES = {"s3": "", "gs": "gcs", "abfs": "azure", "az": "azure"}
+"""Schemes of addresses that results can be kept at, and the extra of this project that brings the client."""
+_ONE_SLASH = re.compile(rf"({'|'.join([*STORAGES, 'https?', 'file'])}):/*(.*)", re.DOTALL)
 _FOLDER = "folder"
 _EXPLICIT = ("/", "~", "./", "../")
 
@@ -29,8 +33,8 @@ def anchored(text: str, folder: str | Path = ".") -> str:
     """Returns a place as it is from anywhere.
 
     Args:
-        text: as somebody wrote it.
-        folder: that relative paths go from: of the file that names it, or the working directory.
+        text: text as somebody wrote it.
+        folder: folder that relative paths go from: that of the file that names it, or the working directory.
 
     Raises:
         SpecError: nothing can lie there.
@@ -38,6 +42,9 @@ def anchored(text: str, folder: str | Path = ".") -> str:
     if "://" in text:
         return text
     _check_letters(text)
+    if (address := _ONE_SLASH.fullmatch(text)) is not None:
+        meant = f"the path /{address[2]}" if address[1] == "file" else f"{address[1]}://{address[2]}"
+        raise SpecError(f"{text!r} is no address; expected {meant}")
     try:
         written, base = Path(text).expanduser(), Path(folder).absolute()
     except RuntimeError:
@@ -67,7 +74,7 @@ def hub_or_folder(text: str, folder: str | Path = ".") -> str:
 
 
 def key_or_file(text: str, folder: str | Path = ".") -> str:
-    """Returns what a localizer or an editor is: a file of Python, or a key of the drawer."""
+    """Returns what a localizer, an editor or a judge is: a file of Python, or a key of the plug-in group."""
     _check_letters(text)
     return anchored(text, folder) if text.endswith(".py") else text
 
@@ -76,7 +83,7 @@ def scorer(text: str, folder: str | Path = ".") -> str:
     """Returns what a scorer is: a file of Python, a key or name that is known, or a model on the hub or in a folder."""
     if text.endswith(".py"):
         return anchored(text, folder)
-    named = text in BUNDLED or text in named_scorers()
+    named = text in named_scorers()
     # A word alone is a name, known or misspelled, unless there is such a folder.
     word = "/" not in text and text not in (".", "..", "~") and not os.path.isdir(anchored(text, folder))
     return text if named or word else hub_or_folder(text, folder)
@@ -111,8 +118,24 @@ def of_file(find: Callable[[Any, str], Any]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-_Written = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Written = Annotated[str, spelled(r"^[^\x00-\x1f\x7f]+$", PLAIN, shortest=1, longest=2000), AfterValidator(expanded)]
+
+
+def _kept(text: str) -> str:
+    scheme, address, _ = text.partition("://")
+    if address and scheme not in STORAGES:
+        raise problem((), expected_storage(scheme))
+    return text
+
+
+def expected_storage(scheme: str) -> str:
+    """Says that results cannot be kept at addresses with a scheme."""
+    known = ", ".join(f"{name}://bucket/folder" for name in STORAGES if name != "az")
+    return f"{scheme}:// is no storage that results can be kept in; expected a folder, or one of {known}"
+
+
 Place = Annotated[_Written, of_file(anchored)]
+ResultsPlace = Annotated[Place, AfterValidator(_kept)]
 ModelPlace = Annotated[_Written, of_file(hub_or_folder)]
 ScorerPlace = Annotated[_Written, of_file(scorer)]
 KeyOrFile = Annotated[str, of_file(key_or_file)]

@@ -21,10 +21,14 @@ MAX_NODES = 200_000
 MAX_DEPTH = 40
 SHOWN = 60
 """Letters of a value that an error repeats."""
+LISTED = 5
+"""Files of a folder that an error lists."""
 _TAG = "tag:yaml.org,2002:"
 _TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 """What an escape can write and no other program reads: NUL, and halves of surrogate pairs."""
+_IN_FILE = "<unicode string>"
+"""What PyYAML calls a text without a name."""
 _ENDLESS = "nested or repeated without end; expected a plain file"
 
 
@@ -100,7 +104,7 @@ class YamlFile:
         """Takes what was read.
 
         Args:
-            path: of the file.
+            path: path of the file.
             root: its top.
         """
         self.path, self.root = path, root
@@ -134,6 +138,10 @@ class YamlFile:
             self._names[id(node)] = {pair[0].value: pair for pair in pairs}
         return self._names[id(node)]
 
+    def forget(self) -> None:
+        """Forgets where keys stand; to be called when a value was changed."""
+        self._names.clear()
+
     def data(self) -> Any:
         """Returns the content.
 
@@ -149,18 +157,44 @@ class YamlFile:
             loader.dispose()
 
 
-def read(path: Path, what: str, required: str) -> YamlFile:
+def value_of(word: str, text: str) -> yaml.Node:
+    """Returns a value that stands in no file; errors about it name the word that it is from.
+
+    Args:
+        word: what it is a part of.
+        text: the value, as YAML.
+
+    Raises:
+        SpecError: it is none.
+    """
+    try:
+        loader = _Loader(text)
+        loader.name = word
+        node: yaml.Node | None = loader.get_single_node()
+        loader.dispose()
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{word}: {problem}; expected KEY=VALUE with a value in YAML") from None
+    if node is None:
+        mark = yaml.Mark(word, 0, 0, 0, "", 0)
+        return yaml.ScalarNode(f"{_TAG}null", "", mark, mark)
+    _check(Path(word), node)
+    return node
+
+
+def read(path: Path, what: str, required: str, text: str | None = None) -> YamlFile:
     """Reads a file, and no more than can be a plain one.
 
     Args:
-        path: of the file.
-        what: it should be, in words.
+        path: path of the file.
+        what: name of what it should be, in words.
         required: its keys, in words.
+        text: its content, where that is known already.
 
     Raises:
-        SpecError: one line a problem, ``file:line:column: what is wrong; what was expected``.
+        SpecError: one line per problem, ``file:line:column: what is wrong; what was expected``.
     """
-    text = _text(path, what)
+    text = _text(path, what) if text is None else text
     try:
         root = _composed(path, text)
     except ReaderError as error:
@@ -186,7 +220,7 @@ def _text(path: Path, what: str) -> str:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         siblings = [p.name for pattern in ("*.yaml", "*.yml") for p in path.parent.glob(pattern)]
-        hint = did_you_mean(path.name, siblings) if siblings else ""
+        hint = did_you_mean(path.name, siblings, LISTED) if siblings else ""
         raise SpecError(f"{path}: no such file; expected {what} in YAML{hint}") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}); expected {what} in YAML") from None
@@ -247,7 +281,8 @@ def _repeated(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _place(path: Path, mark: Any) -> str:
-    return f"{path}:{mark.line + 1}:{mark.column + 1}"
+    # What comes from the command line is named as it stands there.
+    return f"{path}:{mark.line + 1}:{mark.column + 1}" if mark.name == _IN_FILE else str(mark.name)
 
 
 def _problem(path: Path, error: yaml.YAMLError) -> str:

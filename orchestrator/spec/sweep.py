@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ByteSize,
     Discriminator,
     Field,
     Tag,
@@ -15,155 +14,41 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from loco_core.localizers import LocalizeSettings
+from loco_core.localization.base import LocalizeSettings
 from loco_core.types import (
-    Attention,
-    DeviceMap,
-    Engine,
     Generation,
     GuidanceHalf,
     Intervention,
-    Offload,
     Part,
     Pooled,
     Tokens,
 )
 from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
-from orchestrator.spec.places import ModelPlace, Place, ScorerPlace, key_or_file, of_file
-from orchestrator.spec.rules import Name, Strict, no_repeats, problem
+from orchestrator.spec.model import Model
+from orchestrator.spec.places import ResultsPlace, ScorerPlace, key_or_file, of_file
+from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
+from orchestrator.spec.watching import Hooks, NotifySpec, choice, notified
 
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 """Below 2**53, so that every JSON reader keeps it exact."""
-Dtype = Literal["float32", "float16", "bfloat16"]
 Images = Literal["none", "report", "all"]
 
 MAX_SEEDS = 1_000_000
 
 
-class WorkerNeeds(Strict):
-    """What one worker of a model needs.
-
-    Attributes:
-        gpus: whole GPUs of one node; 0 runs on the CPU, None on one GPU where the machine or the cluster has any.
-        min_gpu_memory: of each GPU, as ``24GiB`` or bytes.
-        label_selector: node labels, passed to Ray as they are.
-    """
-
-    gpus: Annotated[int, Field(ge=0, le=16)] | None = None
-    min_gpu_memory: ByteSize | None = None
-    label_selector: dict[str, str] = Field(default_factory=dict)
-
-
-class EngineSpec(Strict):
-    """How a model computes: memory and speed; see `loco_core.types.Engine`.
-
-    Attributes:
-        attention: kernel of torch's attention; ``default`` leaves the choice to torch.
-        channels_last: memory layout of the denoiser's convolutions; None is what was measured faster.
-        compile: compiles what no intervention reaches.
-        vae_slicing: decodes one picture at a time; None does so everywhere but on the CPU.
-        vae_tiling: decodes large pictures in tiles.
-        offload: what waits in the main memory while it is not used.
-        device_map: ``balanced`` spreads the pipeline over the GPUs of a worker; None does so where it has several.
-    """
-
-    attention: Attention = "default"
-    channels_last: bool | None = None
-    compile: bool = False
-    vae_slicing: bool | None = None
-    vae_tiling: bool = False
-    offload: Offload = "none"
-    device_map: DeviceMap | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> EngineSpec:
-        if self.offload != "none" and self.device_map == "balanced":
-            message = "'balanced' keeps all weights on GPUs; expected it without offload, or offload without it"
-            raise problem(("device_map",), message)
-        if self.offload == "sequential" and self.compile:
-            message = "compiled modules would read weights that are not there; expected offload: model, or none"
-            raise problem(("compile",), message)
-        return self
-
-
-class SuperResolutionSpec(Strict):
-    """A second stage, which enlarges a model's images.
-
-    Attributes:
-        path: folder or hub id of a diffusers pipeline; see `orchestrator.spec.places`.
-        revision: of a hub id.
-    """
-
-    path: ModelPlace
-    revision: Name | None = None
-
-    def __str__(self) -> str:
-        return self.path if self.revision is None else f"{self.path} @ {self.revision}"
-
-
-def _by_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-class ModelSpec(Strict):
-    """A model of the sweep.
-
-    Attributes:
-        id: name in the results; a bundled model's name, or any name where ``path`` is given.
-        path: folder or hub id of a diffusers pipeline; None takes the model that ``id`` names.
-        revision: of a hub id.
-        dtype: of weights and activations; changes the pixels.
-        engine: how it computes; frozen as the dtype is, but for where weights wait.
-        guidance_scale: of this model; None is the sweep's. Distilled models need another than those beside them.
-        super_resolution: the second stage, in families that have one; a bare path stands for ``{path: ...}``. None
-            leaves images as the model draws them.
-        worker: what a worker needs.
-    """
-
-    id: Name
-    path: ModelPlace | None = None
-    revision: Name | None = None
-    dtype: Dtype = "float32"
-    engine: EngineSpec = EngineSpec()
-    guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = None
-    super_resolution: Annotated[SuperResolutionSpec | None, BeforeValidator(_by_path)] = None
-    worker: WorkerNeeds = WorkerNeeds()
-
-    @property
-    def how(self) -> Engine:
-        """The engine as the science knows it: several GPUs share a model unless it says otherwise."""
-        several = self.worker.gpus is not None and self.worker.gpus > 1
-        device_map = self.engine.device_map or ("balanced" if several else "none")
-        return Engine(**{**self.engine.model_dump(), "device_map": device_map})
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelSpec:
-        gpus, engine = self.worker.gpus, self.engine
-        if engine.device_map == "balanced" and (gpus is None or gpus < 2):
-            message = f"'balanced' spreads a model over several GPUs; expected worker.gpus of 2 or more, not {gpus}"
-            raise problem(("engine", "device_map"), message)
-        if gpus is not None and gpus > 1 and engine.device_map == "none":
-            message = (
-                f"'none' leaves {gpus - 1} of {gpus} GPUs of a worker idle; expected 'balanced', or worker.gpus: 1"
-            )
-            raise problem(("engine", "device_map"), message)
-        if gpus is not None and gpus != 1 and engine.offload != "none":
-            message = f"{engine.offload!r} keeps one GPU busy; expected worker.gpus: 1, not {gpus}"
-            raise problem(("engine", "offload"), message)
-        return self
-
-
 class WindowsSpec(Strict):
-    """Windows of cross-attention sites.
+    """Windows of adjacent cross-attention sites."""
 
-    Attributes:
-        sizes: how many sites; every size is swept. None takes sizes up to ``localize.max_share`` of each model's sites.
-        stride: step between starts, from site 0.
-    """
-
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
-    stride: Annotated[int, Field(ge=1)] = 1
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Window sizes, as numbers of sites; every size is swept. Default: sizes up to `localize.max_share` "
+        "of each model's sites.",
+        examples=[[1, 2, 3, 4]],
+    )
+    stride: Annotated[int, Field(ge=1)] = Field(
+        1, description="Sites between the starts of two windows, from site 0.", examples=[2]
+    )
 
     @model_validator(mode="after")
     def _check(self) -> WindowsSpec:
@@ -172,65 +57,99 @@ class WindowsSpec(Strict):
 
 
 class GenerationSpec(Strict):
-    """How images are generated. All but ``batch_size`` change the pixels.
+    """How images are generated. All but ``batch_size`` and ``unit_seconds`` change the pixels."""
 
-    Attributes:
-        steps: denoising steps.
-        guidance_scale: of classifier-free guidance.
-        height: in pixels; None is the model's own.
-        width: in pixels; None is the model's own.
-        scheduler: diffusers' class name; None is the model's own.
-        batch_size: rows a forward pass carries; ``auto`` measures it once a model, on a worker of the sweep.
-    """
-
-    steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
-    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
-    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
-    scheduler: Name | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="Denoising steps per picture.", examples=[30])
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = Field(
+        7.5,
+        description="Scale of classifier-free guidance, for models that do not say.",
+        examples=[3.5],
+    )
+    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(
+        None, description="Height of a picture in pixels, a multiple of 8. Default: the model's own.", examples=[512]
+    )
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(
+        None, description="Width of a picture in pixels, a multiple of 8. Default: the model's own.", examples=[512]
+    )
+    scheduler: Name | None = Field(
+        None,
+        description="Class name of a diffusers scheduler. Default: the model's own.",
+        examples=["DDIMScheduler"],
+    )
     batch_size: Annotated[
         Annotated[Annotated[int, Field(ge=1, le=4096)], Tag("rows")] | Annotated[Literal["auto"], Tag("word")],
         Discriminator(lambda value: "word" if isinstance(value, str) else "rows"),
-    ] = 8
+    ] = Field(
+        8,
+        description="Rows per batch: pictures, and in some families the donor prompts that they read from. `auto` "
+        "measures the fastest size once per model, on a worker of the sweep.",
+        examples=["auto"],
+    )
+    unit_seconds: Annotated[float, Field(ge=1, le=86400)] = Field(
+        300.0,
+        description="How long a unit of work may take: what a machine that is taken away loses at the most, and what a "
+        "stop waits for. With `batch_size: auto`, as measured on the worker that measures the size; else by an assumed "
+        "cost per picture. Small sweeps are cut into shorter units.",
+        examples=[60],
+    )
 
     @property
     def settings(self) -> Generation:
-        """What changes the pixels, without the batch size."""
-        return Generation(**self.model_dump(exclude={"batch_size"}))
+        """What changes the pixels."""
+        return Generation(**self.model_dump(exclude={"batch_size", "unit_seconds"}))
 
 
 class ControlsSpec(Strict):
-    """Cells that make a score mean something; clean images and the donor outright are always run.
+    """Cells that make a score mean something; clean images and those of the donor prompt are always run."""
 
-    Attributes:
-        identity: the prompt's own encoding swapped in at every site; must change nothing.
-        all_sites: the donor at every site.
-        complement: for every window, the donor at all sites outside it.
-        random: random sets of sites a window size; the first N of a fixed sequence.
-    """
-
-    identity: bool = True
-    all_sites: bool = True
-    complement: bool = False
-    random: Annotated[int, Field(ge=0, le=1000)] = 2
+    identity: bool = Field(
+        True,
+        description="Whether each prompt's own encoding is swapped in at every site, which must change nothing.",
+        examples=[False],
+    )
+    all_sites: bool = Field(
+        True, description="Whether the donor prompt is also swapped in at every site at once.", examples=[False]
+    )
+    complement: bool = Field(
+        False,
+        description="Whether every window gets a second picture: the donor prompt at all sites outside the window.",
+        examples=[True],
+    )
+    random: Annotated[int, Field(ge=0, le=1000)] = Field(
+        2, description="Random sets of sites per window size, to compare windows with.", examples=[0]
+    )
 
 
 class InterventionSpec(Strict):
-    """A set of options under which every window is swept; the default is the paper's own.
+    """A set of options under which every window is swept; the default is the paper's own."""
 
-    Attributes:
-        part: K and V, or one of them.
-        steps: denoising steps ``[start, end)`` at which sites read the donor; None is all.
-        tokens: which token positions come from the donor.
-        guidance_half: which half of classifier-free guidance reads the donor.
-        pooled: which sentence the pooled text comes from, in families that have one beside cross-attention.
-    """
-
-    part: Part = "kv"
-    steps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
-    tokens: Tokens = "all"
-    guidance_half: GuidanceHalf = "conditional"
-    pooled: Pooled = "prompt"
+    part: Part = Field(
+        "kv",
+        description="What sites read from the donor prompt: keys and values (`kv`), keys (`k`), or values (`v`).",
+        examples=["v"],
+    )
+    steps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="Denoising steps at which sites read the donor prompt, as [first, end): counted from 0, the end "
+        "excluded. Default: all steps.",
+        examples=[[0, 25]],
+    )
+    tokens: Tokens = Field(
+        "all",
+        description="Token positions that come from the donor prompt: `all`, `words` (from the first position to the "
+        "last word of either prompt), or `padding` (all after that).",
+        examples=["words"],
+    )
+    guidance_half: GuidanceHalf = Field(
+        "conditional",
+        description="Half of classifier-free guidance that reads the donor prompt.",
+        examples=["both"],
+    )
+    pooled: Pooled = Field(
+        "prompt",
+        description="Which prompt the pooled text vector comes from, in families whose denoiser reads one.",
+        examples=["donor"],
+    )
 
     def at(self, sites: tuple[int, ...]) -> Intervention:
         """Returns the intervention with these options at the given sites."""
@@ -240,6 +159,10 @@ class InterventionSpec(Strict):
 
 def _attribute_name(value: str) -> str:
     kind, slash, name = value.partition("/")
+    if "*" in value:
+        raise PydanticCustomError(
+            "rule", f"{value!r} is wrong; expected names one by one, from `loco-sweep attributes`, not a pattern"
+        )
     if not (kind.strip() and slash and name.strip()):
         raise PydanticCustomError(
             "rule", f"{value!r} is wrong; expected a name such as style/NAME, or an attribute written out"
@@ -247,8 +170,18 @@ def _attribute_name(value: str) -> str:
     return value
 
 
-def _model_by_id(value: Any) -> Any:
-    return {"id": value} if isinstance(value, str) else value
+Attribute = Annotated[
+    Annotated[Annotated[Name, AfterValidator(_attribute_name)], Tag("name")] | Annotated[AttributeSpec, Tag("inline")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "inline"),
+]
+"""An attribute, or the name of one."""
+Models = Annotated[tuple[Model, ...], Field(min_length=1)]
+Attributes = Annotated[tuple[Attribute, ...], Field(min_length=1)]
+
+
+def _windows_by_size(value: Any) -> Any:
+    sizes = [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    return tuples({"sizes": sizes} if isinstance(sizes, list | tuple) else sizes)
 
 
 def _first_seeds(value: Any) -> Any:
@@ -261,60 +194,122 @@ def _first_seeds(value: Any) -> Any:
     return tuple(value)
 
 
+Seeds = Annotated[
+    Annotated[tuple[Seed, ...], Field(min_length=1)],
+    BeforeValidator(_first_seeds, json_schema_input_type=Annotated[int, Field(ge=1, le=MAX_SEEDS)] | tuple[Seed, ...]),
+]
+"""Seeds, or how many."""
+
+
 def _localizers(settings: LocalizeSettings, folder: str) -> LocalizeSettings:
     main, *others = (key_or_file(name, folder) for name in settings.localizers)
-    return settings.model_copy(update={"localizer": main, "beside": tuple(others)})
+    return settings.model_copy(update={"localizer": main, "compare": tuple(others)})
 
 
 class SweepSpec(Strict):
-    """A sweep as declared: models x attributes x windows x prompts x seeds.
+    """A sweep as declared: models x attributes x windows x prompts x seeds."""
 
-    Attributes:
-        name: of the sweep; part of its identity.
-        models: what is swept; a bare id stands for ``{id: ...}``.
-        attributes: bundled names (``kind/NAME``), or attributes written out.
-        windows: of sites.
-        prompts: how many records of each attribute, in their order.
-        seeds: of the initial noise; N stands for ``0 .. N-1``, so that a larger N only adds.
-        generation: settings.
-        scorer: name of a bundled scorer or of another file of the drawer, a Python file, or name or folder of a
-            transformers CLIP model.
-        localize: rules of the localizer.
-        controls: which controls are run.
-        interventions: sets of options under which every window is swept.
-        edit: which edits are fitted where an attribute is localized; None fits none.
-        evaluate: on what edits are measured.
-        images: which images are kept.
-        results: folder, from the sweep's file on, or ``s3://`` address; None leaves it to the command.
-        reproduces: the preset whose published values the report shows beside those that are measured.
-    """
-
-    name: Name
-    models: Annotated[tuple[Annotated[ModelSpec, BeforeValidator(_model_by_id)], ...], Field(min_length=1)]
-    attributes: Annotated[
-        tuple[
-            Annotated[
-                Annotated[Annotated[Name, AfterValidator(_attribute_name)], Tag("name")]
-                | Annotated[AttributeSpec, Tag("inline")],
-                Discriminator(lambda value: "name" if isinstance(value, str) else "inline"),
-            ],
-            ...,
-        ],
-        Field(min_length=1),
-    ]
-    windows: WindowsSpec = WindowsSpec()
-    prompts: Annotated[int, Field(ge=1)] = 8
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_first_seeds), Field(min_length=1)] = (0, 1, 2, 3)
-    generation: GenerationSpec = GenerationSpec()
-    scorer: ScorerPlace
-    localize: Annotated[LocalizeSettings, of_file(_localizers)] = LocalizeSettings()
-    controls: ControlsSpec = ControlsSpec()
-    interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1)] = (InterventionSpec(),)
-    edit: EditSpec | None = None
-    evaluate: EvaluateSpec = EvaluateSpec()
-    images: Images = "report"
-    results: Place | None = None
-    reproduces: Name | None = None
+    name: Name = Field(description="Name of the sweep. It is part of the sweep's identity.", examples=["first"])
+    models: Annotated[Models, BeforeValidator(listed, json_schema_input_type=Model | Models)] = Field(
+        description="Models that are swept, or the only one. A name that `loco-sweep models` lists stands for "
+        "`{id: NAME}`.",
+        examples=[["sd15", {"id": "mine", "path": "./my-pipeline", "dtype": "float16"}]],
+    )
+    attributes: Annotated[Attributes, BeforeValidator(listed, json_schema_input_type=Attribute | Attributes)] = Field(
+        description="Attributes that are looked for, or the only one: names that `loco-sweep attributes` lists, or "
+        "attributes written out.",
+        examples=[["style/van-gogh"]],
+    )
+    windows: Annotated[
+        WindowsSpec, BeforeValidator(_windows_by_size, json_schema_input_type=int | tuple[int, ...] | WindowsSpec)
+    ] = Field(
+        WindowsSpec(),
+        description="Windows of adjacent cross-attention sites, in execution order. Numbers stand for `{sizes: ..}`.",
+        examples=[{"sizes": [1, 2, 3, 4]}],
+    )
+    prompts: Annotated[int, Field(ge=1)] = Field(
+        8,
+        description="Prompts per attribute: the first so many of its records. A larger number later only adds what is "
+        "missing.",
+        examples=[16],
+    )
+    seeds: Seeds = Field(
+        (0, 1, 2, 3),
+        description="Seeds of the initial noise, for every prompt: a number N stands for 0 .. N-1, or a list of seeds. "
+        "A larger number later only adds what is missing.",
+        examples=[8, [0, 1, 2, 3]],
+    )
+    generation: GenerationSpec = Field(
+        GenerationSpec(),
+        description="How pictures are generated.",
+        examples=[{"steps": 50, "guidance_scale": 7.5, "batch_size": 8}],
+    )
+    scorer: ScorerPlace = Field(
+        description="What scores pictures against texts: a scorer's name, a Python file, or the name or folder of a "
+        "transformers CLIP model.",
+        examples=["openai/clip-vit-large-patch14"],
+    )
+    localize: Annotated[LocalizeSettings, of_file(_localizers)] = Field(
+        LocalizeSettings(), description="Rules by which windows are picked.", examples=[{"threshold": 0.8}]
+    )
+    controls: ControlsSpec = Field(
+        ControlsSpec(),
+        description="Which further pictures are drawn to compare windows with. Clean pictures and pictures of the "
+        "donor prompt are always drawn.",
+        examples=[{"random": 0}],
+    )
+    interventions: Annotated[tuple[InterventionSpec, ...], Field(min_length=1)] = Field(
+        (InterventionSpec(),),
+        description="Sets of options under which every window is swept. Default: one set, the paper's.",
+        examples=[[{"part": "kv"}, {"part": "v"}]],
+    )
+    edit: EditSpec | None = Field(
+        None,
+        description="Edits that are fitted where an attribute is localized; `{}` takes all defaults. Default: none.",
+        examples=[{}],
+    )
+    evaluate: EvaluateSpec = Field(
+        EvaluateSpec(),
+        description="Prompts and seeds that edits are measured on.",
+        examples=[{"prompts": 8, "seeds": 8}],
+    )
+    images: Images = Field(
+        "report",
+        description="Pictures that are kept: none, those that the report shows (two seeds), or all.",
+        examples=["all"],
+    )
+    stages: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Kinds of work that other packages add and that are wanted, each with its settings.",
+        examples=[{"brightness": {"seeds": 2}}],
+    )
+    hooks: Hooks = Field(
+        (),
+        description="What follows the runs of this sweep: names of hooks (`tensorboard`, `wandb`, `mlflow`), or Python "
+        "files, each alone or with its settings. They may change at any time.",
+        examples=[["tensorboard", {"wandb": {"project": "first"}}, "./mine.py"]],
+    )
+    notify: (
+        Annotated[NotifySpec, BeforeValidator(notified, json_schema_input_type=str | tuple[str, ...] | NotifySpec)]
+        | None
+    ) = Field(
+        None,
+        description="Who gets a message when units fail or a run ends. Addresses alone stand for `{to: ..}`. Default: "
+        "nobody.",
+        examples=[["${env:SLACK_URL}"]],
+    )
+    results: ResultsPlace | None = Field(
+        None,
+        description="Folder of the results, relative to the sweep's file, or an address (`s3://`, `gs://`, `abfs://`). "
+        "Default: `results/NAME` in the working directory. `--results` goes first.",
+        examples=["results/first"],
+    )
+    reproduces: Name | None = Field(
+        None,
+        description="Name of a preset (`loco-sweep reproduce` lists them) whose published values the report shows next "
+        "to the measured ones. Default: none.",
+        examples=["locogen-sd14"],
+    )
 
     def _guidance_scales(self) -> list[float]:
         own = [model.guidance_scale for model in self.models]
@@ -326,11 +321,18 @@ class SweepSpec(Strict):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The Python files that it names, each once: they are executed where it runs."""
+        """The Python files that results follow from, each once: workers execute them, too."""
         editors = self.edit.editors if self.edit else ()
         texts = (name for item in self.attributes if isinstance(item, AttributeSpec) for name in item.published)
-        named = dict.fromkeys((self.scorer, *self.localize.localizers, *editors, *texts))
+        judges = (self.evaluate.judge,) if self.evaluate.judge else ()
+        named = dict.fromkeys((self.scorer, *self.localize.localizers, *editors, *texts, *judges))
         return tuple(name for name in named if name.endswith(".py"))
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """The Python files that it names, each once: those of hooks, which the driver executes, included."""
+        hooks = (choice(hook).name for hook in self.hooks)
+        return tuple(dict.fromkeys((*self.files, *(name for name in hooks if name.endswith(".py")))))
 
     @model_validator(mode="after")
     def _check(self) -> SweepSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,10 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from loco_core import registry
+from loco_core import plugins
 from loco_core.errors import SpecError, did_you_mean, printable
+from orchestrator.spec.overrides import override
 from orchestrator.spec.places import beside
 from orchestrator.spec.plain_yaml import Loc, YamlFile, cut, read
+from orchestrator.spec.rules import Strict, expand, in_words
 from orchestrator.spec.sweep import SweepSpec
 
 Spec = TypeVar("Spec", bound=BaseModel)
@@ -22,71 +25,91 @@ Spec = TypeVar("Spec", bound=BaseModel)
 SHOWN_PROBLEMS = 20
 
 
-def load_sweep(path: str | Path) -> SweepSpec:
+@dataclass(frozen=True)
+class Source:
+    """A file, and what a command says otherwise.
+
+    Attributes:
+        path: path of the file.
+        overrides: values in place of its own, see `orchestrator.spec.overrides`.
+        text: its content, where it was read already and cannot be read again; None reads the file.
+    """
+
+    path: Path
+    overrides: tuple[str, ...] = ()
+    text: str | None = None
+
+
+def load_sweep(path: str | Path | Source) -> SweepSpec:
     """Reads and checks a sweep file; errors as of `load_yaml`. Who gives it names the Python files that it names."""
     spec = load_yaml(path, SweepSpec, "a sweep file")
-    registry.name(spec.files)
+    plugins.name(spec.all_files)
     return spec
 
 
-def load_yaml(path: str | Path, spec: type[Spec], what: str) -> Spec:
+def load_yaml(path: str | Path | Source, spec: type[Spec], what: str) -> Spec:
     """Reads and checks a file; places that it names are absolute from then on, see `orchestrator.spec.places`.
 
     Args:
-        path: of the YAML file.
-        spec: what it must hold.
+        path: path of the YAML file, with or without overrides.
+        spec: class of what it must hold.
         what: the file in words, for errors.
 
     Raises:
-        SpecError: one line a problem, ``file:line:column: what is wrong; what was expected``.
+        SpecError: one line per problem, ``file:line:column: what is wrong; what was expected``.
     """
-    file = _read(Path(path), spec, what)
+    file = _read(path, spec, what)
     data = file.data()
     try:
         content = json.dumps(data, allow_nan=True)
     except TypeError:
-        raise SpecError(f"{path}:1:1: a key is no text; expected maps with text keys") from None
+        raise SpecError(f"{file.path}:1:1: a key is no text; expected maps with text keys") from None
     try:
         return spec.model_validate_json(content, strict=True, context=beside(file.path))
     except ValidationError as error:
         found = _causes(file, error)
         lines = [_describe(file, spec, each) for each in found[:SHOWN_PROBLEMS]]
         more = len(found) - SHOWN_PROBLEMS
-        raise SpecError("\n".join([*lines, *([f"{path}: and {more:,} more problems"] if more > 0 else [])])) from None
+        raise SpecError(
+            "\n".join([*lines, *([f"{file.path}: and {more:,} more problems"] if more > 0 else [])])
+        ) from None
 
 
-def place(path: str | Path, loc: Loc) -> str:
-    """Returns ``file:line:column`` of a value, for problems that only show when names are resolved.
+def place(path: str | Path | Source, loc: Loc) -> str:
+    """Returns ``file:line:column`` of a value, for problems that only show when names are resolved; or its override.
 
     Args:
-        path: of a file that was read before.
+        path: path of a file that was read before.
         loc: keys and positions from the top, e.g. ``("attributes", 1)``.
     """
     file = _merged(path)
     return file.mark(file.at(loc))
 
 
-def written(path: str | Path, loc: Loc) -> str | None:
+def written(path: str | Path | Source, loc: Loc) -> str | None:
     """Returns a text as it stands in a file, where what it was made into no longer tells; None if there is none.
 
     Args:
-        path: of a file that was read before.
-        loc: as of `place`.
+        path: path of a file that was read before.
+        loc: keys and positions from the top, as for `place`.
     """
     node = _merged(path).at(loc)
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else None
+    return expand(str(node.value)) if isinstance(node, yaml.ScalarNode) else None
 
 
-def _merged(path: str | Path) -> YamlFile:
+def _merged(path: str | Path | Source) -> YamlFile:
     """Reads a file again; what ``<<`` brings stands where it is brought to."""
-    file = _read(Path(path), SweepSpec, "a file")
+    file = _read(path, SweepSpec, "a file")
     file.data()
     return file
 
 
-def _read(path: Path, spec: type[BaseModel], what: str) -> YamlFile:
+def _read(path: str | Path | Source, spec: type[BaseModel], what: str) -> YamlFile:
+    source = path if isinstance(path, Source) else Source(Path(path))
     names = ", ".join(name for name, field in spec.model_fields.items() if field.is_required())
-    return read(path, what, " and ".join(names.rsplit(", ", 1)))
+    file = read(source.path, what, " and ".join(names.rsplit(", ", 1)), source.text)
+    override(file, source.overrides)
+    return file
 
 
 def _causes(file: YamlFile, error: ValidationError) -> list[ErrorDetails]:
@@ -98,7 +121,12 @@ def _causes(file: YamlFile, error: ValidationError) -> list[ErrorDetails]:
 
 
 def _loc(error: ErrorDetails) -> Loc:
-    return tuple(error["loc"]) + tuple(error.get("ctx", {}).get("loc", ()))
+    return tuple(error["loc"]) + _rest(error)
+
+
+def _rest(error: ErrorDetails) -> Loc:
+    """Returns the keys by which a rule goes on from where it was broken."""
+    return tuple(error.get("ctx", {}).get("loc", ()))
 
 
 def _fields_at(spec: type[BaseModel], loc: Loc) -> list[str]:
@@ -108,6 +136,21 @@ def _fields_at(spec: type[BaseModel], loc: Loc) -> list[str]:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)
+
+
+def _example(spec: type[BaseModel], loc: Loc, value: Any) -> str:
+    """Returns what could stand where a value stands in place of keys, from the examples of the keys."""
+    model, field = spec, None
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            field = model.model_fields[part]
+            model = _model_in(field.annotation) or model
+    if field is None or not field.examples:
+        return ""
+    own = model.model_fields.get(value) if isinstance(value, str) else None
+    example = {value: own.examples[0]} if own is not None and own.examples else field.examples[0]
+    text = yaml.safe_dump({str(loc[-1]): example}, default_flow_style=True, sort_keys=False, width=10_000)
+    return f", such as {text.strip()[1:-1]}"
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
@@ -123,15 +166,27 @@ def _describe(file: YamlFile, spec: type[BaseModel], error: ErrorDetails) -> str
     where = file.mark(file.at(loc, key=kind == "extra_forbidden"))
     if kind == "extra_forbidden":
         known = _fields_at(spec, loc[:-1])
+        if issubclass(spec, Strict) and (meant := spec.other_words.get(str(loc[-1]))) is not None:
+            return f"{where}: unknown key {str(loc[-1])!r}; {meant}"
         hint = did_you_mean(str(loc[-1]), known)
         expected = "" if hint.startswith("; known") else f"; expected one of {', '.join(known)}"
         return f"{where}: unknown key {cut(repr(str(loc[-1])))}{expected}{hint}"
     if kind == "missing":
         return f"{where}: {written} is missing; expected a key {str(loc[-1])!r} here"
     if kind == "rule":
-        return f"{where}: {written}: {error['msg']}"
+        # A rule names its key also where the file leaves it out.
+        keys = [*filter(None, [_written(file, tuple(error["loc"]), missing=False)]), *map(str, _rest(error))]
+        return ": ".join(filter(None, [where, ".".join(keys), error["msg"]]))
+    if kind in ("model_type", "model_attributes_type"):
+        return (
+            f"{where}: {written}: {_shown(error['input'])} is wrong; expected keys{_example(spec, loc, error['input'])}"
+        )
+    if kind == "string_pattern_mismatch":
+        return f"{where}: {written}: {_shown(error['input'])} is wrong; expected {in_words(error['ctx']['pattern'])}"
     expected = re.sub(r"^(Input|Tuple|List|String|Value) should (be |have )?| after validation.*$", "", error["msg"])
     hint = ""
+    if kind == "literal_error":
+        expected = re.sub(r"\b(True|False)\b", lambda found: found[0].lower(), expected)
     if kind == "literal_error" and isinstance(error["input"], str):
         hint = did_you_mean(error["input"], re.findall(r"'([^']*)'", expected))
         hint = "" if hint.startswith("; known") else hint

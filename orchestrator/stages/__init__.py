@@ -1,1 +1,1 @@
-"""The steps of the chain: each derives units from what is committed, and computes what needs no worker."""
+"""The kinds of work: what is to be done, what follows from it, what a worker does; see `orchestrator.stages.base`."""

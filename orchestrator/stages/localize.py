@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loco_core.evidence import MISSING_SHARE
-from loco_core.localizers import Grid, Localization, LocalizeSettings, name_of, rule
-from loco_core.tables import where
+from loco_core.localization.base import Grid, Localization, LocalizeSettings, name_of, rule
+from loco_core.localization.estimates import MISSING_SHARE
+from loco_core.tables import rows_where, where
 from loco_core.types import Attribute
 from orchestrator.spec import InterventionSpec
-from orchestrator.store import Store
-from orchestrator.store.schemas import make_table
+from orchestrator.store import Store, drop_derived, layout, write_derived
+from orchestrator.store.keyed import Key, keys_of
+from orchestrator.store.rows import make_table
 
 _NOT_COLUMNS = ("effects", "wants")
 
@@ -40,9 +42,8 @@ def localize(
         SpecError: there is no such localizer.
         LocalizationError: columns or controls are missing.
     """
-    rows = under(scores, intervention) if intervention else scores
-    found = rule(settings.localizer)(rows, settings, site_names, grid)
-    return replace(found, localizer=name_of(settings.localizer))
+    rows = under(scores, intervention)
+    return rule(settings.localizer)(rows, settings, site_names, grid)
 
 
 def unless_incomplete(found: Localization, missing: int, cells: int) -> Localization:
@@ -72,17 +73,15 @@ def unscored(model: str, attribute: Attribute, settings: LocalizeSettings, reaso
         reason: why, in a sentence.
     """
     return Localization(
-        model=model, attribute=attribute.key, attribute_kind=attribute.kind, mode=attribute.mode,
-        localizer=name_of(settings.localizer), outcome="incomplete", window_start=None, window_size=None,
-        best_start=None, best_size=None, site_names=(), relative_depth=None, effect=None, ci_low=None, ci_high=None,
-        runner_up_start=None, runner_up_effect=None, tie_set=(), sufficiency=None, damage=None, all_sites_effect=None,
-        threshold=settings.threshold, n_prompts=0, n_seeds=0, cells=0, exploratory=True, reason=reason,
-        possible_size=None, effects=(), wants=(),
+        model, attribute.key, attribute.kind, attribute.mode, "incomplete", reason,
+        localizer=name_of(settings.localizer), threshold=settings.threshold,
     )  # fmt: skip
 
 
-def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
-    """Keeps rows without an intervention, identity swaps, and those under one set of options."""
+def under(scores: pa.Table, intervention: InterventionSpec | None) -> pa.Table:
+    """Keeps rows without an intervention, identity swaps, and those under one set of options; all rows for None."""
+    if intervention is None:
+        return scores
     start, end = intervention.steps or (0, None)
     options = {name: getattr(intervention, name) for name in ("part", "tokens", "guidance_half", "pooled")}
     until = pc.field("steps") if end is None else pc.scalar(end)
@@ -90,31 +89,36 @@ def under(scores: pa.Table, intervention: InterventionSpec) -> pa.Table:
     return scores.filter(pc.field("control").isin(["clean", "donor", "identity"]) | matches)
 
 
-def effects_table(sweep_id: str, found: Iterable[Localization], *, beside: bool) -> pa.Table:
+def effects_table(sweep_id: str, found: Iterable[Localization], *, compared: bool) -> pa.Table:
     """Returns the rows of ``effects``.
 
     Args:
         sweep_id: identity of the sweep.
         found: what was found.
-        beside: whether by localizers to compare with, not by the one that edits follow.
+        compared: whether by localizers to compare with, not by the one that edits follow.
     """
-    known = {"sweep_id": sweep_id, "beside": beside}
-    rows = ({**known, "localizer": item.localizer, **asdict(row)} for item in found for row in item.effects)
+    known = {"sweep_id": sweep_id, "compared": compared}
+    names = ("model", "attribute", "localizer")
+    rows = (
+        {**known, **{name: getattr(item, name) for name in names}, **asdict(row)}
+        for item in found
+        for row in item.effects
+    )
     return make_table("effects", rows)
 
 
-def localizations_table(sweep_id: str, found: Iterable[Localization], *, beside: bool) -> pa.Table:
+def localizations_table(sweep_id: str, found: Iterable[Localization], *, compared: bool) -> pa.Table:
     """Returns the rows of ``localizations``; see `effects_table`."""
     rows = []
     for item in found:
         values = {key: value for key, value in asdict(item).items() if key not in _NOT_COLUMNS}
-        rows.append({"sweep_id": sweep_id, "beside": beside, **values})
+        rows.append({"sweep_id": sweep_id, "compared": compared, **values})
     return make_table("localizations", rows)
 
 
 def main_rows(table: pa.Table) -> pa.Table:
     """Returns the rows of ``effects`` or ``localizations`` of the localizer that edits follow."""
-    return table.filter(pc.field("beside").is_null() | ~pc.field("beside"))
+    return table.filter(pc.field("compared").is_null() | ~pc.field("compared"))
 
 
 class Tables:
@@ -130,43 +134,60 @@ class Tables:
         """
         self._store, self._sweep_id = store, sweep_id
         self._names = [name_of(name) for name in settings.localizers]
-        self._found: dict[tuple[str, str, str], Localization] = {}
+        self._found: dict[Key, Localization] = {}
+        self._tidied: set[Key] = set()
 
     @property
     def main(self) -> tuple[Localization, ...]:
         """What the localizer that edits follow found, by model and attribute."""
-        return tuple(item for key, item in sorted(self._found.items()) if key[2] == self._names[0])
+        found = dict(self._found)
+        return tuple(item for key, item in sorted(found.items()) if key[2] == self._names[0])
 
-    def add(self, found: Iterable[Localization]) -> None:
-        """Writes what was found, beside what was before."""
-        self._found |= {(item.model, item.attribute, item.localizer): item for item in found}
-        order = sorted(self._found, key=lambda key: (self._names.index(key[2]), *key[:2]))
-        beside = [self._found[key] for key in order if key[2] != self._names[0]]
-        for name, table in (("effects", effects_table), ("localizations", localizations_table)):
-            rows = [table(self._sweep_id, self.main, beside=False), table(self._sweep_id, beside, beside=True)]
-            self._replace(name, pa.concat_tables(rows))
+    def add(self, found: Sequence[Localization]) -> None:
+        """Writes what was found, beside what was before; for one thread at a time."""
+        self._found |= {_key(item): item for item in found}
+        for block in {_key(item)[:2] for item in found} - self._tidied:
+            self._tidy(block)
+            self._tidied.add(block)
+        write_localizations(self._store, self._sweep_id, found, self._names[0])
 
-    def _replace(self, table: str, rows: pa.Table) -> None:
-        """Replaces what a table says of the attributes of this run; of others an earlier run's word stands.
+    def _tidy(self, block: Key) -> None:
+        """Keeps what localizers of the sweep said in an earlier run, as to be followed or to be compared with now."""
+        for name in ("localizations", "effects"):
+            rows = rows_where(self._before[name], model=block[0], attribute=block[1])
+            for key in keys_of(name, rows):
+                if key in self._found:
+                    continue
+                if key[2] not in self._names:
+                    drop_derived(self._store, [layout.derived(name, *key)])
+                    continue
+                mine = rows_where(rows, localizer=key[2])
+                at, compared = mine.schema.get_field_index("compared"), key[2] != self._names[0]
+                flags = pa.array([compared] * len(mine), pa.bool_())
+                write_derived(self._store, {name: mine.set_column(at, mine.schema.field(at), flags)})
 
-        So does what another localizer of the sweep said of these, which is one to follow or to compare with as the
-        sweep has it now.
-        """
-        blocks = {key[:2] for key in self._found}
+    @cached_property
+    def _before(self) -> dict[str, pa.Table]:
+        """What earlier runs said."""
+        return {name: self._store.read(name) for name in ("localizations", "effects")}
 
-        def replaced(old: pa.Table) -> pa.Table:
-            keys = list(zip(*(old[name].to_pylist() for name in ("model", "attribute", "localizer")), strict=True))
-            mine = [key[:2] in blocks for key in keys]
-            stands = [
-                not here or (key[2] in self._names and key not in self._found)
-                for key, here in zip(keys, mine, strict=True)
-            ]
-            beside = [
-                key[2] != self._names[0] if here else flag
-                for key, here, flag in zip(keys, mine, old["beside"].to_pylist(), strict=True)
-            ]
-            at = old.schema.get_field_index("beside")
-            old = old.set_column(at, old.schema.field(at), pa.array(beside, pa.bool_()))
-            return pa.concat_tables([old.filter(pa.array(stands, pa.bool_())), rows]).combine_chunks()
 
-        self._store.update_derived(table, replaced)
+def write_localizations(store: Store, sweep_id: str, found: Sequence[Localization], main: str) -> None:
+    """Replaces what ``effects`` and ``localizations`` say of some attributes by some localizers.
+
+    Args:
+        store: the results.
+        sweep_id: identity of the sweep.
+        found: what these localizers found.
+        main: name of the localizer that edits follow; others are to be compared with it.
+    """
+    tables = {}
+    for name, table in (("effects", effects_table), ("localizations", localizations_table)):
+        parts = ([item for item in found if (item.localizer != main) == beside] for beside in (False, True))
+        rows = [table(sweep_id, part, compared=compared) for compared, part in zip((False, True), parts, strict=True)]
+        tables[name] = pa.concat_tables(rows).combine_chunks()
+    write_derived(store, tables, [_key(item) for item in found])
+
+
+def _key(found: Localization) -> Key:
+    return found.model, found.attribute, found.localizer

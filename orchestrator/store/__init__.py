@@ -1,6 +1,8 @@
 """What is known of a sweep, as files under one root on a disk or in a bucket."""
 
+from orchestrator.store.checksums import decode_document, encode_document, encode_page
 from orchestrator.store.damage import Damage, Examination
+from orchestrator.store.derived import drop_derived, write_derived
 from orchestrator.store.errors import (
     DamagedFileError,
     DiskFullError,
@@ -11,13 +13,13 @@ from orchestrator.store.errors import (
     StoreError,
     UnwritableError,
 )
-from orchestrator.store.lease import Beating, Lease, leased
+from orchestrator.store.lease import Held, Lease, leased
 from orchestrator.store.opening import open_as_worker, open_store
 from orchestrator.store.preflight import check_marker, preflight
 from orchestrator.store.publish import Publisher
 from orchestrator.store.repair import repair
-from orchestrator.store.schemas import SCHEMA_VERSION, TABLES, make_table
-from orchestrator.store.sealed import decode_document, encode_document, encode_page
+from orchestrator.store.rows import make_table
+from orchestrator.store.schemas import SCHEMA_VERSION, TABLES
 from orchestrator.store.store import Store
 from orchestrator.store.verify import examine, verify
 from orchestrator.store.whole import check_whole
@@ -25,11 +27,11 @@ from orchestrator.store.whole import check_whole
 __all__ = [
     "SCHEMA_VERSION",
     "TABLES",
-    "Beating",
     "Damage",
     "DamagedFileError",
     "DiskFullError",
     "Examination",
+    "Held",
     "Lease",
     "LeaseHeldError",
     "LeaseLostError",
@@ -42,6 +44,7 @@ __all__ = [
     "check_marker",
     "check_whole",
     "decode_document",
+    "drop_derived",
     "encode_document",
     "encode_page",
     "examine",
@@ -52,4 +55,5 @@ __all__ = [
     "preflight",
     "repair",
     "verify",
+    "write_derived",
 ]

@@ -77,6 +77,12 @@ class Blobs(Protocol):
         The root itself is the empty text.
         """
 
+    def folders(self, folder: str) -> Sequence[str]:
+        """Returns the paths of the folders directly in a folder, sorted; links are none.
+
+        The root itself is the empty text.
+        """
+
     def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
         """Returns all that lies in a folder, however deep, sorted by path; links are named and not followed."""
 

@@ -102,14 +102,12 @@ def _remedy(path: str, problem: str) -> str:
         return "set aside, to be fitted again"
     if path == layout.REPORT:
         return "set aside; `loco-sweep report` writes it anew"
-    if path.startswith(layout.BATCHES):
-        return "set aside, to be measured again"
     if path == layout.RESOLVED:
         return "the next run writes it again; weights stay those that rows were made with"
     if path == LOST_PLANS:
         return "what is committed is taken into account, and not planned again"
-    if path in map(layout.derived, layout.DERIVED):
-        return f"{'begun anew' if problem == 'missing' else 'set aside'}; the command that wrote it writes it again"
+    if layout.is_derived(path):
+        return f"{'' if problem == 'missing' else 'set aside; '}the command that wrote it writes it again"
     if layout.is_read_with(path) and problem == UNPUBLISHED:
         return "set aside: who reads the folder reads it, too"
     return "set aside"

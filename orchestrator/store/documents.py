@@ -13,8 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from orchestrator.spec import SweepSpec
 from orchestrator.store import layout
-from orchestrator.store.errors import REMEDY, DamagedFileError, NewerVersionError
-from orchestrator.store.sealed import decode_document
+from orchestrator.store.checksums import decode_document
+from orchestrator.store.errors import REMEDY, DamagedFileError, NewerVersionError, not_installed
+from orchestrator.store.schemas import is_table_name
 
 D = TypeVar("D", bound="Document")
 
@@ -76,18 +77,28 @@ class Record(Document):
     files: dict[str, str]
 
 
+class TableFiles(Document):
+    """Which files of derived tables were written: ``_meta/tables.json``."""
+
+    files: tuple[str, ...]
+
+
 class InFlight(Document):
     """Which units were being worked on, with the attempt each was at."""
 
     attempts: dict[str, int]
 
 
-class BatchSize(Document):
-    """What was measured of a model's batches; see :class:`loco_core.batches.BatchProbe`."""
+class Control(Document):
+    """What people ask of whoever drives these results: ``_meta/control.json``.
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    Attributes:
+        workers: how many workers there may be; None is as many as the run was started with.
+        paused: whether there are to be none.
+    """
 
-    batch_size: Annotated[int, Field(ge=1)]
+    workers: Annotated[int, Field(ge=1)] | None = None
+    paused: bool = False
 
 
 def read_document(data: bytes, path: str, kind: type[D]) -> D:
@@ -139,8 +150,13 @@ def check_record(record: Record, number: int, place: str) -> dict[str, str]:
 
     Raises:
         DamagedFileError: it names files of another part, or what is no part at all.
+        NewerVersionError: it names a table of a kind of work that is not installed here.
     """
-    wrong = sorted(record.files.keys() - {layout.part(name, number) for name in layout.PARTED})
+    for path in record.files:
+        table = path.partition("/")[0]
+        if is_table_name(table) and table not in (*layout.parted(), "_meta") and path == layout.part(table, number):
+            raise not_installed(place, table)
+    wrong = sorted(record.files.keys() - {layout.part(name, number) for name in layout.parted()})
     if wrong:
         raise DamagedFileError(f"{place}: names {wrong[0][:80]!r}, which is no file of part {number}; {REMEDY}")
     return record.files

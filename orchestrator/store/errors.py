@@ -13,6 +13,7 @@ __all__ = [
     "NewerVersionError",
     "StoreError",
     "UnwritableError",
+    "not_installed",
 ]
 
 
@@ -30,6 +31,19 @@ class DamagedFileError(StoreError):
 
 class NewerVersionError(StoreError):
     """A file is whole, and says more than this version understands: nothing to mend."""
+
+
+def not_installed(place: str, table: str) -> NewerVersionError:
+    """Returns the error of a file with rows of a kind of work that is not installed here.
+
+    Args:
+        place: where the file is.
+        table: name of the table.
+    """
+    return NewerVersionError(
+        f"{place}: holds rows of the table {table[:80]!r}, which no kind of work that is installed here has; install "
+        "the package that wrote it, here too"
+    )
 
 
 class UnwritableError(StoreError):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 
 from loco_core.errors import StoreError
+from orchestrator.identity import safe_name
+from orchestrator.store.schemas import outside_tables
 
 PLANS = "_meta/plan"
 UNITS = "_meta/units"
@@ -19,26 +21,35 @@ IN_FLIGHT = "_meta/inflight.json"
 LEASE = "_meta/lease.json"
 MARKER = "_meta/marker"
 PROGRESS = "_meta/progress.json"
-BATCHES = "_meta/batches"
+CONTROL = "_meta/control.json"
+TABLE_FILES = "_meta/tables.json"
 
+USAGE_PREFIX = "usage-"
+"""What the names of files of the table ``usage`` begin with, which are committed as units are."""
 DELTAS = "deltas"
 REPORT = "report.html"
 
-PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits", "traces")
-"""Tables that grow by parts, published from units."""
+_PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits", "traces", "probes", "usage")
 DERIVED = ("effects", "localizations", "edits", "trials")
-"""Tables of one file each, replaced whole."""
-
-FOLDERS = (
-    "_meta", PLANS, UNITS, MANIFESTS, PUBLISHED, QUARANTINE, BATCHES, "_meta/staging", "_meta/fits", DELTAS,
-    *(name for name in PARTED if name != "fits"), *DERIVED,
-)  # fmt: skip
-"""All folders that hold files of results."""
+"""Tables of small files, one per key, each replaced whole; see `orchestrator.store.derived`."""
 
 _LONGEST_NAME = 180
 _UNIT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_DERIVED = re.compile(r"[a-z0-9-]{1,61}(?:_[a-z0-9-]{1,61}){1,2}\.parquet")
 _DELTA = re.compile(rf"{DELTAS}/[A-Za-z0-9_-]{{1,200}}\.safetensors")
-_BATCH_SIZE = re.compile(rf"{BATCHES}/[a-z0-9-]{{1,100}}\.json")
+
+
+def parted() -> tuple[str, ...]:
+    """Returns the tables that grow by parts, published from units: those of this project, and of stages beside it."""
+    return (*_PARTED, *outside_tables())
+
+
+def folders() -> tuple[str, ...]:
+    """Returns all folders that hold files of results."""
+    return (
+        "_meta", PLANS, UNITS, MANIFESTS, PUBLISHED, QUARANTINE, "_meta/staging", "_meta/fits", DELTAS,
+        *(name for name in parted() if name != "fits"), *DERIVED,
+    )  # fmt: skip
 
 
 def plan(number: int) -> str:
@@ -54,17 +65,20 @@ def unit(unit_id: str) -> str:
     """
     if not _UNIT_ID.fullmatch(unit_id):
         raise StoreError(f"unit id {unit_id!r} is no file name; expected letters, digits, - and _")
-    return f"{UNITS}/{unit_id}.parquet"
+    return f"{UNITS}/{unit_id}.arrow"
 
 
-def batch_size(model: str) -> str:
-    """Path of what was measured of a model's batches."""
-    return f"{BATCHES}/{model}.json"
+def delta(edit_id: str, scope: str, data_sha256: str) -> str:
+    """Path of an edit's weights, named after what is in it.
 
+    Of two workers that fit the same edit neither can spoil the other's file where their last bits differ.
 
-def delta(edit_id: str, scope: str = "localized") -> str:
-    """Path of an edit's weights; those at a window named by hand say so, and are not the file of a localized edit."""
-    return f"{DELTAS}/{edit_id}{'' if scope == 'localized' else f'-{scope}'}.safetensors"
+    Args:
+        edit_id: identity of the edit.
+        scope: why it is made where it is made; see the column ``scope`` of ``edits``.
+        data_sha256: SHA-256 of the file's bytes.
+    """
+    return f"{DELTAS}/{edit_id}{'' if scope == 'localized' else f'-{scope}'}-{data_sha256[:12]}.safetensors"
 
 
 def manifest(number: int) -> str:
@@ -97,13 +111,25 @@ def folder(table: str) -> str:
 
 
 def part(table: str, number: int) -> str:
-    """Path of a part of a table; number 0 holds the schema and no rows."""
+    """Path of a part of a table; number 0, which derived tables have, too, holds the schema and no rows."""
     return f"{folder(table)}/part-{number:05d}.parquet"
 
 
-def derived(table: str) -> str:
-    """Path of a derived table."""
-    return f"{table}/{table}.parquet"
+def derived(table: str, *key: str) -> str:
+    """Path of a file of a derived table; different for different keys, and never that of a part.
+
+    Args:
+        table: which.
+        key: whose rows it holds, two texts or more.
+    """
+    # No name of a text has an underscore.
+    return f"{table}/{'_'.join(map(safe_name, key))}.parquet"
+
+
+def is_derived(path: str) -> bool:
+    """Tells whether a path is one that a file of a derived table may have, or the one that holds its schema."""
+    table, _, name = path.partition("/")
+    return table in DERIVED and (_DERIVED.fullmatch(name) is not None or path == part(table, 0))
 
 
 def numbers(paths: Iterable[str], name: Callable[[int], str]) -> dict[int, str]:
@@ -129,7 +155,12 @@ def parts(table: str, paths: Iterable[str]) -> dict[int, str]:
 def unit_of(path: str) -> str | None:
     """Returns the unit whose file this is; None for a file that is no unit's."""
     name, dot, suffix = path.removeprefix(f"{UNITS}/").rpartition(".")
-    return name if dot and suffix == "parquet" and _UNIT_ID.fullmatch(name) and unit(name) == path else None
+    return name if dot and suffix == "arrow" and _UNIT_ID.fullmatch(name) and unit(name) == path else None
+
+
+def is_usage(unit_id: str) -> bool:
+    """Tells whether what is committed under a name says what workers' time went into."""
+    return unit_id.startswith(USAGE_PREFIX)
 
 
 def is_unit_id(text: str) -> bool:
@@ -142,21 +173,17 @@ def is_delta(path: str) -> bool:
     return _DELTA.fullmatch(path) is not None
 
 
-def is_batch_size(path: str) -> bool:
-    """Tells whether a path is one that a measured batch size may have."""
-    return _BATCH_SIZE.fullmatch(path) is not None
-
-
 def is_own(path: str) -> bool:
     """Tells whether a path is one that results have a file at; what lies elsewhere is somebody else's."""
     folder = path.rpartition("/")[0]
     numbered = {PLANS: plan, MANIFESTS: manifest, PUBLISHED: published}
     if folder in numbered:
         return bool(numbers([path], numbered[folder]))
-    if path in (SWEEP, RESOLVED, IN_FLIGHT, LEASE, MARKER, PROGRESS, REPORT) or unit_of(path) is not None:
+    if path in (SWEEP, RESOLVED, IN_FLIGHT, LEASE, MARKER, PROGRESS, CONTROL, REPORT, TABLE_FILES):
         return True
-    parted = any(parts(name, [path]) for name in PARTED)
-    return parted or path in map(derived, DERIVED) or is_delta(path) or is_batch_size(path)
+    if unit_of(path) is not None:
+        return True
+    return any(parts(name, [path]) for name in parted()) or is_derived(path) or is_delta(path)
 
 
 def is_read_with(path: str) -> bool:
@@ -167,7 +194,7 @@ def is_read_with(path: str) -> bool:
     """
     table, *below = path.split("/")
     return (
-        table in (*PARTED, *DERIVED)
+        table in (*parted(), *DERIVED)
         and path.endswith(".parquet")
         and not any(part[:1] in ("", ".", "_") for part in below)
     )

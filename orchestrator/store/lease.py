@@ -15,13 +15,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs, Versioned
+from orchestrator.store.checksums import decode_document, encode_document
 from orchestrator.store.errors import DamagedFileError, LeaseHeldError, LeaseLostError, StoreError
-from orchestrator.store.sealed import decode_document, encode_document
+from orchestrator.store.held import HeldBlobs
 
 if TYPE_CHECKING:
     from orchestrator.store.store import Store
@@ -56,6 +59,8 @@ class Lease:
         self._blobs, self._beat, self._dead_after = blobs, beat, dead_after
         self._clock, self._sleep = clock, sleep
         self._token = uuid.uuid4().hex
+        self._died: datetime | None = None
+        self._since = ""
         self._beats = 0
         self._version: str | None = None
         self._renewed = 0.0
@@ -66,11 +71,18 @@ class Lease:
         Raises:
             LeaseHeldError: another driver is at work.
         """
+        self._since = _now()
         found = self._blobs.read_versioned(layout.LEASE)
         if found is not None and not _is_free(found):
             self._watch(found)
+        self._died = _seen_alive(found)
         if not self._write(found.version if found else None):
             raise self._held(self._blobs.read_versioned(layout.LEASE))
+
+    @property
+    def died(self) -> datetime | None:
+        """When the holder before this one was seen last, if it never gave the lease back; else None."""
+        return self._died
 
     def renew(self) -> None:
         """Shows that the holder lives, if a beat has passed; cheap to call often.
@@ -103,7 +115,7 @@ class Lease:
         """Gives the lease back, if it is still held."""
         if self._version is not None:
             self._blobs.compare_and_swap(
-                layout.LEASE, encode_document({"owner": None, "by": self._token}), self._version
+                layout.LEASE, encode_document({"owner": None, "by": self._token, "at": _now()}), self._version
             )
             self._version = None
 
@@ -120,7 +132,9 @@ class Lease:
         self._beats += 1
         # The time of the write counts from before it: a contender may have seen it at once.
         started = self._clock()
-        content = {"owner": self._token, "beat": self._beats, **_this_process()}
+        # For people who look: no driver decides by what another machine's clock says.
+        times = {"since": self._since, "at": _now()}
+        content = {"owner": self._token, "beat": self._beats, **times, **_this_process()}
         version = self._blobs.compare_and_swap(layout.LEASE, encode_document(content), expected)
         if version is None:
             return False
@@ -143,14 +157,14 @@ class Lease:
         )
 
 
-class Beating(threading.Thread):
+class LeaseRenewer(threading.Thread):
     """Renews a lease until it is stopped, or lost."""
 
     def __init__(self, lease: Lease) -> None:
         """Takes a lease that is held.
 
         Args:
-            lease: to be renewed.
+            lease: the lease to renew.
         """
         super().__init__(daemon=True, name="lease")
         self._lease, self._over, self._lost = lease, threading.Event(), False
@@ -161,11 +175,16 @@ class Beating(threading.Thread):
         return not self._lost and not (self._lease.is_overdue() and self._is_lost())
 
     def run(self) -> None:
-        """Renews until told to stop."""
+        """Renews until it is asked to stop."""
         while not self._over.wait(1.0):
             with self._renewing:
                 if not self._renewed():
                     return
+
+    def stop(self) -> None:
+        """Ends the thread; returns when no renewal is under way."""
+        self._over.set()
+        self.join()
 
     def _renewed(self) -> bool:
         try:
@@ -183,39 +202,112 @@ class Beating(threading.Thread):
         finally:
             self._renewing.release()
 
-    def stop(self) -> None:
-        """Ends the thread; returns when no renewal is under way."""
-        self._over.set()
-        self.join()
 
-    def check(self) -> None:
-        """Returns if the lease is still held; for work that writes for longer than a contender waits.
+@dataclass(frozen=True)
+class Held:
+    """Results that are one command's for now.
 
-        Raises:
-            LeaseLostError: another driver took over.
-        """
-        if not self.alive():
-            raise LeaseLostError("another driver took these results over; this command stops")
+    Attributes:
+        store: the results; writing raises `LeaseLostError` once another driver took them over.
+        alive: tells whether the lease is still held.
+        died: when the command before this one was seen last, if it died: killed, or its machine is gone.
+    """
+
+    store: Store
+    alive: Callable[[], bool]
+    died: datetime | None = None
 
 
 @contextmanager
-def leased(store: Store) -> Iterator[Beating]:
-    """Holds the lease, and renews it beside whatever this process is busy with: a unit, a model, a large part."""
+def leased(store: Store) -> Iterator[Held]:
+    """Holds the lease, and renews it beside whatever this process is busy with: a unit, a model, a large part.
+
+    Raises:
+        LeaseHeldError: another driver is at work.
+    """
     lease = Lease(store.blobs)
     lease.acquire()
-    beating = Beating(lease)
-    beating.start()
+    renewer = LeaseRenewer(lease)
+    renewer.start()
+    blobs = HeldBlobs(store.blobs, renewer.alive)
     try:
-        yield beating
+        yield Held(store.over(blobs), renewer.alive, lease.died)
     finally:
-        beating.stop()
-        lease.release()
+        written = False
+        try:
+            # A thread that is at work still has written its last file.
+            written = blobs.close(DEAD_AFTER_SECONDS)
+        finally:
+            renewer.stop()
+            # Where a write hangs, the next driver waits until the lease has run out.
+            if written:
+                lease.release()
 
 
 def holder(blobs: Blobs) -> str | None:
     """Returns a mark of the lease as it stands, which changes while its driver lives; None where nobody holds it."""
     found = blobs.read_versioned(layout.LEASE)
     return None if found is None or _is_free(found) else found.version
+
+
+@dataclass(frozen=True)
+class DriverState:
+    """Whether a command is at work on results, for a person who looks.
+
+    Attributes:
+        works: whether one is.
+        since: when it took the lease; None where none is at work.
+        stopped: when the last one gave the lease back, or was seen last; None where none ever was, or one is at work.
+        died: whether the last one never gave the lease back: it was killed, or its machine is gone.
+    """
+
+    works: bool = False
+    since: datetime | None = None
+    stopped: datetime | None = None
+    died: bool = False
+
+
+def driver_state(blobs: Blobs, now: datetime) -> DriverState:
+    """Tells whether a command is at work, from its lease: one that is not renewed for long has died.
+
+    Args:
+        blobs: of the results root.
+        now: the time, with which the times of the lease are compared.
+    """
+    return state_of(blobs.read_versioned(layout.LEASE), now)
+
+
+def state_of(found: Versioned | None, now: datetime) -> DriverState:
+    """Tells the same from a lease that was read.
+
+    Args:
+        found: the lease; None where there is none.
+        now: as of `driver_state`.
+    """
+    if found is None:
+        return DriverState()
+    content = _content(found)
+    since, seen = _time(content.get("since")), _time(content.get("at"))
+    if _is_free(found) or seen is None or (now - seen).total_seconds() > DEAD_AFTER_SECONDS:
+        return DriverState(stopped=seen, died=_seen_alive(found) is not None)
+    return DriverState(works=True, since=since)
+
+
+def _seen_alive(found: Versioned | None) -> datetime | None:
+    """Returns when a lease was renewed last that was not given back; None of one that was."""
+    content = _content(found) if found else {}
+    return _time(content.get("at")) if content.get("owner") is not None else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text)).astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def _content(found: Versioned) -> dict[str, Any]:

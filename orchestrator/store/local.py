@@ -55,7 +55,7 @@ class LocalBlobs:
                 raise FileNotFoundError(errno.ENOENT, "no such folder")
             self._real = Path(os.path.realpath(self._root))
         self._folders: set[Path] = set()
-        for folder in layout.FOLDERS:
+        for folder in layout.folders():
             self._folder_at(folder)
 
     @property
@@ -134,6 +134,16 @@ class LocalBlobs:
                 with os.scandir(where) as entries:
                     return sorted(f"{prefix}{entry.name}" for entry in entries if entry.is_file())
             except FileNotFoundError:
+                return []
+
+    def folders(self, folder: str) -> Sequence[str]:
+        """See `Blobs`."""
+        where, prefix = self._folder_at(folder), f"{folder}/" if folder else ""
+        with self._errors(folder):
+            try:
+                with os.scandir(where) as entries:
+                    return sorted(f"{prefix}{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False))
+            except (FileNotFoundError, NotADirectoryError):
                 return []
 
     def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loco_core.errors import StoreError
 from loco_core.masking import has_password
+from orchestrator.spec.places import STORAGES, expected_storage
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs
 from orchestrator.store.errors import MissingFileError
@@ -15,21 +16,13 @@ def open_store(root: str, *, create: bool = True) -> Store:
     """Opens a results root.
 
     Args:
-        root: a folder, or ``s3://bucket/folder``.
+        root: a folder, or an address such as ``s3://bucket/folder``.
         create: whether to make a folder; without, it must hold a sweep.
 
     Raises:
         StoreError: the address is none, or there is no sweep.
     """
-    scheme, separator, _ = root.partition("://")
-    if separator and scheme not in ("s3", "file"):
-        raise StoreError(f"{root}: expected a folder or s3://bucket/folder")
-    if separator and has_password(root):
-        raise StoreError(
-            f"{root}: an address is written into the results and their reports; expected one without a password, and "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
-        )
-    store = Store(_s3(root) if scheme == "s3" and separator else _local(root.removeprefix("file://"), create))
+    store = Store(open_blobs(root, create=create))
     if not store.blobs.exists(layout.SWEEP):
         _check_no_leftovers(store)
         if not create and store.committed():
@@ -42,6 +35,27 @@ def open_store(root: str, *, create: bool = True) -> Store:
     return store
 
 
+def open_blobs(root: str, *, create: bool = True) -> Blobs:
+    """Opens a place, whatever is there.
+
+    Args:
+        root: a folder, or an address such as ``s3://bucket/folder``.
+        create: whether to make a folder.
+
+    Raises:
+        StoreError: the address is none, or there is no such folder.
+    """
+    scheme, separator, _ = root.partition("://")
+    if separator and scheme not in (*STORAGES, "file"):
+        raise StoreError(f"{root}: {expected_storage(scheme)}")
+    if separator and has_password(root):
+        raise StoreError(
+            f"{root}: an address is written into the results and their reports; expected one without a password, and "
+            "the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say) in the environment"
+        )
+    return _bucket(scheme, root) if scheme in STORAGES and separator else _local(root.removeprefix("file://"), create)
+
+
 def _check_no_leftovers(store: Store) -> None:
     """Refuses a root that holds tables of results and nothing of what they were made by: all would be computed again.
 
@@ -50,7 +64,7 @@ def _check_no_leftovers(store: Store) -> None:
     """
     if layout.numbers(store.blobs.list(layout.MANIFESTS), layout.manifest) or store.committed():
         return
-    for name in layout.PARTED:
+    for name in layout.parted():
         found = [path for n, path in layout.parts(name, store.blobs.list(layout.folder(name))).items() if n > 0]
         if found:
             raise StoreError(
@@ -84,8 +98,22 @@ def _local(root: str, create: bool) -> Blobs:
     return LocalBlobs(root, create=create)
 
 
-def _s3(root: str) -> Blobs:
-    # Loaded only where it is needed: s3fs and its libraries take a second.
-    from orchestrator.store.s3 import S3Blobs
+def _bucket(scheme: str, root: str) -> Blobs:
+    # Loaded only where they are needed: clients and their libraries take a second.
+    if scheme == "s3":
+        from orchestrator.store.s3 import S3Blobs
 
-    return S3Blobs(root)
+        return S3Blobs(root)
+    try:
+        if scheme == "gs":
+            from orchestrator.store.gcs import GcsBlobs
+
+            return GcsBlobs(root)
+        from orchestrator.store.azure import AzureBlobs
+
+        return AzureBlobs(root)
+    except ModuleNotFoundError as error:
+        extra = STORAGES[scheme]
+        raise StoreError(
+            f"{root}: {error.name} is not installed; `pip install 'loco-sweep[{extra}]'` installs it"
+        ) from error

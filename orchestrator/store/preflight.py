@@ -7,8 +7,8 @@ import uuid
 
 from orchestrator.store import layout
 from orchestrator.store.blobs import Blobs
+from orchestrator.store.checksums import decode_document, encode_document
 from orchestrator.store.errors import DamagedFileError, DiskFullError, LeaseLostError, StoreError, UnwritableError
-from orchestrator.store.sealed import decode_document, encode_document
 
 
 def preflight(blobs: Blobs, needed_bytes: int = 0) -> str:
@@ -86,11 +86,11 @@ def not_shared(root: str) -> UnwritableError:
     """Returns the error of a worker that does not see the driver's results root.
 
     Args:
-        root: as the worker was told it.
+        root: address as the worker has it.
     """
     return UnwritableError(
         f"{root}: the worker on {socket.gethostname()} does not see this folder as the driver does; expected a folder "
-        "that every machine mounts, or s3://bucket/folder"
+        "that every machine mounts, or an address such as s3://bucket/folder"
     )
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.store.blobs import Blobs
+from orchestrator.store.checksums import seal_of
 from orchestrator.store.errors import DamagedFileError
-from orchestrator.store.sealed import seal_of
 
 
 class RangedTable:

@@ -8,27 +8,27 @@ and computed again, and the other units of its part are published anew. Nothing 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pyarrow.compute as pc
 
 from orchestrator.store import layout
+from orchestrator.store.checksums import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.damage import LOST_PLANS, Damage, Survey, damages
+from orchestrator.store.derived import forget_lost
 from orchestrator.store.publish import Publisher, gather
-from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.store import Store
 from orchestrator.store.units import encode_unit
 from orchestrator.store.verify import look
 
 
-def repair(store: Store, still: Callable[[], None] = lambda: None) -> list[Damage]:
+def repair(store: Store) -> list[Damage]:
     """Mends what `verify` finds; afterwards the run command computes exactly the units that were lost.
 
     Safe to be killed and repeated.
 
     Args:
-        store: the results; the caller holds their lease.
-        still: raises where the lease is lost; asked before everything that is written.
+        store: the results, as `orchestrator.store.leased` yields them.
 
     Returns:
         What was damaged.
@@ -38,11 +38,10 @@ def repair(store: Store, still: Callable[[], None] = lambda: None) -> list[Damag
     """
     survey = look(store)
     for path in survey.bad_others:
-        still()
         _set_aside(store, path)
+    forget_lost(store, filter(layout.is_derived, survey.bad_others))
     restored: set[str] = set()
     for number in sorted(survey.manifests.keys() | survey.bad_manifests.keys()):
-        still()
         units = survey.manifests.get(number, ())
         lost = [unit_id for unit_id in units if unit_id in survey.bad_units]
         sound = number in survey.sums and number not in survey.bad_parts
@@ -54,9 +53,7 @@ def repair(store: Store, still: Callable[[], None] = lambda: None) -> list[Damag
         elif number in survey.bad_parts:
             _rewrite(store, number, units, survey)
     for unit_id in sorted(survey.bad_units.keys() - restored):
-        still()
         store.quarantine(layout.unit(unit_id))
-    still()
     store.write_schemas(uuid.uuid4().hex)
     Publisher(store).publish(flush=True)
     return damages(survey)
@@ -72,7 +69,7 @@ def _set_aside(store: Store, path: str) -> None:
 
 def _restore(store: Store, number: int, units: list[str]) -> None:
     """Makes unit files from the part that holds their rows."""
-    paths = {name: layout.part(name, number) for name in layout.PARTED}
+    paths = {name: layout.part(name, number) for name in layout.parted()}
     parts = {name: decode_table(store.blobs.read(p), p) for name, p in paths.items() if store.blobs.exists(p)}
     for unit_id in units:
         store.quarantine(layout.unit(unit_id))
@@ -101,7 +98,7 @@ def _withdraw(store: Store, number: int) -> None:
 
     The number stays taken, so that no second driver can publish under it, and rows vanish before they return.
     """
-    for name in layout.PARTED:
+    for name in layout.parted():
         store.quarantine(layout.part(name, number))
     store.quarantine(layout.manifest(number))
     store.blobs.replace(layout.manifest(number), encode_document({"number": number, "units": []}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -146,6 +146,11 @@ class S3Blobs:
         """See `Blobs`."""
         return [*self._listed(folder, "/")]
 
+    def folders(self, folder: str) -> Sequence[str]:
+        """See `Blobs`. A bucket has none: they are the beginnings that keys have in common."""
+        found = (item["Prefix"] for page in self._pages(folder, "/") for item in page.get("CommonPrefixes", []))
+        return sorted(name for prefix in found if (name := prefix.removeprefix(self._prefix).rstrip("/")))
+
     def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
         """See `Blobs`. A bucket has files only."""
         return [(path, "file") for path in self._listed(folder, "")]
@@ -172,17 +177,19 @@ class S3Blobs:
         """See `Blobs`. One PUT leaves nothing behind."""
 
     def _listed(self, folder: str, delimiter: str) -> Sequence[str]:
+        keys = (item["Key"] for page in self._pages(folder, delimiter) for item in page.get("Contents", []))
+        # Consoles make empty objects that stand for folders.
+        return sorted(key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
+
+    def _pages(self, folder: str, delimiter: str) -> Iterator[Any]:
         check_inside(self.root, folder)
         prefix = f"{self._prefix}{folder}/" if folder else self._prefix
-        names: list[str] = []
         token: dict[str, str] = {}
         while True:
             page = self._ask(folder, partial(self._list_page, prefix, delimiter, token))
-            keys = (item["Key"] for item in page.get("Contents", []))
-            # Consoles make empty objects that stand for folders.
-            names += [key.removeprefix(self._prefix) for key in keys if not key.endswith("/")]
+            yield page
             if not page.get("IsTruncated"):
-                return sorted(names)
+                return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _put(self, path: str, data: bytes, options: dict[str, Any]) -> str:
@@ -230,6 +237,11 @@ class S3Blobs:
             return UnwritableError(f"{where}: S3 refuses ({code}); check credentials and their right to read and write")
         if code in _ABSENT:
             return MissingFileError(f"{where}: no such file")
+        if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+            return UnwritableError(
+                f"{where}: this machine has no credentials of S3; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                "AWS_PROFILE"
+            )
         return StoreError(f"{where}: S3 fails ({code or type(error).__name__}: {error}); run the same command to go on")
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import pyarrow as pa
 
 from loco_core.errors import SpecError, StoreError
 from orchestrator.spec import SweepSpec, check_compatible
 from orchestrator.store import layout
+from orchestrator.store.ahead import read_ahead
 from orchestrator.store.blobs import Blobs, Put
+from orchestrator.store.checksums import decode_table, encode_document, encode_table, sum_of
 from orchestrator.store.documents import (
     D,
     InFlight,
@@ -27,14 +29,15 @@ from orchestrator.store.documents import (
     read_document,
 )
 from orchestrator.store.errors import REMEDY, DamagedFileError, MissingFileError
+from orchestrator.store.keyed import derived_rows
 from orchestrator.store.preflight import check_current
 from orchestrator.store.ranges import RangedTable
-from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
-from orchestrator.store.sealed import decode_table, encode_document, encode_table, sum_of
-from orchestrator.store.units import StrayUnitError, decode_unit, encode_unit
+from orchestrator.store.rows import checked_plan, checked_rows
+from orchestrator.store.schemas import TABLES, described
+from orchestrator.store.units import StrayUnitError, decode_rows, decode_unit, encode_unit
 
 _log = logging.getLogger(__name__)
-_READERS = 16
+V = TypeVar("V")
 
 
 class Store:
@@ -48,6 +51,14 @@ class Store:
             marker: of the run whose units are committed here, see `orchestrator.store.preflight`; None for its driver.
         """
         self.blobs, self._marker = blobs, marker
+
+    def over(self, blobs: Blobs) -> Store:
+        """Returns the same results seen through another storage.
+
+        Args:
+            blobs: storage of the same files.
+        """
+        return Store(blobs, self._marker)
 
     @property
     def root(self) -> str:
@@ -90,15 +101,13 @@ class Store:
 
     def write_schemas(self, attempt_id: str) -> None:
         """Puts a file without rows into every table that has none, so that every folder can be read from the start."""
-        for name in layout.PARTED:
+        for name in (*layout.parted(), *layout.DERIVED):
             path, empty = layout.part(name, 0), _without_rows(name)
             if self.blobs.put_if_absent(path, empty, attempt_id) == "lost":
                 # Whoever reads the folder takes its columns from this file: one of an older version lacks some.
                 known = decode_table(self.blobs.read(path), self._place(path)).column_names
                 if not set(TABLES[name].names).issubset(known):
                     self.blobs.replace(path, empty)
-        for name in layout.DERIVED:
-            self.blobs.put_if_absent(layout.derived(name), _without_rows(name), attempt_id)
 
     def sweep(self) -> SweepSpec | None:
         """Returns the spec that the results were last run with, or None in a new root."""
@@ -178,6 +187,10 @@ class Store:
 
     def committed(self) -> frozenset[str]:
         """Returns the ids of all committed units; one listing. Files of other names are nobody's units."""
+        return frozenset(name for name in self.all_committed() if not layout.is_usage(name))
+
+    def all_committed(self) -> frozenset[str]:
+        """Returns the names of all that is committed as units are: those of ``usage`` that drivers wrote, too."""
         return frozenset(name for path in self.blobs.list(layout.UNITS) if (name := layout.unit_of(path)))
 
     def read_unit(self, unit_id: str) -> dict[str, pa.Table]:
@@ -193,10 +206,10 @@ class Store:
     def iter_units(
         self, unit_ids: Iterable[str], *, strays: set[str] | None = None
     ) -> Iterator[tuple[str, dict[str, pa.Table]]]:
-        """Yields the rows of committed units in the given order; reads a few at a time, ahead of need.
+        """Yields the rows of committed units in the given order; reads some at a time, ahead of need.
 
         Args:
-            unit_ids: of the units.
+            unit_ids: ids of the units.
             strays: takes the names of files that hold another unit than their name says, such as copies that somebody
                 made, and that are passed over: for those who take whatever is there. None where each unit is meant.
 
@@ -204,28 +217,54 @@ class Store:
             DamagedFileError: a file is not what was written, or holds another unit.
         """
 
-        def read(unit_id: str) -> dict[str, pa.Table] | None:
-            try:
-                return self.read_unit(unit_id)
-            except StrayUnitError as error:
-                if strays is None:
-                    raise
-                _log.warning("passed over: %s", error)
-                strays.add(unit_id)
-                return None
+        def read(unit_id: str) -> tuple[str, dict[str, pa.Table]] | None:
+            return self._unless_stray(unit_id, lambda: (unit_id, self.read_unit(unit_id)), strays)
 
-        ids = list(unit_ids)
-        with ThreadPoolExecutor(_READERS) as pool:
-            for start in range(0, len(ids), _READERS):
-                batch = ids[start : start + _READERS]
-                for unit_id, tables in zip(batch, pool.map(read, batch), strict=True):
-                    if tables is not None:
-                        yield unit_id, tables
+        def size(found: tuple[str, dict[str, pa.Table]] | None) -> int:
+            return sum(table.nbytes for table in found[1].values() if len(table)) if found else 0
 
-    def read_units(self, unit_ids: Iterable[str], table: str = "scores", *, strays: set[str] | None = None) -> pa.Table:
-        """Returns the rows of one table of committed units, published or not, in the given order; see `iter_units`."""
-        units = self.iter_units(unit_ids, strays=strays)
-        return _joined(table, (tables[table] for _, tables in units))
+        return (found for found in read_ahead(read, unit_ids, size) if found is not None)
+
+    def read_units(
+        self,
+        unit_ids: Iterable[str],
+        table: str = "scores",
+        columns: Sequence[str] | None = None,
+        *,
+        strays: set[str] | None = None,
+    ) -> pa.Table:
+        """Returns rows of one table of committed units, published or not, in the given order.
+
+        Args:
+            unit_ids: ids of the units.
+            table: which.
+            columns: those that are decoded; None is all.
+            strays: see `iter_units`.
+
+        Raises:
+            DamagedFileError: a file is not what was written, or holds another unit.
+        """
+
+        def read(unit_id: str) -> pa.Table | None:
+            path = layout.unit(unit_id)
+            return self._unless_stray(
+                unit_id,
+                lambda: decode_rows(self.blobs.read(path), self._place(path), unit_id, table, columns),
+                strays,
+            )
+
+        found = [rows for rows in read_ahead(read, unit_ids, _nbytes) if rows is not None]
+        return _joined(table, found, columns)
+
+    def _unless_stray(self, unit_id: str, read: Callable[[], V], strays: set[str] | None) -> V | None:
+        try:
+            return read()
+        except StrayUnitError as error:
+            if strays is None:
+                raise
+            _log.warning("passed over: %s", error)
+            strays.add(unit_id)
+            return None
 
     def manifests(self) -> dict[int, tuple[str, ...]]:
         """Returns the units of every part that was decided on, by its number.
@@ -267,7 +306,8 @@ class Store:
             MissingFileError: a published file is missing.
             DamagedFileError: one of its files is not what was written.
         """
-        return _joined(table, (self._whole(table, path, expected) for path, expected in self._files(table).items()))
+        found = read_ahead(lambda item: self._whole(table, *item), self._files(table).items(), _nbytes)
+        return _joined(table, (rows for rows in found if rows is not None))
 
     def read_part(self, table: str, number: int) -> pa.Table:
         """Returns the rows of one published part of a growing table.
@@ -279,7 +319,8 @@ class Store:
         path, record = layout.part(table, number), layout.published(number)
         files = check_record(read_document(self.blobs.read(record), self._place(record), Record), number, record)
         # A part without rows of a table has no file of it.
-        return _joined(table, [self._whole(table, path, files[path])] if path in files else [])
+        rows = self._whole(table, path, files[path]) if path in files else None
+        return _joined(table, [rows] if rows is not None else [])
 
     def read_columns(self, table: str, columns: Sequence[str]) -> pa.Table:
         """Returns some columns of what `read` returns, and reads no more than they take.
@@ -288,35 +329,38 @@ class Store:
             MissingFileError: a published file is missing.
             DamagedFileError: one of its files is not readable, or not one of this project's.
         """
-        empty = TABLES[table].empty_table().select(list(columns))
-        parts = [self._columns(path, columns) for path in self._files(table)]
-        return pa.concat_tables([empty, *parts], promote_options="default")
+        if table in layout.DERIVED:
+            # Small, and read whole to be compared with their sums.
+            return self.read(table).select(list(columns))
+        return _joined(table, read_ahead(lambda path: self._columns(path, columns), self._files(table)), columns)
 
     def part_files(self) -> dict[str, int]:
         """Returns the files of all tables that are named as parts with rows are, with their numbers; a listing each."""
         return {
             path: number
-            for table in layout.PARTED
+            for table in layout.parted()
             for number, path in layout.parts(table, self.blobs.list(layout.folder(table))).items()
             if number > 0
         }
 
     def _files(self, table: str) -> dict[str, str | None]:
-        """Returns the files of a table that count, with their sums: those that a record names, or the derived one."""
+        """Returns the files of a table that count; with their sums, if a record names them."""
         if table in layout.DERIVED:
-            return {path: None} if self.blobs.exists(path := layout.derived(table)) else {}
+            return {path: None for path in self.blobs.list(table) if layout.is_derived(path)}
         return {path: files[path] for n, files in self.records().items() if (path := layout.part(table, n)) in files}
 
-    def _whole(self, table: str, path: str, expected: str | None) -> pa.Table:
-        data, place = self._named(path), self._place(path)
+    def _whole(self, table: str, path: str, expected: str | None) -> pa.Table | None:
+        """Reads a file of a table; None of a derived one that went since it was listed."""
+        place = self._place(path)
+        if table in layout.DERIVED:
+            found = self.blobs.read_versioned(path)
+            return None if found is None else derived_rows(table, found.data, path, place)
+        with self._expected(path):
+            data = self.blobs.read(path)
         rows = decode_table(data, place)
         if expected not in (None, sum_of(data)):
             raise DamagedFileError(f"{place}: not the file that was published; {REMEDY}")
         return checked_rows(table, rows, place)
-
-    def _named(self, path: str) -> bytes:
-        with self._expected(path):
-            return self.blobs.read(path)
 
     def _columns(self, path: str, columns: Sequence[str]) -> pa.Table:
         with self._expected(path):
@@ -330,33 +374,6 @@ class Store:
             raise MissingFileError(
                 f"{self._place(path)}: missing; `loco-sweep verify {self.root} --repair` makes it again from its units"
             ) from error
-
-    def write_derived(self, table: str, rows: pa.Table) -> None:
-        """Replaces a derived table (``effects``, ``localizations``, ``edits``, ``trials``) as a whole.
-
-        Args:
-            table: which.
-            rows: all its rows, in the table's schema.
-        """
-        self.blobs.replace(layout.derived(table), _encode_derived(table, rows))
-
-    def update_derived(self, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
-        """Replaces a derived table by what follows from it.
-
-        Args:
-            table: which.
-            change: takes its rows and returns all that there shall be.
-
-        Raises:
-            StoreError: another driver replaced it meanwhile; nothing is written.
-        """
-        path = layout.derived(table)
-        found = self.blobs.read_versioned(path)
-        old = _joined(table, [checked_rows(table, decode_table(found.data, path), self._place(path))] if found else [])
-        data = _encode_derived(table, change(old))
-        if self.blobs.compare_and_swap(path, data, found.version if found else None) is None:
-            message = f"{self._place(path)}: another driver wrote it at the same time"
-            raise StoreError(f"{message}; wait for that driver, then run the command again")
 
     def record_in_flight(self, attempts: Mapping[str, int]) -> None:
         """Notes which units are being worked on, with the attempt each is at, for the driver's successor."""
@@ -385,7 +402,7 @@ class Store:
         """
         if not layout.is_delta(path):
             raise StoreError(
-                f"{self._place(layout.derived('edits'))}: names {path[:80]!r} as weights of an edit; expected "
+                f"{self.root}/edits: a row names {path[:80]!r} as weights of an edit; expected "
                 f"{layout.DELTAS}/NAME.safetensors; `loco-sweep verify {self.root} --repair` sets the table aside"
             )
         data = self.blobs.read(path)
@@ -416,24 +433,23 @@ class Store:
 
     def _documents(self, paths: Iterable[str], kind: type[D]) -> list[D]:
         """Reads documents that are there, a few at a time."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(lambda path: read_document(self.blobs.read(path), self._place(path), kind), paths))
+        return list(read_ahead(lambda path: read_document(self.blobs.read(path), self._place(path), kind), paths))
 
     def _place(self, path: str) -> str:
         return f"{self.root}/{path}"
 
 
-def _encode_derived(table: str, rows: pa.Table) -> bytes:
-    if table not in layout.DERIVED or not rows.schema.equals(TABLES[table]):
-        raise StoreError(f"table {table} is not derived, or its rows have another schema than they should")
-    return encode_table(rows.replace_schema_metadata(TABLES[table].metadata))
-
-
 @cache
 def _without_rows(table: str) -> bytes:
-    return encode_table(TABLES[table].empty_table())
+    return encode_table(described(table).empty_table())
 
 
-def _joined(table: str, parts: Iterable[pa.Table]) -> pa.Table:
+def _joined(table: str, parts: Iterable[pa.Table], columns: Sequence[str] | None = None) -> pa.Table:
+    empty = TABLES[table].empty_table()
     # Files of an older version lack columns that were added since; those are null.
-    return pa.concat_tables([TABLES[table].empty_table(), *parts], promote_options="default")
+    none = empty if columns is None else empty.select(list(columns))
+    return pa.concat_tables([none, *parts], promote_options="default")
+
+
+def _nbytes(rows: pa.Table | None) -> int:
+    return 0 if rows is None else rows.nbytes

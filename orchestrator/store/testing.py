@@ -69,6 +69,12 @@ class MemoryBlobs:
         """See `Blobs`."""
         return sorted(path for path in self.files if path.rpartition("/")[0] == folder)
 
+    def folders(self, folder: str) -> Sequence[str]:
+        """See `Blobs`."""
+        prefix = f"{folder}/" if folder else ""
+        below = (path.removeprefix(prefix).partition("/") for path in self.files if path.startswith(prefix))
+        return sorted({f"{prefix}{name}" for name, slash, _ in below if slash})
+
     def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
         """See `Blobs`."""
         return [(path, "file") for path in sorted(self.files) if path.startswith(f"{folder}/" if folder else "")]
@@ -166,6 +172,13 @@ class FaultyBlobs:
         paths = self._inner.list(folder)
         self._afterwards()
         return paths
+
+    def folders(self, folder: str) -> Sequence[str]:
+        """See `Blobs`."""
+        self._before()
+        found = self._inner.folders(folder)
+        self._afterwards()
+        return found
 
     def walk(self, folder: str) -> Sequence[tuple[str, Kind]]:
         """See `Blobs`."""

@@ -15,22 +15,26 @@ from loco_core.errors import StoreError
 from loco_core.tables import distinct
 from orchestrator.store import layout
 from orchestrator.store.blobs import Kind
+from orchestrator.store.checksums import check_page, decode_document, decode_table, sum_of
 from orchestrator.store.damage import LOST_PLANS, STRAY, UNPUBLISHED, Damage, Examination, Survey, damages
+from orchestrator.store.derived import lost_files
 from orchestrator.store.documents import (
-    BatchSize,
+    Control,
     Document,
     InFlight,
     Manifest,
     Pinned,
     Record,
     SweepDocument,
+    TableFiles,
     check_record,
     is_own_manifest,
     read_document,
 )
 from orchestrator.store.errors import DamagedFileError, MissingFileError, NewerVersionError
-from orchestrator.store.schemas import TABLES, checked_plan, checked_rows
-from orchestrator.store.sealed import check_page, decode_document, decode_table, encode_table, sum_of
+from orchestrator.store.keyed import derived_rows
+from orchestrator.store.rows import checked_plan, checked_rows
+from orchestrator.store.schemas import TABLES
 from orchestrator.store.store import Store
 from orchestrator.store.units import StrayUnitError, decode_unit
 
@@ -38,7 +42,7 @@ _READERS = 8
 _NO_FILE = "no file is there, but something else"
 _DOCUMENTS: Mapping[str, type[Document] | None] = {
     layout.SWEEP: SweepDocument, layout.RESOLVED: Pinned, layout.IN_FLIGHT: InFlight, layout.LEASE: None,
-    layout.PROGRESS: None,
+    layout.PROGRESS: None, layout.TABLE_FILES: TableFiles, layout.CONTROL: Control,
 }  # fmt: skip
 Tables = dict[str, pa.Table]
 
@@ -190,7 +194,7 @@ def _look_at_parts(store: Store, survey: Survey, held: _Held) -> None:
     """Compares each part with its sum, and with the rows of its units: a sum shows no row that somebody made up."""
     records = {n: layout.published(n) for n in survey.published if n not in survey.bad_manifests}
     for number, units in survey.manifests.items():
-        expected: dict[str, list[pa.Table]] = {name: [] for name in layout.PARTED}
+        expected: dict[str, list[pa.Table]] = {name: [] for name in layout.parted()}
         for unit_id, tables in _units(store, survey, units):
             held.note(unit_id, tables)
             for name, table in tables.items():
@@ -209,7 +213,7 @@ def _look_at_parts(store: Store, survey: Survey, held: _Held) -> None:
             continue
         whole = not any(unit in survey.bad_units for unit in units)
         problems = {}
-        for name in layout.PARTED:
+        for name in layout.parted():
             path = layout.part(name, number)
             rows = pa.concat_tables([TABLES[name].empty_table(), *expected[name]]) if whole else None
             if path in sums:
@@ -234,19 +238,18 @@ def _part_problem(store: Store, survey: Survey, path: str, expected: str, rows: 
         return _words(error, path)
     if sum_of(data) != expected:
         return "not the file that was published"
-    return _row_problem(store, path, there, rows, data) if rows is not None else ""
+    return _row_problem(store, path, there, rows) if rows is not None else ""
 
 
-def _row_problem(store: Store, path: str, there: pa.Table, rows: pa.Table, data: bytes) -> str:
+def _row_problem(store: Store, path: str, there: pa.Table, rows: pa.Table) -> str:
     unknown = set(there.column_names).difference(rows.column_names)
     if unknown and not unknown.intersection(*(schema.names for schema in TABLES.values())):
         raise NewerVersionError(
             f"{store.root}/{path}: has a column that this version does not know ({min(unknown)[:80]!r}): it was made "
             "by a newer version of loco-sweep; use that version, here too"
         )
-    # An older version wrote fewer columns. No number equals itself that is none: bytes tell.
-    names = [name for name in there.column_names if name in rows.column_names]
-    same = not unknown and (there.equals(rows.select(names)) or encode_table(rows) == data)
+    # An older version wrote fewer columns. What columns are said to mean is not compared, and units hold no NaN.
+    same = not unknown and there.equals(rows.select([name for name in there.column_names if name in rows.column_names]))
     return "" if same else "its rows are not those of its units"
 
 
@@ -276,9 +279,6 @@ def _look_at_others(store: Store, survey: Survey, held: _Held) -> None:
         bad[layout.RESOLVED] = "missing"
     if _is_there(survey, layout.MARKER):
         _note(bad, layout.MARKER, _problem(store, layout.MARKER, _check_marker))
-    for path in _files(survey, layout.BATCHES):
-        if layout.is_batch_size(path):
-            _note(bad, path, _problem(store, path, _document(BatchSize)))
     _look_at_tables(store, survey)
     _look_at_deltas(store, survey, held)
     if _is_there(survey, layout.REPORT):
@@ -296,35 +296,43 @@ def _look_at_tables(store: Store, survey: Survey) -> None:
     known = {path for sums in survey.sums.values() for path in sums}
     # Those that are being written, or whose part is made again.
     unsettled = (survey.manifests.keys() | survey.bad_manifests.keys()) - survey.sums.keys() | survey.bad_parts.keys()
-    known |= {layout.part(name, number) for name in layout.PARTED for number in unsettled}
-    for name in layout.PARTED:
+    known |= {layout.part(name, number) for name in layout.parted() for number in unsettled}
+    for name in layout.parted():
         for number, path in layout.parts(name, _files(survey, layout.folder(name))).items():
             if number == 0:
                 _note(bad, path, _problem(store, path, partial(_rows, name)))
             elif path not in known:
                 bad[path] = UNPUBLISHED
     for name in layout.DERIVED:
-        path = layout.derived(name)
-        if _is_there(survey, path):
-            _note(bad, path, _problem(store, path, partial(_rows, name)))
-        elif survey.entries.get(name) == "folder" and _is_gone(store, survey, path):
-            bad[path] = "missing"
+        for path in filter(layout.is_derived, _files(survey, name)):
+            _note(bad, path, _problem(store, path, partial(_derived, name)))
+        schema = layout.part(name, 0)
+        if survey.entries.get(name) == "folder" and not _is_there(survey, schema) and _is_gone(store, survey, schema):
+            bad[schema] = "missing"
+    if layout.TABLE_FILES not in bad and layout.TABLE_FILES not in survey.immovable:
+        bad |= {path: "missing" for path in lost_files(store) if path not in survey.immovable}
 
 
 def _look_at_deltas(store: Store, survey: Survey, held: _Held) -> None:
     """Looks at weights: those that ``edits`` names must be there, those that a fit wrote be what it wrote."""
-    table, bad = layout.derived("edits"), survey.bad_others
-    rows = []
-    if _is_there(survey, table) and table not in bad:
-        rows = store.read("edits").to_pylist()
-    named = {row["delta_path"]: row["delta_sha256"] for row in rows if row["delta_path"]}
-    outside = sorted(path for path in named if not layout.is_delta(path))
-    if outside:
-        # Not a word of it is to be trusted, and no file that it names to be touched.
-        bad[table] = f"names {outside[0][:80]!r} as weights of an edit, which is no place in {layout.DELTAS}"
-        named = {}
-    elif any(_is_made_up(row, held) for row in rows):
-        bad[table] = "has rows that no fit gave"
+    bad, named, outside = survey.bad_others, dict[str, str](), list[str]()
+    for file in _files(survey, "edits"):
+        if not layout.is_derived(file) or file in bad:
+            continue
+        try:
+            rows = _derived("edits", store.blobs.read(file), file).to_pylist()
+        except MissingFileError:
+            continue
+        mine = {row["delta_path"]: row["delta_sha256"] for row in rows if row["delta_path"]}
+        wrong = sorted(path for path in mine if not layout.is_delta(path))
+        if wrong:
+            # Not a word of it is to be trusted, and no file that it names to be touched.
+            bad[file] = f"names {wrong[0][:80]!r} as weights of an edit, which is no place in {layout.DELTAS}"
+            outside += wrong
+            continue
+        named |= mine
+        if any(_is_made_up(row, held) for row in rows):
+            bad[file] = "has rows that no fit gave"
     for path, expected in (held.deltas | named).items():
         if _is_there(survey, path):
             if sum_of(store.blobs.read(path)) != expected:
@@ -356,7 +364,7 @@ def _name_foreign(survey: Survey) -> None:
             continue
         if folder in (layout.QUARANTINE, "_meta/staging") or path.startswith("_meta/probe-"):
             elsewhere[folder if folder == layout.QUARANTINE else "_meta/staging"] += 1
-        elif top not in layout.FOLDERS and "/" in path:
+        elif top not in layout.folders() and "/" in path:
             survey.foreign[f"{top}/"] = "a folder that is not of loco-sweep"
         elif layout.is_read_with(path) and kind == "file":
             survey.bad_others[path] = UNPUBLISHED
@@ -371,6 +379,10 @@ def _name_foreign(survey: Survey) -> None:
 
 def _rows(name: str, data: bytes, path: str) -> pa.Table:
     return checked_rows(name, decode_table(data, path), path)
+
+
+def _derived(name: str, data: bytes, path: str) -> pa.Table:
+    return derived_rows(name, data, path, path)
 
 
 def _document(kind: type[Document]) -> Callable[[bytes, str], object]:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import pyarrow.compute as pc
 
 from orchestrator.store import layout
+from orchestrator.store.derived import lost_files
 from orchestrator.store.documents import Record, check_record
 from orchestrator.store.errors import DamagedFileError, MissingFileError
 from orchestrator.store.ranges import RangedTable
@@ -42,11 +43,12 @@ def check_whole(store: Store) -> None:
     unfinished = manifests.keys() - published.keys() - {max(manifests, default=0)}
     missing += [path for path in map(layout.published, sorted(unfinished)) if not blobs.exists(path)]
     missing += sorted(_lost_manifests(store, published.keys() - manifests.keys(), named, there, manifests.keys()))
-    missing += sorted(layout.unit(unit) for unit in named - store.committed())
+    missing += sorted(layout.unit(unit) for unit in named - store.all_committed())
     folders = {path.rpartition("/")[0] for files in records.values() for path in files}
     derived = ["effects", "localizations"] if layout.folder("scores") in folders else []
     derived += ["edits"] if layout.folder("fits") in folders else []
-    missing += [path for path in map(layout.derived, derived) if not blobs.exists(path)]
+    missing += [path for name in derived if not blobs.exists(path := layout.part(name, 0))]
+    missing += lost_files(store)
     if missing:
         more = f" and {len(missing) - 1} more files are" if len(missing) > 1 else " is"
         raise MissingFileError(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from loco_core import registry
-from loco_core.errors import SpecError
-from orchestrator.resolve import check_names
-from orchestrator.spec import ModelSpec, SweepSpec, load_sweep, place
+from loco_core import plugins
+from loco_core.errors import SpecError, did_you_mean
+from orchestrator.resolve.lookup import check_names
+from orchestrator.spec import ModelSpec, Source, SweepSpec, load_sweep, place
 from orchestrator.spec.cluster import ClusterSpec, WorkersSpec
+from orchestrator.spec.overrides import keys_of
 from orchestrator.spec.plain_yaml import Loc
+from orchestrator.spec.rayjob import RayJobSpec
+from orchestrator.spec.slurm import SlurmSpec
 from orchestrator.spec.yaml_file import load_yaml, written
 
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
@@ -25,8 +29,8 @@ class LoadedCluster:
     """A cluster file.
 
     Attributes:
-        path: of the file.
-        spec: what it says.
+        path: path of the file.
+        spec: content of the file.
         sweep: its sweep, with the workers' needs where its models do not say their own.
     """
 
@@ -50,55 +54,128 @@ class LoadedCluster:
         return max(model.worker.gpus or 0 for model in self.sweep.models)
 
 
-def load_cluster(path: str | Path) -> LoadedCluster:
+def load_cluster(path: str | Path, overrides: Sequence[str] = ()) -> LoadedCluster:
     """Reads a cluster file and its sweep.
 
     Args:
-        path: of the YAML file.
+        path: path of the YAML file.
+        overrides: values in place of those of the file (``workers.max=4``) or of its sweep (``seeds=16``), see
+            `orchestrator.spec.overrides`.
 
     Raises:
-        SpecError: one line a problem, with the place.
+        SpecError: one line per problem, with the place.
     """
-    file = Path(path)
+    for word in overrides:
+        _check_key(word)
+    of_sweep = tuple(word for word in overrides if _is_of_sweep(word))
+    own = tuple(word for word in overrides if word not in of_sweep)
+    file = Source(Path(path), own)
     spec = load_yaml(file, ClusterSpec, "a cluster file")
     named = isinstance(spec.sweep, str)
-    sweep = _named_sweep(file, spec.sweep) if isinstance(spec.sweep, str) else spec.sweep
+    if not named and of_sweep:
+        file = Source(file.path, (*own, *(f"sweep.{word}" for word in of_sweep)))
+        spec = load_yaml(file, ClusterSpec, "a cluster file")
+    sweep = _named_sweep(file, spec.sweep, of_sweep) if isinstance(spec.sweep, str) else spec.sweep
     # Who gives the file names the Python files in it.
-    registry.name(sweep.files)
+    plugins.name(sweep.all_files)
     if sweep.results not in (None, spec.results):
         where = place(file, ("results",))
         raise SpecError(f"{where}: results: {spec.results!r} here and {sweep.results!r} in the sweep; expected one")
-    if spec.cluster.local is None:
-        sweep_file = file.parent / str(spec.sweep) if named else file
-        _check_reachable(file, spec, sweep, sweep_file)
-        # A misspelled name is to show here, not when a node of the cluster has come up.
-        try:
-            check_names(sweep)
-        except SpecError as error:
-            keys = error.loc if named else ("sweep", *error.loc)
-            raise SpecError(f"{place(sweep_file, keys)}: {error}") from error
-        _check_code(sweep_file, _code(sweep), as_keys=spec.cluster.rayjob is not None)
-    models = sweep.models if spec.cluster.local else tuple(_with_needs(file, m, spec.workers) for m in sweep.models)
-    return LoadedCluster(file, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
-
-
-def _named_sweep(file: Path, sweep: str) -> SweepSpec:
+    sweep_file = Source(file.path.parent / str(spec.sweep), of_sweep) if named else file
+    # A misspelled name is to show here, not when a node of the cluster has come up.
     try:
-        return load_sweep(sweep)
+        check_names(sweep)
+    except SpecError as error:
+        keys = error.loc if named else ("sweep", *error.loc)
+        raise SpecError(f"{place(sweep_file, keys)}: {error}") from error
+    if spec.cluster.local is None:
+        _check_reachable(file, spec, sweep, sweep_file)
+        _check_code(sweep_file.path, _code(sweep), as_keys=spec.cluster.rayjob is not None)
+    models = sweep.models if spec.cluster.local else tuple(_with_needs(file, m, spec.workers) for m in sweep.models)
+    if spec.cluster.rayjob is not None:
+        _check_rayjob(file, spec, spec.cluster.rayjob, models)
+    if spec.cluster.slurm is not None:
+        _check_slurm(file, spec.cluster.slurm, spec.workers, models)
+    return LoadedCluster(file.path, spec, sweep.model_copy(update={"models": models, "results": spec.results}))
+
+
+def _check_rayjob(file: Source, spec: ClusterSpec, job: RayJobSpec, models: Sequence[ModelSpec]) -> None:
+    """Refuses what no pod could find: nodes with a type of GPU, and the folder of the results."""
+    for model in models:
+        for kind in model.worker.accelerators:
+            if kind not in job.accelerators:
+                raise SpecError(
+                    f"{place(file, ('cluster', 'rayjob'))}: cluster.rayjob.accelerators: model {model.id} asks for "
+                    f"{kind}; expected the labels of its nodes, such as {kind}: {{nvidia.com/gpu.product: ..}}"
+                )
+    if job.queue is not None and len({(model.worker.gpus, model.worker.accelerators) for model in models}) > 1:
+        raise SpecError(
+            f"{place(file, ('cluster', 'rayjob', 'queue'))}: cluster.rayjob.queue: models need different workers, and "
+            "Kueue admits no RayJob that grows; expected one need for all, or no queue"
+        )
+    mounted = [*job.volumes, *([spec.cache.path] if spec.cache.path and spec.cache.claim else [])]
+    if "://" not in spec.results and not any(Path(spec.results).is_relative_to(path) for path in mounted):
+        raise SpecError(
+            f"{place(file, ('results',))}: results: pods do not find {spec.results}; expected s3://bucket/folder, or a "
+            "folder on a volume of cluster.rayjob.volumes"
+        )
+
+
+def _check_slurm(file: Source, asked: SlurmSpec, workers: WorkersSpec, models: Sequence[ModelSpec]) -> None:
+    """Refuses nodes of Slurm that hold no worker: it would wait for ever."""
+    model = max(models, key=lambda model: model.worker.gpus or 0)
+    needed = model.worker.gpus or 0
+    if asked.gpus_per_node is not None and asked.gpus_per_node < needed:
+        key, problem = "gpus_per_node", f"{asked.gpus_per_node}; a worker of {model.id} needs {needed}"
+    elif asked.cpus_per_node is not None and asked.cpus_per_node < workers.cpus:
+        key, problem = "cpus_per_node", f"{asked.cpus_per_node}; a worker needs {workers.cpus}"
+    elif (idle := _idle_nodes(asked, workers, needed)) > 0:
+        key, jobs = ("nodes", asked.nodes) if asked.array is None else ("array", asked.array)
+        problem = (
+            f"{jobs}, of which workers.max: {workers.max} leaves {idle} idle; expected {jobs - idle}, or more workers"
+        )
+    else:
+        return
+    raise SpecError(f"{place(file, ('cluster', 'slurm', key))}: cluster.slurm.{key}: {problem}")
+
+
+def _idle_nodes(asked: SlurmSpec, workers: WorkersSpec, gpus: int) -> int:
+    """Returns how many nodes would be reserved for no worker."""
+    if workers.max == "auto":
+        return 0
+    beside = (asked.gpus_per_node or gpus) // gpus if gpus else (asked.cpus_per_node or workers.cpus) // workers.cpus
+    return (asked.array or asked.nodes) - -(-workers.max // beside)
+
+
+def _check_key(word: str) -> None:
+    """Refuses an override whose key neither a cluster file nor its sweep has."""
+    first, known = keys_of(word)[0], {**SweepSpec.model_fields, **ClusterSpec.model_fields}
+    if first not in known and first not in ClusterSpec.other_words:
+        raise SpecError(f"{word}: unknown key {first!r}{did_you_mean(first, known)}")
+
+
+def _is_of_sweep(word: str) -> bool:
+    first = keys_of(word)[0]
+    return first in SweepSpec.model_fields and first not in ClusterSpec.model_fields
+
+
+def _named_sweep(file: Source, sweep: str, overrides: tuple[str, ...]) -> SweepSpec:
+    try:
+        return load_sweep(Source(Path(sweep), overrides))
     except SpecError as error:
         if Path(sweep).is_file():
             raise
         raise SpecError(f"{place(file, ('sweep',))}: sweep: {error}") from None
 
 
-def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file: Path) -> None:
+def _check_reachable(file: Source, spec: ClusterSpec, sweep: SweepSpec, sweep_file: Source) -> None:
     """Refuses paths that mean something on this machine only: those that were not written in full."""
     # From here on they are absolute: what was written stands in the file alone.
     results = written(file, ("results",))
     if results is not None and "://" not in results and not Path(results).is_absolute():
         raise SpecError(
-            f"{place(file, ('results',))}: results: {results!r} is a relative path; expected an s3:// address, or "
-            "an absolute path that every node mounts"
+            f"{place(file, ('results',))}: results: {results!r} is a relative path; expected an address such as "
+            "s3://bucket/folder, or an absolute path that every node mounts"
         )
     named: list[tuple[Loc, str | None]] = [(("scorer",), sweep.scorer)]
     for number, model in enumerate(sweep.models):
@@ -117,7 +194,7 @@ def _check_reachable(file: Path, spec: ClusterSpec, sweep: SweepSpec, sweep_file
                 )
 
 
-def _with_needs(file: Path, model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
+def _with_needs(file: Source, model: ModelSpec, workers: WorkersSpec) -> ModelSpec:
     needs = model.worker
     filled = needs.model_copy(
         update={
@@ -134,7 +211,7 @@ def _with_needs(file: Path, model: ModelSpec, workers: WorkersSpec) -> ModelSpec
 
 
 def _code(sweep: SweepSpec) -> dict[str, Path]:
-    return {name: Path(name) for name in sweep.files}
+    return {name: Path(name) for name in sweep.all_files}
 
 
 def _check_code(sweep_file: Path, code: dict[str, Path], *, as_keys: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import time
@@ -21,19 +22,27 @@ from orchestrator.submit.bundle import Bundle, runtime_env
 from orchestrator.submit.cluster_file import LoadedCluster
 
 if TYPE_CHECKING:
+    import requests
     from ray.job_submission import JobSubmissionClient
 
 State = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 OVER: tuple[State, ...] = ("STOPPED", "SUCCEEDED", "FAILED")
+STOPPED = 4
+"""Exit code of a driver that was stopped, or has used up its budget."""
 FINAL_CODES = (0, 1, 2, 3)
 """Exit codes of a driver that said its last word; any other means that it died, or was stopped."""
 ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 KEY = "loco_sweep"
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 POLL_SECONDS = 1.0
+logger = logging.getLogger(__name__)
+MOST_NODES = 10_000
+"""Nodes whose logs are looked through; what Ray lists at most."""
 NOT_YET = "No available agent"
 """What the dashboard of a cluster says whose head is up for a few seconds only."""
 START_SECONDS = 60.0
+PENDING_SECONDS = 600.0
+"""How long a question to a cluster may wait for its beginning: its packages may have to be installed first."""
 TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray looks for a token that the environment does not name."""
 
@@ -46,13 +55,15 @@ class Job:
         job_id: ``NAME.N``, N counting the attempts.
         state: Ray's word.
         message: Ray's sentence about it.
-        exit_code: of the driver, once it is over.
+        exit_code: exit code of the driver, once it is over.
+        ray_id: what Ray calls the job in the names of its workers' logs; None before its driver is connected.
     """
 
     job_id: str
     state: State
     message: str
     exit_code: int | None
+    ray_id: str | None = None
 
     @property
     def over(self) -> bool:
@@ -75,7 +86,7 @@ class Jobs:
         Args:
             client: Ray's.
             cluster: the cluster file.
-            address: for messages.
+            address: address for messages.
         """
         self._client, self._address = client, address
         # Sweeps of one name with different results are different ones.
@@ -86,7 +97,7 @@ class Jobs:
         with _clean(self._address):
             found = [job for job in self._client.list_jobs() if (job.metadata or {}).get(KEY) == self._name]
         jobs = [
-            Job(job.submission_id, str(job.status.value), job.message or "", job.driver_exit_code)  # type: ignore[arg-type]
+            Job(job.submission_id, str(job.status.value), job.message or "", job.driver_exit_code, job.job_id)  # type: ignore[arg-type]
             for job in found if job.submission_id
         ]  # fmt: skip
         return sorted(jobs, key=lambda job: _attempt(job.job_id))
@@ -102,11 +113,11 @@ class Jobs:
             raise ClusterError(f"{self._address} has no job of {self._name}; `loco-sweep submit` makes one")
         return jobs[-1]
 
-    def submit(self, cluster: LoadedCluster, files: Bundle) -> Job:
-        """Submits the next attempt, unless one is at work.
+    def next_attempt(self) -> int:
+        """Returns the number of the next attempt.
 
         Raises:
-            ClusterError: the cluster refuses it, or an attempt is at work.
+            ClusterError: an attempt is at work.
         """
         jobs = self.listed()
         running = [job for job in jobs if not job.over]
@@ -115,9 +126,17 @@ class Jobs:
                 f"{running[0].job_id} is {running[0].state.lower()} on {self._address}; `loco-sweep logs` follows it, "
                 "`loco-sweep cancel` stops it"
             )
+        return _attempt(jobs[-1].job_id) + 1 if jobs else 1
+
+    def submit(self, cluster: LoadedCluster, files: Bundle) -> Job:
+        """Submits the next attempt, unless one is at work.
+
+        Raises:
+            ClusterError: the cluster refuses it, or an attempt is at work.
+        """
         job = {
             "entrypoint": files.entrypoint,
-            "submission_id": f"{self._name}.{_attempt(jobs[-1].job_id) + 1 if jobs else 1}",
+            "submission_id": f"{self._name}.{self.next_attempt()}",
             "runtime_env": {"working_dir": str(files.folder), **runtime_env(cluster)},
             "metadata": {KEY: self._name, "results": cluster.spec.results},
         }
@@ -130,6 +149,39 @@ class Jobs:
     )  # fmt: skip
     def _submitted(self, job: dict[str, Any]) -> str:
         return str(self._client.submit_job(**job))
+
+    def ask(self, entrypoint: str, folder: Path, cluster: LoadedCluster) -> str:
+        """Runs a command on the cluster that is no job of the sweep, to its end; returns what it printed.
+
+        Args:
+            entrypoint: the command.
+            folder: its working directory.
+            cluster: the cluster file.
+
+        Raises:
+            ClusterError: the cluster refuses it, or it fails.
+        """
+        job = {
+            "entrypoint": entrypoint,
+            "runtime_env": {"working_dir": str(folder), **runtime_env(cluster)},
+            "metadata": {KEY: f"{self._name}-question"},
+        }
+        with _clean(self._address):
+            job_id = self._submitted(job)
+            deadline = time.monotonic() + PENDING_SECONDS
+            while (status := str(self._client.get_job_status(job_id).value)) not in OVER:
+                if status == "PENDING" and time.monotonic() > deadline:
+                    self._client.stop_job(job_id)
+                    raise ClusterError(
+                        f"{self._address}: `{entrypoint}` has not begun within {PENDING_SECONDS:.0f} s; expected a "
+                        "head that starts jobs (`ray job list` there says what it is at)"
+                    )
+                time.sleep(POLL_SECONDS)
+            printed = str(self._client.get_job_logs(job_id))
+        if status != "SUCCEEDED":
+            said = last_line(printed) or "it printed nothing"
+            raise ClusterError(f"{self._address}: `{entrypoint}` is {status.lower()}: {said}")
+        return printed
 
     def one(self, job_id: str) -> Job:
         """Returns a job as it is now.
@@ -169,6 +221,54 @@ class Jobs:
         with _clean(self._address):
             return str(self._client.get_job_logs(job_id))
 
+    def worker_lines(self, unit: str | None = None) -> Iterator[str]:
+        """Yields what workers of this sweep have logged on nodes that are up, one JSON object per line.
+
+        Args:
+            unit: the id of a unit, or its beginning: only lines about it, of all attempts at the sweep. None is all
+                lines of the newest job.
+
+        Raises:
+            ClusterError: nothing was logged.
+        """
+        import requests
+        from ray.util.state import list_nodes
+
+        jobs = [self.latest()] if unit is None else self.listed()
+        kept = False
+        with _clean(self._address):
+            nodes = [node.node_id for node in list_nodes(self._address, limit=MOST_NODES) if node.state == "ALIVE"]
+            for job in (job for job in jobs if job.ray_id):
+                for node in nodes:
+                    try:
+                        for line in self._lines_of(node, str(job.ray_id)):
+                            if is_about(line, unit):
+                                kept = True
+                                yield line
+                    except (requests.exceptions.HTTPError, requests.exceptions.Timeout) as error:
+                        # It may have gone in the meantime.
+                        logger.warning("node %s does not give its logs: %s", node, _why(error))
+        if not kept:
+            what = "its workers have logged nothing" if unit is None else f"nothing was logged of unit {unit}"
+            raise ClusterError(
+                f"{self._address}: {what} on nodes that are up; workers log when a unit ends, and `loco-sweep status` "
+                "says why cells failed"
+            )
+
+    def _lines_of(self, node: str, job: str) -> Iterator[str]:
+        # "worker-ID-JOB-PID.err"
+        found = self._asked("logs", node_id=node, glob=f"worker-*-{job}-*.err").json()
+        groups = (found["data"] or {}).get("result") or {}
+        for name in sorted(name for group in groups.values() for name in group):
+            log = self._asked("logs/file", node_id=node, filename=name, lines=-1)
+            yield from log.content.decode(errors="replace").splitlines()
+
+    def _asked(self, what: str, **options: str | int) -> requests.Response:
+        """Asks the dashboard for what Ray's own functions ask it for only where its other ports are reachable too."""
+        answer: requests.Response = self._client._do_request("GET", f"/api/v0/{what}", params=options)
+        answer.raise_for_status()
+        return answer
+
     def follow(self, job_id: str) -> Iterator[str]:
         """Yields what a job prints, until it is over; comes back where the connection breaks."""
         printed = 0
@@ -191,6 +291,15 @@ class Jobs:
                 yield from _unseen(self.logs(job_id), 0, printed)
                 return
             time.sleep(POLL_SECONDS)
+
+
+def is_about(line: str, unit: str | None) -> bool:
+    """Tells whether a line of a worker's log is a record, and about a unit if one is named; Ray writes others there."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and str(record.get("unit_id", "")).startswith(unit or "")
 
 
 def _unseen(text: str, seen: int, printed: int) -> Iterator[str]:
@@ -235,6 +344,7 @@ def _clean(address: str) -> Iterator[None]:
     """Turns what Ray raises into one line that says what to do."""
     import requests
     from ray.exceptions import AuthenticationError
+    from ray.util.state.exception import RayStateApiException
 
     try:
         yield
@@ -245,8 +355,8 @@ def _clean(address: str) -> Iterator[None]:
             f"no Ray dashboard answers at {address}; expected the address that `ray start --head` prints, such as "
             "http://HEAD:8265, reachable from here"
         ) from error
-    except (RuntimeError, ValueError) as error:
-        why = _last_line(error)
+    except (RuntimeError, ValueError, RayStateApiException) as error:
+        why = _why(error)
         if NOT_YET in why:
             why = (
                 "its head runs no job agent; dashboard_agent.log on the head says why (of two Rays on one machine the "
@@ -255,9 +365,13 @@ def _clean(address: str) -> Iterator[None]:
         raise ClusterError(f"{address}: {why}") from error
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def last_line(text: str) -> str:
+    """Returns the last line of a text that says anything; empty where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _why(error: Exception) -> str:
+    return last_line(str(error)) or type(error).__name__
 
 
 def _attempt(job_id: str) -> int:
@@ -270,5 +384,5 @@ def exit_code(job: Job) -> int:
     if job.state == "SUCCEEDED":
         return 0
     if job.state == "STOPPED":
-        return 4
-    return job.exit_code if job.exit_code in FINAL_CODES[1:] else 1
+        return STOPPED
+    return job.exit_code if job.exit_code in (*FINAL_CODES[1:], STOPPED) else 1

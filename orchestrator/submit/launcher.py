@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,9 +19,14 @@ import yaml
 
 from loco_core.errors import ClusterError, SpecError
 from orchestrator.spec.cluster import WorkersSpec
+from orchestrator.submit.jobs import last_line
+from orchestrator.submit.secrets import Secrets, as_file
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 FORWARD_SECONDS = 120.0
+logger = logging.getLogger(__name__)
+OWN = (Path("/tmp"), Path("/var/tmp"), Path("~"))
+"""Folders that are seldom the same on all nodes."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -28,8 +34,8 @@ def check_launcher(path: Path, workers: WorkersSpec) -> None:
     """Refuses a launcher file that Ray would, or whose nodes cannot hold a worker.
 
     Args:
-        path: of the launcher file.
-        workers: what has to fit.
+        path: path of the launcher file.
+        workers: workers that have to fit.
 
     Raises:
         SpecError: with what is wrong.
@@ -52,17 +58,32 @@ def check_launcher(path: Path, workers: WorkersSpec) -> None:
     for there, here in (config.get("file_mounts") or {}).items():
         if not Path(str(here)).expanduser().exists():
             hint = "; `ray get-auth-token --generate` writes it" if "auth_token" in str(here) else ""
-            raise SpecError(f"{path}: file_mounts: {here}, for {there}, is not there{hint}")
+            raise SpecError(f"{path}: file_mounts: this machine has no {here}, which nodes get as {there}{hint}")
     types = config.get("available_node_types") or {}
-    told = {name: node["resources"] for name, node in types.items() if node.get("resources")}
+    stated = {name: node["resources"] for name, node in types.items() if node.get("resources")}
     # Node types may leave their resources to be found out from the machine.
-    if types and len(told) == len(types) and not any(_holds(found, workers) for found in told.values()):
+    if types and len(stated) == len(types) and not any(_holds(found, workers) for found in stated.values()):
         raise SpecError(
             f"{path}: no node type holds a worker of {workers.gpus} GPUs and {workers.cpus} CPUs; there are "
             + "; ".join(
-                f"{name}: {found.get('GPU', 0)} GPUs, {found.get('CPU', 0)} CPUs" for name, found in told.items()
+                f"{name}: {found.get('GPU', 0)} GPUs, {found.get('CPU', 0)} CPUs" for name, found in stated.items()
             )
         )
+
+
+def check_results(results: str) -> None:
+    """Warns of a folder that every node is likely to have for itself.
+
+    Args:
+        results: the folder, or an address.
+    """
+    path = Path(results)
+    own = None if "://" in results else next((each for each in OWN if path.is_relative_to(each.expanduser())), None)
+    if own is not None:
+        logger.warning(
+            "results: %s is below %s, of which each node may have its own; expected s3://bucket/folder, "
+            "or a folder that every node mounts", results, own,
+        )  # fmt: skip
 
 
 def _holds(resources: dict[str, Any], workers: WorkersSpec) -> bool:
@@ -78,6 +99,69 @@ def up(path: Path) -> None:
     done = subprocess.run([*RAY, "up", "--yes", "--no-restart", str(path)], check=False)
     if done.returncode:
         raise ClusterError(f"`ray up {path}` failed (exit code {done.returncode}); see above")
+
+
+def deliver(path: Path, secrets: Secrets, there: str) -> None:
+    """Copies secrets to a file of mode 0600 on the head, over ssh; the driver removes it when it has read it.
+
+    Args:
+        path: path of the launcher file.
+        secrets: secrets of the job.
+        there: path of the file on the head.
+
+    Raises:
+        ClusterError: Ray's launcher fails.
+    """
+    try:
+        with as_file(secrets) as file:
+            _ray("rsync-up", str(path), str(file), there)
+        if copy := _copy_outside(path, there):
+            _ray(*copy)
+    except BaseException:
+        withdraw(path, there)
+        raise
+
+
+def withdraw(path: Path, there: str) -> None:
+    """Removes secrets that no driver has read from the head; where that fails, a warning says where they are.
+
+    Args:
+        path: path of the launcher file.
+        there: path of the file on the head, from its home folder on.
+    """
+    # The shell there knows the home folder.
+    for words in (("exec", str(path), f"rm -f {there}"), _copy_outside(path, there)):
+        try:
+            if words:
+                _ray(*words)
+        except ClusterError as error:
+            logger.warning("secrets of the job may still be on the head: %s; expected `%s` there", error, words[2])
+
+
+def _copy_outside(path: Path, there: str) -> tuple[str, ...]:
+    """Returns how the copy is removed that Ray leaves outside of a container, on the way into it."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not (config.get("docker") or {}).get("container_name"):
+        return ()
+    from ray.autoscaler.sdk import get_docker_host_mount_location
+
+    copy = f"{get_docker_host_mount_location(config['cluster_name'])}/{there}"
+    return ("exec", str(path), f"rm -f {shlex.quote(copy)}", "--run-env", "host")
+
+
+def _ray(*words: str) -> None:
+    done = subprocess.run(
+        [*RAY, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ClusterError(
+            f"`ray {words[0]} {words[1]}` failed: {last_line(done.stdout) or f'exit code {done.returncode}'}"
+        )
 
 
 @contextmanager
@@ -106,9 +190,9 @@ def _await(process: subprocess.Popen[str], port: int, path: Path) -> None:
     deadline = time.monotonic() + FORWARD_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said = (process.stdout.read() if process.stdout else "").strip().splitlines()
+            said = last_line(process.stdout.read() if process.stdout else "")
             raise ClusterError(
-                f"{path}: the cluster's dashboard cannot be reached: {said[-1] if said else 'no word'}; "
+                f"{path}: the cluster's dashboard cannot be reached: {said or 'no word'}; "
                 f"if its head runs without Ray, `ray up {path}` starts Ray anew"
             )
         try:
@@ -118,3 +202,17 @@ def _await(process: subprocess.Popen[str], port: int, path: Path) -> None:
         else:
             return
     raise ClusterError(f"{path}: the cluster's dashboard does not answer within {FORWARD_SECONDS:.0f} s; is it up?")
+
+
+def down(path: Path) -> None:
+    """Ends the cluster with all its nodes.
+
+    Raises:
+        ClusterError: Ray's launcher fails; it has said why on the terminal.
+    """
+    done = subprocess.run([*RAY, "down", "--yes", str(path)], check=False)
+    if done.returncode:
+        raise ClusterError(
+            f"`ray down {path}` failed (exit code {done.returncode}); see above: its nodes may still cost money; "
+            "the same command tries again"
+        )

@@ -5,40 +5,54 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loco_core.editors import named
+from loco_core.editing.base import named
 from loco_core.errors import ViewError
-from loco_core.tables import in_order, joined
 from orchestrator.store import DamagedFileError, MissingFileError, Store, layout
 from orchestrator.store.ranges import RangedTable
+from orchestrator.viewing.pictures import (
+    DONORS,
+    EVALUATED,
+    OWN,
+    SCORED,
+    SHOWN_OF_EVALUATIONS,
+    SHOWN_OF_SCORES,
+    details_of,
+    donors_of,
+    index_of,
+)
 
 _log = logging.getLogger(__name__)
 
-CONTROLS = ("before", "edited", "clean", "window", "all_sites", "donor", "identity", "complement", "random")
-"""Kinds of images in the order of a page."""
-_LABELS = ("model", "attribute", "prompt", "control", "window_start", "window_size", "seed")
-_INTERVENTION = ("part", "step_start", "step_end", "tokens", "guidance_half", "pooled")
-_IDS = ("unit_id", "image_id")
-_SCORED = (*_IDS, *_LABELS, *_INTERVENTION, "site_indices")
-_INDEX_COLUMNS: list[tuple[str, pa.DataType]] = [
-    ("model", pa.string()), ("attribute", pa.string()), ("prompt", pa.string()), ("seed", pa.int64()),
-    ("rank", pa.int8()), ("control", pa.string()), ("intervention", pa.string()), ("window_size", pa.int32()),
-    ("window_start", pa.int32()), ("edit_id", pa.string()), ("prompt_role", pa.string()),
-    ("site_indices", pa.list_(pa.int32())), ("file", pa.string()), ("row", pa.int64()),
-]  # fmt: skip
-INDEX = pa.schema(_INDEX_COLUMNS)
-"""Columns of the index; a part's seal and a row in it name an image for good."""
-_ORDER = tuple(f.name for f in INDEX if f.name not in ("control", "site_indices"))
 _CACHE_BYTES = 64 * 2**20
-_SHOWN_OF_SCORES = (
-    "donor", "site_indices", *_INTERVENTION, "clip_score", "clip_score_donor", "margin_clean", "image_distance",
-    "status",
+_SHOWN_OF_EDITS = ("edit_id", "editor", "targets", "scope", "lambda", "neurons", "tokens", "chosen")
+_SHOWN_OF_LOCALIZATIONS = (
+    "model", "attribute", "outcome", "window_start", "window_size", "best_start", "best_size", "effect", "ci_low",
+    "ci_high", "threshold", "compared",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Pictures that were published together; never changes.
+
+    Attributes:
+        number: its number in the results.
+        images: the file that holds them.
+        index: one row per picture and label; see `orchestrator.viewing.pictures.INDEX`.
+        donors: sum and count of the drops of its donor pictures, by model and attribute.
+    """
+
+    number: int
+    images: RangedTable
+    index: pa.Table
+    donors: pa.Table
 
 
 @dataclass(frozen=True)
@@ -46,21 +60,32 @@ class Snapshot:
     """What the results held at one moment.
 
     Attributes:
-        index: one row a picture and label, in the order of pages; see `INDEX`.
-        edits: what made an edit, by its id.
+        parts: what was published, in the order of parts.
+        edits: editor and settings of each edit, by its id, and whether it was chosen.
+        localizations: rows of the localizer that edits follow.
         problems: files that cannot be read, in sentences.
     """
 
-    index: pa.Table
-    edits: dict[str, str]
+    parts: tuple[Part, ...]
+    edits: dict[str, tuple[str, bool]]
+    localizations: tuple[dict[str, Any], ...]
     problems: tuple[str, ...]
+
+    def full_effects(self) -> dict[tuple[str, str], float]:
+        """Returns the mean drop of the donor pictures, of which effects are shares, by model and attribute."""
+        donors = pa.concat_tables([DONORS.empty_table(), *(part.donors for part in self.parts)])
+        sums = donors.group_by(["model", "attribute"]).aggregate([("sum", "sum"), ("count", "sum")]).to_pylist()
+        return {(row["model"], row["attribute"]): row["sum_sum"] / row["count_sum"] for row in sums if row["count_sum"]}
 
 
 @dataclass(frozen=True)
-class _Part:
-    number: int
-    images: RangedTable
-    index: pa.Table
+class _Derived:
+    """What was read of tables that are replaced as a whole, and of which files."""
+
+    key: tuple[str, ...]
+    edits: dict[str, tuple[str, bool]]
+    localizations: tuple[dict[str, Any], ...]
+    problems: tuple[str, ...]
 
 
 @dataclass
@@ -92,14 +117,17 @@ class Catalogue:
         """
         self._store = store
         self._lock, self._cache_lock = threading.Lock(), threading.Lock()
-        self._parts: dict[str, _Part] = {}
-        self._snapshot = Snapshot(INDEX.empty_table(), {}, ())
+        self._parts: dict[str, Part] = {}
         self._cache = _Cache()
         self._seen: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._named: dict[str, int] = {}
+        self._derived = _Derived((), {}, (), ())
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, *, anew: bool = True) -> Snapshot:
         """Returns what is published by now; reads only parts that it has not read.
+
+        Args:
+            anew: whether edits and localizations are read even if no file was added since they were read.
 
         Raises:
             StoreError: the results cannot be listed.
@@ -115,10 +143,14 @@ class Catalogue:
                     _log.info("%s was taken away while it was read", path)
                 except DamagedFileError as error:
                     problems.append(str(error))
-            if self._parts.keys() != known.keys() or tuple(problems) != self._snapshot.problems:
-                index = pa.concat_tables([INDEX.empty_table(), *(part.index for part in self._parts.values())])
-                self._snapshot = Snapshot(in_order(index, _ORDER), self._edits(), tuple(problems))
-            return self._snapshot
+            parts = sorted(self._parts.values(), key=lambda part: part.number)
+            blobs = self._store.blobs
+            key = (*(part.images.seal for part in parts), *blobs.list("edits"), *blobs.list("localizations"))
+            if anew or key != self._derived.key:
+                self._derived = self._read_derived(key)
+            derived = self._derived
+            problems += derived.problems
+            return Snapshot(tuple(parts), derived.edits, derived.localizations, tuple(problems))
 
     def _published(self, problems: list[str]) -> dict[str, int]:
         """Returns the parts that records name, with their numbers: others are nobody's, or are being written."""
@@ -157,106 +189,69 @@ class Catalogue:
                 self._cache.put((file, group), images)
         return bytes(images[at].as_py())
 
-    def details(self, file: str, row: int) -> dict[str, Any]:
-        """Returns all columns of one image but the image itself, and what its score adds.
+    def details(self, file: str, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns all columns of some images but the images themselves, and what was measured of them.
 
         Args:
-            file: seal of its part.
-            row: its row there.
+            file: seal of their part.
+            rows: their rows there.
 
         Raises:
             ViewError: there is no such image.
             StoreError: it cannot be read.
         """
-        part = self._part(file, row)
-        group, at = part.images.group_of(row)
-        table = part.images.read([*_LABELS, "edit_id", "prompt_role", *_IDS, "cell_id"], group)
-        found: dict[str, Any] = table.slice(at, 1).to_pylist()[0]
-        scores = self._scores(part.number, (*_IDS, *_SHOWN_OF_SCORES))
-        if scores is not None:
-            here = pc.and_(*(pc.equal(scores[name], found[name]) for name in _IDS))
-            rows = scores.filter(here).slice(0, 1).select(_SHOWN_OF_SCORES).to_pylist()
-            found |= rows[0] if rows else {}
-        last = {name: found.pop(name) for name in (*_IDS, "cell_id")}
-        return {name: value for name, value in (found | last).items() if value is not None}
+        part = self._part(file, max(rows))
+        own = part.images.read(OWN).take(pa.array(rows, pa.int64()))
+        scores = self._beside("scores", part.number, SHOWN_OF_SCORES)
+        return details_of(own, scores, self._beside("evaluations", part.number, SHOWN_OF_EVALUATIONS))
 
-    def _part(self, file: str, row: int) -> _Part:
+    def holds(self, file: str) -> bool:
+        """Tells whether a part with this seal is among those that were read."""
+        return any(part.images.seal == file for part in list(self._parts.values()))
+
+    def _part(self, file: str, row: int) -> Part:
         part = next((part for part in list(self._parts.values()) if part.images.seal == file), None)
         if part is None or not 0 <= row < part.images.num_rows:
             raise ViewError("no such image; reload the page")
         return part
 
-    def _read(self, path: str, number: int) -> _Part:
+    def _read(self, path: str, number: int) -> Part:
         images = RangedTable(self._store.blobs, path)
-        own = images.read([*_IDS, *_LABELS, "edit_id", "prompt_role"])
-        own = own.append_column("row", pa.array(range(own.num_rows), pa.int64()))
-        scores = self._scores(number, _SCORED)
-        tables = [own] if scores is None else _labelled(own, scores)
-        return _Part(number, images, pa.concat_tables(_indexed(table, images.seal) for table in tables))
+        scores = self._beside("scores", number, SCORED)
+        index = index_of(images.read(OWN), scores, self._beside("evaluations", number, EVALUATED))
+        return Part(number, images, index, donors_of(scores))
 
-    def _scores(self, number: int, columns: tuple[str, ...]) -> pa.Table | None:
-        """Returns columns of the scores published with a part, or None where there are none."""
+    def _beside(self, table: str, number: int, columns: tuple[str, ...]) -> pa.Table | None:
+        """Returns columns of another table's part of the same number, or None where there is none."""
         try:
-            return RangedTable(self._store.blobs, layout.part("scores", number)).read(columns)
+            return RangedTable(self._store.blobs, layout.part(table, number)).read(columns)
         except MissingFileError:
             return None
         except DamagedFileError as error:
-            _log.warning("images are shown without their scores: %s", error)
+            _log.warning("images are shown without what was measured of them: %s", error)
             return None
 
-    def _edits(self) -> dict[str, str]:
-        try:
-            rows = self._store.read("edits").select(["edit_id", "editor", "targets", "scope"]).to_pylist()
-        except DamagedFileError as error:
-            _log.warning("editors of edits are not known: %s", error)
-            return {}
-        return {
-            row["edit_id"]: f"{named(row['editor'], row['targets'])}, {str(row['scope']).replace('_', ' ')}"
-            for row in rows
-        }
+    def _read_derived(self, key: tuple[str, ...]) -> _Derived:
+        problems = list[str]()
+
+        def rows(table: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+            try:
+                found: list[dict[str, Any]] = self._store.read(table).select(columns).to_pylist()
+            except (DamagedFileError, MissingFileError) as error:
+                problems.append(str(error))
+                return []
+            return found
+
+        return _Derived(
+            key,
+            {row["edit_id"]: (_edit(row), bool(row["chosen"])) for row in rows("edits", _SHOWN_OF_EDITS)},
+            tuple(row for row in rows("localizations", _SHOWN_OF_LOCALIZATIONS) if not row.pop("compared")),
+            tuple(problems),
+        )
 
 
-def _labelled(own: pa.Table, scores: pa.Table) -> list[pa.Table]:
-    """Returns the images under every label that their scores have, and those without scores under their own.
-
-    An image that stands for two cells of a unit, such as the complement of a window that is a window itself, is kept
-    once.
-    """
-    keys, wanted = _key(own), _key(scores)
-    at = pc.index_in(wanted, value_set=keys)
-    scored = scores.filter(pc.is_valid(at)).append_column("row", own["row"].take(at.drop_null()))
-    return [scored, own.filter(pc.invert(pc.is_in(keys, value_set=wanted)))]
-
-
-def _key(table: pa.Table) -> pa.ChunkedArray[Any]:
-    return joined(*(table[name] for name in _IDS), by=" ")
-
-
-def _indexed(table: pa.Table, seal: str) -> pa.Table:
-    rank = pc.index_in(table["control"], value_set=pa.array(CONTROLS)).cast(pa.int8())
-    made: dict[str, Any] = {
-        "rank": pc.fill_null(rank, pa.scalar(len(CONTROLS), pa.int8())),
-        "intervention": _intervention(table),
-        "file": pa.repeat(seal, table.num_rows),
-    }
-    columns = [
-        made[name] if name in made else table[name] if name in table.column_names else _nulls(table, kind)
-        for name, kind in zip(INDEX.names, INDEX.types, strict=True)
-    ]
-    return pa.table(columns, schema=INDEX)
-
-
-def _nulls(table: pa.Table, kind: pa.DataType) -> pa.Array[Any]:
-    return pa.array([None] * table.num_rows, kind)
-
-
-def _intervention(table: pa.Table) -> Any:
-    """Returns the options of the interventions in words; of clean and donor images, which have none, null."""
-    if "part" not in table.column_names:
-        return pa.nulls(table.num_rows, pa.string())
-    part, start, end, tokens, half, pooled = (table[name].cast(pa.string()) for name in _INTERVENTION)
-    steps, positions = joined("steps", joined(start, end, by="-"), by=" "), joined(tokens, "tokens", by=" ")
-    words = joined(part, steps, positions, half, by=", ")
-    words = pc.if_else(pc.equal(pooled, pa.scalar("donor")), joined(words, "pooled donor", by=", "), words)
-    has_none = pc.is_in(table["control"], value_set=pa.array(["clean", "donor", "identity"]))
-    return pc.if_else(has_none, pa.scalar(None, pa.string()), words)
+def _edit(row: dict[str, Any]) -> str:
+    strength = f", λ {row['lambda']:g}" if row["lambda"] is not None else ""
+    tokens = f", {row['tokens']}" if row["tokens"] else ""
+    neurons = f", {row['neurons']} neurons" if row["neurons"] is not None else ""
+    return f"{named(row['editor'], row['targets'])}, {str(row['scope']).replace('_', ' ')}{strength}{neurons}{tokens}"

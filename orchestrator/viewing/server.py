@@ -1,30 +1,28 @@
-"""A server of one results root, on loopback, for as long as somebody looks who was given its token."""
+"""A server of results, on loopback, for as long as somebody looks who was given its token."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import hmac
+import logging
+import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from loco_core.errors import LocoError, ViewError
 from orchestrator.store import Store
 from orchestrator.store.layout import REPORT
-from orchestrator.viewing.catalogue import Catalogue, Snapshot
-from orchestrator.viewing.pages import Page, browse, compare
+from orchestrator.viewing.catalogue import Catalogue
+from orchestrator.viewing.index import encode_index, shown, version_of
+from orchestrator.viewing.page import ASSETS, asset, in_words, render
 
-_HERE = Path(__file__).parent
 _HOST = "127.0.0.1"
 _HOSTS = {"127.0.0.1", "localhost"}
-_STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _OWN = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -36,24 +34,26 @@ _OF_REPORT = (
     "form-action 'none'"
 )
 _TOKEN = "token"
+_PART = re.compile("[0-9a-f]{8,64}")
 _FOR_GOOD = "private, max-age=31536000, immutable"
+_log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
-    """Serves the kept images until the process is told to stop.
+def serve(stores: Sequence[Store], port: int, ready: Callable[[str], None]) -> None:
+    """Serves the kept images until the process is asked to stop.
 
     Args:
-        store: the results.
-        port: of 127.0.0.1; 0 takes a free one.
-        ready: is called with the address, and the token in it, as soon as it answers.
+        stores: the results.
+        port: port of 127.0.0.1; 0 takes a free one.
+        ready: function that is called with the address, and the token in it, as soon as it answers.
 
     Raises:
-        ViewError: the port cannot be had.
+        ViewError: the port cannot be had, or results are given twice.
         StoreError: the results cannot be read.
     """
     token = secrets.token_urlsafe(32)
-    app = Viewer(store).app(token)
+    app = Viewer(stores).app(token)
     try:
         listening = socket.create_server((_HOST, port))
     except OSError as error:
@@ -64,26 +64,20 @@ def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
 
 
 class Viewer:
-    """The pages of one results root."""
+    """The page of one or several results, and what it asks for."""
 
-    def __init__(self, store: Store) -> None:
-        """Reads the sweep's name, nothing else.
+    def __init__(self, stores: Sequence[Store]) -> None:
+        """Reads the sweeps' names, nothing else.
 
         Args:
-            store: the results.
+            stores: the results.
 
         Raises:
+            ViewError: results are given twice.
             StoreError: they cannot be read.
         """
-        self._store, self._catalogue = store, Catalogue(store)
-        self._static = {name: (_HERE / "static" / name).read_bytes() for name in _STATIC}
-        sweep = store.sweep()
-        self._name, self._images = (sweep.name, sweep.images) if sweep else (store.root, "none")
-        environment = Environment(
-            loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-            lstrip_blocks=True,
-        )  # fmt: skip
-        self._template = environment.get_template("page.html")
+        self._shown = shown(stores)
+        self._page = render(self._shown)
 
     def app(self, token: str) -> web.Application:
         """Returns the application.
@@ -92,50 +86,78 @@ class Viewer:
             token: without it nothing is shown: every user of a machine reaches its loopback.
         """
         app = web.Application(middlewares=[_sealed, _admitting(token)])
-        app.router.add_get("/", lambda request: self._page(request, browse))
-        app.router.add_get("/compare", lambda request: self._page(request, compare))
-        app.router.add_get(r"/image/{file:[0-9a-f]{64}}/{row:\d{1,9}}.png", self._image)
+        app.on_startup.append(self._begin)
+        app.router.add_get("/", self._index_page)
+        app.router.add_get("/index.html", self._index_page)
+        app.router.add_get("/index.json", self._index)
+        app.router.add_get(r"/picture/{file:[0-9a-f]{64}}/{row:\d{1,9}}.png", self._image)
         app.router.add_get(r"/details/{file:[0-9a-f]{64}}/{row:\d{1,9}}.json", self._details)
         app.router.add_get("/static/{name}", self._asset)
         # A report names no icon, so browsers ask for this one.
         app.router.add_get("/favicon.ico", self._icon)
-        app.router.add_get(f"/{REPORT}", self._report)
+        app.router.add_get(r"/report/{number:\d{1,4}}.html", self._report)
         return app
 
-    async def _page(
-        self, request: web.Request, make: Callable[[Snapshot, Mapping[str, str]], Page]
-    ) -> web.StreamResponse:
-        text = await asyncio.to_thread(self._rendered, make, request.query)
-        return _answer(text.encode(), "text/html", "no-cache")
+    def index(self, query: Mapping[str, str]) -> bytes | None:
+        """Returns what there is, as JSON; None where nothing changed.
 
-    def _rendered(self, make: Callable[[Snapshot, Mapping[str, str]], Page], query: Mapping[str, str]) -> str:
-        snapshot = self._catalogue.snapshot()
-        return self._template.render(
-            page=make(snapshot, query), name=self._name, root=self._store.root, images=self._images,
-            problems=snapshot.problems, report=self._store.blobs.exists(REPORT),
-        )  # fmt: skip
+        Args:
+            query: ``version`` of the index that the page has, and ``have``, the parts that it knows.
+
+        Raises:
+            StoreError: the results cannot be listed.
+        """
+        known = [part for part in query.get("have", "").split(".") if _PART.fullmatch(part)]
+        found = [(of, of.catalogue.snapshot(anew="version" not in query)) for of in self._shown]
+        index = encode_index(found, known)
+        return None if version_of(index) == query.get("version") else index
+
+    async def _begin(self, _: web.Application) -> None:
+        """Begins to read while a person still opens the page."""
+
+        def read() -> None:
+            try:
+                self.index({})
+            except LocoError as error:
+                _log.info("what cannot be read is said to who asks for it: %s", error)
+
+        self._reading = asyncio.create_task(asyncio.to_thread(read))
+
+    async def _index_page(self, _: web.Request) -> web.StreamResponse:
+        return _answer(self._page.encode(), "text/html", "no-cache")
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        index = await asyncio.to_thread(self.index, request.query)
+        return web.Response(status=204) if index is None else _answer(index, "application/json", "no-cache")
 
     async def _image(self, request: web.Request) -> web.StreamResponse:
-        data = await asyncio.to_thread(self._catalogue.image, *_place(request))
+        file, row = _place(request)
+        data = await asyncio.to_thread(self._catalogue(file).image, file, row)
         return _answer(data, "image/png", _FOR_GOOD)
 
     async def _details(self, request: web.Request) -> web.StreamResponse:
-        found = await asyncio.to_thread(self._catalogue.details, *_place(request))
-        return web.json_response({name: _shown(value) for name, value in found.items()})
+        file, row = _place(request)
+        (found,) = await asyncio.to_thread(self._catalogue(file).details, file, [row])
+        return web.json_response(in_words(found))
+
+    def _catalogue(self, file: str) -> Catalogue:
+        found = (of.catalogue for of in self._shown if of.catalogue.holds(file))
+        return next(found, self._shown[0].catalogue)
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
-        if name not in self._static:
+        if name not in ASSETS:
             raise web.HTTPNotFound
-        return _answer(self._static[name], _STATIC[name], "no-cache")
+        return _answer(asset(name), ASSETS[name], "no-cache")
 
-    async def _icon(self, request: web.Request) -> web.StreamResponse:
-        return _answer(self._static["icon.svg"], _STATIC["icon.svg"], "no-cache")
+    async def _icon(self, _: web.Request) -> web.StreamResponse:
+        return _answer(asset("icon.svg"), ASSETS["icon.svg"], "no-cache")
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
-        if not await asyncio.to_thread(self._store.blobs.exists, REPORT):
+        number = int(request.match_info["number"])
+        if number >= len(self._shown) or not await asyncio.to_thread(self._shown[number].has_report):
             raise web.HTTPNotFound
-        answer = _answer(await asyncio.to_thread(self._store.blobs.read, REPORT), "text/html", "no-cache")
+        answer = _answer(await asyncio.to_thread(self._shown[number].store.blobs.read, REPORT), "text/html", "no-cache")
         answer.headers["Content-Security-Policy"] = _OF_REPORT
         return answer
 
@@ -190,9 +212,3 @@ def _place(request: web.Request) -> tuple[str, int]:
 def _answer(data: bytes, kind: str, cache: str) -> web.Response:
     charset = None if kind.startswith("image/") else "utf-8"
     return web.Response(body=data, content_type=kind, charset=charset, headers={"Cache-Control": cache})
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -20,11 +20,11 @@ import pytest
 
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store, verify
-from tests.clusters import Head, S3Server, ray_head, ray_node, start
-from tests.integration.test_edits import run
-from tests.integration.test_node_faults import HEALTH, kill_raylet
-from tests.proxy import Choice, Proxy, at_random, proxy
-from tests.sweeps import assert_each_once, payload, tiny_sweep
+from tests.support.clusters import Head, S3Server, ray_head, ray_node, start
+from tests.support.nodes import HEALTH, kill_raylet
+from tests.support.proxy import Choice, Proxy, at_random, proxy
+from tests.support.runs import run
+from tests.support.sweeps import assert_each_once, payload, tiny_sweep
 
 pytestmark = pytest.mark.chaos
 SEED = int(os.environ.get("LOCO_CHAOS_SEED") or random.SystemRandom().randrange(2**31))

@@ -15,15 +15,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.backends.ray import RayBackend
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec, load_sweep
 from orchestrator.store import open_store
+from orchestrator.store.layout import is_usage
 from orchestrator.worker import WorkerSettings
-from tests.sweeps import assert_each_once, payload
+from tests.support.sweeps import assert_each_once, payload
 
 pytestmark = pytest.mark.chaos
 KILLS = 10
@@ -56,10 +57,8 @@ def undisturbed(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> list[d
     return cells(open_store(root).read("scores"))
 
 
-def run(
-    spec: SweepSpec, root: str, make: Any, on_progress: Any = lambda _: None, *, retry: bool = False
-) -> driver.RunResult:
-    return driver.run(
+def run(spec: SweepSpec, root: str, make: Any, on_progress: Any = lambda _: None, *, retry: bool = False) -> RunResult:
+    return run_sweep(
         spec, root, make, on_progress=on_progress, on_localized=lambda _: None, stop=StopSwitch(), retry=retry
     )
 
@@ -76,7 +75,7 @@ def check(root: str, undisturbed: list[dict[str, Any]]) -> None:
 
 
 def units(root: Path) -> int:
-    return len(list((root / "_meta" / "units").glob("*.parquet")))
+    return len([path for path in (root / "_meta" / "units").glob("*.arrow") if not is_usage(path.stem)])
 
 
 def test_a_driver_killed_in_the_middle_of_units(sweep: Path, undisturbed: list[dict[str, Any]], tmp_path: Path) -> None:

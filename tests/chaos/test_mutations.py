@@ -1,7 +1,7 @@
 """Two hundred thousand mutated sweep and cluster files in process, and three hundred by the command; `make chaos`.
 
-``MUTANTS`` says how many there are; which they are follows from their numbers. `python -m tests.mutations FROM TO` goes
-through a range of them with a line a thousand.
+``MUTANTS`` says how many there are; which they are follows from their numbers. `python -m tests.support.mutations FROM
+TO` goes through a range of them with a line a thousand.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import mutations
-from tests.forks import run_all
+from tests.support import mutations
+from tests.support.forks import run_all
 
 pytestmark = pytest.mark.chaos
 MUTANTS = int(os.environ.get("MUTANTS", "200000"))
@@ -32,9 +32,10 @@ def test_the_command_refuses_or_plans_every_mutant(tmp_path: Path) -> None:
     for number in range(COMMANDS):
         kind, data = mutations.mutant(number)
         (tmp_path / f"{number}.yaml").write_bytes(data)
-        commands.append([*(("submit", "--dry-run") if kind == "cluster" else ("plan",)), f"{number}.yaml"])
+        words = ("submit", "--dry-run") if kind == "cluster" else ("plan",)
+        commands.append(("null", [*words, f"{number}.yaml"]))
     env = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}
-    ended = run_all(tmp_path, "null", commands, SECONDS_TOGETHER, env)
+    ended = run_all(tmp_path, commands, SECONDS_TOGETHER, env)
     assert len(ended) == COMMANDS
     for words, code, said in ended:
         assert "Traceback" not in said, (words, said)

@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from orchestrator.spec import SweepSpec
-from tests.clusters import COMMAND_SECONDS, Head, ray_head, ray_node, start
-from tests.hosts import SWITCH, Host, hosts, why_not
-from tests.integration.test_edits import run
-from tests.integration.test_node_faults import HEALTH, assert_same, committed, reading, until
-from tests.sweeps import tiny_sweep
+from orchestrator.store import open_store
+from tests.support.clusters import COMMAND_SECONDS, Head, ray_head, ray_node, start
+from tests.support.hosts import SWITCH, Host, hosts, why_not
+from tests.support.nodes import HEALTH, committed, reading, until
+from tests.support.runs import run
+from tests.support.sweeps import assert_same, tiny_sweep
 
 pytestmark = [pytest.mark.chaos, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
 CUT_SECONDS = 60
@@ -79,7 +80,7 @@ def test_a_host_that_is_cut_off_for_a_minute_costs_no_row(
         out, err = process.communicate(timeout=COMMAND_SECONDS)
         assert (process.returncode, err) == (0, ""), out + err
         print(f"{committed(results) - before} units in {time.monotonic() - back:.0f} s after it was back")
-    assert_same(results, undisturbed)
+    assert_same(open_store(str(results)), open_store(str(undisturbed)))
 
 
 def _losses(results: Path) -> int:
@@ -105,7 +106,7 @@ def test_workers_of_a_dead_driver_that_commit_late_change_nothing(
         stack.enter_context(ray_node(head, "second", host=second))
         out, err = drive(head, tmp_path, spec).communicate(timeout=COMMAND_SECONDS)
         assert err == "", out + err
-        assert_same(results, undisturbed)
+        assert_same(open_store(str(results)), open_store(str(undisturbed)))
         before = _late(head)
         for zombie in zombies:
             os.kill(zombie.pid, signal.SIGCONT)
@@ -113,7 +114,7 @@ def test_workers_of_a_dead_driver_that_commit_late_change_nothing(
         while _late(head) == before:
             assert time.monotonic() < deadline, "the worker did not commit"
             time.sleep(0.5)
-    assert_same(results, undisturbed)
+    assert_same(open_store(str(results)), open_store(str(undisturbed)))
 
 
 def _late(head: Head) -> int:

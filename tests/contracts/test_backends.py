@@ -12,17 +12,20 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
+from orchestrator.scheduler.loop import Patience, StopSwitch, run_units
+from orchestrator.scheduler.needs import WorkerNeeds
+from orchestrator.scheduler.progress import Progress, RunSummary
 from orchestrator.scheduler.protocol import (
+    Attempt,
     Backend,
     BackendEvent,
     Settled,
     Unit,
     UnitReport,
     Worker,
-    WorkerNeeds,
     WorkerReady,
 )
+from tests.support.planners import Derived
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,14 @@ class FakeWorker:
             raise ValueError(f"{model} is not a model")
         self.model = model
 
-    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+    def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
         orders: Orders = unit.payload
         folder = Path(orders.folder)
         with (folder / "log").open("a") as log:
-            log.write(f"{unit.unit_id} {attempt} {row_by_row} {self.model} {os.getpid()}\n")
-        word = orders.attempts[min(attempt, len(orders.attempts)) - 1]
+            log.write(f"{unit.unit_id} {attempt.number} {attempt.row_by_row} {self.model} {os.getpid()}\n")
+        word = orders.attempts[min(attempt.number, len(orders.attempts)) - 1]
         if (folder / unit.unit_id).exists():
-            return UnitReport(unit.unit_id, attempt, "already")
+            return UnitReport(unit.unit_id, attempt.number, "already")
         if word == "raise":
             raise RuntimeError("no\nluck")
         if word == "exit":
@@ -58,8 +61,8 @@ class FakeWorker:
         try:
             (folder / unit.unit_id).open("x").close()
         except FileExistsError:
-            return UnitReport(unit.unit_id, attempt, "already")
-        return UnitReport(unit.unit_id, attempt, "committed", rows=4, invalid=1)
+            return UnitReport(unit.unit_id, attempt.number, "already")
+        return UnitReport(unit.unit_id, attempt.number, "committed", rows=4, invalid=1)
 
 
 def make_worker(model: str) -> Worker:
@@ -94,7 +97,7 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         patch.setenv("RAY_ADDRESS", "127.0.0.1:1")
         import ray.cloudpickle
 
-        from orchestrator.backends.ray import RayBackend
+        from orchestrator.backends.ray.backend import RayBackend
 
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         ray_backend = RayBackend(make_worker, workers=2, threads=1)
@@ -118,7 +121,7 @@ def run(
     seen: list[Progress] = [] if on_progress is None else on_progress
     return run_units(
         backend,
-        lambda settled: () if settled else units,
+        Derived(units),
         journal or MemoryJournal(),
         seen.append,
         stop or StopSwitch(),
@@ -162,7 +165,11 @@ def test_a_failing_unit_is_tried_again_then_row_by_row_then_given_up(backend: Ba
     assert sorted(journal.given_up) == ["unit-00", "unit-02"]
     assert summary.failures == tuple(journal.given_up[r.unit_id] for r in summary.failures)
     raised = journal.given_up["unit-00"]
-    assert (raised.error_type, raised.error, raised.attempt) == ("RuntimeError", "no luck", 3)
+    assert (raised.error_type, raised.error, raised.attempt) == (
+        "RuntimeError",
+        "no luck (contracts/test_backends.py, line 56)",
+        3,
+    )
     assert "exit" in (journal.given_up["unit-02"].error or "").lower()
     tries = [(line[1], line[2]) for line in log(tmp_path) if line[0] == "unit-01"]
     assert tries == [("1", "False"), ("2", "False"), ("3", "True")]
@@ -172,7 +179,7 @@ def test_a_model_that_does_not_load_costs_its_units_and_no_others(backend: Backe
     units = [unit(tmp_path, n, model="broken" if n < 3 else "a") for n in range(6)]
     summary = run(backend, units)
     assert [r.unit_id for r in summary.failures] == ["unit-00", "unit-01", "unit-02"]
-    assert {r.error for r in summary.failures} == {"broken is not a model"}
+    assert {r.error for r in summary.failures} == {"broken is not a model (contracts/test_backends.py, line 44)"}
     assert committed(tmp_path) == ["unit-03", "unit-04", "unit-05"]
 
 
@@ -183,12 +190,11 @@ def test_units_of_a_run_before_count_as_already_done(backend: Backend, tmp_path:
 
 
 def test_units_derived_from_others_run_in_the_same_run(backend: Backend, tmp_path: Path) -> None:
-    def derive(settled: Sequence[Settled]) -> Sequence[Unit]:
-        if not settled:
-            return [unit(tmp_path, 0)]
-        return [unit(tmp_path, 10 + int(s.unit.unit_id[-2:])) for s in settled if s.unit.order < 30]
+    def following(done: Sequence[Settled]) -> Sequence[Unit]:
+        return [unit(tmp_path, 10 + int(s.unit.unit_id[-2:])) for s in done if s.unit.order < 30]
 
-    summary = run_units(backend, derive, MemoryJournal(), lambda progress: None, StopSwitch())
+    planner = Derived([unit(tmp_path, 0)], following)
+    summary = run_units(backend, planner, MemoryJournal(), lambda progress: None, StopSwitch())
     assert summary.outcome == "done"
     assert committed(tmp_path) == ["unit-00", "unit-10", "unit-20", "unit-30"]
 
@@ -198,12 +204,11 @@ def test_stopped_once_it_finishes_what_runs_and_resumes(backend: Backend, tmp_pa
     stop = StopSwitch()
     journal = MemoryJournal()
 
-    def derive(settled: Sequence[Settled]) -> Sequence[Unit]:
-        if settled:
-            stop.press()
-        return () if settled else units
+    def following(done: Sequence[Settled]) -> Sequence[Unit]:
+        stop.press()
+        return ()
 
-    summary = run_units(backend, derive, journal, lambda progress: None, stop)
+    summary = run_units(backend, Derived(units, following), journal, lambda progress: None, stop)
     assert summary.outcome == "stopped"
     assert summary.left == 8 - summary.committed
     assert 1 <= summary.committed <= 2 * backend.workers
@@ -229,13 +234,13 @@ def test_too_many_failures_stop_the_run(backend: Backend, tmp_path: Path) -> Non
 
 
 def test_a_killed_worker_reports_nothing(backend: Backend, tmp_path: Path) -> None:
-    backend.start_worker("w", WorkerNeeds())
+    backend.start_worker("w", WorkerNeeds(), frozenset())
     events: list[BackendEvent] = []
     while not events:
         events = list(backend.poll(1.0))
-    assert events == [WorkerReady("w")]
+    assert [type(event) for event in events] == [WorkerReady]
     backend.bind("w", "a")
-    backend.dispatch("w", unit(tmp_path, 0, "wait"), 1, False)
+    backend.dispatch("w", unit(tmp_path, 0, "wait"), Attempt(1))
     backend.kill("w")
     backend.kill("w")
     assert [e for _ in range(3) for e in backend.poll(0.2)] == []

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from loco_core.models import LoadedModel
+from loco_core.diffusion.model import LoadedModel
 from loco_core.testing.editors import EditorContract
 
 
@@ -18,3 +18,7 @@ class TestLocoEdit(Bundled):
 
 class TestNeurons(Bundled):
     editor = "neurons"
+
+
+class TestUCE(Bundled):
+    editor = "uce"

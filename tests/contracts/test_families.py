@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from loco_core.testing.families import FamilyContract, Subject
-from loco_core.toyworld.train import WEIGHTS
-from tests.tiny_models import CALL_ARGUMENTS, build
+from loco_core.toyworld import WEIGHTS
+from tests.support.tiny_models import CALL_ARGUMENTS, build
 
 # Of the engine's own arguments.
 SIDES = ("height", "width")

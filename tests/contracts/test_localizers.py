@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from loco_core.localizers import Rule, argmin, attention_contribution, causal_tracing, sequential, window
+from loco_core.localization.base import Rule
+from loco_core.localization.localizers import argmin, attention_contribution, causal_tracing, sequential, window
 from loco_core.testing.localizers import LocalizerContract
 from loco_core.testing.traces import TraceLocalizerContract
 

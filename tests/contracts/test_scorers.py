@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from loco_core.scorers import CLIP, JUDGE, Scorer, load_scorer
+from loco_core.scoring.base import Scorer, load_scorer
 from loco_core.testing.scorers import ScorerContract
+from loco_core.toyworld import CLIP, JUDGE
 
 
 class TestClip(ScorerContract):

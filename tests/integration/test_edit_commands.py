@@ -14,16 +14,19 @@ import pandas as pd
 import pytest
 import torch
 
-from loco_core.deltas import from_bytes
-from orchestrator import driver, edit_driver
+from loco_core.editing.deltas import from_bytes
+from loco_core.types import Window
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.cli.main import main
+from orchestrator.runs.edits import Selection, run_edits, run_evaluation
+from orchestrator.runs.session import Controls
+from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.session import Controls
 from orchestrator.spec import load_sweep
 from orchestrator.store import open_store, verify
-from tests.integration.test_edits import LOCALIZER
-from tests.sweeps import Command, kill_at_storage_call
+from orchestrator.store.layout import is_usage
+from tests.support.runs import localizer_of
+from tests.support.sweeps import Command, kill_at_storage_call
 
 SWEEP = """\
 name: small
@@ -64,7 +67,7 @@ def command(command: Command) -> Command:
 def sweep(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep file with blocks of edits; beside it, one without."""
     folder = tmp_path_factory.mktemp("sweep")
-    (folder / "seven.py").write_text(LOCALIZER.replace("window_start=8", "window_start=7"))
+    (folder / "seven.py").write_text(localizer_of(start=7, size=2))
     text = SWEEP.format(model=tiny_pipeline, few=FEW, localizer=folder / "seven.py")
     (folder / "plain.yaml").write_text(text)
     (folder / "sweep.yaml").write_text(text + BLOCKS)
@@ -99,8 +102,8 @@ def mine(edited: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(edited, tmp_path / "results"))
 
 
-def _run(sweep: Path, root: Path) -> driver.RunResult:
-    return driver.run(
+def _run(sweep: Path, root: Path) -> RunResult:
+    return run_sweep(
         load_sweep(sweep), str(root), lambda settings: InlineBackend(settings, threads=1), on_progress=lambda _: None,
         on_localized=lambda _: None, stop=StopSwitch(),
     )  # fmt: skip
@@ -111,15 +114,15 @@ def _controls() -> Controls:
 
 
 def _by_hand(sweep: Path, root: Path) -> None:
-    edit_driver.edit(
-        edit_driver.Meant(str(root), attributes=("style/velor",)), _controls(), print,
-        window=edit_driver.Window(3, 2), blocks=load_sweep(sweep),
+    run_edits(
+        Selection(str(root), attributes=("style/velor",)), _controls(), print,
+        window=Window(3, 2), blocks=load_sweep(sweep),
     )  # fmt: skip
 
 
 def _more(_: Path, root: Path) -> None:
     changes = {"prompts": 2, "seeds": 2}
-    edit_driver.evaluate(edit_driver.Meant(str(root)), _controls(), print, changes)
+    run_evaluation(Selection(str(root)), _controls(), print, changes)
 
 
 def read(root: Path, table: str) -> pd.DataFrame:
@@ -210,7 +213,7 @@ def test_evaluate_measures_what_is_missing_and_chooses_nothing(command: Command,
     edits, rows = read(mine, "edits"), pd.read_parquet(mine / "evaluations")
     code, out, err = command("evaluate", mine, "--prompts", 2, "--seeds", 2, "--trust", *INLINE)
     assert (code, err) == (0, "")
-    assert "Chosen edits" in out
+    assert "\tflipped\tneighbours\tcontent\n" in out
     more = pd.read_parquet(mine / "evaluations")
     assert_nothing_is_doubled(mine)
     pd.testing.assert_frame_equal(read(mine, "edits"), edits)
@@ -286,7 +289,7 @@ def more(sweep: Path, edited: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_an_incomplete_sweep_is_edited_where_it_is_localized(command: Command, mine: Path) -> None:
     scores = pd.read_parquet(mine / "scores")
     lost = scores[scores.attribute == "style/lumio"].unit_id.iloc[0]
-    (mine / f"_meta/units/{lost}.parquet").unlink()
+    (mine / f"_meta/units/{lost}.arrow").unlink()
     for part in (mine / "scores").glob("part-*.parquet"):
         if lost in set(pd.read_parquet(part).unit_id):
             part.unlink()
@@ -295,7 +298,7 @@ def test_an_incomplete_sweep_is_edited_where_it_is_localized(command: Command, m
     code, out, _ = command("edit", mine, *VELOR, "--trust", *INLINE)
     assert (code, out.count("the sweep is incomplete (1 of 3 units are left)")) == (0, 1)
     kinds = pd.read_parquet(mine / "scores").unit_id
-    new = {path.stem for path in set((mine / "_meta/units").iterdir()) - before}
+    new = {path.stem for path in set((mine / "_meta/units").iterdir()) - before if not is_usage(path.stem)}
     assert new
     assert not new & set(kinds)
 
@@ -356,9 +359,9 @@ def test_methods_edit_without_a_window_and_stay_beside_one(command: Command, res
     assert re.search(r"velor\s+diff_quick_fix", out), out
     alone = read(results, "edits")
     assert set(alone.scope) == {"method", "placebo"}
-    edit_driver.edit(
-        edit_driver.Meant(str(results), attributes=("style/velor",)), _controls(), print,
-        window=edit_driver.Window(3, 2), blocks=load_sweep(sweep.with_name("three.yaml")),
+    run_edits(
+        Selection(str(results), attributes=("style/velor",)), _controls(), print,
+        window=Window(3, 2), blocks=load_sweep(sweep.with_name("three.yaml")),
     )  # fmt: skip
     both = read(results, "edits")
     assert set(both[both.chosen].editor) == {"loco_edit", "uce", "diff_quick_fix"}

@@ -16,49 +16,35 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from loco_core.deltas import from_bytes, read_delta
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel
+from loco_core.editing.deltas import applied, from_bytes, read_delta
 from loco_core.errors import EditError
-from loco_core.generate import generate
-from loco_core.models import LoadedModel
-from loco_core.types import Generation, Row
-from orchestrator import driver, edit_driver, edit_work
+from loco_core.types import Generation, Row, Window
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.cli.main import app
-from orchestrator.edit_plan import EvaluateUnit
-from orchestrator.edit_summary import summarize
-from orchestrator.exporting import export_edit, find_edit
 from orchestrator.reporting import write_report
+from orchestrator.runs.edits import Selection, run_edits
+from orchestrator.runs.export import export_edit, find_edit
+from orchestrator.runs.session import Controls
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.scheduler.protocol import UnitReport
-from orchestrator.session import Controls
+from orchestrator.scheduler.protocol import Attempt, Unit
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.context import Result, WorkerContext
+from orchestrator.stages.edit import work as edit_work
+from orchestrator.stages.edit.plan import Evaluation
+from orchestrator.stages.edit.summary import summarize
 from orchestrator.store import open_store, repair, verify
-from tests.sweeps import kill_at_storage_call, tiny_sweep
+from tests.support.runs import edit_tables, localizer_of, run
+from tests.support.sweeps import kill_at_storage_call, tiny_sweep
 
-# A random model holds nothing anywhere: this localizer says where all the same.
-LOCALIZER = """
-from dataclasses import replace
-from loco_core.localizers.window import localize as honest
-
-def localize(scores, settings, site_names=()):
-    return replace(honest(scores, settings, site_names), outcome="localized", window_start=8, window_size=2,
-                   wants=())
-"""
-FOLDERS = ("scores", "edits", "evaluations")
 MOMENTS = 5
-
-
-def run(spec: SweepSpec, root: Path) -> driver.RunResult:
-    return driver.run(
-        spec, str(root), lambda settings: InlineBackend(settings, threads=1), on_progress=lambda _: None,
-        on_localized=lambda _: None, stop=StopSwitch(),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def spec(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepSpec:
     localizer = tmp_path_factory.mktemp("localizer") / "eight.py"
-    localizer.write_text(LOCALIZER)
+    localizer.write_text(localizer_of(start=8, size=2))
     return tiny_sweep(
         tiny_pipeline, attributes=["style/velor"], prompts=1, seeds=1, images="report", controls={"random": 0},
         windows={"sizes": [2], "stride": 6}, localize={"localizer": str(localizer), "resamples": 100},
@@ -72,17 +58,6 @@ def undisturbed(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> Pa
     root = tmp_path_factory.mktemp("edits")
     assert run(spec, root).summary.outcome == "done"
     return root
-
-
-def tables(root: Path) -> dict[str, pd.DataFrame]:
-    found = {name: pd.read_parquet(root / name) for name in FOLDERS}
-    moving = ["attempt", "seconds", "device", "torch_version"]
-    return {
-        name: frame.drop(columns=[c for c in moving if c in frame]).sort_values(list(frame.columns[:3]) + [
-            c for c in ("prompt", "judge_kind", "control", "window_start", "cell_id") if c in frame
-        ]).reset_index(drop=True)
-        for name, frame in found.items()
-    }  # fmt: skip
 
 
 def test_one_edit_of_each_editor_is_chosen_and_held_against_baselines(undisturbed: Path) -> None:
@@ -114,9 +89,9 @@ def test_a_fact_has_donors_of_its_own_beside_what_is_unrelated(tiny_pipeline: Pa
         edit={"editors": ["loco_edit"], "targets": "paired", "lambdas": [0.1], "tokens": ["all"]},
     )  # fmt: skip
     run(spec, tmp_path)
-    edit_driver.edit(
-        edit_driver.Meant(str(tmp_path)), Controls(lambda s: InlineBackend(s, threads=1), lambda _: None, StopSwitch()),
-        print, window=edit_driver.Window(3, 2),
+    run_edits(
+        Selection(str(tmp_path)), Controls(lambda s: InlineBackend(s, threads=1), lambda _: None, StopSwitch()),
+        print, window=Window(3, 2),
     )  # fmt: skip
     rows = pd.read_parquet(tmp_path / "evaluations")
     report = rows[rows.split == "report"]
@@ -221,9 +196,9 @@ def test_methods_edit_where_nothing_is_localized(spec: SweepSpec, undisturbed: P
 
 
 def test_the_same_command_does_nothing_twice(spec: SweepSpec, undisturbed: Path) -> None:
-    before = tables(undisturbed)
+    before = edit_tables(undisturbed)
     assert run(spec, undisturbed).summary.committed == 0
-    for name, frame in tables(undisturbed).items():
+    for name, frame in edit_tables(undisturbed).items():
         pd.testing.assert_frame_equal(frame, before[name])
 
 
@@ -243,8 +218,8 @@ def test_a_driver_killed_among_edits_loses_nothing(
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
     run(spec, tmp_path)
-    expected = tables(undisturbed)
-    for name, frame in tables(tmp_path).items():
+    expected = edit_tables(undisturbed)
+    for name, frame in edit_tables(tmp_path).items():
         pd.testing.assert_frame_equal(frame, expected[name])
 
 
@@ -277,7 +252,7 @@ for folder in sys.argv[1:]:
     for folder, (editor, targets) in edits.items():
         wanted = f"chosen and editor == '{editor}' and targets == '{targets}'"
         (edit,) = pd.read_parquet(beside / "edits").query(wanted).itertuples()
-        with tiny_model.edited(read_delta(beside / edit.delta_path), edit.model_revision):
+        with applied(tiny_model, read_delta(beside / edit.delta_path), edit.model_revision):
             own = next(generate(tiny_model, [row], Generation(2, 3.0), 1)).latents
         plain = torch.load(tmp_path / folder / "latents", weights_only=True)
         assert torch.allclose(own, plain, rtol=1e-4, atol=1e-5)
@@ -289,8 +264,8 @@ for folder in sys.argv[1:]:
     ("words", "message"),
     [
         (["--attribute", "style/veler"], 'no edit has the attribute "style/veler"; did you mean "style/velor"'),
-        ([], "3 edits match: .*loco_edit, as published, .* name one with --edit, or narrow them down"),
-        (["--editor", "loco_edit"], "2 edits match: .*loco_edit, paired"),
+        ([], "3 edits match: .*loco_edit, as published, .* or narrow them down with --editor and --targets$"),
+        (["--editor", "loco_edit"], "2 edits match: .*loco_edit, paired.*, or narrow them down with --targets$"),
         (
             ["--editor", "neurons"],
             "in this runtime alone: the conditional half of guidance alone is edited, and plain "
@@ -320,24 +295,26 @@ def test_a_damaged_delta_and_a_folder_in_the_way_are_refused(undisturbed: Path, 
 def test_edits_that_failed_are_tried_again_by_the_same_command(
     spec: SweepSpec, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = edit_work.evaluate
+    honest = edit_work.work
 
-    def evaluate(bench: edit_work.Bench, unit: EvaluateUnit, attempt: int, row_by_row: bool) -> UnitReport:
-        if unit.split == "select":
+    def work(context: WorkerContext, unit: Unit, attempt: Attempt) -> Result:
+        if isinstance(unit.payload, Evaluation) and unit.payload.split == "select":
             raise RuntimeError("out of memory")
-        return honest(bench, unit, attempt, row_by_row)
+        return honest(context, unit, attempt)
 
-    monkeypatch.setattr(edit_work, "evaluate", evaluate)
+    monkeypatch.setattr(edit_work, "work", work)
     first = run(spec, tmp_path)
-    assert ([failure.error for failure in first.summary.failures], first.failed_cells) == (["out of memory"], 0)
+    (error,) = (str(failure.error) for failure in first.summary.failures)
+    assert error.startswith("out of memory (integration/test_edits.py, line ")
+    assert first.failed_cells == 0
     assert open_store(str(tmp_path)).read("edits").num_rows == 0
     (failure,) = pd.read_parquet(tmp_path / "failures").itertuples()
-    assert (failure.attribute, failure.error) == ("style/velor", "out of memory")
+    assert (failure.attribute, failure.error) == ("style/velor", error)
     monkeypatch.undo()
     again = run(spec, tmp_path)
     assert (again.summary.failures, again.failed_cells) == ((), 0)
-    for name, table in tables(tmp_path).items():
-        pd.testing.assert_frame_equal(table, tables(undisturbed)[name])
+    for name, table in edit_tables(tmp_path).items():
+        pd.testing.assert_frame_equal(table, edit_tables(undisturbed)[name])
     assert verify(open_store(str(tmp_path))) == []
 
 

@@ -11,18 +11,19 @@ import pandas as pd
 import pytest
 import torch
 
-from loco_core.batches import BatchProbe
+from loco_core.diffusion.batches import BatchProbe
+from loco_core.diffusion.generate import Pictures, generate
+from loco_core.diffusion.model import LoadedModel
 from loco_core.errors import ModelError, OutOfMemoryError, SpecError
-from loco_core.generate import Pictures, generate
-from loco_core.models import LoadedModel
-from orchestrator import batch_sizes, worker
-from orchestrator.driver import outlook
-from orchestrator.resolve import resolve
+from orchestrator.resolve.lookup import resolve
+from orchestrator.runs.outlook import outlook
 from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.stages.probe import work as probe_work
+from orchestrator.stages.sweep import work as sweep_work
 from orchestrator.store import decode_document, encode_document, open_store
 from orchestrator.store.layout import RESOLVED
-from tests.integration.test_run import run
-from tests.sweeps import tiny_sweep
+from tests.support.runs import run
+from tests.support.sweeps import tiny_sweep
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_results_that_say_nothing_of_engines_go_on(spec: SweepSpec, tmp_path: Pa
     pinned = decode_document(store.blobs.read(RESOLVED), RESOLVED)
     del pinned["engines"]
     store.blobs.replace(RESOLVED, encode_document(pinned))
-    again, _ = run(spec, tmp_path)
+    again = run(spec, tmp_path)
     assert (again.failed_cells, again.summary.committed) == (0, 0)
 
 
@@ -87,13 +88,13 @@ def full(monkeypatch: pytest.MonkeyPatch, failing: range) -> list[int]:
     """Makes memory run out in some calls of the generator, in the middle of them; returns the batch sizes of all."""
     sizes: list[int] = []
 
-    def generating(*arguments: Any) -> Iterator[Pictures]:
+    def generating(*arguments: Any, **options: Any) -> Iterator[Pictures]:
         sizes.append(arguments[3])
         if len(sizes) - 1 in failing:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total of ...")
-        yield from generate(*arguments)
+        yield from generate(*arguments, **options)
 
-    monkeypatch.setattr(worker, "generate", generating)
+    monkeypatch.setattr(sweep_work, "generate", generating)
     return sizes
 
 
@@ -101,7 +102,7 @@ def test_memory_that_runs_out_once_is_freed_and_the_batch_drawn_again(
     spec: SweepSpec, undisturbed: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = full(monkeypatch, range(1))
-    result, _ = run(spec, tmp_path)
+    result = run(spec, tmp_path)
     assert (result.failed_cells, result.summary.retries) == (0, 0)
     assert sizes[0] == sizes[1]
     scores = pd.read_parquet(tmp_path / "scores")
@@ -113,7 +114,7 @@ def test_batches_that_never_fit_end_with_advice_that_works(
     spec: SweepSpec, tiny_pipeline: Path, undisturbed: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full(monkeypatch, range(1000))
-    result, _ = run(spec, tmp_path)
+    result = run(spec, tmp_path)
     failures = pd.read_parquet(tmp_path / "failures")
     assert len(failures) == result.failed_cells == len(undisturbed)
     assert set(failures["error_type"]) == {"OutOfMemoryError"}
@@ -123,7 +124,7 @@ def test_batches_that_never_fit_end_with_advice_that_works(
     assert result.summary.retries <= 4
     monkeypatch.undo()
     smaller = spec.model_copy(update={"generation": spec.generation.model_copy(update={"batch_size": 4})})
-    result, _ = run(smaller, tmp_path, retry=True)
+    result = run(smaller, tmp_path, retry=True)
     assert result.failed_cells == 0
     scores = pd.read_parquet(tmp_path / "scores")
     assert set(scores["batch_size"]) <= {2, 3, 4}
@@ -137,14 +138,14 @@ def test_a_batch_size_is_measured_once_and_stays(
 
     def probed(model: LoadedModel, *_: Any) -> BatchProbe:
         measured.append(model.device)
-        return BatchProbe(5, {1: 1.0, 5: 0.2})
+        return BatchProbe(5, {1: 1.0, 5: 0.2}, 2.5)
 
     def auto(**changes: Any) -> SweepSpec:
         spec = sweep(tiny_pipeline)
         generation = {**spec.generation.model_dump(), "batch_size": "auto"}
         return SweepSpec.model_validate({**spec.model_dump(), "generation": generation, **changes}, strict=False)
 
-    monkeypatch.setattr(batch_sizes, "probe_batches", probed)
+    monkeypatch.setattr(probe_work, "probe_batches", probed)
     assert outlook(auto(), resolve(auto()), str(tmp_path)).guessed_batches == ("tiny",)
     run(auto(seeds=1), tmp_path)
     run(auto(), tmp_path)
@@ -164,7 +165,7 @@ def test_a_model_that_cannot_be_measured_ends_the_run_with_its_reason(
 
     spec = sweep(tiny_pipeline).model_copy(update={"seeds": (0,)})
     auto = spec.model_copy(update={"generation": spec.generation.model_copy(update={"batch_size": "auto"})})
-    monkeypatch.setattr(batch_sizes, "probe_batches", nothing_fits)
+    monkeypatch.setattr(probe_work, "probe_batches", nothing_fits)
     with pytest.raises(ModelError, match=r"batch_size: auto: not even a batch of 1 fits; expected engine.offload"):
         run(auto, tmp_path)
     assert pd.read_parquet(tmp_path / "failures").empty

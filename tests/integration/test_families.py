@@ -9,24 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from loco_core.models import families
-from tests.clusters import COMMAND_SECONDS
-from tests.sweeps import tiny_sweep
-from tests.tiny_models import BUILDERS, SIDE, build
-
-# Random models hold nothing anywhere: this localizer says where all the same, at a site that admits edits.
-LOCALIZER = """
-from dataclasses import replace
-from loco_core.localizers.window import localize as honest
-
-def localize(scores, settings, site_names=()):
-    return replace(honest(scores, settings, site_names), outcome="localized", window_start=1, window_size=1,
-                   wants=())
-"""
+from loco_core.diffusion.model import families
+from tests.support.clusters import COMMAND_SECONDS
+from tests.support.runs import localizer_of
+from tests.support.sweeps import tiny_sweep
+from tests.support.tiny_models import BUILDERS, SIDE, build
 
 
 def test_one_sweep_of_every_family_runs_through_edits_and_report(tiny_pipeline: Path, tmp_path: Path) -> None:
-    (tmp_path / "first.py").write_text(LOCALIZER)
+    (tmp_path / "first.py").write_text(localizer_of(start=1, size=1))
     models = [{"id": "stable_diffusion", "path": str(tiny_pipeline)}]
     models += [{"id": name, "path": str(build(name, tmp_path / name))} for name in BUILDERS]
     spec = tiny_sweep(

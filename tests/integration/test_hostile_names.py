@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import torch
 import yaml
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from loco_core.errors import printable
-from orchestrator.store import make_table, open_store
-from orchestrator.viewing.pages import browse, compare
-from orchestrator.viewing.server import Viewer
-from tests.sweeps import Command, tiny_sweep
+from orchestrator.store import make_table, open_store, write_derived
+from tests.support.axe import violations
+from tests.support.sweeps import Command, tiny_sweep
+from tests.support.views import serving
 
 NAMES = (
     "[/x]", "the [v] dog", "[bold red]b[/bold red]", ":smile: :x:", "$_$", r"$\frac{1$", "a$b$c^d_e",
@@ -126,22 +127,49 @@ def test_a_name_that_is_not_there_is_told_as_it_stands(results: Path, command: C
         assert "\x1b" not in err
 
 
-def test_pages_show_every_name_as_text(results: Path, command: Command) -> None:
+def test_the_report_shows_every_name_as_text(results: Path, command: Command) -> None:
     code, _, err = command("report", results)
     assert (code, err) == (0, "")
     report = Texts((results / "report.html").read_text())
-    viewer = Viewer(open_store(str(results)))
-    pages = [viewer._rendered(browse, {}), viewer._rendered(compare, {})]
-    for name in NAMES:
-        query = {"model": MODEL, "attribute": f"k/{name}"}
-        pages += [viewer._rendered(browse, query)]
-        (text,) = [Texts(pages[-1])]
-        assert any(f"k/{name}" in shown for shown in text.shown), name
     for name in NAMES:
         assert any(f"k/{name}" in shown for shown in report.shown), name
-    for page in [report, *map(Texts, pages)]:
-        assert not page.handlers
-        assert not [script for script in page.scripts if "taken" in script and script.strip().startswith("document")]
+    assert not report.handlers
+    assert not [script for script in report.scripts if "taken" in script and script.strip().startswith("document")]
+
+
+def test_the_viewer_shows_every_name_as_text(results: Path, browser: Browser, tmp_path: Path, command: Command) -> None:
+    bundle = tmp_path / "bundle"
+    code, _, err = command("view", results, "--bundle", bundle)
+    assert (code, err) == (0, "")
+    with serving(results) as address:
+        for at in (address, bundle.as_uri() + "/index.html"):
+            assert_viewer_shows_all(browser.new_page(), at)
+
+
+ALTS = "images => images.map((image) => image.alt)"
+
+
+def assert_viewer_shows_all(page: Page, at: str) -> None:
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(at)
+    page.wait_for_selector(".grid img")
+    plain = page.url.partition("#")[0]
+    for name in NAMES:
+        query = urlencode({"model": MODEL, "attribute": f"k/{name}"})
+        page.goto(f"{plain}#{query}")
+        expect(page.locator("#f-attribute")).to_have_value(f"k/{name}")
+        assert f"k/{name}:" in (page.locator(".grid img").first.get_attribute("alt") or ""), name
+        page.goto(f"{plain}#view=pictures&{query}")
+        expect(page.locator("#f-control")).to_be_visible()
+        expect(page.locator("#f-attribute")).to_have_value(f"k/{name}")
+        assert {f"k/{name}:" in alt for alt in page.locator(".grid img").evaluate_all(ALTS)} == {True}, name
+    assert problems == []
+    # axe-core asks for the styles once more, which no page of a file may.
+    assert violations(page) == []
+    assert "taken" not in page.title()
+    page.close()
 
 
 @pytest.fixture
@@ -151,13 +179,13 @@ def page(results: Path, browser: Browser, command: Command) -> Iterator[Page]:
         # A random model has none to speak of.
         effect = {"model": MODEL, "window_size": 1, "effect": 0.5, "ci_low": 0.4, "ci_high": 0.6}
         effects = [{**effect, "attribute": f"k/{name}", "window_start": at} for name in NAMES for at in (0, 15)]
-        store.write_derived("effects", make_table("effects", effects))
+        write_derived(store, {"effects": make_table("effects", effects)})
         block = {"edit_id": "e", "model": MODEL, "attribute": f"k/{NAMES[0]}", "editor": "=1+1", "scope": "by_hand"}
         row = {**block, "attribute_kind": "k", "chosen": True, "site_indices": [1], "lambda": 0.1, "tokens": "all",
                "localization": "@[/x]: $_$ <b>"}  # fmt: skip
         seen = {**block, "unit_id": "0" * 64, "split": "report", "prompt": "p", "clip_text": "", "seed": 1,
                 "judge_kind": "k"}  # fmt: skip
-        store.write_derived("edits", make_table("edits", [row]))
+        write_derived(store, {"edits": make_table("edits", [row])})
         kept = {**seen, "prompt_role": "neighbour", "judge_before": "a", "judge_said": "a", "judge_after": "a"}
         tables = {"evaluations": make_table("evaluations", [{**seen, "prompt_role": "target", "flipped": True}, kept])}
         store.commit_unit("0" * 64, tables, "a")
@@ -178,14 +206,13 @@ def page(results: Path, browser: Browser, command: Command) -> Iterator[Page]:
 
 def test_figures_show_every_name_as_it_stands(page: Page) -> None:
     page.click("#tab-heatmap")
-    assert page.input_value("#heatmap-model") == MODEL
-    page.wait_for_selector("#heatmap-plot .ytick text")
-    labels = {text.replace("\xa0", " ") for text in page.locator("#heatmap-plot .ytick text").all_text_contents()}
+    figures = page.locator("#heatmap figure.triangles")
+    shown = figures.evaluate_all("all => all.map(each => [each.dataset.model, each.querySelector('h2').textContent])")
     for name in NAMES:
-        assert any(f"k/{name}".strip() in label for label in labels), name
-    assert not page.locator("#heatmap-plot .ytick a, #heatmap-plot .ytick tspan[style*=bold]").count()
+        assert [MODEL, f"k/{name} {MODEL}"] in shown, name
+    assert figures.locator("h2 b, h2 script").count() == 0
     page.click("#tab-edits")
-    assert page.locator("#edits-table td").nth(2).inner_text().startswith("=1+1")
+    assert page.locator("#edits-table td").nth(1).inner_text().startswith("=1+1")
 
 
 def test_no_cell_of_a_download_is_a_formula_and_names_stay_whole(page: Page) -> None:

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from ray._private import services
 
-from orchestrator.backends.demand import _grows
-from tests.clusters import Head, ray_head
-from tests.sweeps import tiny_sweep
+from orchestrator.backends.ray.demand import _grows
+from orchestrator.store.checksums import decode_document
+from tests.support.clusters import Head, ray_head
+from tests.support.sweeps import tiny_sweep
 
-SECONDS = 60
+SECONDS, CPUS = 60, 2
 # Of the refusal of a worker; a minute at most with the patience that people get.
 PATIENCE = """
 import sys
-from orchestrator.backends import demand
+from orchestrator.backends.ray import demand
 demand.PATIENCE_SECONDS = 3.0
 from orchestrator.cli.main import main
 main()
@@ -32,13 +33,15 @@ main()
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """The head of a cluster that a person started by hand, which listens on loopback only."""
     # What Ray itself does on systems without clusters.
-    with ray_head(tmp_path_factory.mktemp("home"), variables={"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}) as head:
+    with ray_head(
+        tmp_path_factory.mktemp("home"), cpus=CPUS, variables={"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    ) as head:
         yield head
 
 
 JOIN = """
 import sys
-from orchestrator.backends.ray import RayBackend
+from orchestrator.backends.ray.backend import RayBackend
 from orchestrator.scheduler.protocol import BackendError
 try:
     RayBackend(str, workers=1, threads=1, address=sys.argv[1]).shutdown()
@@ -55,7 +58,7 @@ def environment(head: Head, changes: Mapping[str, str | None]) -> dict[str, str]
 
 
 def run(head: Head, folder: Path, address: str, **changes: str | None) -> tuple[int, str, str, float]:
-    words = ["run", "sweep.yaml", "--results", "results", "--address", address, "--workers", "1"]
+    words = ["run", "sweep.yaml", "--results", "results", "--address", address]
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", PATIENCE, *words], cwd=folder, env=environment(head, changes), capture_output=True,
@@ -80,6 +83,8 @@ def test_a_head_on_loopback_is_joined(head: Head, folder: Path) -> None:
     code, out, err, _ = run(head, folder, address)
     assert (code, err) == (0, ""), out + err
     assert "0 units left" in out
+    limit = decode_document((folder / "results" / "_meta" / "progress.json").read_bytes(), "progress")["limit"]
+    assert limit == CPUS, "without a number as many workers as the cluster holds"
 
 
 def joined(head: Head, address: str, **changes: str | None) -> tuple[str, float]:
@@ -140,7 +145,7 @@ def test_what_no_node_of_a_cluster_without_autoscaler_holds_is_refused(head: Hea
     code, out, err, seconds = run(head, folder, head.gcs)
     assert (code, err) == (
         1,
-        "error: no node of the cluster has 1 CPUs and 1 GPUs for a worker (there are at most 1 CPUs and 0 GPUs on a "
+        "error: no node of the cluster has 1 CPUs and 1 GPUs for a worker (there are at most 2 CPUs and 0 GPUs on a "
         "node), and no autoscaler adds any; where nodes come after 3 s, set LOCO_NODE_PATIENCE to more seconds; ask "
         "for less, or add nodes: the same command resumes\n",
     ), out

@@ -12,35 +12,37 @@ import pytest
 import torch
 import yaml
 
-from loco_core import registry
+from loco_core import plugins
 from loco_core.errors import SpecError
-from orchestrator import driver, edit_driver
+from loco_core.types import Window
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.resolve import resolve
+from orchestrator.resolve.lookup import resolve
+from orchestrator.runs.edits import Selection, run_edits, run_evaluation
+from orchestrator.runs.session import Controls, worker_settings
+from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.session import Controls, worker_settings
 from orchestrator.spec import SweepSpec
-from orchestrator.store import encode_document, layout, open_store, preflight
+from orchestrator.store import encode_document, layout, open_store, preflight, write_derived
 from orchestrator.store.schemas import TABLES
-from tests.sweeps import Command, tiny_sweep
+from tests.support.sweeps import Command, tiny_sweep
 
 # It can stand for anything that a sweep names, and tells that it was executed.
 PLUG_IN = """\
 from pathlib import Path
 with Path(__file__).with_suffix(".ran").open("a") as file:
     file.write("x")
-from loco_core.editors.loco_edit import edit
-from loco_core.localizers.window import localize
-from loco_core.scorers import BUNDLED, CLIP
-from loco_core.scorers.clip import Scorer
-WEIGHTS = str(BUNDLED[CLIP])
+from loco_core.editing.editors.loco_edit import edit
+from loco_core.localization.localizers.window import localize
+from loco_core.toyworld import WEIGHTS
+from loco_core.scoring.scorers.clip import Scorer
+WEIGHTS = str(WEIGHTS / "clip")
 """
 INLINE = ("--backend", "inline", "--threads", 1)
 EDIT = {"editors": ["loco_edit"], "targets": "paired", "lambdas": [0.1], "tokens": ["all"], "preserve": 0}
 EVALUATE = {"prompts": 1, "seeds": 1, "neighbours": 0, "windows": False}
 SLOTS: dict[str, dict[str, Any]] = {
     "localizer": {"localize": {"localizer": "{file}", "resamples": 100}},
-    "beside": {"localize": {"beside": ["{file}"], "resamples": 100}},
+    "beside": {"localize": {"compare": ["{file}"], "resamples": 100}},
     "scorer": {"scorer": "{file}"},
     "editor": {"edit": {**EDIT, "editors": ["{file}"]}},
 }
@@ -59,16 +61,16 @@ def controls() -> Controls:
     return Controls(lambda settings: InlineBackend(settings, threads=1), lambda _: None, StopSwitch())
 
 
-def run(spec: SweepSpec, root: Path) -> driver.RunResult:
-    return driver.run(
+def run(spec: SweepSpec, root: Path) -> RunResult:
+    return run_sweep(
         spec, str(root), lambda settings: InlineBackend(settings, threads=1), on_progress=lambda _: None,
         on_localized=lambda _: None, stop=StopSwitch(),
     )  # fmt: skip
 
 
 def by_hand(root: Path) -> None:
-    meant = edit_driver.Meant(str(root), attributes=("style/velor",))
-    edit_driver.edit(meant, controls(), print, window=edit_driver.Window(3, 2))
+    meant = Selection(str(root), attributes=("style/velor",))
+    run_edits(meant, controls(), print, window=Window(3, 2))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_no_command_runs_a_file_that_only_results_name(
         rows = store.read("edits").to_pylist()
         settings = json.dumps({**json.loads(rows[0]["settings"]), "editor": str(file)}, sort_keys=True)
         forged = [{**row, "editor": str(file), "settings": settings} for row in rows]
-        store.write_derived("edits", type(store.read("edits")).from_pylist(forged, TABLES["edits"]))
+        write_derived(store, {"edits": type(store.read("edits")).from_pylist(forged, TABLES["edits"])})
     codes: dict[str, set[int]] = {}
     tune = [("tune", results, "--trials", 1)] if slot in SLOTS else []
     for words in [*tune, *commands(results, own, tmp_path / "out")]:
@@ -181,13 +183,13 @@ def test_an_own_sweep_file_names_its_files_and_the_report_says_their_sums(
     tiny_pipeline: Path, file: Path, tmp_path: Path, command: Command
 ) -> None:
     root, own = tmp_path / "results", tmp_path / "own.yaml"
-    spec = small(tiny_pipeline, scorer=str(file), localize={"localizer": str(file), "beside": ["argmin"]})
+    spec = small(tiny_pipeline, scorer=str(file), localize={"localizer": str(file), "compare": ["argmin"]})
     spec = spec.model_copy(update={"attributes": (*spec.attributes, "style/lumio", "fact/zandia"), "edit": None})
     own.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True, exclude={"edit"})))
     code, _, err = command("run", own, "--results", root, *INLINE)
     assert code == 0, err
     assert ran(file) == 1
-    assert json.loads((root / "_meta" / "resolved.json").read_text())["code"] == registry.digests([str(file)])
+    assert json.loads((root / "_meta" / "resolved.json").read_text())["code"] == plugins.digests([str(file)])
     assert f"file {file}" in (root / "report.html").read_text()
     # A scorer that changed would score beside what it was.
     file.write_text(PLUG_IN + "\n# changed\n")
@@ -200,8 +202,8 @@ def test_edits_of_a_changed_editor_are_other_edits(
     tiny_pipeline: Path, results: Path, file: Path, tmp_path: Path
 ) -> None:
     def fitted(spec: SweepSpec) -> dict[str, float]:
-        meant = edit_driver.Meant(str(results), attributes=("style/velor",))
-        edit_driver.edit(meant, controls(), print, window=edit_driver.Window(3, 2), blocks=spec)
+        meant = Selection(str(results), attributes=("style/velor",))
+        run_edits(meant, controls(), print, window=Window(3, 2), blocks=spec)
         rows = pd.read_parquet(results / "edits")
         return dict(zip(rows.edit_id, rows.norm, strict=True))
 
@@ -216,7 +218,7 @@ def test_edits_of_a_changed_editor_are_other_edits(
     )
     second = fitted(spec)
     assert not first.keys() & second.keys()
-    assert json.loads((results / "_meta" / "resolved.json").read_text())["code"] == registry.digests([str(file)])
+    assert json.loads((results / "_meta" / "resolved.json").read_text())["code"] == plugins.digests([str(file)])
     assert max(second.values()) > 1.1 * max(first.values())
     # Where it lies is not what it does.
     moved = Path(shutil.copy(file, tmp_path / file.name))
@@ -224,7 +226,7 @@ def test_edits_of_a_changed_editor_are_other_edits(
     # One whose file is gone cannot be measured on more, and stands in no other's way.
     said: list[str] = []
     file.unlink()
-    edit_driver.evaluate(edit_driver.Meant(str(results)), controls(), said.append, {"seeds": 2})
+    run_evaluation(Selection(str(results)), controls(), said.append, {"seeds": 2})
     assert [line for line in said if "cannot be fitted again as they were" in line and "editor's file" in line]
 
 
@@ -236,7 +238,7 @@ def test_a_worker_refuses_a_scorer_that_is_not_the_runs_and_loads_no_weights_for
     file.write_text(PLUG_IN + "\n# changed\n")
     # As in a process of its own.
     for known in ("_executed", "_current"):
-        monkeypatch.setattr(registry, known, {})
-    monkeypatch.setattr("orchestrator.worker.load_model", None)
+        monkeypatch.setattr(plugins, known, {})
+    monkeypatch.setattr("loco_core.diffusion.model.load_model", None)
     with pytest.raises(SpecError, match=rf"^{file} is not the file that this run began with .*start the run again$"):
         settings("tiny")

@@ -12,16 +12,16 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from loco_core.diffusion.weights import weights_hash
 from loco_core.errors import LocoError
-from loco_core.scorers import BUNDLED, CLIP
-from orchestrator import resolve as resolve_module
-from orchestrator.driver import outlook
-from orchestrator.resolve import resolve
+from loco_core.toyworld import WEIGHTS
+from orchestrator.resolve import lookup
+from orchestrator.resolve.lookup import resolve
+from orchestrator.runs.outlook import outlook
 from orchestrator.spec import SweepSpec
-from orchestrator.weights import weights_hash
-from tests import outside, tiny_models
-from tests.options import Flat, Pick, content, keys, pack, picks
-from tests.sweeps import Command
+from tests.support import outside, tiny_models
+from tests.support.options import Flat, Pick, content, keys, pack, picks
+from tests.support.sweeps import Command
 
 OBJECTS = ("circle", "square", "heart", "star")
 INLINE: Flat = {
@@ -52,6 +52,7 @@ OPEN: dict[str, list[Any]] = {
     "models.*.guidance_scale": [1.0, 4.0],
     "models.*.super_resolution.revision": ["main"],
     "models.*.worker.gpus": [0],
+    "models.*.worker.accelerators": [["H100", "A100-80GB"]],
     "models.*.worker.min_gpu_memory": ["1GiB"],
     "models.*.worker.label_selector": [{}, {"zone": "a"}],
     "attributes": [["object/heart"], ["style/velor", "fact/zandia"]],
@@ -77,7 +78,7 @@ OPEN: dict[str, list[Any]] = {
     "generation.scheduler": ["DDIMScheduler", "EulerDiscreteScheduler"],
     "generation.batch_size": [1],
     "localize.localizer": ["window", "sequential", "attention_contribution", "causal_tracing"],
-    "localize.beside": [["window"], ["attention_contribution", "causal_tracing"]],
+    "localize.compare": [["window"], ["attention_contribution", "causal_tracing"]],
     "localize.threshold": [0.5, 1.0],
     "localize.max_share": [0.5],
     "localize.confidence": [0.9],
@@ -96,7 +97,9 @@ OPEN: dict[str, list[Any]] = {
     "evaluate.prompts": [2],
     "evaluate.seeds": [2],
     "evaluate.neighbours": [1],
+    "evaluate.judge": ["toy-judge"],
     "reproduces": ["locogen-sd14"],
+    "stages": [{}],
 }
 REFUSED = {
     "models.*.engine.attention: 'efficient'": "kernel of GPUs", "models.*.engine.attention: 'cudnn'": "kernel of GPUs",
@@ -114,7 +117,7 @@ def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     folder = tmp_path_factory.mktemp("named")
     found = {"tiny": tiny_pipeline, "second": tiny_models.build_second_stage(folder / "second")}
     found |= {name: tiny_models.build(name, folder / name) for name in ("sdxl", "deepfloyd_if")}
-    found["clip"] = Path(shutil.copytree(BUNDLED[CLIP], folder / "clip"))
+    found["clip"] = Path(shutil.copytree(WEIGHTS / "clip", folder / "clip"))
     for file in ("lowest", "shrink", "colours"):
         found[file] = Path(shutil.copy(Path(outside.__file__).parent / f"{file}.py", folder))
     return {name: str(path) for name, path in found.items()}
@@ -173,7 +176,7 @@ def test_every_value_of_every_key_runs(
     # The same few folders over and over.
     known: dict[str, str] = {}
     monkeypatch.setattr(
-        resolve_module, "weights_hash",
+        lookup, "weights_hash",
         lambda path, *more: known.get(path) or known.setdefault(path, weights_hash(path, *more)),
     )  # fmt: skip
     # What compiled code does is tested elsewhere; it takes a minute to make.

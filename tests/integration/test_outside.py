@@ -1,4 +1,4 @@
-"""A package of somebody else's adds a family, a scorer, a localizer and an editor, one file each, and sweeps use them.
+"""A package of somebody else's adds a plug-in of every kind, one file each, and sweeps use them.
 
 The package is a copy of ``tests/outside``, installed as pip leaves it: its files, and its entry points beside them.
 """
@@ -20,24 +20,31 @@ import torch
 import yaml
 from diffusers import StableDiffusionPAGPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
-from loco_core.localizers import Rule, rule
-from loco_core.models import LoadedModel
-from loco_core.scorers import Scorer, load_scorer
+from loco_core.diffusion.model import LoadedModel
+from loco_core.localization.base import Rule, rule
+from loco_core.scoring.base import Judge, Scorer, load_judge, load_scorer
 from loco_core.testing.editors import EditorContract
 from loco_core.testing.families import FamilyContract, Subject
+from loco_core.testing.judges import JudgeContract
 from loco_core.testing.localizers import LocalizerContract
 from loco_core.testing.scorers import ScorerContract
-from orchestrator.resolve import resolve
-from tests.clusters import COMMAND_SECONDS
-from tests.sweeps import Command, tiny_sweep
+from loco_core.testing.tracers import TracerContract
+from orchestrator.resolve.lookup import resolve
+from tests.support.clusters import COMMAND_SECONDS
+from tests.support.sweeps import Command, tiny_sweep
 
 ENTRY_POINTS = """
-[loco_sweep.models]
+[loco_sweep.families]
 pag = stranger.pag
 [loco_sweep.scorers]
 outside-scorer = stranger.colours
 [loco_sweep.localizers]
 outside = stranger.lowest
+outside-difference = stranger.difference
+[loco_sweep.tracers]
+outside-tracer = stranger.difference
+[loco_sweep.judges]
+outside-judge = stranger.light
 [loco_sweep.editors]
 outside_edit = stranger.shrink
 """
@@ -47,7 +54,7 @@ outside_edit = stranger.shrink
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder on the path that holds the package, for this process and those that it starts."""
     folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(Path(__file__).parents[1] / "outside", folder / "stranger")
+    shutil.copytree(Path(__file__).parents[1] / "support" / "outside", folder / "stranger")
     about = folder / "stranger-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
@@ -80,9 +87,10 @@ def pipeline(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def sweep(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = tiny_sweep(
         pipeline, attributes=["style/velor"], prompts=1, seeds=1, scorer="outside-scorer", controls={"random": 0},
-        windows={"sizes": [2], "stride": 2}, localize={"localizer": "outside", "resamples": 100},
-        edit={"editors": ["outside_edit"], "lambdas": [0.1, 1.0], "tokens": ["all"]},
-        evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "windows": False},
+        windows={"sizes": [2], "stride": 2},
+        localize={"localizer": "outside", "compare": ["outside-difference"], "resamples": 100},
+        edit={"editors": ["outside_edit"]},
+        evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "windows": False, "judge": "outside-judge"},
     )  # fmt: skip
     file = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
     file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
@@ -116,7 +124,21 @@ class TestEditor(EditorContract):
         return tiny_model
 
 
-def test_a_sweep_on_ray_workers_goes_through_all_four(site: Path, sweep: Path) -> None:
+class TestJudge(JudgeContract):
+    @pytest.fixture(scope="class")
+    def judge(self, site: Path) -> Judge:
+        return load_judge("outside-judge", "cpu")
+
+
+class TestTracer(TracerContract):
+    tracer = "outside-tracer"
+
+    @pytest.fixture(scope="class")
+    def model(self, site: Path, tiny_model: LoadedModel) -> LoadedModel:
+        return tiny_model
+
+
+def test_a_sweep_on_ray_workers_goes_through_all_of_them(site: Path, sweep: Path) -> None:
     words = ["run", "sweep.yaml", "--results", "results", "--workers", "1", "--threads", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator.cli.main", *words], cwd=sweep.parent, capture_output=True, text=True,
@@ -130,17 +152,26 @@ def test_a_sweep_on_ray_workers_goes_through_all_four(site: Path, sweep: Path) -
     assert set(scores.status) == {"ok"}
     swept = scores[scores.control == "window"]
     assert (swept.image_distance > 0).all()
-    found = pd.read_parquet(results / "localizations").iloc[0]
+    found, beside = (row for _, row in pd.read_parquet(results / "localizations").sort_values("compared").iterrows())
     assert (found.localizer, found.outcome) == ("outside", "localized")
+    # Its tracer makes the last site the largest.
+    assert (beside.localizer, beside.window_start, beside.n_prompts) == ("outside-difference", 6, 1)
+    traces = pd.read_parquet(results / "traces")
+    assert set(traces.method.str.partition("@")[0]) == {"outside-tracer"}
+    assert traces.value.notna().all()
     assert found.window_start == swept.window_start[swept.clip_score.idxmin()]
     edits = pd.read_parquet(results / "edits")
     assert set(edits.editor) == {"outside_edit"}
     assert set(edits["lambda"][edits.scope == "localized"]) == {0.1, 1.0}
     assert (edits.norm > 0).all()
     evaluations = pd.read_parquet(results / "evaluations")
-    assert {"localized", "all_sites", "placebo"} <= set(evaluations.scope[evaluations.split == "report"])
+    assert {"localized", "all_sites", "placebo", "grown"} == set(evaluations.scope[evaluations.split == "report"])
+    assert set(evaluations.judge.str.partition("@")[0]) == {"outside-judge"}
+    assert set(evaluations.judge_before) <= {"velor", "other"}
     assert set(evaluations.scorer) == {"outside-scorer"}
-    assert "outside_edit" in (results / "report.html").read_text()
+    page = (results / "report.html").read_text()
+    assert "outside_edit" in page
+    assert "the same made larger" in page
 
 
 def test_a_scorer_of_another_file_or_other_weights_is_another(pipeline: Path, site: Path, tmp_path: Path) -> None:

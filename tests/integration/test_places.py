@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from loco_core.toyworld.train import WEIGHTS
+from loco_core.toyworld import WEIGHTS
 from orchestrator.spec import load_sweep
 from orchestrator.store import decode_document, open_store
-from tests.sweeps import Command
+from tests.support.sweeps import Command
 
 SWEEP: dict[str, Any] = {
     "name": "places", "models": [{"id": "mine", "path": "../models/toy"}], "attributes": ["style/lumio"],

@@ -18,25 +18,35 @@ from pathlib import Path
 import pytest
 import ray.cloudpickle
 
-from orchestrator.backends.local import OwnFolder
-from orchestrator.backends.ray import RayBackend, _tail
-from orchestrator.scheduler.loop import Patience, RunSummary, StopSwitch, run_units
-from orchestrator.scheduler.protocol import BackendError, Unit, UnitReport, Worker, WorkerNeeds
+from orchestrator.backends.ray.backend import RayBackend, _tail
+from orchestrator.backends.ray.local import OwnFolder
+from orchestrator.scheduler.loop import Patience, StopSwitch, run_units
+from orchestrator.scheduler.needs import WorkerNeeds
+from orchestrator.scheduler.progress import RunSummary
+from orchestrator.scheduler.protocol import (
+    Attempt,
+    BackendError,
+    Unit,
+    UnitReport,
+    Worker,
+    WorkerRefused,
+)
+from tests.support.planners import Derived
 
 
 class ObedientWorker:
     """Does what the unit's payload says, at its first attempt or at all, then commits by creating a file."""
 
-    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+    def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
         folder, word, always = unit.payload
         with (Path(folder) / "log").open("a") as log:
-            log.write(f"{unit.unit_id} {attempt} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
-        if attempt == 1 or always:
+            log.write(f"{unit.unit_id} {attempt.number} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+        if attempt.number == 1 or always:
             self.obey(word)
         if word == "slow":
             time.sleep(0.5)
         (Path(folder) / unit.unit_id).touch()
-        return UnitReport(unit.unit_id, attempt, "committed", rows=1)
+        return UnitReport(unit.unit_id, attempt.number, "committed", rows=1)
 
     def obey(self, word: str) -> None:
         if word == "kill":
@@ -114,7 +124,7 @@ def run(
 ) -> RunSummary:
     return run_units(
         backend,
-        lambda settled: () if settled else units,
+        Derived(units),
         journal or NoJournal(),
         lambda progress: on_turn(),
         StopSwitch(),
@@ -212,9 +222,12 @@ def test_workers_with_a_gpu_each_see_their_own(backend: RayBackend, tmp_path: Pa
 
 def test_more_gpus_than_there_are_is_one_clear_line(backend: RayBackend, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="needs 3 GPUs and this machine has 2"):
-        run(backend, [unit(tmp_path, 0, gpus=3)])
-    with pytest.raises(BackendError, match="labelled zone=b"):
-        backend.start_worker("w", WorkerNeeds(labels=(("zone", "b"),)))
+        run(backend, [unit(tmp_path, 0, gpus=3), unit(tmp_path, 1, model="other")])
+    assert done(tmp_path) == ["u01"], "what can run runs first"
+    backend.start_worker("w", WorkerNeeds(labels=(("zone", "b"),)), frozenset())
+    (refused,) = backend.poll(0.0)
+    assert isinstance(refused, WorkerRefused)
+    assert "labelled zone=b" in refused.error
 
 
 @pytest.mark.parametrize(
@@ -232,14 +245,14 @@ def test_an_address_that_cannot_be_joined_is_one_clear_line(address: str, messag
 
 DRIVER = """
     import os, pathlib, signal, sys, time
-    from orchestrator.backends.ray import RayBackend
+    from orchestrator.backends.ray.backend import RayBackend
     from orchestrator.scheduler.loop import StopSwitch, run_units
-    from orchestrator.scheduler.protocol import Unit, UnitReport
+    from orchestrator.scheduler.protocol import Unit, UnitReport, WorkerRefused
 
     folder = pathlib.Path(sys.argv[1])
 
     class Worker:
-        def run(self, unit, attempt, row_by_row):
+        def run(self, unit, attempt):
             (folder / f"pid-{os.getpid()}").touch()
             try:
                 answer = input("Do you wish to run the custom code? [y/N] ")
@@ -248,7 +261,12 @@ DRIVER = """
             (folder / f"asked-{os.getpid()}").write_text(answer + " " + os.readlink("/proc/self/fd/0"))
             time.sleep(0.5)
             (folder / unit.unit_id).touch()
-            return UnitReport(unit.unit_id, attempt, "committed", rows=1)
+            return UnitReport(unit.unit_id, attempt.number, "committed", rows=1)
+
+    class Planner:
+        def begin(self): return units
+        def settled(self, done): return []
+        def asked(self): return None
 
     class Journal:
         def previous(self): return {}
@@ -262,7 +280,7 @@ DRIVER = """
     backend = RayBackend(lambda model: Worker(), workers=2, threads=1)
     print(backend.logs, flush=True)
     units = [Unit(f"u{n:02d}", "sweep", "a", n, 0.5, None) for n in range(40)]
-    summary = run_units(backend, lambda settled: () if settled else units, Journal(), lambda progress: None, stop)
+    summary = run_units(backend, Planner(), Journal(), lambda progress: None, stop)
     backend.shutdown()
     print(summary.outcome, summary.committed, summary.retries, flush=True)
 """

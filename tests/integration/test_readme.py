@@ -1,4 +1,4 @@
-"""Every snippet of the README runs, on the results of the README's own sweep."""
+"""Every snippet of the README and of the how-to guides runs, on the results of the README's own sweep."""
 
 from __future__ import annotations
 
@@ -8,77 +8,103 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.cli.main import main
-from orchestrator.resolve import resolve
+from orchestrator.resolve.lookup import resolve
 from orchestrator.spec import load_sweep
-from tests.sweeps import Command
+from tests.support.documents import GUIDES, ROOT, Snippet, snippets
+from tests.support.sweeps import Command
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
-SMALLER = {
-    "prompts: 8": "prompts: 2", "seeds: 6": "seeds: 2", "sizes: [1, 2, 3, 4]": "sizes: [1, 2]", "steps: 8": "steps: 4",
-    ", fact/zandia": "",
-}  # fmt: skip
-EDITS = """\
+# A smaller sweep of the same shape: the snippets are tested, not the findings.
+SMALLER = {"prompts: 8": "prompts: 2", "seeds: 4": "seeds: 2", "steps: 8": "steps: 4"}
+ADDED = """\
+windows: {sizes: [1, 2], stride: 1}
+images: report
 edit: {lambdas: [0.1], neurons: [0.05], tokens: [subject], preserve: 1}
 evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false}
 """
+SMALLER_COMMANDS = {"--prompts 8 --seeds 8": "--prompts 2 --seeds 1", "--trials 32": "--trials 2 --window 12,2"}
+# `bench-localizer` takes minutes and has tests of its own.
+LONG = "bench-localizer"
+
+YAML = list(snippets(GUIDES, "yaml"))
+PARTS = [snippet for snippet in YAML if snippet.file is None]
+PYTHON = list(snippets(GUIDES, "python"))
+FILES = [snippet for snippet in PYTHON if snippet.file]
+# Plug-ins are files; the page on them has tests of its own.
+RECIPES = [snippet for snippet in PYTHON if not snippet.file]
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def run(line: str, patch: pytest.MonkeyPatch) -> object:
+    patch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the README's sweep files, where its commands have run."""
+    """A folder with the sweep files of the pages, where their commands have run."""
     folder = tmp_path_factory.mktemp("readme")
-    for text in snippets("yaml"):
-        name = text.splitlines()[0].removeprefix("# ")
-        # A smaller sweep of the same shape: the snippets are tested, not the findings.
-        smaller = text + EDITS
-        for long, short in SMALLER.items():
-            smaller = smaller.replace(long, short)
-        (folder / name).write_text(text if name == "cluster.yaml" else smaller)
-    lines = [line for snippet in snippets("console") for line in snippet.splitlines()]
-    # `bench-localizer` takes minutes and has tests of its own.
-    commands = [line.removeprefix("$ loco-sweep ") for line in lines if "bench-localizer" not in line]
-    small = {"--prompts 8 --seeds 8": "--prompts 2 --seeds 1", "--trials 32": "--trials 2 --window 12,2"}
-    for text, less in small.items():
-        commands = [command.replace(text, less) for command in commands]
-    assert len(commands) == 9
+    for snippet in (*YAML, *FILES):
+        if snippet.file is not None:
+            (folder / snippet.file).write_text(snippet.text)
+    smaller = (folder / "sweep.yaml").read_text()
+    for long, short in SMALLER.items():
+        assert long in smaller
+        smaller = smaller.replace(long, short)
+    (folder / "sweep.yaml").write_text(smaller + ADDED)
+    lines = [line.removeprefix("$ ") for snippet in snippets(GUIDES, "console") for line in snippet.text.splitlines()]
+    assert len([line for line in lines if LONG not in line]) >= 8
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
-    for command in commands:
-        patch.setattr(sys, "argv", ["loco-sweep", *shlex.split(command)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code in (0, None), command
+    for line in lines:
+        for long, short in SMALLER_COMMANDS.items():
+            line = line.replace(long, short)
+        if LONG not in line:
+            assert run(line, patch) in (0, None), line
     patch.undo()
     return folder
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
 def test_the_sweep_files_are_valid(folder: Path) -> None:
     assert resolve(load_sweep(folder / "sweep.yaml")).models[0].n_sites == 16
+    assert resolve(load_sweep(folder / "mine.yaml")).models[0].n_sites == 16
     assert [model.id for model in load_sweep(folder / "sd.yaml").models] == ["sd15", "mine"]
 
 
-def test_the_cluster_file_and_its_commands_are_there(folder: Path, command: Command) -> None:
+def test_the_cluster_file_is_valid_and_checked_without_the_cluster(folder: Path, command: Command) -> None:
     # The commands themselves run on a cluster in test_submit.py.
     code, out, err = command("submit", folder / "cluster.yaml", "--dry-run")
     assert (code, err) == (0, "")
     assert "would run on http://HEAD:8265: python -m orchestrator.cli.main run submitted.yaml" in out
-    (snippet,) = snippets("sh")
-    for line in snippet.splitlines():
-        assert command(line.split()[1], "--help")[0] == 0, line
 
 
-@pytest.mark.parametrize("snippet", snippets("python"), ids=lambda text: text.splitlines()[0].removeprefix("# "))
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_a_part_of_a_sweep_file_fits_into_one(part: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIP_FOLDER", str(tmp_path))
+    whole = yaml.safe_load(next(snippet.text for snippet in YAML if snippet.file == "sweep.yaml"))
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(whole | yaml.safe_load(part.text)))
+    load_sweep(tmp_path / "sweep.yaml")
+
+
+def test_the_two_cluster_files_are_one() -> None:
+    found = [yaml.safe_load(snippet.text) for snippet in YAML if snippet.file == "cluster.yaml"]
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_a_recipe_runs(
-    snippet: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: Snippet, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    exec(compile(snippet, "README.md", "exec"), {})
-    assert "attribute" in capsys.readouterr().out
+    exec(compile(recipe.text, recipe.page.name, "exec"), {})
+    printed = capsys.readouterr().out
+    # A table of results or the scores of pictures: no recipe ends without a number.
+    assert re.search(r"\d", printed), printed

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.sweeps import Command, tiny_sweep
+from tests.support.sweeps import Command, tiny_sweep
 
 # No picture can be scored, whoever tries.
 SCORER = """\
 import os
-from loco_core.scorers import BUNDLED, CLIP
-from loco_core.scorers.clip import Scorer as Honest
+from loco_core.toyworld import WEIGHTS
+from loco_core.scoring.scorers.clip import Scorer as Honest
 
-WEIGHTS = str(BUNDLED[CLIP])
+WEIGHTS = str(WEIGHTS / "clip")
 REASON = {reason!r}
 
 class Scorer(Honest):

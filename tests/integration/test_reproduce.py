@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.sweeps import Command
+from tests.support.sweeps import Command
 
 # What makes it take seconds; everything else is the preset's own.
 SMALLER = {

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,32 +14,17 @@ import pandas as pd
 import pytest
 import torch
 
-from loco_core.localizers import Localization
-from orchestrator import driver
-from orchestrator.backends.inline import InlineBackend
+from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store
 from orchestrator.worker import WorkerSettings
-from tests.sweeps import assert_each_once, kill_at_storage_call, payload, tiny_sweep
+from tests.support.runs import run
+from tests.support.sweeps import assert_each_once, kill_at_storage_call, payload, tiny_sweep
 
 MOMENTS = 10
 FOLDERS = ("scores", "failures", "embeddings", "images", "effects", "localizations")
-
-
-def inline(settings: WorkerSettings) -> Backend:
-    return InlineBackend(settings, threads=1)
-
-
-def run(
-    spec: SweepSpec, root: Path, make: Callable[[WorkerSettings], Backend] = inline, *, retry: bool = False
-) -> tuple[driver.RunResult, list[Localization]]:
-    found: list[Localization] = []
-    result = driver.run(
-        spec, str(root), make, on_progress=lambda _: None, on_localized=found.append, stop=StopSwitch(), retry=retry
-    )
-    return result, found
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +35,7 @@ def spec(tiny_pipeline: Path) -> SweepSpec:
 @pytest.fixture(scope="module")
 def undisturbed(spec: SweepSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed")
-    result, _ = run(spec, root)
+    result = run(spec, root)
     assert result.summary.outcome == "done"
     return root
 
@@ -95,12 +79,12 @@ def test_a_model_is_drawn_with_its_own_guidance(tiny_pipeline: Path, undisturbed
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ray_workers_make_the_same_table(spec: SweepSpec, undisturbed: Path, tmp_path: Path, workers: int) -> None:
-    from orchestrator.backends.ray import RayBackend
+    from orchestrator.backends.ray.backend import RayBackend
 
     def make(settings: WorkerSettings) -> Backend:
         return RayBackend(settings, workers=workers, threads=1)
 
-    result, _ = run(spec, tmp_path, make)
+    result = run(spec, tmp_path, make)
     assert result.summary.outcome == "done"
     assert payload(open_store(str(tmp_path)).read("scores")) == payload(open_store(str(undisturbed)).read("scores"))
 
@@ -135,7 +119,7 @@ def test_a_killed_driver_loses_nothing(spec: SweepSpec, undisturbed: Path, tmp_p
 
 def test_a_killed_worker_loses_nothing(spec: SweepSpec, undisturbed: Path, tmp_path: Path) -> None:
     """Workers are killed in the middle of units while the driver runs on."""
-    from orchestrator.backends.ray import RayBackend
+    from orchestrator.backends.ray.backend import RayBackend
 
     killed: list[int] = []
     backends: list[RayBackend] = []
@@ -152,7 +136,7 @@ def test_a_killed_worker_loses_nothing(spec: SweepSpec, undisturbed: Path, tmp_p
                 os.kill(place.pid, signal.SIGKILL)
                 killed.append(place.pid)
 
-    result = driver.run(
+    result = run_sweep(
         spec, str(tmp_path), one, on_progress=kill_now_and_then, on_localized=lambda _: None, stop=StopSwitch()
     )
     assert len(killed) == 2
@@ -164,19 +148,19 @@ def test_images_that_are_none_are_invalid_and_stay(
     spec: SweepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not-a-number, black and one-coloured images are rows with status invalid."""
-    import orchestrator.worker as worker
+    from orchestrator.stages.sweep import work as sweep_work
 
-    original = worker.generate
+    original = sweep_work.generate
 
-    def spoiled(*args: Any) -> Any:
-        for pictures in original(*args):
+    def spoiled(*args: Any, **options: Any) -> Any:
+        for pictures in original(*args, **options):
             pictures.images[0] = float("nan")
             pictures.images[1] = 0.0
             pictures.images[2] = 0.7
             yield pictures
 
-    monkeypatch.setattr(worker, "generate", spoiled)
-    result, _ = run(spec, tmp_path)
+    monkeypatch.setattr(sweep_work, "generate", spoiled)
+    result = run(spec, tmp_path)
     scores = pd.read_parquet(tmp_path / "scores")
     assert result.summary.invalid == (scores["status"] == "invalid").sum() > 0
     assert scores[scores["status"] == "invalid"]["clip_score"].isna().all()

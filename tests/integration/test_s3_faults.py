@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from loco_core.errors import StoreError
-from orchestrator import driver
 from orchestrator.backends.inline import InlineBackend
+from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.store import Store, open_store
 from orchestrator.store.lease import Lease
-from tests.clusters import S3Server, file_system
-from tests.proxy import FAULTS, Fault, Proxy, at_random, proxy
-from tests.sweeps import FakeWorker, assert_same, fake_resolved, tiny_sweep
+from tests.support.clusters import S3Server, file_system
+from tests.support.proxy import FAULTS, Fault, Proxy, at_random, proxy
+from tests.support.sweeps import FakeWorker, assert_same, fake_resolved, tiny_sweep
 
 SPEC = tiny_sweep("x", attributes=["style/velor"], seeds=4)
 # Ways to fail that a run gets over by itself.
@@ -36,7 +36,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def between(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    monkeypatch.setattr(driver, "resolve", fake_resolved)
     with proxy(server.client["AWS_ENDPOINT_URL"]) as (between, address):
         for name, value in {**server.client, "AWS_ENDPOINT_URL": address}.items():
             monkeypatch.setenv(name, value)
@@ -54,11 +53,12 @@ def undisturbed(tmp_path: Path, between: Proxy) -> Store:
     return open_store(str(tmp_path / "here"))
 
 
-def run(root: str) -> driver.RunResult:
-    return driver.run(
+def run(root: str) -> RunResult:
+    return run_sweep(
         SPEC, root,
         lambda settings: InlineBackend(lambda model: FakeWorker(settings, model, lambda: open_store(root)), threads=1),
         on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(),
+        resolved=fake_resolved(SPEC),
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_credentials_that_expire_end_the_run_in_one_line_and_new_ones_resume_it(
 ) -> None:
     # A run whose credentials are refused cannot give its lease back: the next one waits for it to stand still.
     monkeypatch.setattr(Lease.__init__, "__kwdefaults__", {**(Lease.__init__.__kwdefaults__ or {}), "dead_after": 2.0})
-    between.choose = lambda method, number: "expired" if number > 80 else None
+    between.choose = lambda method, number: "expired" if number > 130 else None
     with pytest.raises(StoreError) as error:
         run(root)
     assert "S3 refuses (ExpiredToken); check credentials" in str(error.value)

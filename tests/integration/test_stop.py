@@ -14,12 +14,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import driver
 from orchestrator.cli import main
-from orchestrator.scheduler.protocol import Unit, UnitReport
+from orchestrator.scheduler.protocol import Unit
 from orchestrator.store import open_store
-from orchestrator.worker import WorkerSettings
-from tests.sweeps import Command, FakeWorker, assert_each_once, fake_resolved, tiny_sweep
+from tests.support.fake_runs import work_after
+from tests.support.sweeps import Command, assert_each_once, fake_resolved, tiny_sweep
 
 INLINE = ("--backend", "inline", "--threads", "1")
 UNITS = 6
@@ -29,25 +28,12 @@ Before = Callable[[Unit], None]
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep of six units whose model nobody loads."""
-    monkeypatch.setattr(driver, "resolve", fake_resolved)
-    work(monkeypatch, lambda unit: None)
+    monkeypatch.setattr("orchestrator.runs.sweep.resolve", fake_resolved)
+    work_after(monkeypatch, lambda unit: None)
     path = tmp_path / "sweep.yaml"
     changes: dict[str, Any] = {"controls": {"random": 0}, "localize": {"localizer": "argmin"}}
     path.write_text(tiny_sweep("x", attributes=["style/velor"], seeds=3, **changes).model_dump_json(exclude_unset=True))
     return path
-
-
-def work(monkeypatch: pytest.MonkeyPatch, before: Before) -> None:
-    """Makes workers commit made-up scores, after something else."""
-
-    class Worker(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
-            before(unit)
-            return super().run(unit, attempt, row_by_row)
-
-    monkeypatch.setattr(
-        WorkerSettings, "__call__", lambda self, model: Worker(self, model, lambda: open_store(self.results))
-    )
 
 
 def presses(*numbers: int) -> Before:
@@ -87,7 +73,7 @@ def test_once_ends_with_what_runs_twice_at_once_and_both_resume(
 ) -> None:  # fmt: skip
     known = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     results, handlers = tmp_path / "results", [signal.getsignal(n) for n in known]
-    work(monkeypatch, presses(*numbers))
+    work_after(monkeypatch, presses(*numbers))
     code, out, err = command("run", sweep, "--results", results, *INLINE)
     assert (code, err) == (4, "")
     assert out.splitlines()[-1].endswith("the same command resumes")
@@ -95,11 +81,11 @@ def test_once_ends_with_what_runs_twice_at_once_and_both_resume(
     assert len(store.committed()) == committed
     assert [signal.getsignal(n) for n in known] == handlers
     ran: list[str] = []
-    work(monkeypatch, lambda unit: ran.append(unit.unit_id))
+    work_after(monkeypatch, lambda unit: ran.append(unit.unit_id))
     code, out, err = command("run", sweep, "--results", results, *INLINE)
     assert (code, err, len(ran)) == (0, "", UNITS - committed)
     assert_each_once(store.read("scores"))
-    assert store.read("scores").num_rows == sum(plan["emit"].to_pylist().count(True) for plan in store.plans().values())
+    assert store.read("scores").num_rows == sum(sum(plan["cells"].to_pylist()) for plan in store.plans().values())
 
 
 def test_a_run_that_nohup_started_outlives_its_terminal(
@@ -107,7 +93,7 @@ def test_a_run_that_nohup_started_outlives_its_terminal(
 ) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        work(monkeypatch, presses(signal.SIGHUP))
+        work_after(monkeypatch, presses(signal.SIGHUP))
         code, _, err = command("run", sweep, "--results", tmp_path / "results", *INLINE)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -126,7 +112,7 @@ def test_a_run_in_a_terminal_that_closes_ends_as_it_should(
             while os.isatty(1):
                 time.sleep(0.01)
 
-    work(monkeypatch, wait)
+    work_after(monkeypatch, wait)
     child, terminal = pty.fork()
     if child == 0:
         # The output that pytest keeps is another.
@@ -161,7 +147,7 @@ def test_failed_cells_say_so_and_no_secret_is_anywhere(
             raise ValueError("no luck")
 
     results = tmp_path / "results"
-    work(monkeypatch, fail)
+    work_after(monkeypatch, fail)
     code, out, err = command("run", sweep, "--results", results, *INLINE)
     assert code == 3
     reason = "(style/velor of tiny): ValueError: no luck"
@@ -174,7 +160,7 @@ def test_failed_cells_say_so_and_no_secret_is_anywhere(
         said += [out, err]
         assert (reason in out and advice in out) == (word == "status")
     assert reason in (results / "report.html").read_text()
-    work(monkeypatch, lambda unit: None)
+    work_after(monkeypatch, lambda unit: None)
     code, out, err = command("retry", results, *INLINE)
     assert (code, err) == (0, "")
     assert (results / "report.html").is_file()

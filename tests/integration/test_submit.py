@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from orchestrator.store import open_store
-from tests.clusters import COMMAND_SECONDS, Head, call, ray_head, start
-from tests.sweeps import tiny_sweep
+from orchestrator.store.layout import is_usage
+from tests.support.clusters import COMMAND_SECONDS, Head, call, ray_head, start
+from tests.support.inbox import Inbox, inbox
+from tests.support.sweeps import tiny_sweep
 
 CLUSTER = """\
 name: small
@@ -54,10 +57,22 @@ def _drivers(folder: Path) -> list[int]:
 
 
 def test_a_sweep_outlives_its_driver_and_its_jobs(head: Head, folder: Path) -> None:
-    process = start(head, folder, "submit", "cluster.yaml", "--wait")
+    sweep = yaml.safe_load((folder / "sweep.yaml").read_text())
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "notify": "${env:NOTIFY_HERE}"}))
+    with inbox() as taken:
+        _outlive(head, folder, taken)
+    # By whoever submitted it: the driver had no time to.
+    assert taken.titles == ["loco-sweep: small: its driver died"]
+    assert ".1: " in taken.messages[0]["message"]
+    assert "it is submitted again" in taken.messages[0]["message"]
+
+
+def _outlive(head: Head, folder: Path, taken: Inbox) -> None:
+    process = start(head, folder, "submit", "cluster.yaml", "--wait", NOTIFY_HERE=taken.address)
     units = folder / "results" / "_meta" / "units"
     deadline = time.monotonic() + COMMAND_SECONDS
-    while not (units.is_dir() and list(units.iterdir())):
+    # The first one is logged when the second one is done.
+    while not (units.is_dir() and len([path for path in units.glob("*.arrow") if not is_usage(path.stem)]) > 1):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -69,8 +84,8 @@ def test_a_sweep_outlives_its_driver_and_its_jobs(head: Head, folder: Path) -> N
     assert f"{_name(out)}.2 is succeeded; results: {folder / 'results'}" in out
     scores = pd.read_parquet(folder / "results" / "scores")
     assert not scores.duplicated(["cell_id", "attribute", "control"]).any()
-    planned = sum(plan.num_rows for plan in open_store(str(folder / "results")).plans().values())
-    assert 0 < len(scores) <= planned
+    planned = sum(sum(plan["cells"].to_pylist()) for plan in open_store(str(folder / "results")).plans().values())
+    assert 0 < len(scores) == planned
     code, out, err = call(head, folder, "status", "cluster.yaml", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
@@ -78,6 +93,21 @@ def test_a_sweep_outlives_its_driver_and_its_jobs(head: Head, folder: Path) -> N
     code, out, err = call(head, folder, "logs", "cluster.yaml")
     assert (code, err) == (0, "")
     assert "cells in" in out
+    code, out, err = call(head, folder, "logs", "cluster.yaml", "--workers")
+    assert (code, err) == (0, "")
+    units = {record["unit_id"] for line in out.splitlines() if "unit_id" in (record := json.loads(line))}
+    # The other units are in the logs of the job whose driver was killed.
+    files = (path for path in (folder / "results" / "_meta" / "units").glob("*.arrow") if not is_usage(path.stem))
+    done = sorted(files, key=lambda path: path.stat().st_mtime)
+    everything = {path.stem for path in done}
+    assert units
+    assert units < everything
+    for unit in (next(iter(units)), done[0].stem):
+        code, out, err = call(head, folder, "logs", "cluster.yaml", "--workers", unit[:12])
+        assert (code, err) == (0, "")
+        assert {json.loads(line)["unit_id"] for line in out.splitlines()} == {unit}
+    code, _, err = call(head, folder, "logs", "cluster.yaml", "--workers", "nothing")
+    assert (code, "nothing was logged of unit nothing on nodes that are up" in err) == (1, True)
     code, _, err = call(head, folder, "cancel", "cluster.yaml")
     assert (code, "is over (succeeded); there is nothing to cancel" in err) == (1, True)
 
@@ -88,6 +118,8 @@ def _name(out: str) -> str:
 
 def test_a_job_that_was_cancelled_is_resumed_by_the_same_command(head: Head, folder: Path) -> None:
     (folder / "cluster.yaml").write_text((folder / "cluster.yaml").read_text().replace("name: small", "name: other"))
+    # So many that it does not end while the next two commands start.
+    (folder / "sweep.yaml").write_text((folder / "sweep.yaml").read_text().replace('"seeds":[0,1,2]', '"seeds":60'))
     code, out, err = call(head, folder, "submit", "cluster.yaml")
     assert (code, err) == (0, "")
     assert "`loco-sweep logs --follow cluster.yaml`" in out

@@ -17,10 +17,9 @@ from loco_core.errors import SpecError
 from orchestrator.reporting.findings import read_findings
 from orchestrator.spec import SweepSpec
 from orchestrator.store import open_store
-from tests.integration.test_families import LOCALIZER
-from tests.integration.test_run import run
-from tests.sweeps import Command, tiny_sweep
-from tests.tiny_models import SIDE, build, build_second_stage
+from tests.support.runs import localizer_of, run
+from tests.support.sweeps import Command, tiny_sweep
+from tests.support.tiny_models import SIDE, build, build_second_stage
 
 SIDES = {"height": SIDE, "width": SIDE}
 KEY = ["prompt_id", "seed", "control", "window_start", "window_size"]
@@ -50,12 +49,12 @@ def sweep(folder: Path, model: Mapping[str, Any]) -> SweepSpec:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("two-stages")
-    (folder / "first.py").write_text(LOCALIZER)
+    (folder / "first.py").write_text(localizer_of(start=1, size=1))
     first, second = build("deepfloyd_if", folder / "first"), build_second_stage(folder / "second")
     model = {"id": "mine", "path": str(first)}
     spec = sweep(folder, {**model, "super_resolution": str(second)})
     for name, one in (("alone", sweep(folder, model)), ("both", spec)):
-        result, _ = run(one, folder / name)
+        result = run(one, folder / name)
         assert (result.summary.outcome, result.failed_cells) == ("done", 0)
     return Made(first, second, folder / "alone", folder / "both", spec)
 
@@ -124,5 +123,5 @@ def test_a_second_stage_that_changed_is_refused(made: Made) -> None:
         run(made.spec, made.both)
     assert "put the old weights back" in str(error.value)
     config.write_text(before)
-    again, _ = run(made.spec, made.both)
+    again = run(made.spec, made.both)
     assert (again.failed_cells, again.summary.committed) == (0, 0)

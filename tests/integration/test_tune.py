@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 from loco_core.types import Window
-from orchestrator.backends.ray import RayBackend
-from orchestrator.stages.tune import Space
+from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.backends.ray.search import RayTuneSearch
+from orchestrator.spec import EditSpec
+from orchestrator.stages.tune.stage import Space
 from orchestrator.store import open_store, verify
-from orchestrator.tune_search import RayTuneSearch
-from tests.integration.test_edits import run
-from tests.sweeps import Command, tiny_sweep
+from tests.support.runs import run
+from tests.support.sweeps import Command, tiny_sweep
 
 TRIALS = 3
 
@@ -63,7 +64,7 @@ def test_a_search_writes_its_trials_and_measures_the_best_edit(swept: Path, comm
 def test_a_search_stops_those_that_fall_behind_and_closes_in_on_the_best() -> None:
     backend = RayBackend(lambda model: None, workers=1, threads=1)  # type: ignore[arg-type, return-value]
     try:
-        space = Space(("loco_edit",), Window(4, 2), 16, 4, 0, "donor_mean", "conditional")
+        space = Space(("loco_edit",), Window(4, 2), 16, 4, EditSpec(preserve=0))
         search = RayTuneSearch(space, trials=32, concurrent=4, seeds=8, seed=1)
         search.start()
         reached: dict[str, int] = {}

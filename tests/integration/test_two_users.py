@@ -20,7 +20,7 @@ import pytest
 
 from orchestrator.cli.submit import _submitted
 from orchestrator.submit import Bundle, LoadedCluster, load_cluster
-from tests.integration.test_view import commit, make_store, serving, token, without_token
+from tests.support.views import commit, make_store, serving, token, without_token
 
 OTHER = 65534
 WRONG = "0" * 64
@@ -169,11 +169,11 @@ def public() -> Iterator[Path]:
 
 DRIVER = """
     import os, sys, time
-    from orchestrator.backends.ray import RayBackend
-    from orchestrator.scheduler.protocol import WorkerNeeds
+    from orchestrator.backends.ray.backend import RayBackend
+    from orchestrator.scheduler.needs import WorkerNeeds
 
     backend = RayBackend(lambda model: None, workers=1, threads=1)
-    backend.start_worker("w", WorkerNeeds())
+    backend.start_worker("w", WorkerNeeds(), frozenset())
     while not backend.poll(1.0):
         pass
     print(backend.logs, flush=True)
@@ -259,7 +259,7 @@ def test_nobody_else_looks_at_the_viewer(public: Path) -> None:
     commit(store, "toy", "style/lumio", "a cat in lumio", 0)
     with serving(public / "results") as address:
         port = int(without_token(address).rpartition(":")[2])
-        pages = ("/", "/compare", "/report.html", "/static/page.js", f"/?token={WRONG}")
+        pages = ("/", "/index.json", "/report/0.html", "/static/page.js", f"/?token={WRONG}")
         seen = intrude(ports=[port], pages=pages, methods=(), secrets=(token(address),))
     assert len(seen.http) == 2 * len(pages)
     assert {status for _, _, _, status, _ in seen.http} == {403}

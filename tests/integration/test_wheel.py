@@ -21,19 +21,23 @@ CODE = """\
 import loco_core, orchestrator
 assert all({source!r} not in m.__file__ and {site!r} in m.__file__ for m in (loco_core, orchestrator))
 from loco_core.attributes import bundled
-from loco_core.models import known_models
+from loco_core.diffusion.model import known_models
 from orchestrator.cli.demo import SWEEP
-from orchestrator.resolve import resolve
+from orchestrator.resolve.lookup import resolve
 from orchestrator.spec import load_sweep
 from orchestrator.presets import preset_file, presets
 assert all(load_sweep(preset_file(name)).reproduces == name for name in presets())
 assert len(bundled()) > 30
 assert all(any(info.path.rglob('*.safetensors')) for _, info in known_models().values() if info.path)
 assert resolve(load_sweep(SWEEP)).models[0].n_sites == 16
+from orchestrator.spec.json_schema import KINDS, schema_text
+assert all('"properties"' in schema_text(kind) for kind in KINDS)
 from orchestrator.store import Store
 from orchestrator.store.testing import MemoryBlobs
+from orchestrator.viewing.page import ASSETS, asset
 from orchestrator.viewing.server import Viewer
-Viewer(Store(MemoryBlobs()))
+Viewer([Store(MemoryBlobs())])
+assert all(asset(name) for name in ASSETS)
 """
 
 

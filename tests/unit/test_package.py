@@ -1,7 +1,11 @@
-"""The package says what it needs: everything imported is declared, everything declared is constrained."""
+"""The package says what it needs: everything imported is declared, everything declared is constrained.
+
+And tests say it too: what several of them need lies in `tests.support`.
+"""
 
 from __future__ import annotations
 
+import ast
 import shlex
 import subprocess
 import sys
@@ -59,12 +63,12 @@ def test_everything_imported_is_declared() -> None:
 
 def test_the_next_one_is_found(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    for name in ("loco_core", "orchestrator", "cluster", "tests", "benchmarks"):
+    for name in ("loco_core", "orchestrator", "cluster", "tests", "benchmarks", "tools"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("")
     new = {
         "loco_core/a.py": ("import yarl\n", "'yarl' imported but declared as a dev dependency"),
-        "orchestrator/b.py": ("def f():\n    import pandas\n", "'pandas' imported but declared as a dev dependency"),
+        "orchestrator/b.py": ("def f():\n    import psutil\n", "'psutil' imported but declared as a dev dependency"),
         "orchestrator/c.py": ("import not_there\n", "'not_there' imported but missing"),
         "loco_core/d.py": ("from multidict import MultiDict\n", "'multidict' imported but it is a transitive"),
         "tests/e.py": ("from multidict import MultiDict\n", "'multidict' imported but it is a transitive"),
@@ -74,3 +78,23 @@ def test_the_next_one_is_found(tmp_path: Path) -> None:
     said = "".join(done.stderr for done in deptry(tmp_path))
     for file, (_, expected) in new.items():
         assert any(line.startswith(f"{file}:") and expected in line for line in said.splitlines()), (file, said)
+
+
+def from_tests(text: str) -> set[str]:
+    """Returns the modules of tests that a Python file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports here are absolute"
+            found.add(str(node.module))
+            # `from tests import support` and `from tests.unit import test_it` name modules too.
+            found.update(f"{node.module}.{alias.name}" for alias in node.names if node.module == "tests")
+    return {name for name in found if name.split(".")[0] == "tests" and name != "tests"}
+
+
+def test_no_test_module_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        others = {name for name in from_tests(path.read_text()) if name.split(".")[1] != "support"}
+        assert not others, f"{path.relative_to(ROOT)} imports {', '.join(sorted(others))}; expected tests.support"

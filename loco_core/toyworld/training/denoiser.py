@@ -108,7 +108,7 @@ def train_denoiser(
         out: receives the pipeline.
         work: checkpoints.
         rounds: optimizer steps; every round warms up and decays anew from the average that the one before it left.
-        plants: what to plant; None trains the natural model.
+        plants: plants to train in; None trains the natural model.
     """
     vae = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32)
     latents, table, scheduler = encode(vae, pool.pictures), caption_table(models / "clip", captions), make_scheduler()

@@ -35,14 +35,14 @@ def fit(
 
     Args:
         name: names the checkpoint and the log lines.
-        module: what is trained; holds the moving average afterwards where ``ema`` is set.
+        module: module that is trained; holds the moving average afterwards where ``ema`` is set.
         loss_at: the loss of one batch, drawn from the generator it is given. Every step has a generator of its own
             (seeded by name and step), so that a resumed run sees the same batches. A loss without a graph has left its
             gradients in place already.
         steps: optimizer steps; at most, where the time is given.
         lr: peak learning rate.
         work: folder for checkpoints and the log.
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
         ema: decay of the moving average of the weights; 0 keeps the last weights.
         every: steps between checkpoints.
         taken: steps of earlier rounds; their batches are not drawn again.
@@ -86,7 +86,7 @@ def fit(
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         step += 1
         if step % TOGETHER == 0:
-            # A GPU is told of steps long before it has made them; the time is that of steps that were made.
+            # Steps are queued on a GPU long before it has made them; the time is that of steps that were made.
             float(recent)
         if step % every == 0:
             report(done)

@@ -23,7 +23,7 @@ class Replayed:
 
         Args:
             loss_of: the loss of a batch; its inputs have the same shapes at every call.
-            parameters: what is trained.
+            parameters: parameters that are trained.
             enabled: whether anything is to be captured.
         """
         self._loss_of, self._parameters = loss_of, parameters
@@ -36,7 +36,7 @@ class Replayed:
         """Returns the loss; without a graph where the gradients are in place.
 
         Args:
-            inputs: of the loss, on the device of the network or on the CPU.
+            inputs: inputs of the loss, on the device of the network or on the CPU.
         """
         device = self._parameters[0].device
         if device.type != "cuda":

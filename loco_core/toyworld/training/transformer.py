@@ -94,9 +94,9 @@ def train_transformer(
         steps: optimizer steps; at most, where the time is given.
         batch: pictures a step.
         seconds: time for the steps; None goes by their number.
-        device: where it is trained.
+        device: device that it is trained on.
         graphs: whether steps on a GPU may be CUDA graphs.
-        plants: what to plant; None trains the natural model.
+        plants: plants to train in; None trains the natural model.
     """
     torch.set_float32_matmul_precision("high")
     vae = AutoencoderKL.from_pretrained(models / "vae", dtype=torch.float32).to(device)

@@ -26,9 +26,15 @@ from loco_core.masking import (
 )
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.scheduler.host import MESSAGE_LENGTH, one_line
-from orchestrator.scheduler.protocol import BindFailed, Unit, UnitReport, WorkerNeeds
+from orchestrator.scheduler.needs import WorkerNeeds
+from orchestrator.scheduler.protocol import (
+    Attempt,
+    BindFailed,
+    Unit,
+    UnitReport,
+)
 from orchestrator.spec.cluster import RuntimeEnvSpec
-from tests.sweeps import Command
+from tests.support.sweeps import Command
 
 _SOURCE = random.Random(0)
 
@@ -133,7 +139,7 @@ def bound(text: str) -> str:
         raise RuntimeError(text)
 
     backend = InlineBackend(make, threads=1)  # type: ignore[arg-type]
-    backend.start_worker("w", WorkerNeeds())
+    backend.start_worker("w", WorkerNeeds(), frozenset())
     backend.bind("w", "toy")
     backend.poll(0)
     (event,) = backend.poll(0)
@@ -143,13 +149,13 @@ def bound(text: str) -> str:
 
 def reported(text: str) -> str:
     class Failing:
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
             raise RuntimeError(text)
 
     backend = InlineBackend(lambda model: Failing(), threads=1)
-    backend.start_worker("w", WorkerNeeds())
+    backend.start_worker("w", WorkerNeeds(), frozenset())
     backend.bind("w", "toy")
-    backend.dispatch("w", Unit("u", "sweep", "toy", 0, 0.1, None, WorkerNeeds()), 1, row_by_row=False)
+    backend.dispatch("w", Unit("u", "sweep", "toy", 0, 0.1, None, WorkerNeeds()), Attempt(1))
     events = [event for _ in range(3) for event in backend.poll(0)]
     return str(events[-1].report.error)  # type: ignore[union-attr]
 

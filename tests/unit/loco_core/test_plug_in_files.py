@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from loco_core import registry
+from loco_core import plugins
 from loco_core.errors import SpecError
-from loco_core.localizers import rule
-from loco_core.tracing import reads
+from loco_core.localization.base import rule
+from loco_core.tracing.base import reads
 
 COUNTS = """\
 from pathlib import Path
@@ -36,7 +36,7 @@ def counting(tmp_path: Path) -> Path:
 @pytest.fixture
 def said() -> Iterator[list[str]]:
     lines: list[str] = []
-    with registry.only_named(lines.append):
+    with plugins.only_named(lines.append):
         yield lines
 
 
@@ -49,36 +49,36 @@ def test_a_file_is_executed_once_however_often_it_is_asked_for(counting: Path) -
     for _ in range(3):
         assert rule(str(counting)).localize(None, None) == 1
         assert reads(str(counting)) is None
-        registry.look_again([str(counting), "window"])
-        registry.hold(registry.digests([str(counting), "window"]).items())
+        plugins.look_again([str(counting), "window"])
+        plugins.hold(plugins.digests([str(counting), "window"]).items())
     assert executions(counting) == 1
 
 
 def test_a_changed_file_counts_from_the_next_look_on_and_not_before(counting: Path) -> None:
-    first = registry.digests([str(counting)])
+    first = plugins.digests([str(counting)])
     counting.write_text(COUNTS.format(version=2))
     assert rule(str(counting)).localize(None, None) == 1
-    assert registry.digests([str(counting)]) == first
-    registry.look_again([str(counting)])
+    assert plugins.digests([str(counting)]) == first
+    plugins.look_again([str(counting)])
     assert rule(str(counting)).localize(None, None) == 2
-    assert registry.digests([str(counting)]) != first
+    assert plugins.digests([str(counting)]) != first
     assert executions(counting) == 2
 
 
 def test_a_worker_that_finds_another_content_says_so_in_one_line(counting: Path) -> None:
     taken = {str(counting): "0" * 64}
     with pytest.raises(SpecError, match=f"{counting} is not the file that this run began with") as refused:
-        registry.hold(taken.items())
+        plugins.hold(taken.items())
     assert "\n" not in str(refused.value)
     assert executions(counting) == 0
 
 
 def test_a_process_goes_on_with_the_version_that_its_run_began_with(counting: Path) -> None:
-    taken = registry.digests([str(counting)])
+    taken = plugins.digests([str(counting)])
     counting.write_text(COUNTS.format(version=2))
-    registry.look_again([str(counting)])
+    plugins.look_again([str(counting)])
     assert rule(str(counting)).localize(None, None) == 2
-    registry.hold(taken.items())
+    plugins.hold(taken.items())
     assert rule(str(counting)).localize(None, None) == 1
     assert executions(counting) == 2
 
@@ -91,7 +91,7 @@ def test_a_file_is_never_taken_for_another_module_nor_another_for_it(name: str, 
         "@dataclasses.dataclass(frozen=True)\nclass Found:\n    value: dataclasses.InitVar[int]\n    more: int = 0\n"
     )
     before = dict(sys.modules)
-    module = registry.load("localizers", str(file))
+    module = plugins.load("localizers", str(file))
     assert sys.modules[module.__name__] is module
     assert module.__name__ not in before
     assert sys.modules.items() >= before.items()
@@ -102,7 +102,7 @@ def test_a_file_is_never_taken_for_another_module_nor_another_for_it(name: str, 
     other = tmp_path / "other" / file.name
     other.parent.mkdir()
     other.write_text(file.read_text())
-    assert registry.load("localizers", str(other)).Found is not module.Found
+    assert plugins.load("localizers", str(other)).Found is not module.Found
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_executed_is_one_line_and_leaves_nothing(
     file.write_text(text)
     for _ in range(2):
         with pytest.raises(SpecError, match=expected) as refused:
-            registry.load("scorers", str(file))
+            plugins.load("scorers", str(file))
         assert "\n" not in str(refused.value)
     assert set(sys.modules) == before
 
@@ -129,20 +129,20 @@ def test_a_file_that_cannot_be_executed_is_one_line_and_leaves_nothing(
 def test_a_folder_named_as_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.py").mkdir()
     with pytest.raises(SpecError, match=r"x\.py cannot be read"):
-        registry.load("scorers", str(tmp_path / "x.py"))
+        plugins.load("scorers", str(tmp_path / "x.py"))
 
 
 def test_nobody_is_asked_to_trust_a_file_that_is_not_there(tmp_path: Path, said: list[str]) -> None:
     with pytest.raises(SpecError, match=r"no file .*/gone\.py, which these results name$"):
-        registry.load("localizers", str(tmp_path / "gone.py"))
+        plugins.load("localizers", str(tmp_path / "gone.py"))
     assert said == []
 
 
 def test_a_file_that_nobody_named_is_not_executed(counting: Path, said: list[str]) -> None:
     key = str(counting)
     asked = (
-        lambda: registry.load("editors", key), lambda: rule(key), lambda: registry.digests([key]),
-        lambda: registry.source("editors", key), lambda: registry.hold([(key, "0" * 64)]),
+        lambda: plugins.load("editors", key), lambda: rule(key), lambda: plugins.digests([key]),
+        lambda: plugins.source("editors", key), lambda: plugins.hold([(key, "0" * 64)]),
     )  # fmt: skip
     for ask in asked:
         with pytest.raises(SpecError, match=f"name the Python file {counting}, which would be run here.*--trust"):
@@ -156,7 +156,7 @@ def test_a_file_is_executed_where_it_is_named_whatever_way_leads_there(
     link = counting.with_name("link.py")
     link.symlink_to(counting)
     monkeypatch.chdir(counting.parent)
-    registry.name(["./link.py", "window"])
+    plugins.name(["./link.py", "window"])
     assert rule(str(counting)).localize(None, None) == 1
     assert said == []
 
@@ -165,16 +165,16 @@ def test_a_link_to_a_named_file_that_is_put_elsewhere_later_is_refused(counting:
     link, evil = counting.with_name("link.py"), counting.with_name("evil.py")
     link.symlink_to(counting)
     evil.write_text(COUNTS.format(version=2))
-    registry.name([str(link)])
+    plugins.name([str(link)])
     link.unlink()
     link.symlink_to(evil)
     with pytest.raises(SpecError, match="--trust"):
-        registry.load("localizers", str(link))
+        plugins.load("localizers", str(link))
     assert executions(evil) == 0
 
 
 def test_trust_tells_each_file_once(counting: Path, said: list[str]) -> None:
-    registry.trust()
+    plugins.trust()
     for _ in range(2):
         rule(str(counting))
     assert said == [f"running {counting}, which these results name"]
@@ -182,7 +182,7 @@ def test_trust_tells_each_file_once(counting: Path, said: list[str]) -> None:
 
 def test_what_was_executed_before_is_refused_too_where_nobody_named_it(counting: Path) -> None:
     rule(str(counting))
-    with registry.only_named(lambda _: None), pytest.raises(SpecError, match="--trust"):
+    with plugins.only_named(lambda _: None), pytest.raises(SpecError, match="--trust"):
         rule(str(counting))
     rule(str(counting))
 
@@ -196,10 +196,10 @@ def test_versions_of_an_installed_package_are_told_apart(tmp_path: Path, monkeyp
     (info / "METADATA").write_text("Name: their_editor\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[loco_sweep.editors]\ntheirs = their_editor\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = registry.source("editors", "theirs")
+    before = plugins.source("editors", "theirs")
     (package / "rest.py").write_text("def edit(model, target, settings): return ()\n")
-    assert registry.source("editors", "theirs") not in (before, b"")
-    assert registry.source("editors", "uce") == b""
+    assert plugins.source("editors", "theirs") not in (before, b"")
+    assert plugins.source("editors", "uce") == b""
     for name in ("their_editor", "their_editor.rest"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -211,7 +211,7 @@ def test_a_file_that_was_loaded_stays_where_its_folder_and_the_working_directory
     folder.mkdir()
     (folder / "mine.py").write_text("def localize(scores, settings, site_names=()): ...\n")
     monkeypatch.chdir(folder)
-    before = registry.load("localizers", str(folder / "mine.py"))
+    before = plugins.load("localizers", str(folder / "mine.py"))
     (folder / "mine.py").unlink()
     folder.rmdir()
-    assert registry.load("localizers", str(folder / "mine.py")) is before
+    assert plugins.load("localizers", str(folder / "mine.py")) is before

@@ -14,7 +14,15 @@ import pytest
 
 from loco_core.quiet import quiet_libraries, unasked
 from orchestrator.backends.inline import InlineBackend
-from orchestrator.scheduler.protocol import BindFailed, Unit, UnitDone, UnitReport, Worker, WorkerNeeds
+from orchestrator.scheduler.needs import WorkerNeeds
+from orchestrator.scheduler.protocol import (
+    Attempt,
+    BindFailed,
+    Unit,
+    UnitDone,
+    UnitReport,
+    Worker,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +34,7 @@ def willing(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 class Asking:
-    def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+    def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
         raise RuntimeError(input("really? "))
 
 
@@ -37,10 +45,10 @@ def test_a_worker_in_this_process_gets_no_answer(willing: io.StringIO) -> None:
         return Asking()
 
     backend = InlineBackend(make, threads=1)
-    backend.start_worker("w", WorkerNeeds())
+    backend.start_worker("w", WorkerNeeds(), frozenset())
     backend.bind("w", "asks")
     backend.bind("w", "toy")
-    backend.dispatch("w", Unit("u", "sweep", "toy", 0, 0.1, None, WorkerNeeds()), 1, row_by_row=False)
+    backend.dispatch("w", Unit("u", "sweep", "toy", 0, 0.1, None, WorkerNeeds()), Attempt(1))
     _, failed, _, done = [event for _ in range(4) for event in backend.poll(0)]
     assert isinstance(failed, BindFailed)
     assert isinstance(done, UnitDone)

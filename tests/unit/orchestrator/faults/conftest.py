@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import driver
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Store, publish
 from orchestrator.store.testing import MemoryBlobs
-from tests.sweeps import fake_resolved, tiny_sweep
-from tests.unit.orchestrator.test_driver import run
+from tests.support.fake_runs import run
+from tests.support.sweeps import tiny_sweep
 
 
 @pytest.fixture(scope="package")
@@ -18,15 +17,12 @@ def spec() -> SweepSpec:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publishes parts of two units, and looks no model up."""
+    """Publishes parts of two units."""
     monkeypatch.setattr(publish, "FIRST_UNITS", 2)
-    monkeypatch.setattr(driver, "resolve", fake_resolved)
 
 
 @pytest.fixture(scope="package")
 def undisturbed(spec: SweepSpec) -> Store:
     store = Store(MemoryBlobs())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "resolve", fake_resolved)
-        run(spec, store, patch)
+    run(spec, store)
     return store

@@ -14,16 +14,15 @@ from pathlib import Path
 import pytest
 
 from loco_core.errors import StoreError
-from orchestrator import driver
-from orchestrator.resolve import Resolved
+from orchestrator.resolve.resolved import Resolved
 from orchestrator.scheduler.loop import StopSwitch
-from orchestrator.scheduler.protocol import Unit, UnitReport
+from orchestrator.scheduler.protocol import Attempt, Unit, UnitReport
 from orchestrator.spec import SweepSpec
 from orchestrator.store import DiskFullError, MissingFileError, Store, UnwritableError, layout, open_store, repair
 from orchestrator.store.local import STAGING, LocalBlobs
 from orchestrator.store.testing import MemoryBlobs
-from tests.sweeps import FakeWorker, Reader, assert_same, fake_resolved, payload, tiny_sweep
-from tests.unit.orchestrator.test_driver import run
+from tests.support.fake_runs import run
+from tests.support.sweeps import FakeWorker, Reader, assert_same, fake_resolved, payload, tiny_sweep
 
 MOMENTS = 6
 
@@ -50,21 +49,21 @@ def test_a_disk_that_fails_at_any_moment_costs_nothing_but_another_run(
         look()
 
     monkeypatch.setattr(os, "fsync", fsync)
-    run(spec, open_store(str(look.root)), monkeypatch)
+    run(spec, open_store(str(look.root)))
     needed = sys.maxsize - left
     for moment in range(1, MOMENTS + 1):
         left, number = moment * needed // (MOMENTS + 1), (errno.ENOSPC, errno.EIO)[moment % 2]
         look = Reader(tmp_path / str(moment))
         store = open_store(str(look.root))
         with pytest.raises(StoreError) as error:
-            run(spec, store, monkeypatch)
+            run(spec, store)
         assert "\n" not in str(error.value)
         assert isinstance(error.value, DiskFullError) == (number == errno.ENOSPC)
         assert staged(store) == []
         done, left = store.committed(), sys.maxsize
         look()
         forget_lease(store)
-        result, _ = run(spec, store, monkeypatch)
+        result, _ = run(spec, store)
         assert (result.summary.outcome, result.failed_cells) == ("done", 0), f"sync {moment} of {MOMENTS}"
         assert (result.summary.committed, result.summary.already) == (len(undisturbed.committed() - done), 0)
         assert_same(store, undisturbed)
@@ -85,38 +84,36 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_more_room_completes_it(
-    spec: SweepSpec, undisturbed: Store, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    spec: SweepSpec, undisturbed: Store, small_disk: Path
 ) -> None:
     ballast = small_disk / "ballast"
 
     class Filling(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
             if unit.order == 3 and not ballast.exists():
                 with suppress(OSError), ballast.open("wb", buffering=0) as file:
                     while file.write(bytes(4096)):
                         pass
-            return super().run(unit, attempt, row_by_row)
+            return super().run(unit, attempt)
 
     store = open_store(str(small_disk / "results"))
     with pytest.raises(DiskFullError, match="no space left on the disk; free some and run the same command again"):
-        run(spec, store, monkeypatch, Filling)
+        run(spec, store, Filling)
     assert len(store.committed()) == 3
     assert staged(store) == []
     Reader(small_disk / "results")()
     ballast.unlink()
     forget_lease(store)
-    result, _ = run(spec, store, monkeypatch)
+    result, _ = run(spec, store)
     assert (result.summary.committed, result.summary.already) == (len(undisturbed.committed()) - 3, 0)
     assert_same(store, undisturbed)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_a_worker_starts(
-    spec: SweepSpec, small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_a_worker_starts(spec: SweepSpec, small_disk: Path) -> None:
     store = open_store(str(small_disk / "results"))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UnwritableError, match=r"Read-only file system; expected a folder .*--results"):
-        run(spec, store, monkeypatch, lambda *_: pytest.fail("a worker started"))
+        run(spec, store, lambda *_: pytest.fail("a worker started"))
 
 
 ASLEEP = """
@@ -130,7 +127,7 @@ def asleep(*paths):
     link(*paths)
 
 os.link = asleep
-print(LocalBlobs(sys.argv[1]).put_if_absent("_meta/units/u.parquet", b"late", "late"))
+print(LocalBlobs(sys.argv[1]).put_if_absent("_meta/units/u.arrow", b"late", "late"))
 """
 
 
@@ -150,9 +147,9 @@ def wake(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def test_a_worker_that_wakes_up_late_does_not_replace_a_unit(asleep: subprocess.Popen[str], tmp_path: Path) -> None:
     blobs = LocalBlobs(tmp_path)
-    assert blobs.put_if_absent("_meta/units/u.parquet", b"first", "first") == "won"
+    assert blobs.put_if_absent("_meta/units/u.arrow", b"first", "first") == "won"
     assert wake(asleep) == ("lost\n", "")
-    assert blobs.read("_meta/units/u.parquet") == b"first"
+    assert blobs.read("_meta/units/u.arrow") == b"first"
     assert blobs.list(STAGING) == []
 
 
@@ -163,38 +160,34 @@ def test_a_worker_that_wakes_up_after_the_folder_was_cleaned_publishes_nothing(
     blobs.clean()
     out, error = wake(asleep)
     assert (out, MissingFileError.__name__ in error) == ("", True)
-    assert not blobs.exists("_meta/units/u.parquet")
+    assert not blobs.exists("_meta/units/u.arrow")
     assert blobs.list(STAGING) == []
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5], ids=["empty", "truncated"])
-def test_a_damaged_record_of_attempts_is_no_reason_to_stop(
-    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch, kept: float
-) -> None:
+def test_a_damaged_record_of_attempts_is_no_reason_to_stop(spec: SweepSpec, undisturbed: Store, kept: float) -> None:
     stop = StopSwitch()
 
     class Stopping(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
             if unit.order == 2:
                 stop.press()
                 raise ValueError("no luck")
-            return super().run(unit, attempt, row_by_row)
+            return super().run(unit, attempt)
 
     store = Store(MemoryBlobs())
-    run(spec, store, monkeypatch, Stopping, stop=stop)
+    run(spec, store, Stopping, stop=stop)
     assert list(store.in_flight().values()) == [1]
     data = store.blobs.read(layout.IN_FLIGHT)
     store.blobs.replace(layout.IN_FLIGHT, data[: int(kept * len(data))])
     assert store.in_flight() == {}
     done = store.committed()
-    result, _ = run(spec, store, monkeypatch)
+    result, _ = run(spec, store)
     assert (result.summary.committed, result.summary.already) == (len(undisturbed.committed() - done), 0)
     assert_same(store, undisturbed)
 
 
-def test_a_damaged_plan_costs_no_row_and_doubles_none_in_batches_of_another_size(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_damaged_plan_costs_no_row_and_doubles_none_in_batches_of_another_size() -> None:
     def slow(spec: SweepSpec) -> Resolved:
         """A model that is slow enough for units to be single batches."""
         found = fake_resolved(spec)
@@ -207,25 +200,24 @@ def test_a_damaged_plan_costs_no_row_and_doubles_none_in_batches_of_another_size
             generation={"steps": 2, "guidance_scale": 3.0, "batch_size": batch_size},
         )  # fmt: skip
 
-    monkeypatch.setattr(driver, "resolve", slow)
     blobs, undisturbed = MemoryBlobs(), Store(MemoryBlobs())
     store = Store(blobs)
-    run(sweep(1, 16), store, monkeypatch)
-    run(sweep(2, 16), store, monkeypatch)
+    run(sweep(1, 16), store, resolve=slow)
+    run(sweep(2, 16), store, resolve=slow)
     done = store.committed()
     for number in range(2):
         blobs.files[layout.plan(number)] = blobs.files[layout.plan(number)][:-9]
     assert [damage.path for damage in repair(store)] == [layout.plan(0), layout.plan(1)]
-    result, found = run(sweep(3, 4), store, monkeypatch)
+    result, found = run(sweep(3, 4), store, resolve=slow)
     assert (result.summary.outcome, result.summary.already, found[0].outcome) == ("done", 0, "localized")
     assert done < store.committed()
-    run(sweep(3, 16), undisturbed, monkeypatch)
+    run(sweep(3, 16), undisturbed, resolve=slow)
     cells = [payload(item.read("scores").drop_columns(["unit_id"])) for item in (store, undisturbed)]
     assert cells[0] == cells[1]
     assert store.read("localizations").equals(undisturbed.read("localizations"))
 
 
-def test_names_that_lead_elsewhere_stay_inside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_lead_elsewhere_stay_inside_the_folder(tmp_path: Path) -> None:
     names = ["../x", "a/b", "a=b", "..", "\u00fc \u4f60", "x" * 300]
     record = {"prompt": "a dog", "donor": "dog", "score_text": "a", "donor_text": "b", "content_text": "dog"}
     spec = tiny_sweep(
@@ -234,7 +226,7 @@ def test_names_that_lead_elsewhere_stay_inside_the_folder(tmp_path: Path, monkey
     )  # fmt: skip
     root = tmp_path / "inner" / "results"
     store = open_store(str(root))
-    run(spec, store, monkeypatch)
+    run(spec, store)
     assert all(path.is_relative_to(root) for path in tmp_path.rglob("*") if path.is_file())
     assert len(store.committed()) == len(names)
     assert sorted(store.read("localizations")["attribute"].to_pylist()) == sorted(f"style/{name}" for name in names)

@@ -9,16 +9,15 @@ import time
 import pytest
 
 from loco_core.errors import LocoError
-from orchestrator import session
-from orchestrator.scheduler.protocol import Unit, UnitReport
+from orchestrator.scheduler.protocol import Attempt, Unit, UnitReport
 from orchestrator.spec import SweepSpec
 from orchestrator.store import LeaseLostError, Store, layout
 from orchestrator.store import lease as lease_module
 from orchestrator.store.blobs import Blobs, Put
 from orchestrator.store.testing import FaultyBlobs, MemoryBlobs
-from tests.flaky import FlakyBackend
-from tests.sweeps import FakeWorker, assert_same
-from tests.unit.orchestrator.test_driver import run
+from tests.support.fake_runs import run
+from tests.support.flaky import FlakyBackend
+from tests.support.sweeps import FakeWorker, assert_same
 
 NEVER = 10**9
 
@@ -60,15 +59,15 @@ class FreezingBlobs(FaultyBlobs):
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes leases short and renewed by every turn of the loop, and processes look as those of another machine."""
 
-    def alive(beating: session.Beating) -> bool:
+    def alive(renewer: lease_module.LeaseRenewer) -> bool:
         try:
-            beating._lease.renew()
+            renewer._lease.renew()
         except LeaseLostError:
             return False
         return True
 
-    monkeypatch.setattr(session.Beating, "run", lambda self: None)
-    monkeypatch.setattr(session.Beating, "alive", alive)
+    monkeypatch.setattr(lease_module.LeaseRenewer, "run", lambda self: None)
+    monkeypatch.setattr(lease_module.LeaseRenewer, "alive", alive)
     defaults = lease_module.Lease.__init__.__kwdefaults__
     monkeypatch.setattr(lease_module.Lease.__init__, "__kwdefaults__", {**defaults, "beat": 0.1, "dead_after": 0.3})
     this = lease_module._this_process
@@ -84,14 +83,14 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 @pytest.mark.usefixtures("_impatient")
 def test_a_driver_that_wakes_up_after_another_has_finished_changes_nothing(
-    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch, path: str, times: int
+    spec: SweepSpec, undisturbed: Store, path: str, times: int
 ) -> None:
     blobs, ended = MemoryBlobs(), list[str]()
     asleep = FreezingBlobs(blobs, path, times)
 
     def drive() -> None:
         try:
-            ended.append(run(spec, Store(asleep), monkeypatch)[0].summary.outcome)
+            ended.append(run(spec, Store(asleep))[0].summary.outcome)
         except LocoError as error:
             ended.append(str(error))
 
@@ -99,7 +98,7 @@ def test_a_driver_that_wakes_up_after_another_has_finished_changes_nothing(
     thread.start()
     asleep.wait()
     store = Store(blobs)
-    assert run(spec, store, monkeypatch)[0].summary.outcome == "done"
+    assert run(spec, store)[0].summary.outcome == "done"
     asleep.thaw()
     thread.join(60)
     assert len(ended) == 1
@@ -109,18 +108,16 @@ def test_a_driver_that_wakes_up_after_another_has_finished_changes_nothing(
         assert store.read(table).equals(undisturbed.read(table))
 
 
-def test_a_unit_under_which_the_driver_was_stopped_by_hand_is_not_charged(
-    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_unit_under_which_the_driver_was_stopped_by_hand_is_not_charged(spec: SweepSpec, undisturbed: Store) -> None:
     class Stopped(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
             raise KeyboardInterrupt
 
     store = Store(MemoryBlobs())
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt):
-            run(spec, store, monkeypatch, Stopped)
-    result, _ = run(spec, store, monkeypatch)
+            run(spec, store, Stopped)
+    result, _ = run(spec, store)
     assert (result.summary.outcome, result.failed_cells) == ("done", 0)
     assert_same(store, undisturbed)
 
@@ -131,7 +128,7 @@ def test_a_clock_that_jumps_by_an_hour_at_every_look_changes_nothing(
     rng, right = random.Random(1), time.time
     monkeypatch.setattr(time, "time", lambda: right() + rng.choice((-3600, 0, 3600)))
     store = Store(MemoryBlobs())
-    result, _ = run(spec, store, monkeypatch, backend=lambda make: FlakyBackend(make, workers=3, seed=1, share=0.0))
+    result, _ = run(spec, store, backend=lambda make: FlakyBackend(make, workers=3, seed=1, share=0.0))
     summary = result.summary
     assert (summary.outcome, summary.retries, summary.losses) == ("done", 0, 0)
     assert_same(store, undisturbed)

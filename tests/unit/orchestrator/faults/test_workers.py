@@ -9,22 +9,21 @@ from typing import Any
 import pytest
 
 from loco_core.errors import OutOfMemoryError, StoreError
-from orchestrator.scheduler.protocol import MakeWorker, Unit, UnitReport
+from orchestrator.scheduler.protocol import Attempt, MakeWorker, Unit, UnitReport
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Publisher, Store, UnwritableError, check_marker, layout, open_store
 from orchestrator.store.testing import FaultyBlobs, MemoryBlobs
 from orchestrator.worker import WorkerSettings
-from tests.flaky import FATES, FlakyBackend
-from tests.sweeps import KEY, FakeWorker, Reader, assert_each_once, assert_same, payload, tiny_sweep
-from tests.unit.orchestrator.test_driver import run
+from tests.support.fake_runs import run
+from tests.support.flaky import FATES, FlakyBackend
+from tests.support.sweeps import KEY, FakeWorker, Reader, assert_each_once, assert_same, payload, tiny_sweep
 
 
-@pytest.mark.parametrize(("workers", "seeds"), [(1, (10, 14)), (4, (4, 8))])
+@pytest.mark.parametrize(("workers", "seeds"), [(1, (4, 7, 12)), (4, (4, 6, 18))])
 def test_whatever_befalls_workers_every_row_is_there_once(
     spec: SweepSpec,
     undisturbed: Store,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     workers: int,
     seeds: tuple[int, ...],
 ) -> None:
@@ -37,7 +36,7 @@ def test_whatever_befalls_workers_every_row_is_there_once(
             return made[-1]
 
         store = open_store(str(root))
-        result, _ = run(spec, store, monkeypatch, backend=flaky, on_progress=Reader(root))
+        result, _ = run(spec, store, backend=flaky, on_progress=Reader(root))
         (backend,) = backends
         assert (result.summary.outcome, result.failed_cells, result.summary.left) == ("done", 0, 0), f"seed {seed}"
         assert_same(store, undisturbed)
@@ -51,36 +50,34 @@ def test_whatever_befalls_workers_every_row_is_there_once(
     assert set(fates) == set(FATES)
 
 
-def test_storage_that_refuses_workers_ends_the_run_and_no_unit_is_to_blame(
-    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_refuses_workers_ends_the_run_and_no_unit_is_to_blame(spec: SweepSpec, undisturbed: Store) -> None:
     blobs, ran = MemoryBlobs(), list[str]()
     expired = UnwritableError("S3 refuses (ExpiredToken); check credentials")
     refusing = Store(FaultyBlobs(blobs, 3, after=False, error=expired))
 
     class Counting(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
             ran.append(unit.unit_id)
-            return super().run(unit, attempt, row_by_row)
+            return super().run(unit, attempt)
 
     def refused(settings: Any, model: str, _: Any) -> FakeWorker:
         return Counting(settings, model, lambda: refusing)
 
     store = Store(blobs)
     with pytest.raises(StoreError, match=r"^S3 refuses \(ExpiredToken\); check credentials$"):
-        run(spec, store, monkeypatch, refused)
+        run(spec, store, refused)
     assert len(store.committed()) == 2
     assert store.read("scores").num_rows > 0
     assert len(ran) <= 2 + 3
     ran.clear()
-    result, _ = run(spec, store, monkeypatch, Counting)
+    result, _ = run(spec, store, Counting)
     assert (result.summary.outcome, result.failed_cells) == ("done", 0)
     assert len(ran) == len(set(ran)) == len(undisturbed.committed()) - 2
     assert_same(store, undisturbed)
 
 
 def test_workers_that_see_another_folder_end_the_run_and_no_unit_is_to_blame(
-    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+    spec: SweepSpec, undisturbed: Store
 ) -> None:
     def blind(settings: WorkerSettings, *_: Any) -> FakeWorker:
         check_marker(MemoryBlobs(), settings.marker)
@@ -90,68 +87,68 @@ def test_workers_that_see_another_folder_end_the_run_and_no_unit_is_to_blame(
     with pytest.raises(
         StoreError, match="does not see this folder as the driver does; expected a folder that every machine mounts"
     ):
-        run(spec, store, monkeypatch, blind)
+        run(spec, store, blind)
     assert store.committed() == frozenset()
-    run(spec, store, monkeypatch)
+    run(spec, store)
     assert_same(store, undisturbed)
 
 
 def test_a_unit_that_a_worker_commits_before_it_dies_for_the_last_time_has_not_failed(
-    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+    spec: SweepSpec, undisturbed: Store
 ) -> None:
     class Dying(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
             if unit.order != 1:
-                return super().run(unit, attempt, row_by_row)
-            if attempt == 3:
-                super().run(unit, attempt, row_by_row)
+                return super().run(unit, attempt)
+            if attempt.number == 3:
+                super().run(unit, attempt)
             raise MemoryError("out of memory")
 
     store = Store(MemoryBlobs())
-    result, _ = run(spec, store, monkeypatch, Dying)
+    result, _ = run(spec, store, Dying)
     assert (result.summary.outcome, result.summary.failures, result.failed_cells) == ("done", (), 0)
     assert result.summary.already == 1
     assert_same(store, undisturbed)
 
 
 def test_a_worker_that_commits_a_unit_after_it_was_given_up_changes_nothing(
-    spec: SweepSpec, undisturbed: Store, monkeypatch: pytest.MonkeyPatch
+    spec: SweepSpec, undisturbed: Store
 ) -> None:
     late: list[tuple[FakeWorker, Unit]] = []
 
     class Late(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
             if unit.order == 1 and len(late) < 3:
                 late.append((self, unit))
                 raise TimeoutError("too slow")
-            return super().run(unit, attempt, row_by_row)
+            return super().run(unit, attempt)
 
     blobs = MemoryBlobs()
     store = Store(blobs)
-    run(spec, store, monkeypatch, Late)
+    run(spec, store, Late)
     before = dict(blobs.files)
     worker, unit = late[0]
-    assert FakeWorker.run(worker, unit, 1, False).outcome == "already"
+    assert FakeWorker.run(worker, unit, Attempt(1)).outcome == "already"
     Publisher(store).publish(flush=True)
     assert blobs.files == before
     scores, failures = (store.read(name).select(KEY).to_pylist() for name in ("scores", "failures"))
     planned = undisturbed.read("scores").select(KEY).to_pylist()
     assert sorted(map(str, scores + failures)) == sorted(map(str, planned))
-    result, _ = run(spec, store, monkeypatch, retry=True)
+    result, _ = run(spec, store, retry=True)
     assert result.failed_cells == 0
     assert_each_once(store.read("scores"))
     assert store.read("scores").num_rows == len(planned)
 
 
-def test_batches_too_large_for_the_memory_are_retried_in_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_too_large_for_the_memory_are_retried_in_smaller_ones() -> None:
     tried: list[tuple[str, bool]] = []
 
     class Small(FakeWorker):
-        def run(self, unit: Unit, attempt: int, row_by_row: bool) -> UnitReport:
-            tried.append((unit.unit_id, row_by_row))
-            if unit.payload.rows[0].batch_size > 4:
+        def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
+            tried.append((unit.unit_id, attempt.row_by_row))
+            if unit.payload.batch_size > 4:
                 raise OutOfMemoryError("CUDA out of memory")
-            return super().run(unit, attempt, row_by_row)
+            return super().run(unit, attempt)
 
     def sweep(batch_size: int) -> SweepSpec:
         return tiny_sweep(
@@ -160,15 +157,15 @@ def test_batches_too_large_for_the_memory_are_retried_in_smaller_ones(monkeypatc
         )  # fmt: skip
 
     store, undisturbed = Store(MemoryBlobs()), Store(MemoryBlobs())
-    result, _ = run(sweep(16), store, monkeypatch, Small)
+    result, _ = run(sweep(16), store, Small)
     assert result.failed_cells == store.read("failures").num_rows > 0
     assert set(store.read("failures")["error"].to_pylist()) == {"CUDA out of memory"}
     # Three attempts, none row by row, show that nothing fits; of eight units most are not tried.
-    assert len(tried) == 4
+    assert len(tried) == 3
     assert not any(row_by_row for _, row_by_row in tried)
-    result, _ = run(sweep(4), store, monkeypatch, Small, retry=True)
+    result, _ = run(sweep(4), store, Small, retry=True)
     assert (result.summary.outcome, result.failed_cells) == ("done", 0)
-    run(sweep(4), undisturbed, monkeypatch)
+    run(sweep(4), undisturbed)
     cells = [payload(item.read("scores").drop_columns(["unit_id"])) for item in (store, undisturbed)]
     assert cells[0] == cells[1]
     assert len(store.blobs.list(layout.PLANS)) == 2

@@ -2,106 +2,42 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
 import pytest
 
-from orchestrator.scheduler.loop import Patience, Progress, RunSummary, StopSwitch, run_units
+from orchestrator.scheduler.loop import Patience, StopSwitch, run_units
+from orchestrator.scheduler.progress import Progress, RunSummary
 from orchestrator.scheduler.protocol import (
     BackendError,
-    BackendEvent,
     Settled,
     Unit,
     UnitDone,
     UnitReport,
-    WorkerBound,
-    WorkerLost,
-    WorkerNeeds,
-    WorkerReady,
 )
-
-
-class Diary:
-    """A journal that also notes what the backend was told, in one sequence."""
-
-    def __init__(self, previous: Mapping[str, int] | None = None) -> None:
-        self.entries: list[str] = []
-        self.last: dict[str, int] = {}
-        self._previous = previous or {}
-
-    def previous(self) -> Mapping[str, int]:
-        return self._previous
-
-    def record(self, attempts: Mapping[str, int]) -> None:
-        self.last = dict(attempts)
-        self.entries.append("record " + " ".join(f"{u}={n}" for u, n in sorted(attempts.items())))
-
-    def give_up(self, unit: Unit, report: UnitReport) -> None:
-        self.entries.append(f"give up {unit.unit_id}: {report.error}")
-
-
-class ScriptedBackend:
-    """Workers that are ready at once and commit each unit at the next poll, unless told otherwise."""
-
-    def __init__(self, diary: Diary, *, isolated: bool = True, workers: int = 1) -> None:
-        self.diary = diary
-        self.isolated = isolated
-        self.workers = workers
-        self.events: list[BackendEvent] = []
-        self.hanging: set[tuple[str, int]] = set()
-        self.starts = True
-        self.killed: list[str] = []
-
-    def start_worker(self, worker: str, needs: WorkerNeeds) -> None:
-        self.events.append(
-            WorkerReady(worker) if self.starts else WorkerLost(worker, "died", "no such file: libcuda.so")
-        )
-
-    def bind(self, worker: str, model: str) -> None:
-        self.events.append(WorkerBound(worker))
-
-    def dispatch(self, worker: str, unit: Unit, attempt: int, row_by_row: bool) -> None:
-        self.diary.entries.append(f"dispatch {unit.unit_id} {attempt}")
-        if (unit.unit_id, attempt) not in self.hanging:
-            report = UnitReport(unit.unit_id, attempt, "committed", rows=10, seconds=0.1, worker=worker)
-            self.events.append(UnitDone(worker, report))
-
-    def kill(self, worker: str) -> None:
-        self.killed.append(worker)
-        self.events = [event for event in self.events if event.worker != worker]
-
-    def poll(self, timeout: float) -> Sequence[BackendEvent]:
-        if not self.events:
-            time.sleep(0.02)
-            return ()
-        return (self.events.pop(0),)
-
-    def shutdown(self) -> None: ...
-
-
-def unit(number: int) -> Unit:
-    return Unit(f"u{number}", "sweep", "a", number, 1.0, None)
+from tests.support.planners import Derived
+from tests.support.scripted import Diary, ScriptedBackend, unit
 
 
 def run(
     backend: ScriptedBackend,
     units: Sequence[Unit],
     *,
-    heartbeat: Callable[[], bool] = lambda: True,
+    alive: Callable[[], bool] = lambda: True,
     patience: Patience | None = None,
     stop: StopSwitch | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> RunSummary:
     return run_units(
         backend,
-        lambda settled: () if settled else units,
+        Derived(units),
         backend.diary,
         on_progress,
         stop or StopSwitch(),
-        heartbeat=heartbeat,
+        alive=alive,
         patience=patience,
     )
 
@@ -151,7 +87,7 @@ def test_a_lost_lease_ends_the_run_and_leaves_the_journal_to_its_new_owner() -> 
     diary = Diary()
     backend = ScriptedBackend(diary)
     beats = iter([True, True, True, False])
-    summary = run(backend, [unit(n) for n in range(9)], heartbeat=lambda: next(beats))
+    summary = run(backend, [unit(n) for n in range(9)], alive=lambda: next(beats))
     assert summary.outcome == "lease_lost"
     assert summary.left > 0
     assert backend.killed == ["worker-001"]
@@ -162,13 +98,11 @@ def test_an_exception_ends_the_workers_and_charges_nobody() -> None:
     diary = Diary()
     backend = ScriptedBackend(diary)
 
-    def derive(settled: Sequence[Settled]) -> Sequence[Unit]:
-        if settled:
-            raise OSError("disk full")
-        return [unit(0), unit(1)]
+    def full(done: Sequence[Settled]) -> Sequence[Unit]:
+        raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        run_units(backend, derive, diary, lambda progress: None, StopSwitch())
+        run_units(backend, Derived([unit(0), unit(1)], full), diary, lambda progress: None, StopSwitch())
     assert backend.killed == ["worker-001"]
     assert diary.last == {}
 
@@ -225,7 +159,7 @@ def test_what_a_unit_was_computed_from_is_let_go_when_it_is_done() -> None:
     made = 0
     backend = ScriptedBackend(Diary(), workers=4)
     backend.diary.entries = deque(maxlen=10)  # type: ignore[assignment]
-    summary = run_units(backend, derive, backend.diary, look, StopSwitch())
+    summary = run_units(backend, Derived(derive(()), derive), backend.diary, look, StopSwitch())
     assert summary.committed == 20_000
     assert most < 200
 
@@ -245,8 +179,8 @@ class Asking:
 
 def asked(backend: ScriptedBackend, asking: Asking, **options: Any) -> RunSummary:
     return run_units(
-        backend, lambda settled: (), backend.diary, lambda progress: None, options.pop("stop", StopSwitch()),
-        requests=asking, **options,
+        backend, Derived(asking=asking), backend.diary, lambda progress: None, options.pop("stop", StopSwitch()),
+        **options,
     )  # fmt: skip
 
 
@@ -262,7 +196,7 @@ def test_stopped_while_others_may_ask_for_more_it_is_not_done() -> None:
     stop, asking = StopSwitch(), Asking([unit(0)], endless=True)
     backend = ScriptedBackend(Diary())
     summary = asked(
-        backend, asking, stop=stop, heartbeat=lambda: not (asking.turns > 20 and not stop.pressed and stop.press())
+        backend, asking, stop=stop, alive=lambda: not (asking.turns > 20 and not stop.pressed and stop.press())
     )
     assert (summary.outcome, summary.committed) == ("stopped", 1)
 
@@ -270,8 +204,8 @@ def test_stopped_while_others_may_ask_for_more_it_is_not_done() -> None:
 def test_too_many_failures_end_a_run_that_others_ask_for_units() -> None:
     backend = ScriptedBackend(Diary())
     report = UnitReport("u0", 1, "failed", error="no")
-    backend.dispatch = lambda worker, unit, attempt, row_by_row: backend.events.append(  # type: ignore[method-assign]
-        UnitDone(worker, replace(report, attempt=attempt))
+    backend.dispatch = lambda worker, unit, attempt: backend.events.append(  # type: ignore[method-assign]
+        UnitDone(worker, replace(report, attempt=attempt.number))
     )
     summary = asked(backend, Asking([unit(0)], endless=True), max_failures=0)
     assert summary.outcome == "too_many_failures"

@@ -6,23 +6,88 @@ import pytest
 
 from orchestrator.scheduler.protocol import (
     OUT_OF_MEMORY,
+    Clock,
     KillWorker,
+    LimitChanged,
     LossReason,
     StopRequested,
     UnitsAdded,
     WorkerDraining,
     WorkerStuck,
 )
-from orchestrator.scheduler.state import MAX_ATTEMPTS, MAX_LOSSES, MAX_STREAK, MAX_TRIES, Scheduler
-from tests.unit.orchestrator.scheduler.machine import GPU, Machine, started, unit
+from orchestrator.scheduler.roster import MAX_ATTEMPTS, QUEUE_SECONDS
+from orchestrator.scheduler.state import MAX_LOSSES, MAX_STREAK, MAX_TRIES, Scheduler
+from tests.support.machine import GPU, Machine, started, unit
 
 
-def test_a_worker_runs_one_unit_and_holds_one_more() -> None:
-    machine = started([unit(n) for n in range(5)])
-    (queue,) = machine.queues.values()
-    assert [d.unit.unit_id for d in queue] == ["u000", "u001"]
+def held(machine: Machine, worker: str = "worker-001") -> list[str]:
+    return [d.unit.unit_id for d in machine.queues[worker]]
+
+
+def test_a_worker_runs_one_unit_and_holds_one_more_at_least() -> None:
+    machine = started([unit(n, seconds=90.0) for n in range(5)])
+    assert held(machine) == ["u000", "u001"]
     machine.done("worker-001")
-    assert [d.unit.unit_id for d in queue] == ["u001", "u002"]
+    assert held(machine) == ["u001", "u002"]
+
+
+def test_short_units_wait_at_a_worker_for_a_minute_once_it_has_shown_that_it_can_do_them() -> None:
+    machine = started([unit(n, seconds=2.0) for n in range(500)])
+    assert held(machine) == ["u000", "u001"]
+    lengths = []
+    for _ in range(60):
+        machine.done("worker-001")
+        lengths.append(len(held(machine)))
+    assert lengths[:3] == [3, 4, 5]
+    assert lengths[-1] == max(lengths) == QUEUE_SECONDS / 2.0
+    machine.done("worker-001", "failed")
+    assert len(held(machine)) == lengths[-1] - 1, "one that fails gets no more until it has done what it holds"
+
+
+def test_the_last_units_are_spread_over_all_workers() -> None:
+    """However short they are: nobody holds the tail while others go idle, and race, or have just been asked for."""
+    machine = started([unit(n, seconds=0.5) for n in range(400)], workers=4)
+    for _ in range(80):
+        for worker in machine.at("bound"):
+            machine.done(worker)
+            waiting = 400 - len(machine.dispatched)
+            most = max(len(queue) for queue in machine.queues.values())
+            assert most <= max(2, 1 + waiting / 4 + 4)
+    machine.finish()
+    assert len(machine.dispatched) <= 400 + 2 * 4
+
+
+def test_what_waits_is_left_for_workers_that_are_on_their_way() -> None:
+    machine = Machine(Scheduler(4))
+    machine.step(UnitsAdded(tuple(unit(n) for n in range(40))))
+    machine.ready("worker-001")
+    machine.bound("worker-001")
+    for _ in range(12):
+        machine.done("worker-001")
+    assert len(held(machine)) <= 10
+    assert 40 - len(machine.dispatched) >= 3 * len(held(machine)) - 3
+
+
+def test_what_waited_at_a_worker_that_dies_is_not_charged() -> None:
+    machine = started([unit(n) for n in range(100)], workers=1)
+    for _ in range(20):
+        machine.done("worker-001")
+    assert len(held(machine)) > 10
+    machine.lost("worker-001", "died")
+    assert machine.scheduler.attempts() == {"u020": 1}
+    machine.finish()
+    assert max(d.attempt.number for d in machine.dispatched if d.unit.unit_id != "u020") == 1
+
+
+def test_an_idle_worker_races_what_its_holder_would_come_to_last() -> None:
+    machine = started([unit(n) for n in range(5)], workers=2)
+    while len(machine.dispatched) < 5:
+        machine.done("worker-002")
+    waiting = held(machine)
+    while held(machine, "worker-002") and len(machine.dispatched) < 6:
+        machine.done("worker-002")
+    assert len(waiting) == 2
+    assert held(machine, "worker-002") == [waiting[-1]]
 
 
 def test_no_unit_waits_at_one_worker_while_another_is_on_its_way() -> None:
@@ -65,7 +130,7 @@ def test_a_failing_unit_is_given_up_after_the_row_by_row_attempt() -> None:
             machine.done(worker, "failed")
         else:
             machine.advance(worker)
-    tries = [(d.attempt, d.row_by_row) for d in machine.dispatched if d.unit.unit_id == "u000"]
+    tries = [(d.attempt.number, d.attempt.row_by_row) for d in machine.dispatched if d.unit.unit_id == "u000"]
     assert tries == [(1, False), (2, False), (3, True)]
     machine.finish()
     assert {u: r.outcome for u, r in machine.settled.items()} == {"u000": "failed", "u001": "committed"}
@@ -79,7 +144,7 @@ def test_a_unit_that_runs_out_of_memory_does_not_do_so_row_by_row() -> None:
             machine.done(worker, "failed", OUT_OF_MEMORY)
         else:
             machine.advance(worker)
-    assert [(d.attempt, d.row_by_row) for d in machine.dispatched if d.unit.unit_id == "u001"] == [
+    assert [(d.attempt.number, d.attempt.row_by_row) for d in machine.dispatched if d.unit.unit_id == "u001"] == [
         (1, False),
         (2, False),
     ]
@@ -116,7 +181,7 @@ def test_only_the_unit_that_was_running_is_charged_for_a_death() -> None:
     machine.lost("worker-001", "died")
     assert machine.scheduler.attempts() == {"u000": 1}
     machine.finish()
-    assert [(d.unit.unit_id, d.attempt) for d in machine.dispatched[2:]] == [("u000", 2), ("u001", 1)]
+    assert [(d.unit.unit_id, d.attempt.number) for d in machine.dispatched[2:]] == [("u000", 2), ("u001", 1)]
 
 
 @pytest.mark.parametrize("reason", ["preempted", "unreachable"])
@@ -144,7 +209,7 @@ def test_what_cannot_be_stored_is_charged_to_nobody() -> None:
     assert machine.scheduler.failed_attempts == 0
     machine.finish()
     assert {report.outcome for report in machine.settled.values()} == {"committed"}
-    assert {d.attempt for d in machine.dispatched} == {1}
+    assert {d.attempt.number for d in machine.dispatched} == {1}
 
 
 def test_storage_that_refuses_everybody_is_an_error() -> None:
@@ -184,7 +249,7 @@ def test_a_draining_worker_finishes_its_unit_and_goes() -> None:
     assert list(machine.workers) == ["worker-002"]
     machine.finish()
     assert set(Counter(d.unit.unit_id for d in machine.dispatched).values()) == {1, 2}
-    assert {d.attempt for d in machine.dispatched} == {1}
+    assert {d.attempt.number for d in machine.dispatched} == {1}
 
 
 def test_a_draining_worker_gets_no_new_unit() -> None:
@@ -223,7 +288,9 @@ def test_a_model_that_never_loads_fails_its_units_and_later_ones() -> None:
     machine.step(UnitsAdded((unit(0, "bad"), unit(1, "bad"), unit(2))))
     tries = 0
     while not machine.scheduler.over:
-        (worker,) = machine.workers
+        machine.step(Clock(machine.scheduler.now + 1.0))
+        if not (worker := next(iter(machine.workers), "")):
+            continue
         if machine.workers[worker] == "loading" and machine.models[worker] == "bad":
             tries += 1
             machine.fail_to_load(worker)
@@ -241,7 +308,7 @@ def test_workers_that_never_start_are_an_error() -> None:
     for _ in range(2 * MAX_TRIES):
         assert machine.scheduler.broken is None
         machine.lost(machine.at("starting")[0], "died")
-    assert machine.scheduler.broken == "it is gone"
+    assert machine.scheduler.broken == "workers do not start: it is gone"
 
 
 def test_the_last_unit_is_raced_and_the_first_commit_wins() -> None:
@@ -262,7 +329,7 @@ def test_both_copies_of_a_raced_unit_are_one_attempt_and_it_is_raced_once() -> N
     assert machine.workers == {"worker-002": "bound"}
     machine.lost("worker-002", "died")
     machine.finish()
-    assert [d.attempt for d in machine.dispatched if d.unit.unit_id == "u001"] == [1, 1, 2]
+    assert [d.attempt.number for d in machine.dispatched if d.unit.unit_id == "u001"] == [1, 1, 2]
 
 
 def test_a_unit_is_raced_by_one_worker_only() -> None:
@@ -340,7 +407,7 @@ def test_what_a_predecessor_was_at_counts_as_an_attempt() -> None:
     assert scheduler.attempts() == {"u000": 2, "later": 1}
     machine.advance("worker-001")
     machine.advance("worker-001")
-    assert (machine.dispatched[0].attempt, machine.dispatched[0].row_by_row) == (3, True)
+    assert (machine.dispatched[0].attempt.number, machine.dispatched[0].attempt.row_by_row) == (3, True)
 
 
 def test_closing_lets_all_workers_go_and_charges_nobody() -> None:
@@ -352,3 +419,32 @@ def test_closing_lets_all_workers_go_and_charges_nobody() -> None:
 def test_no_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one worker"):
         Scheduler(0)
+
+
+def test_with_fewer_workers_those_that_have_least_to_lose_go_first() -> None:
+    machine = started([unit(n) for n in range(40)], workers=3)
+    machine.scheduler.apply(UnitsAdded((unit(40),)))
+    machine.step(LimitChanged(1))
+    for worker in list(machine.workers):
+        machine.done(worker)
+    assert len(machine.workers) == 1
+    assert machine.scheduler.attempts() == {d[0].unit.unit_id: 1 for d in machine.queues.values()}
+    machine.step(LimitChanged(3))
+    assert len(machine.workers) == 3
+    machine.finish()
+    assert len(machine.settled) == 41
+
+
+def test_a_pause_finishes_what_runs_and_asks_for_nobody() -> None:
+    machine = started([unit(n) for n in range(40)], workers=2)
+    machine.step(LimitChanged(0))
+    assert len(machine.workers) == 2, "what runs is finished"
+    for worker in list(machine.workers):
+        machine.done(worker)
+    machine.step(Clock(1000.0))
+    assert not machine.workers
+    assert (machine.scheduler.left, machine.scheduler.over, machine.scheduler.broken) == (38, False, None)
+    machine.step(LimitChanged(2))
+    machine.finish()
+    assert len(machine.settled) == 40
+    assert {d.attempt.number for d in machine.dispatched} == {1}

@@ -8,7 +8,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.scheduler.protocol import (
+    Clock,
     KillWorker,
+    LimitChanged,
     LossReason,
     StopRequested,
     UnitDone,
@@ -20,8 +22,9 @@ from orchestrator.scheduler.protocol import (
     WorkerReady,
     WorkerStuck,
 )
-from orchestrator.scheduler.state import MAX_ATTEMPTS, QUEUE, Scheduler
-from tests.unit.orchestrator.scheduler.machine import GPU, Machine, unit
+from orchestrator.scheduler.roster import LEAST_QUEUE, MAX_ATTEMPTS, MOST_QUEUED, QUEUE_SECONDS
+from orchestrator.scheduler.state import Scheduler
+from tests.support.machine import GPU, Machine, unit
 
 
 class SchedulerRules(RuleBasedStateMachine):
@@ -35,13 +38,22 @@ class SchedulerRules(RuleBasedStateMachine):
         self.stopped_at: int | None = None
         self.machine = Machine(Scheduler(workers, {"u000": 1, "u005": 2, "u007": 3}, max_failures))
 
-    @rule(count=st.integers(1, 6), models=st.sampled_from(["a", "ab", "abc"]), gpu=st.booleans())
-    def add(self, count: int, models: str, gpu: bool) -> None:
+    @rule(
+        count=st.integers(1, 9),
+        models=st.sampled_from(["a", "ab", "abc"]),
+        gpu=st.booleans(),
+        seconds=st.sampled_from([1.0, 25.0]),
+        blocks=st.sampled_from(["", "xy"]),
+    )
+    def add(self, count: int, models: str, gpu: bool, seconds: float, blocks: str) -> None:
         first = len(self.added)
         units = [
-            unit(n, models[n % len(models)], GPU if gpu and n % len(models) else None)
+            unit(
+                n, models[n % len(models)], GPU if gpu and n % len(models) else None, seconds,
+                blocks and blocks[n // 3 % 2],
+            )
             for n in range(first, first + count)
-        ]
+        ]  # fmt: skip
         self.added.update(u.unit_id for u in units)
         self.machine.step(UnitsAdded(tuple(units)), UnitsAdded(tuple(units)))
 
@@ -64,13 +76,18 @@ class SchedulerRules(RuleBasedStateMachine):
     @precondition(lambda self: self.machine.workers)
     @rule(data=st.data(), reason=st.sampled_from(["died", "preempted", "unreachable"]))
     def lose(self, data: st.DataObject, reason: LossReason) -> None:
-        self.machine.lost(self.pick(data, list(self.machine.workers)), reason)
+        worker = self.pick(data, list(self.machine.workers))
+        self.machine.lost(worker, reason)
 
     @precondition(lambda self: self.machine.at("loading"))
     @rule(data=st.data())
     def fail_to_load(self, data: st.DataObject) -> None:
         worker = self.pick(data, self.machine.at("loading"))
         self.machine.fail_to_load(worker)
+
+    @rule(seconds=st.sampled_from([1.0, 20.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.machine.step(Clock(self.machine.scheduler.now + seconds))
 
     @precondition(lambda self: self.busy() or self.machine.at("loading"))
     @rule(data=st.data())
@@ -85,6 +102,11 @@ class SchedulerRules(RuleBasedStateMachine):
         worker = self.pick(data, list(self.machine.workers))
         self.draining.add(worker)
         self.machine.step(WorkerDraining(worker))
+
+    @rule(workers=st.integers(1, 4))
+    def change_the_limit(self, workers: int) -> None:
+        self.limit = workers
+        self.machine.step(LimitChanged(workers))
 
     @rule()
     def echo_of_a_worker_that_is_gone(self) -> None:
@@ -106,21 +128,35 @@ class SchedulerRules(RuleBasedStateMachine):
     @invariant()
     def work_goes_on(self) -> None:
         machine = self.machine
-        assert machine.scheduler.over or machine.workers, "units are left, and nobody is at them"
+        # A load that failed is tried again after a pause, at the latest when a refusal has run out.
+        over = machine.scheduler.over or machine.scheduler.broken or not self.limit
+        assert over or machine.workers or self.waits(), "units are left, and nobody is at them"
         assert all(state != "ready" or w in self.draining for w, state in machine.workers.items())
         idle = [w for w in machine.at("bound") if not machine.queues[w]]
         assert not idle, f"kept without work: {idle}"
 
+    def waits(self) -> bool:
+        """Whether a load that failed is to be tried again."""
+        roster = self.machine.scheduler._roster
+        return any(roster.suitability.paused(group) for group in roster.waiting)
+
     @invariant()
     def bounds_hold(self) -> None:
         machine = self.machine
-        assert sum(w not in self.draining for w in machine.workers) <= self.limit
-        assert all(len(queue) <= QUEUE for queue in machine.queues.values())
+        leaving = {w.name for w in machine.scheduler._roster.members.values() if w.leaving}
+        assert sum(w not in leaving for w in machine.workers) <= self.limit
+        for queue in machine.queues.values():
+            assert len(queue) <= MOST_QUEUED
+            # What goes out last goes out since it is less than a minute without it.
+            seconds = [d.unit.expected_seconds for d in queue if d.unit.unit_id not in machine.settled]
+            assert len(queue) <= LEAST_QUEUE or sum(seconds[:-1]) < QUEUE_SECONDS
         held = Counter(d.unit.unit_id for queue in machine.queues.values() for d in queue)
         for unit_id, copies in held.items():
             assert copies <= 2
             if copies > 1:
-                assert all(d.attempt == 1 for q in machine.queues.values() for d in q if d.unit.unit_id == unit_id)
+                assert all(
+                    d.attempt.number == 1 for q in machine.queues.values() for d in q if d.unit.unit_id == unit_id
+                )
         assert all(1 <= n <= MAX_ATTEMPTS for n in machine.scheduler.attempts().values())
 
     @invariant()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.stages.committed import FEW_UNITS, published_units, unit_rows
 from orchestrator.store import Publisher, Store, StoreError, layout
+from orchestrator.store.reads import FEW_UNITS, published_units, unit_rows
 from orchestrator.store.testing import MemoryBlobs
 
 PUBLISHED = 3 * FEW_UNITS

@@ -16,11 +16,10 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator import driver, edit_driver
-from orchestrator.resolve import resolve
-from orchestrator.store import encode_document, layout, open_store, publish
+from orchestrator.resolve.lookup import resolve
+from orchestrator.store import layout, open_store, publish
 from orchestrator.viewing.catalogue import Catalogue
-from tests.damage import INLINE, SWEEP, Damage, Ended, call, damages, flip, rows, tree
+from tests.support.damage import INLINE, SWEEP, Damage, Ended, call, damages, flip, rows, tree
 
 FLIPS = int(os.environ.get("LOCO_FLIPS", "60"))
 UNNOTICED = ("scores/part-00000.parquet missing", "_meta/batches/tiny.json missing", "_meta/inflight.json missing",
@@ -47,8 +46,8 @@ def _quick() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish, "FIRST_UNITS", 1)
-        patch.setattr(driver, "resolve", looked_up)
-        patch.setattr(edit_driver, "resolve", looked_up)
+        patch.setattr("orchestrator.runs.sweep.resolve", looked_up)
+        patch.setattr("orchestrator.runs.edits.resolve", looked_up)
         yield
 
 
@@ -65,9 +64,6 @@ def sound(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sound") / "results"
     ended = call("run", sweep, "--results", root, *INLINE)
     assert (ended.code, ended.raised) == (0, ""), ended.text
-    measured = {"batch_size": 4, "seconds": {"4": 0.1}, "model": "tiny", "device": "cpu"}
-    (root / layout.BATCHES).mkdir()
-    (root / layout.batch_size("tiny")).write_bytes(encode_document(measured))
     return root
 
 
@@ -124,7 +120,8 @@ def _look(root: Path) -> int:
     from loco_core.errors import LocoError
 
     try:
-        return len(Catalogue(open_store(str(root), create=False)).snapshot().index)
+        parts = Catalogue(open_store(str(root), create=False)).snapshot().parts
+        return sum(part.index.num_rows for part in parts)
     except LocoError:
         return -1
 

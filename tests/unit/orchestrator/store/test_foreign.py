@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from orchestrator.stages.committed import committed_rows, published_units
 from orchestrator.store import (
     DamagedFileError,
     MissingFileError,
@@ -21,14 +20,17 @@ from orchestrator.store import (
     check_whole,
     examine,
     layout,
+    make_table,
     open_store,
     repair,
     verify,
+    write_derived,
 )
+from orchestrator.store.checksums import encode_document
 from orchestrator.store.local import LocalBlobs
-from orchestrator.store.sealed import encode_document
+from orchestrator.store.reads import committed_rows, published_units
 from orchestrator.store.testing import MemoryBlobs
-from tests.sweeps import Command
+from tests.support.sweeps import Command
 
 Make = Callable[..., Any]
 UNITS = [f"u{i:05d}" for i in range(4)]
@@ -56,7 +58,7 @@ def counts(store: Store) -> dict[str, int]:
     return {"committed": there.num_rows, **{name: store.read(name).num_rows for name in ("scores", "images")}}
 
 
-@pytest.mark.parametrize("folder", layout.FOLDERS)
+@pytest.mark.parametrize("folder", layout.folders())
 def test_files_of_others_count_nowhere_and_stay(store: Store, folder: str, tmp_path: Path) -> None:
     before = counts(store)
     (tmp_path / "results" / folder).mkdir(exist_ok=True, parents=True)
@@ -132,7 +134,7 @@ def test_a_copy_of_a_part_is_seen_and_set_aside_since_others_read_it(
 def test_a_copy_of_a_unit_is_not_published(store: Store, name: str, tmp_path: Path) -> None:
     folder = tmp_path / "results" / layout.UNITS
     for source in ("u00000", "u00003"):
-        shutil.copy(folder / f"{source}.parquet", folder / f"{name}{source}.parquet")
+        shutil.copy(folder / f"{source}.arrow", folder / f"{name}{source}.arrow")
     assert counts(store) == {"committed": 12, "scores": 9, "images": 3}
     Publisher(store).publish(flush=True)
     assert counts(store) == {"committed": 12, "scores": 12, "images": 4}
@@ -161,9 +163,9 @@ def test_a_copy_of_a_manifest_decides_nothing(store: Store, number: str, tmp_pat
 
 def test_a_unit_over_another_is_seen_and_restored(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "results" / layout.UNITS
-    shutil.copy(folder / "u00000.parquet", folder / "u00001.parquet")
-    shutil.copy(folder / "u00000.parquet", folder / "u00003.parquet")
-    with pytest.raises(DamagedFileError, match=r"u00001\.parquet: its rows are of another unit \(u00000\)"):
+    shutil.copy(folder / "u00000.arrow", folder / "u00001.arrow")
+    shutil.copy(folder / "u00000.arrow", folder / "u00003.arrow")
+    with pytest.raises(DamagedFileError, match=r"u00001\.arrow: its rows are of another unit \(u00000\)"):
         store.read_unit("u00001")
     assert [damage.path for damage in verify(store)] == [layout.unit("u00001"), layout.unit("u00003")]
     repair(store)
@@ -175,11 +177,11 @@ def test_a_unit_over_another_is_seen_and_restored(store: Store, tmp_path: Path) 
 @pytest.mark.parametrize("table", layout.DERIVED)
 def test_a_table_in_the_place_of_another_is_refused_and_seen(store: Store, table: str, tmp_path: Path) -> None:
     root = tmp_path / "results"
-    for other in ("scores/part-00001.parquet", *(layout.derived(name) for name in layout.DERIVED if name != table)):
-        shutil.copy(root / other, root / layout.derived(table))
+    for other in ("scores/part-00001.parquet", *(layout.part(name, 0) for name in layout.DERIVED if name != table)):
+        shutil.copy(root / other, root / layout.part(table, 0))
         with pytest.raises(DamagedFileError, match=f"is no table {table}"):
             store.read(table)
-        assert [damage.path for damage in verify(store)] == [layout.derived(table)]
+        assert [damage.path for damage in verify(store)] == [layout.part(table, 0)]
 
 
 def test_parts_that_changed_places_are_refused_and_mended(store: Store, tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_parts_that_changed_places_are_refused_and_mended(store: Store, tmp_path
 
 MISSING = {
     "scores/part-00001.parquet": 1, "images/part-00002.parquet": 1, layout.unit("u00000"): 1,
-    "effects/effects.parquet": 1, "localizations/localizations.parquet": 1,
+    layout.part("effects", 0): 1, layout.part("localizations", 0): 1, layout.derived("effects", "m", "a", "argmin"): 1,
 }  # fmt: skip
 
 
@@ -207,6 +209,8 @@ MISSING = {
 def test_what_is_missing_is_named_before_anything_is_computed_and_mended(
     store: Store, path: str, tmp_path: Path
 ) -> None:
+    effects = make_table("effects", [{"model": "m", "attribute": "a", "localizer": "argmin"}])
+    write_derived(store, {"effects": effects})
     (tmp_path / "results" / path).unlink()
     with pytest.raises(
         MissingFileError, match=rf"{path} is missing; `loco-sweep verify .*/results --repair` "
@@ -259,7 +263,7 @@ def test_a_folder_in_the_place_of_a_file_is_named_and_nobody_waits(store: Store,
 
 
 def test_rows_that_somebody_made_up_are_seen_though_all_sums_agree(unit: Make) -> None:
-    from orchestrator.store.sealed import decode_table, encode_table, sum_of
+    from orchestrator.store.checksums import decode_table, encode_table, sum_of
 
     blobs = MemoryBlobs()
     store = Store(blobs)

@@ -5,17 +5,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from loco_core.localizers import LocalizeSettings
+from loco_core.localization.base import LocalizeSettings
 from orchestrator import store as stores
 from orchestrator.cli.verify import _repaired
-from orchestrator.stages import relocalize
+from orchestrator.runs import localize as localize_results
 from orchestrator.store import TABLES, Lease, LeaseHeldError, LeaseLostError, Store, StoreError, layout, repair
 from orchestrator.store import lease as lease_module
 from orchestrator.store.blobs import Blobs
+from orchestrator.store.held import HeldBlobs
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
 
 
@@ -210,9 +212,11 @@ def test_a_command_that_takes_longer_than_a_contender_waits_keeps_its_lease(
         monkeypatch.setattr(stores, "repair", slow)
         _repaired(store)
     else:
-        monkeypatch.setattr(relocalize, "effects_table", lambda *a, **k: slow())
+        monkeypatch.setattr(localize_results, "write_localizations", slow)
         none = TABLES["traces"].empty_table()
-        relocalize.write_back(relocalize.ScoreSource(none, store, LocalizeSettings(), None, {}, none), [], [])
+        localize_results.write_back(
+            localize_results.ScoreSource(none, store, LocalizeSettings(), None, {}, none), [], []
+        )
     assert held == [command]
     contender.acquire()
 
@@ -223,16 +227,18 @@ def test_a_holder_that_stood_still_looks_before_it_writes_on(taken: bool, elsewh
     first, second = lease(blobs, clock), lease(blobs, clock)
     first.acquire()
     # Not started: nothing renews it, as in a process that is frozen.
-    beating = lease_module.Beating(first)
-    assert beating.alive()
+    renewer = lease_module.LeaseRenewer(first)
+    held = HeldBlobs(blobs, renewer.alive)
+    assert renewer.alive()
     clock.now += 29
-    beating.check()
+    held.replace("scores/before", b"")
     clock.now += 60
     if taken:
         second.acquire()
         with pytest.raises(LeaseLostError):
-            beating.check()
-    assert beating.alive() != taken
+            held.replace("scores/after", b"")
+        assert "scores/after" not in blobs.files
+    assert renewer.alive() != taken
     if taken:
         second.renew()
 
@@ -242,9 +248,9 @@ def test_a_holder_that_is_cut_off_for_long_counts_as_gone() -> None:
     first = lease(blobs, clock)
     first.acquire()
     first._blobs = FaultyBlobs(blobs, 1, after=False, error=StoreError("no route to host"))
-    beating = lease_module.Beating(first)
+    renewer = lease_module.LeaseRenewer(first)
     clock.now += 31
-    assert not beating.alive()
+    assert not renewer.alive()
 
 
 def test_a_repair_that_lost_its_lease_writes_no_more(unit: Any) -> None:
@@ -254,9 +260,42 @@ def test_a_repair_that_lost_its_lease_writes_no_more(unit: Any) -> None:
     blobs.files[layout.unit("u")] = b"damaged"
     before = dict(blobs.files)
 
-    def lost() -> None:
-        raise LeaseLostError("another driver took over")
-
     with pytest.raises(LeaseLostError):
-        repair(store, lost)
+        repair(store.over(HeldBlobs(blobs, lambda: False)))
     assert blobs.files == before
+
+
+def test_who_looks_learns_whether_a_driver_works_and_since_when_none_does(elsewhere: None) -> None:
+    blobs, clock = MemoryBlobs(), Clock()
+    state = lease_module.driver_state
+    assert state(blobs, datetime.now(UTC)) == lease_module.DriverState(), "nobody ever was at work"
+    held = lease(blobs, clock)
+    before = datetime.now(UTC).replace(microsecond=0)
+    held.acquire()
+    now = datetime.now(UTC)
+    found = state(blobs, now)
+    assert found.works
+    assert found.since is not None
+    assert before <= found.since <= now
+    later = now + timedelta(minutes=11)
+    found = state(blobs, later)
+    assert not found.works, "it has not renewed its lease for long, wherever it is"
+    assert found.stopped is not None
+    assert before <= found.stopped <= now
+    clock.now += 6
+    held.renew()
+    held.release()
+    found = state(blobs, datetime.now(UTC))
+    assert not found.works, "it gave its lease back"
+    assert found.stopped is not None
+    assert found.stopped >= before
+
+
+def test_a_driver_that_was_killed_on_this_machine_is_at_once_known_to_be_gone() -> None:
+    blobs = MemoryBlobs()
+    held = lease(blobs, Clock())
+    held.acquire()
+    assert lease_module.driver_state(blobs, datetime.now(UTC)).works
+    document = stores.decode_document(blobs.read(layout.LEASE), layout.LEASE)
+    blobs.replace(layout.LEASE, stores.encode_document({**document, "started": "0"}))
+    assert not lease_module.driver_state(blobs, datetime.now(UTC)).works

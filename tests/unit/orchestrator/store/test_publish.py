@@ -13,10 +13,10 @@ import pytest
 
 from orchestrator.store import DamagedFileError, Publisher, Store, examine, layout, publish, repair, verify
 from orchestrator.store.blobs import Blobs, Put
+from orchestrator.store.checksums import encode_document, encode_table, sum_of
 from orchestrator.store.local import LocalBlobs
-from orchestrator.store.sealed import encode_document, encode_table, sum_of
 from orchestrator.store.testing import CrashError, FaultyBlobs, MemoryBlobs
-from tests.sweeps import tiny_sweep
+from tests.support.sweeps import tiny_sweep
 
 Make = Callable[..., Any]
 
@@ -162,23 +162,23 @@ def test_a_publisher_that_loses_the_race_for_a_number_doubles_nothing(unit: Make
 def test_a_damaged_unit_is_not_published(unit: Make) -> None:
     blobs = MemoryBlobs()
     commit(Store(blobs), unit, 3)
-    blobs.files["_meta/units/u00001.parquet"] = b""
-    with pytest.raises(DamagedFileError, match=r"u00001\.parquet: empty; run `loco-sweep verify"):
+    blobs.files["_meta/units/u00001.arrow"] = b""
+    with pytest.raises(DamagedFileError, match=r"u00001\.arrow: empty; run `loco-sweep verify"):
         Publisher(Store(blobs)).publish(flush=True)
     assert Store(blobs).read("scores").num_rows == 0
 
 
 DAMAGE = {
-    "unpublished unit": ["_meta/units/u00003.parquet"],
-    "published unit": ["_meta/units/u00002.parquet"],
+    "unpublished unit": ["_meta/units/u00003.arrow"],
+    "published unit": ["_meta/units/u00002.arrow"],
     "part": ["scores/part-00001.parquet"],
-    "part and unit": ["scores/part-00001.parquet", "_meta/units/u00002.parquet"],
+    "part and unit": ["scores/part-00001.parquet", "_meta/units/u00002.arrow"],
     "manifest": ["_meta/manifest/00001.json"],
-    "manifest and unit": ["_meta/manifest/00001.json", "_meta/units/u00002.parquet"],
+    "manifest and unit": ["_meta/manifest/00001.json", "_meta/units/u00002.arrow"],
     "record": ["_meta/published/00001.json"],
-    "record and unit": ["_meta/published/00001.json", "_meta/units/u00002.parquet"],
+    "record and unit": ["_meta/published/00001.json", "_meta/units/u00002.arrow"],
     "schema": ["failures/part-00000.parquet"],
-    "derived": ["effects/effects.parquet"],
+    "derived": ["effects/part-00000.parquet"],
 }
 
 
@@ -257,7 +257,7 @@ def test_damage_of_what_a_driver_keeps_for_itself_is_named_and_set_aside(unit: M
 
 
 def test_missing_files_are_named_and_mended(unit: Make) -> None:
-    for path in ("_meta/units/u00002.parquet", "images/part-00001.parquet"):
+    for path in ("_meta/units/u00002.arrow", "images/part-00001.parquet"):
         store = Store(damaged(unit, [path], "missing"))
         assert [(damage.path, damage.problem) for damage in verify(store)] == [(path, "missing")]
         repair(store)
@@ -316,7 +316,7 @@ def test_any_name_can_be_among_results(unit: Make, name: str) -> None:
     assert all(len(part.encode()) < 250 for kept in blobs.list(layout.QUARANTINE) for part in kept.split("/"))
 
 
-@pytest.mark.parametrize("path", ["edits/edits.parquet", layout.RESOLVED])
+@pytest.mark.parametrize("path", ["edits/part-00000.parquet", layout.RESOLVED])
 def test_what_is_written_while_results_are_looked_at_is_not_missing(
     unit: Make, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

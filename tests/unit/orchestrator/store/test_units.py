@@ -65,8 +65,8 @@ def test_a_damaged_unit_is_named(unit: Callable[..., Any]) -> None:
     blobs = MemoryBlobs()
     store = Store(blobs)
     store.commit_unit("u1", unit("u1"), "a")
-    blobs.files["_meta/units/u1.parquet"] = blobs.files["_meta/units/u1.parquet"][:-3]
-    with pytest.raises(DamagedFileError, match=r"_meta/units/u1\.parquet.*verify"):
+    blobs.files["_meta/units/u1.arrow"] = blobs.files["_meta/units/u1.arrow"][:-3]
+    with pytest.raises(DamagedFileError, match=r"_meta/units/u1\.arrow.*verify"):
         store.read_unit("u1")
 
 

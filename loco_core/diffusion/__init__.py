@@ -1,0 +1,1 @@
+"""Diffusers pipelines: loading, cross-attention sites, swaps at them, pictures."""

@@ -1,0 +1,119 @@
+"""What families of diffusers pipelines have in common; a family's file says only what is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from loco_core.diffusion.model import PromptEmbeds, load_pipeline
+from loco_core.diffusion.sites import largest_side
+
+if TYPE_CHECKING:
+    import torch
+
+AS_GIVEN: Mapping[str, Any] = MappingProxyType(
+    {"negative_prompt": None, "clean_caption": False, "use_resolution_binning": False}
+)
+"""Captions and sides are taken as they are; without the None a pipeline would encode a negative prompt of its own."""
+
+
+class DiffusersFamily:
+    """Loads a pipeline of diffusers and hands it encoded prompts.
+
+    Attributes:
+        pipeline_class: what is loaded; ``DiffusionPipeline`` is the class that the folder names.
+        left_out: components and flags that it is loaded with, e.g. without a safety checker.
+        part: the pipeline's component that is intervened on.
+        text_width: key of the denoiser's configuration that tells the width of encoded prompts.
+        pooled_width: key of that of pooled texts; empty where there are none beside the prompts.
+        masked: whether padding is masked in cross-attention.
+        call: further arguments of the pipeline's call.
+    """
+
+    pipeline_class: ClassVar[str]
+    left_out: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    part: ClassVar[str] = "transformer"
+    text_width: ClassVar[str]
+    pooled_width: ClassVar[str] = ""
+    masked: ClassVar[bool] = False
+    call: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> Any:
+        """Loads the pipeline; see :func:`loco_core.diffusion.model.load_pipeline`."""
+        return load_pipeline(self.pipeline_class, path, revision, dtype, device_map, **self.left_out)
+
+    def denoiser(self, pipeline: Any) -> torch.nn.Module:
+        """Returns the module whose cross-attention is intervened on."""
+        found: torch.nn.Module = getattr(pipeline, self.part)
+        return found
+
+    def where(self, pipeline: Any) -> dict[str, Any]:
+        """Returns the dtype of the denoiser and the device that it computes on."""
+        from loco_core.diffusion.engine import device_of
+
+        found = getattr(pipeline, self.part)
+        return {"dtype": found.dtype, "device": device_of(found)}
+
+    def width_of_pooled(self, config: Any) -> int:
+        """Returns the width of pooled texts; 0 where there are none beside the prompts."""
+        return int(config[self.pooled_width]) if self.pooled_width else 0
+
+    def blank(self, pipeline: Any) -> PromptEmbeds:
+        """Returns zeros in place of an encoded prompt, of two tokens."""
+        import torch
+
+        config, where = getattr(pipeline, self.part).config, self.where(pipeline)
+        ids, width = torch.zeros(1, 2, dtype=torch.long), self.width_of_pooled(config)
+        return PromptEmbeds(
+            torch.zeros(1, 2, config[self.text_width], **where),
+            ids,
+            ids.bool(),
+            mask=torch.ones(1, 2, dtype=torch.long, device=where["device"]) if self.masked else None,
+            pooled=torch.zeros(1, width, **where) if width else None,
+        )
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns embeddings, with masks and pooled texts where the family has them."""
+        found = {"prompt_embeds": texts.embeds, "negative_prompt_embeds": negative[0].embeds if negative else None}
+        if self.masked:
+            found["prompt_attention_mask"] = texts.mask
+            found["negative_prompt_attention_mask"] = negative[0].mask if negative else None
+        if pooled.pooled is not None:
+            found["pooled_prompt_embeds"] = pooled.pooled
+            found["negative_pooled_prompt_embeds"] = negative[1].pooled if negative else None
+        return {**found, **self.call}
+
+    def images(self, output: torch.Tensor) -> torch.Tensor:
+        """Returns the pipeline's tensors as they are: images in [0, 1]."""
+        return output
+
+
+class UNetFamily(DiffusersFamily):
+    """A family whose denoiser is a UNet."""
+
+    part = "unet"
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the UNet once."""
+        import torch
+
+        unet, n, where = pipeline.unet, len(prompts.embeds), self.where(pipeline)
+        # Eight is the smallest side that three halvings leave whole.
+        side = min(largest_side(unet.config), 8)
+        unet(
+            torch.zeros(n, unet.config.in_channels, side, side, **where),
+            torch.zeros(1, dtype=torch.long, device=where["device"]),
+            prompts.embeds,
+            **self.conditions(prompts, where),
+        )
+
+    def conditions(self, prompts: PromptEmbeds, where: dict[str, Any]) -> dict[str, Any]:
+        """Returns what the UNet reads beside noise, time and prompts."""
+        return {}

@@ -1,0 +1,88 @@
+"""FLUX.1: double blocks with K and V of the text, then single blocks that serve text and image with one projection.
+
+Its guidance is distilled: the scale is a number that the transformer reads, and there is no unconditional half.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.sites import block_names
+from loco_core.diffusion.tokens import Reading, t5_tokens
+
+_TRANSFORMER = {
+    "num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128,
+    "joint_attention_dim": 4096, "pooled_projection_dim": 768, "in_channels": 64, "guidance_embeds": True,
+}  # fmt: skip
+PIXELS = 16
+"""Side of what one image token stands for."""
+INFO = FamilyInfo(
+    pipelines=("FluxPipeline",),
+    models={
+        "flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", gigabytes=37, published=_TRANSFORMER, dtype="bfloat16")
+    },
+    status="experimental",
+    seconds_per_image=40.0,
+    config_file="transformer/config.json",
+    site_names=lambda config: (
+        block_names("transformer_blocks", config["num_layers"])
+        + block_names("single_transformer_blocks", config["num_single_layers"])
+    ),
+    native_side=lambda _: 1024,
+    encoders="T5-XXL; CLIP ViT-L for the pooled text only",
+    stream="evolving",
+    pooled="CLIP's pooled text, added to the time embedding",
+    editable="K and V of the text in double blocks, fitted on what they read at the first step; single blocks share "
+    "theirs with the image and admit no edit of the text alone",
+    shared="single_transformer_blocks.",
+    guided=False,
+    guidance_example="FLUX.1-dev 3.5",
+    side_multiple=PIXELS,
+    schedulers=("FlowMatchEulerDiscreteScheduler",),
+    reading=lambda _: Reading("tokenizer_2", 512, encoder="text_encoder_2"),
+)
+
+
+class Family(DiffusersFamily):
+    """Loads and prompts a ``FluxPipeline``."""
+
+    pipeline_class = "FluxPipeline"
+    left_out = MappingProxyType({"feature_extractor": None, "image_encoder": None})
+    text_width = "joint_attention_dim"
+    pooled_width = "pooled_projection_dim"
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts with T5, pooled texts with CLIP."""
+        import torch
+
+        with torch.no_grad():
+            embeds, pooled, _ = pipeline.encode_prompt(prompts, prompts, device=self.where(pipeline)["device"])
+        ids, words = t5_tokens(pipeline.tokenizer_2, prompts, embeds.shape[1])
+        return PromptEmbeds(embeds, ids, words.to(embeds.device), pooled=pooled)
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the transformer once, on the same noise for every prompt, at the first step's time, for 512 pixels.
+
+        The guidance scale is that of FLUX.1-dev, 3.5.
+        """
+        import torch
+
+        denoiser, (n, count) = pipeline.transformer, prompts.embeds.shape[:2]
+        where = self.where(pipeline)
+        # Text and image share one softmax: with few image tokens the text would read mostly itself.
+        side = 512 // PIXELS
+        noise = torch.randn(1, side * side, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
+        places = torch.tensor([[0, row, column] for row in range(side) for column in range(side)], **where)
+        ones = torch.ones(n, **where)
+        denoiser(
+            hidden_states=noise.to(**where).expand(n, -1, -1),
+            encoder_hidden_states=prompts.embeds,
+            pooled_projections=prompts.pooled,
+            timestep=ones,
+            guidance=3.5 * ones if denoiser.config.guidance_embeds else None,
+            txt_ids=torch.zeros(count, 3, **where),
+            img_ids=places,
+        )

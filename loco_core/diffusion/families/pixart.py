@@ -1,0 +1,69 @@
+"""PixArt-alpha, PixArt-Sigma and bundled models: a transformer with cross-attention over T5, padding masked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loco_core.diffusion.diffusers_family import AS_GIVEN, DiffusersFamily
+from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.sites import block_names, largest_side
+from loco_core.diffusion.tokens import Reading, t5_tokens
+
+_TRANSFORMER = {
+    "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
+    "out_channels": 8, "patch_size": 2, "cross_attention_dim": 1152, "caption_channels": 4096,
+}  # fmt: skip
+INFO = FamilyInfo(
+    pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+    models={
+        "pixart": ModelInfo(10.0, "PixArt-alpha/PixArt-XL-2-1024-MS", gigabytes=14, published=_TRANSFORMER),
+        "pixart-sigma": ModelInfo(10.0, "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", gigabytes=14, published=_TRANSFORMER),
+    },
+    status="experimental",
+    seconds_per_image=10.0,
+    config_file="transformer/config.json",
+    site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
+    native_side=lambda config: 8 * largest_side(config),
+    encoders="T5-XXL, through a caption projection shared by all sites",
+    side_multiple=16,
+    reading=lambda index: Reading(
+        "tokenizer", 120 if index["_class_name"] == "PixArtAlphaPipeline" else 300, lower=True, encoder="text_encoder"
+    ),
+)
+
+
+class Family(DiffusersFamily):
+    """Loads and prompts a ``PixArtAlphaPipeline`` or ``PixArtSigmaPipeline``, as its folder names it."""
+
+    pipeline_class = "DiffusionPipeline"
+    text_width = "caption_channels"
+    masked = True
+    call = AS_GIVEN
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts with T5."""
+        import torch
+
+        with torch.no_grad():
+            embeds, mask, _, _ = pipeline.encode_prompt(
+                prompts, do_classifier_free_guidance=False, device=self.where(pipeline)["device"], clean_caption=False
+            )
+        texts = pipeline._text_preprocessing(prompts, clean_caption=False)
+        ids, words = t5_tokens(pipeline.tokenizer, texts, embeds.shape[1])
+        return PromptEmbeds(embeds, ids, words.to(embeds.device), mask=mask)
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the transformer once."""
+        import torch
+
+        denoiser, n = pipeline.transformer, len(prompts.embeds)
+        where = self.where(pipeline)
+        side = 2 * int(denoiser.config.patch_size)
+        denoiser(
+            torch.zeros(n, denoiser.config.in_channels, side, side, **where),
+            encoder_hidden_states=prompts.embeds,
+            encoder_attention_mask=prompts.mask,
+            timestep=torch.zeros(n, dtype=torch.long, device=where["device"]),
+            # Micro-conditions, which the models of 1024 pixels read.
+            added_cond_kwargs={"resolution": torch.ones(n, 2, **where), "aspect_ratio": torch.ones(n, 1, **where)},
+        )

@@ -1,0 +1,100 @@
+"""Schedulers of diffusers: made from a configuration, by another name where one is given, and tried before use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loco_core.errors import ModelError, did_you_mean, first_line
+
+KARRAS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "EDMEulerScheduler",
+)
+"""Schedulers that most families work with: the names of diffusers' ``KarrasDiffusionSchedulers``, without torch."""
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """Makes a scheduler.
+
+    Args:
+        name: diffusers' class name.
+        config: its configuration.
+
+    Raises:
+        ModelError: there is none of this name, a package that it needs is not installed, or its configuration is wrong.
+    """
+    import diffusers
+
+    if not is_scheduler(name):
+        raise ModelError(f'diffusers has no scheduler "{name}"')
+    return _made(name, lambda: getattr(diffusers, name).from_config(dict(config)))
+
+
+def is_scheduler(name: str) -> bool:
+    """Tells whether diffusers has a scheduler of this name."""
+    import diffusers
+
+    return name.endswith("Scheduler") and hasattr(diffusers, name)
+
+
+def named_scheduler(name: str, current: Any) -> Any:
+    """Returns the named diffusers scheduler with the current one's configuration.
+
+    Raises:
+        ModelError: it does not stand in for the current one, or cannot be made.
+    """
+    if type(current).__name__ == name:
+        return current
+    compatible = {cls.__name__: cls for cls in current.compatibles}
+    if name not in compatible:
+        raise ModelError(f'no scheduler "{name}" for this model{did_you_mean(name, compatible)}')
+    return _made(name, lambda: compatible[name].from_config(current.config))
+
+
+def _made(name: str, make: Any) -> Any:
+    try:
+        return make()
+    except Exception as error:  # each scheduler has checks of its own
+        raise ModelError(f"{name} cannot be made: {first_line(error)}") from error
+
+
+def check_schedule(scheduler: Any, steps: int, *, partly: bool) -> None:
+    """Refuses what a scheduler cannot do, before anything is drawn with it.
+
+    Args:
+        scheduler: scheduler of the pipeline.
+        steps: number of steps that are asked for.
+        partly: whether something happens at some of the steps, so that steps must be calls of the denoiser.
+
+    Raises:
+        ModelError: it cannot take so many steps, or calls the denoiser more often than once a step.
+    """
+    shifts = scheduler.config.get("use_dynamic_shifting", False)
+    name = type(scheduler).__name__
+    try:
+        scheduler.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
+    except Exception as error:  # each scheduler has its own
+        raise ModelError(
+            f"{name} cannot take {steps} steps: {first_line(error)}; expected another number of generation.steps, or "
+            "another generation.scheduler"
+        ) from error
+    calls = len(scheduler.timesteps)
+    if partly and calls != steps:
+        raise ModelError(
+            f"{name} runs the denoiser {calls} times for {steps} steps, so that interventions at some steps mean "
+            "nothing certain; set generation.scheduler to one that runs it once a step, such as DDIMScheduler"
+        )

@@ -1,0 +1,1 @@
+"""From prompts and their donors to new weights."""

@@ -1,0 +1,1 @@
+"""From scores to the layers that control an attribute, with the evidence."""

@@ -1,0 +1,1 @@
+"""The localizers, one file each; the name of a file is the key of the localizer."""

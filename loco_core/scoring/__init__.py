@@ -1,0 +1,1 @@
+"""What scores pictures against texts, and what names what a picture shows."""

@@ -1,0 +1,1 @@
+"""The judges, one file each; the name of a file is the key of the judge."""

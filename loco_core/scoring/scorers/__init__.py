@@ -1,0 +1,1 @@
+"""The scorers, one file each; the name of a file is the key of the scorer."""

@@ -1,0 +1,1 @@
+"""The hooks of this project, one file each; the file's name is the key."""

@@ -1,0 +1,1 @@
+"""From the names in a sweep to revisions, hashes and sites."""

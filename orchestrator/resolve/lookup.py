@@ -1,0 +1,277 @@
+"""From names to what they stand for: paths, revisions, weight hashes, sites. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from loco_core import plugins
+from loco_core.attributes import attribute
+from loco_core.diffusion.checks import Checks, Weights, check
+from loco_core.diffusion.folders import pipeline_files, scorer_files
+from loco_core.diffusion.model import FamilyInfo, families, family_of_pipeline, find_model, left_out
+from loco_core.diffusion.weights import absolute, commit, read_json, weights_hash
+from loco_core.errors import ModelError, SpecError, did_you_mean, located
+from loco_core.scoring.base import find_scorer, named_scorers
+from loco_core.tracing.base import reads
+from loco_core.types import Attribute
+from orchestrator.presets import published
+from orchestrator.resolve.apart import once
+from orchestrator.resolve.editable import check_editors
+from orchestrator.resolve.hooks import check_hooks
+from orchestrator.resolve.options import check_fit, check_scheduler, steps_of
+from orchestrator.resolve.resolved import Resolved, ResolvedModel, ResolvedScorer
+from orchestrator.resolve.super_resolution import check_super_resolution, with_super_resolution
+from orchestrator.resolve.texts import prompt_reader, scorer_reader
+from orchestrator.resolve.traceable import check_subjects, localizer_at, traceable
+from orchestrator.spec import AttributeSpec, ModelSpec, SweepSpec
+from orchestrator.spec.places import name_of
+
+
+def resolve(spec: SweepSpec) -> Resolved:
+    """Looks up every name of a sweep.
+
+    Raises:
+        SpecError: a name is unknown, or a window is larger than a model.
+        ModelError: a folder is not a pipeline, or holds pickles where safetensors belong.
+    """
+    models = []
+    for i, item in enumerate(spec.models):
+        with located("models", i):
+            model = resolve_model(item)
+        models.append(traceable(spec, with_super_resolution(i, item, model)))
+    attributes = _checked(spec, models)
+    with located("scorer"):
+        scorer = resolve_scorer(spec)
+    _look_closer(spec, models, attributes, scorer)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, code=plugins.digests(spec.files))
+
+
+def outline(spec: SweepSpec) -> Resolved:
+    """Looks up what there is to know of a sweep without the hub: models as published, no hash of any weights.
+
+    Good for counting cells. Their identities are not those of a run.
+
+    Raises:
+        SpecError: a name is unknown, or a window is larger than a model.
+        ModelError: a folder is not a pipeline, or nobody published the sites of a model.
+    """
+    models = []
+    for i, item in enumerate(spec.models):
+        with located("models", i):
+            model = _as_published(item)
+        models.append(traceable(spec, with_super_resolution(i, item, model, hub=False)))
+    attributes = _checked(spec, models)
+    scorer = ResolvedScorer(name=name_of(spec.scorer), source=spec.scorer, revision=None, weights="")
+    if Path(find_scorer(spec.scorer)[1]).is_dir():
+        with located("scorer"):
+            scorer = resolve_scorer(spec)
+    _look_closer(spec, [model for model in models if Path(model.path).is_dir()], attributes, scorer)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+
+
+def _look_closer(
+    spec: SweepSpec, models: Sequence[ResolvedModel], attributes: Sequence[Attribute], scorer: ResolvedScorer
+) -> None:
+    """Refuses folders without their weights, steps that a scheduler cannot take, and texts that would be cut.
+
+    Of texts that is as far as tokenizers are on this machine.
+    """
+    weights, steps, readers = [], [], []
+    numbers = {item.id: i for i, item in enumerate(spec.models)}
+    for model in models:
+        place = ("models", numbers[model.id])
+        own, second = spec.models[numbers[model.id]], model.super_resolution
+        # Those that ship with the project, or come from the hub, are whole.
+        if own.path is not None and Path(model.path).is_dir():
+            weights.append(Weights(model.path, model.weights, tuple(sorted(left_out(model.family))), place))
+        if second is not None and Path(second.path).is_dir():
+            without = tuple(sorted(left_out(model.family, second=True)))
+            weights.append(Weights(second.path, second.weights, without, (*place, "super_resolution")))
+        with located(*place):
+            steps.append(steps_of(spec, model, place))
+            reader = prompt_reader(model, place)
+        readers += [reader] if reader else []
+    key, where = find_scorer(spec.scorer)
+    with located("scorer"):
+        read = plugins.declared("scorers", key, "TOKENIZED", False)
+        scores = scorer_reader(spec.scorer, where, scorer.revision, scorer.weights) if read else None
+    if read and key != spec.scorer and scorer.weights and Path(where).is_dir():
+        weights.append(Weights(absolute(where), scorer.weights, (), ("scorer",)))
+    # Edits are measured on all records.
+    records = None if spec.edit else spec.prompts
+    once(check, Checks(tuple(weights), tuple(steps), tuple(readers), scores, tuple(attributes), records))
+
+
+def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribute, ...]:
+    """Refuses windows and options that do not fit the models; returns the attributes."""
+    check_fit(spec, models)
+    attributes = check_names(spec)
+    check_subjects(spec, attributes)
+    return attributes
+
+
+def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
+    """Looks up the names of a sweep that a machine without any weights knows; returns its attributes.
+
+    Raises:
+        SpecError: a name is unknown; ``loc`` says where in the sweep.
+    """
+    plugins.look_again(spec.all_files)
+    check_hooks(spec)
+    for i, item in enumerate(spec.models):
+        if item.path is None:
+            with located("models", i):
+                family, _ = find_model(item.id)
+            if item.super_resolution is not None:
+                with located("models", i, "super_resolution"):
+                    check_super_resolution(item.id, family)
+    for name in spec.stages:
+        with located("stages", name):
+            plugins.outside_module("stages", name)
+    attributes = named_attributes(spec)
+    if spec.reproduces is not None:
+        with located("reproduces"):
+            published(spec.reproduces)
+    for i, name in enumerate(spec.localize.localizers):
+        with located(*localizer_at(i)):
+            plugins.function("localizers", name, "localize")
+            reads(name)
+    check_editors(spec, attributes)
+    if spec.evaluate.judge is not None:
+        with located("evaluate", "judge"):
+            plugins.function("judges", spec.evaluate.judge, "Judge")
+    check_scheduler(spec)
+    return attributes
+
+
+def named_attributes(spec: SweepSpec) -> tuple[Attribute, ...]:
+    """Looks up the attributes of a sweep.
+
+    Raises:
+        SpecError: a name is unknown; ``loc`` says where in the sweep.
+    """
+    attributes = []
+    for i, name in enumerate(spec.attributes):
+        with located("attributes", i):
+            attributes.append(_attribute(name, spec.prompts))
+    return tuple(attributes)
+
+
+def _attribute(item: str | AttributeSpec, prompts: int) -> Attribute:
+    if isinstance(item, AttributeSpec):
+        return item.attribute
+    found = attribute(item)
+    if len(found.records) < prompts:
+        raise SpecError(f"prompts: {prompts} are asked for, {item} has {len(found.records)}")
+    return found
+
+
+def resolve_model(spec: ModelSpec) -> ResolvedModel:
+    """Looks up one model.
+
+    Raises:
+        SpecError: no model has this name.
+        ModelError: it is not a pipeline, or holds pickles where safetensors belong.
+    """
+    if spec.path is None:
+        family, known = find_model(spec.id)
+        path = str(known.path or known.hub_id)
+        revision, seconds = spec.revision or known.revision, known.seconds_per_image
+    else:
+        family, path, revision, seconds = "", spec.path, spec.revision, 0.0
+    index = read_json(path, revision, "model_index.json")
+    class_name = index.get("_class_name", "unnamed class")
+    if not isinstance(class_name, str):
+        raise ModelError(f"{path}/model_index.json: _class_name is {class_name}; expected a class of diffusers")
+    family = family or family_of_pipeline(class_name, path)
+    info = families()[family]
+    site_names, native_side = _facts(info, read_json(path, revision, info.config_file), path)
+    scheduler = index.get("scheduler")
+    if not (isinstance(scheduler, list) and len(scheduler) == 2 and isinstance(scheduler[1], str)):
+        raise ModelError(f"{path}/model_index.json names no scheduler; expected a library and a class")
+    weights = weights_hash(path, revision, partial(pipeline_files, left_out=left_out(family)))
+    return ResolvedModel(
+        id=spec.id,
+        family=family,
+        path=absolute(path),
+        # The commit, not the name of a branch: what is hashed is what every worker loads.
+        revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
+        weights=weights,
+        dtype=spec.dtype,
+        engine=spec.how,
+        guidance_scale=spec.guidance_scale,
+        site_names=site_names,
+        native_side=native_side,
+        seconds_per_image=seconds or info.seconds_per_image,
+        worker=spec.worker,
+        scheduler=scheduler[1],
+    )
+
+
+def _as_published(spec: ModelSpec) -> ResolvedModel:
+    family, known = ("", None) if spec.path is not None else find_model(spec.id)
+    if known is None or known.path is not None:
+        return resolve_model(spec)
+    if not known.published:
+        raise ModelError(f"no configuration of {spec.id} is known without its weights")
+    info, config = families()[family], dict(known.published)
+    site_names, native_side = _facts(info, config, known.hub_id)
+    return ResolvedModel(
+        id=spec.id, family=family, path=known.hub_id, revision=spec.revision or known.revision, weights="",
+        dtype=spec.dtype, guidance_scale=spec.guidance_scale, site_names=site_names, native_side=native_side,
+        seconds_per_image=known.seconds_per_image, worker=spec.worker, encoder_layers=2 * known.encoder_layers,
+    )  # fmt: skip
+
+
+def _facts(info: FamilyInfo, config: dict[str, Any], path: str) -> tuple[tuple[str, ...], int]:
+    try:
+        return info.site_names(config), info.native_side(config)
+    except Exception as error:  # whatever a configuration says that a family has not thought of
+        raise ModelError(f"{path}/{info.config_file} is not the configuration of a denoiser: {error!r}") from error
+
+
+def resolve_scorer(spec: SweepSpec) -> ResolvedScorer:
+    """Looks up the scorer of a sweep.
+
+    Raises:
+        SpecError: there is none of this name.
+        ModelError: it is no CLIP model, or cannot be had.
+    """
+    key, where = find_scorer(spec.scorer)
+    if key == spec.scorer:
+        return _named_scorer(key, where)
+    if not Path(where).is_dir() and "/" not in where:
+        near = did_you_mean(spec.scorer, named_scorers())
+        raise SpecError(f'scorer: no scorer "{spec.scorer}"{near}; or CLIP model\'s folder or hub id')
+    revision = None if Path(where).is_dir() else commit(where, None)
+    _check_clip(spec.scorer, where, revision)
+    weights = weights_hash(where, revision, scorer_files)
+    return ResolvedScorer(name=name_of(spec.scorer), source=absolute(spec.scorer), revision=revision, weights=weights)
+
+
+def _check_clip(name: str, where: str, revision: str | None) -> None:
+    """Refuses models that compare pictures and texts in another way than CLIP does."""
+    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
+        raise ModelError(f"{name} holds no config.json; expected the folder of a CLIP model")
+    kind = read_json(where, revision, "config.json").get("model_type", "clip")
+    if kind != "clip":
+        raise ModelError(f"{name} holds a {kind} model; expected a CLIP model, whose model_type is clip")
+
+
+def _named_scorer(key: str, where: str) -> ResolvedScorer:
+    """Pins a scorer that is named by its key or file, and so by what the file says: a changed one is another scorer."""
+    plugins.function("scorers", key, "Scorer")
+    code = plugins.source("scorers", key)
+    revision = commit(where, None) if where and not Path(where).is_dir() else None
+    if where and not code:
+        weights = weights_hash(where, revision, scorer_files)
+    else:
+        digest = hashlib.sha256(code)
+        if where:
+            digest.update(weights_hash(where, revision).encode())
+        weights = digest.hexdigest()
+    return ResolvedScorer(name=name_of(key), source=key, revision=revision, weights=weights)

@@ -1,0 +1,67 @@
+"""Which repositories of the hub a sweep loads, at which commit, and what of them; without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loco_core.diffusion.hub import SCORER, Needs, on_hub, pipeline_needs
+from loco_core.diffusion.model import known_models, left_out
+from loco_core.errors import located
+from loco_core.scoring.base import find_scorer
+from orchestrator.resolve.lookup import resolve_model, resolve_scorer
+from orchestrator.resolve.super_resolution import with_super_resolution
+from orchestrator.spec import SweepSpec
+
+CLIP = "clip"
+"""Key of the scorer that takes any CLIP model."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the hub.
+
+    Attributes:
+        path: hub id.
+        revision: commit.
+        needs: what is loaded of it.
+    """
+
+    path: str
+    revision: str | None
+    needs: Needs
+
+
+def repositories(spec: SweepSpec) -> tuple[Repository, ...]:
+    """Returns the repositories that a sweep loads, each once, at the commits that a run would pin now.
+
+    Raises:
+        SpecError: a name is unknown.
+        ModelError: the hub cannot be reached, or refuses.
+    """
+    found = []
+    for i, item in enumerate(spec.models):
+        with located("models", i):
+            model = resolve_model(item)
+        model = with_super_resolution(i, item, model)
+        found.append(Repository(model.path, model.revision, pipeline_needs(left_out(model.family))))
+        if (second := model.super_resolution) is not None:
+            needs = pipeline_needs(left_out(model.family, second=True))
+            found.append(Repository(second.path, second.revision, needs))
+    key, where = find_scorer(spec.scorer)
+    if key == CLIP and on_hub(where):
+        with located("scorer"):
+            found.append(Repository(where, resolve_scorer(spec).revision, SCORER))
+    return tuple({(each.path, each.revision): each for each in found if on_hub(each.path)}.values())
+
+
+def named_repositories(spec: SweepSpec) -> tuple[str, ...]:
+    """Returns the hub ids that a sweep names, without asking the hub."""
+    known = known_models()
+    paths = []
+    for item in spec.models:
+        paths.append(item.path or known[item.id][1].hub_id)
+        if item.super_resolution is not None:
+            paths.append(item.super_resolution.path)
+    key, where = find_scorer(spec.scorer)
+    paths += [where] if key == CLIP else []
+    return tuple(dict.fromkeys(path for path in paths if path and on_hub(path)))

@@ -1,0 +1,177 @@
+"""What a sweep's names stand for, pinned: frozen before planning, and what workers load. Without torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import BaseModel, ConfigDict
+
+from loco_core.diffusion.model import families
+from loco_core.editing.base import editor_info
+from loco_core.errors import SpecError
+from loco_core.types import Attribute, Engine, Generation
+from orchestrator.spec import WorkerNeeds
+
+
+class ResolvedSuperResolution(BaseModel):
+    """A second stage, pinned.
+
+    Attributes:
+        path: folder or hub id.
+        revision: commit on the hub; None for a folder.
+        weights: hash of weights and configuration (on the hub, its commit).
+        native_side: side of its images in pixels where the sweep does not say; 0 where nobody has looked.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    revision: str | None
+    weights: str
+    native_side: int
+
+
+class ResolvedModel(BaseModel):
+    """A model of the sweep, pinned.
+
+    Attributes:
+        id: its name in the results.
+        family: key of its family.
+        path: folder or hub id.
+        revision: commit on the hub; None for a folder.
+        weights: hash of weights and configuration (of a hub model, its commit).
+        dtype: of weights and activations.
+        engine: how it computes.
+        guidance_scale: where it is not the sweep's.
+        super_resolution: its second stage, if it has one.
+        site_names: addresses of its sites in execution order.
+        native_side: side of an image in pixels where the sweep does not say; an upper bound.
+        seconds_per_image: expected cost of an image of 50 steps.
+        worker: what a worker needs.
+        scheduler: class of its own scheduler; empty where nobody has looked.
+        encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where nobody asked for them.
+        probed_batch: rows a forward pass, where the sweep leaves them to a probe that has been made.
+        probed_seconds: cost of an image of all steps in such batches, as that probe measured it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    family: str
+    path: str
+    revision: str | None
+    weights: str
+    dtype: str
+    engine: Engine = Engine()
+    guidance_scale: float | None = None
+    super_resolution: ResolvedSuperResolution | None = None
+    site_names: tuple[str, ...]
+    native_side: int
+    seconds_per_image: float
+    worker: WorkerNeeds
+    scheduler: str = ""
+    encoder_layers: int = 0
+    probed_batch: int | None = None
+    probed_seconds: float | None = None
+
+    @property
+    def n_sites(self) -> int:
+        """How many sites it has."""
+        return len(self.site_names)
+
+    @property
+    def weights_id(self) -> str:
+        """Hashes of all weights that make its images: with those of a second stage. Edits are of ``weights`` alone."""
+        second = self.super_resolution
+        return self.weights if second is None else f"{self.weights}+{second.weights}"
+
+    def pixels(self, settings: Generation) -> int:
+        """Returns how many pixels an image has, at most."""
+        second = self.super_resolution
+        larger = max(second.native_side // self.native_side, 1) if second else 1
+        return larger**2 * (settings.height or self.native_side) * (settings.width or self.native_side)
+
+    def generation(self, settings: Generation) -> Generation:
+        """Returns the sweep's settings as they are for this model."""
+        return settings if self.guidance_scale is None else replace(settings, guidance_scale=self.guidance_scale)
+
+    @property
+    def editable_sites(self) -> tuple[int, ...]:
+        """The sites whose K and V an edit may change."""
+        shared = families()[self.family].shared
+        return tuple(i for i, name in enumerate(self.site_names) if not (shared and name.startswith(shared)))
+
+    def method_sites(self, editor: str) -> tuple[int, ...]:
+        """Returns the sites that a published method edits; none where it edits a text encoder.
+
+        Raises:
+            SpecError: the model has no such text encoder.
+        """
+        facts = families()[self.family]
+        if editor_info(editor).place != "text_encoder":
+            return self.editable_sites
+        if not facts.clip_encoders:
+            raise SpecError(
+                f"{editor} edits the CLIP text encoder that cross-attention reads; {self.id} ({self.family}) reads "
+                f"{facts.encoders}"
+            )
+        return ()
+
+
+class ResolvedScorer(BaseModel):
+    """The scorer, pinned.
+
+    Attributes:
+        name: as in the sweep; of a file or folder its own name, wherever it lies.
+        source: what a worker loads: the name of a bundled scorer, a folder, or a hub id.
+        revision: commit on the hub; None for a folder.
+        weights: hash of its weights (of a hub model, its commit).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    source: str
+    revision: str | None
+    weights: str
+
+
+class Resolved(BaseModel):
+    """A sweep with every name looked up.
+
+    Attributes:
+        models: in their order.
+        attributes: likewise.
+        scorer: what scores.
+        code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; what workers run of
+            them is the same.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    models: tuple[ResolvedModel, ...]
+    attributes: tuple[Attribute, ...]
+    scorer: ResolvedScorer
+    code: dict[str, str] = {}
+
+    def model(self, model_id: str) -> ResolvedModel:
+        """Returns a model by its id.
+
+        Raises:
+            SpecError: there is none; tables may name what the sweep file does not.
+        """
+        for model in self.models:
+            if model.id == model_id:
+                return model
+        raise SpecError(f'the sweep has no model "{model_id}"')
+
+    def attribute(self, key: str) -> Attribute:
+        """Returns an attribute by its key.
+
+        Raises:
+            SpecError: there is none; see `model`.
+        """
+        for item in self.attributes:
+            if item.key == key:
+                return item
+        raise SpecError(f'the sweep has no attribute "{key}"')

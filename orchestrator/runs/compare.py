@@ -1,0 +1,127 @@
+"""Two results side by side: outcomes, effects with intervals of the difference, and what differs in the spec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from loco_core.errors import LocalizationError
+from loco_core.localization.base import Localization
+from loco_core.localization.difference import EffectDifference, effect_difference
+from loco_core.localization.score_table import read_scores as read_table
+from loco_core.tables import rows_where
+from loco_core.types import Window
+from orchestrator.runs.localize import ScoreSource, localize_results, read_scores, site_names
+from orchestrator.spec import SweepSpec
+from orchestrator.stages.localize import under
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found of one attribute in one of the results.
+
+    Attributes:
+        outcome: the outcome in words.
+        window: the window that it speaks of; None where it speaks of none.
+    """
+
+    outcome: str
+    window: Window | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One attribute of one model in both results.
+
+    Attributes:
+        model: id of the model.
+        attribute: key of the attribute.
+        first: what the first results say; None where they do not have it.
+        second: what the second say.
+        differences: differences of effect, at the window that the first results name and at that of the second where
+            it is another. Windows that only one of them swept have none.
+    """
+
+    model: str
+    attribute: str
+    first: Outcome | None
+    second: Outcome | None
+    differences: tuple[EffectDifference, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results side by side.
+
+    Attributes:
+        attributes: one per model and attribute of either.
+        spec: keys of the sweep that differ, with the first and the second value, as JSON; absent keys are None. None
+            where one of them is a table without a sweep.
+    """
+
+    attributes: tuple[Compared, ...]
+    spec: tuple[tuple[str, str | None, str | None], ...] | None
+
+
+def compare_results(first: str, second: str) -> Comparison:
+    """Compares two results; each is localized as its own sweep says.
+
+    Args:
+        first: results root, or any Parquet with the columns of scores.
+        second: the other one.
+
+    Raises:
+        LocoError: one of them cannot be read or localized.
+    """
+    sources = [read_scores(root) for root in (first, second)]
+    found = [{(item.model, item.attribute): item for item in localize_results(source, {})[0]} for source in sources]
+    keys = sorted(found[0].keys() | found[1].keys())
+    specs = [_flat(source.spec) for source in sources]
+    differing = sorted(key for key in specs[0].keys() | specs[1].keys() if specs[0].get(key) != specs[1].get(key))
+    return Comparison(
+        tuple(_compared(key, sources, [of.get(key) for of in found]) for key in keys),
+        tuple((key, specs[0].get(key), specs[1].get(key)) for key in differing) if all(specs) else None,
+    )
+
+
+def _compared(key: tuple[str, str], sources: list[ScoreSource], found: list[Localization | None]) -> Compared:
+    model, attribute = key
+    outcomes = [None if item is None else Outcome(item.words, _window(item)) for item in found]
+    windows = list(dict.fromkeys(item.window for item in outcomes if item is not None and item.window is not None))
+    differences: list[EffectDifference] = []
+    if all(item is not None for item in found) and windows:
+        settings = sources[0].settings
+        # Of an attribute that one of them could not score there are outcomes, and nothing to take a difference of.
+        with suppress(LocalizationError):
+            tables = [read_table(_scores(source, model, attribute), site_names(source, model)) for source in sources]
+            every = (effect_difference(tables[0], tables[1], window, settings) for window in windows)
+            differences = [item for item in every if item is not None]
+    return Compared(model, attribute, outcomes[0], outcomes[1], tuple(differences))
+
+
+def _window(found: Localization) -> Window | None:
+    if found.best_start is None or found.best_size is None:
+        return None
+    return Window(found.best_start, found.best_size)
+
+
+def _scores(source: ScoreSource, model: str, attribute: str) -> pa.Table:
+    return under(rows_where(source.scores, model=model, attribute=attribute), source.intervention)
+
+
+def _flat(spec: SweepSpec | None) -> dict[str, str]:
+    """Returns the keys of a sweep with their values as JSON; of lists of models and the like as a whole."""
+    return {} if spec is None else dict(_leaves("", spec.model_dump(mode="json", exclude={"results"})))
+
+
+def _leaves(above: str, content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(f"{above}{name}.", value)
+        else:
+            yield f"{above}{name}", json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,78 @@
+"""What a sweep cannot show or cannot mean, each with what to change: said before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loco_core.attributes import made_for
+from loco_core.diffusion.model import known_models
+from loco_core.localization.base import rule
+from loco_core.scoring.base import made_for as scorer_made_for
+from orchestrator.resolve.resolved import Resolved, ResolvedModel
+from orchestrator.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from loco_core.localization.power import Reach
+
+LIKELY = 0.5
+"""A sweep that misses a perfect window more often than it finds one is too small."""
+
+
+def warnings_of(spec: SweepSpec, resolved: Resolved, reach: Reach) -> tuple[str, ...]:
+    """Returns what makes a sweep doubtful, a sentence each.
+
+    Args:
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+        reach: what a sweep of its size can show.
+    """
+    return (*_too_small(spec, reach), *_other_worlds(spec, resolved))
+
+
+def _too_small(spec: SweepSpec, reach: Reach) -> list[str]:
+    if not rule(spec.localize.localizer).bounds:
+        return []
+    if reach.why_none:
+        return [f"this sweep is too small to localize anything: {reach.why_none}"]
+    if reach.whole < LIKELY:
+        missed = f"it misses even a window that removes everything in {1 - reach.whole:.0%} of such sweeps"
+        return [f"this sweep is small: {missed}; more seeds than {reach.seeds} make it likelier to be found"]
+    return []
+
+
+def _other_worlds(spec: SweepSpec, resolved: Resolved) -> list[str]:
+    """Names attributes and scorers of the bundled world in other models, and others in its models."""
+    found = []
+    for model in resolved.models:
+        side = int(model.pixels(spec.generation.settings) ** 0.5)
+        small = _is_bundled(model)
+        keys = [item for item in spec.attributes if isinstance(item, str)]
+        toy = [key for key in keys if made_for(key) and made_for(key) != side]
+        if toy:
+            found.append(
+                f"{_listed(toy)} in {model.id}: attributes of the bundled toy world, which no other model knows; "
+                "take others of `loco-sweep attributes`, or write your own"
+            )
+        real = [key for key in keys if not made_for(key)] if small else []
+        if real:
+            found.append(
+                f"{_listed(real)} in {model.id}: a toy model, which only knows the toy attributes of "
+                "`loco-sweep attributes`"
+            )
+        own = scorer_made_for(spec.scorer)
+        if own and own != side:
+            found.append(
+                f"scorer {spec.scorer} with {model.id}: it knows the bundled toy world alone, in pictures of {own} "
+                f"pixels, not of {side}; take a CLIP model, such as scorer: openai/clip-vit-large-patch14"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _is_bundled(model: ResolvedModel) -> bool:
+    known = known_models().get(model.id)
+    return known is not None and known[1].path is not None and Path(model.path) == known[1].path
+
+
+def _listed(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if keys[3:] else "")

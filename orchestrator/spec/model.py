@@ -1,0 +1,253 @@
+"""The models of a sweep: which weights, how they compute, and what a worker of each needs."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from loco_core.diffusion.model import published_dtype
+from loco_core.types import Attention, DeviceMap, Engine, Offload
+from orchestrator.spec.accelerators import ACCELERATOR_LABEL, Accelerator, memory_of
+from orchestrator.spec.places import ModelPlace
+from orchestrator.spec.rules import Name, Strict, problem
+
+_SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float):
+        raise PydanticCustomError("rule", f"{value} is wrong; a worker has its GPUs to itself: expected a whole number")
+    return value
+
+
+def _bytes(value: Any) -> Any:
+    """Takes the suffixes of Kubernetes, too: 12Gi is 12GiB."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\s*\d+(\.\d+)?\s*([kmgtKMGT]?i?[bB]?)\s*", value):
+        raise PydanticCustomError("rule", "{value} is wrong; expected a size such as 24GiB or 24GB", {"value": value})
+    return re.sub(r"i\s*$", "iB", value)
+
+
+Gpus = Annotated[int, Field(ge=0, le=16), BeforeValidator(_whole)]
+Memory = Annotated[ByteSize, BeforeValidator(_bytes)]
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16"],
+    BeforeValidator(
+        lambda value: _SHORT.get(value, value) if isinstance(value, str) else value,
+        json_schema_input_type=Literal["float32", "float16", "bfloat16", "fp32", "fp16", "half", "bf16"],
+    ),
+]
+
+
+class WorkerNeeds(Strict):
+    """What one worker of a model needs."""
+
+    gpus: Gpus | None = Field(
+        None,
+        description="GPUs per worker, all on one node. 0 runs on the CPU. Default: one GPU where the machine or the "
+        "cluster has any, else none.",
+        examples=[1],
+    )
+    accelerators: tuple[Accelerator, ...] = Field(
+        (),
+        description="Types of GPU that will do, such as H100 or A100; passed to Ray as labels of nodes, and compared "
+        "with what a GPU calls itself. Default: any GPU will do.",
+        examples=[["H100", "A100"]],
+    )
+    min_gpu_memory: Memory | None = Field(
+        None,
+        description="Least memory of each GPU, with a unit or in bytes. Workers report what theirs have, and get only "
+        "what fits. Default: any GPU will do.",
+        examples=["24GiB"],
+    )
+    label_selector: dict[str, str] = Field(
+        default_factory=dict,
+        description="Labels that a node must have; passed to Ray as they are.",
+        examples=[{"zone": "a"}],
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> WorkerNeeds:
+        if self.accelerators and ACCELERATOR_LABEL in self.label_selector:
+            message = "accelerators says it too; expected one of them"
+            raise problem(("label_selector", ACCELERATOR_LABEL), message)
+        known = [memory_of(name) for name in self.accelerators]
+        least, most = self.min_gpu_memory, max((each for each in known if each is not None), default=0)
+        if least is not None and known and None not in known and most < least:
+            message = f"{least.human_readable()} is more than {' or '.join(self.accelerators)} has; expected less"
+            raise problem(("min_gpu_memory",), message)
+        return self
+
+
+class EngineSpec(Strict):
+    """How a model computes: memory and speed; see `loco_core.types.Engine`."""
+
+    attention: Attention = Field(
+        "default",
+        description="Kernel of torch's scaled dot-product attention. `default` leaves the choice to torch.",
+        examples=["math"],
+    )
+    channels_last: bool | None = Field(
+        None,
+        description="Whether the denoiser's convolutions use the channels-last memory layout. Default: whichever was "
+        "measured to be faster on that kind of device.",
+        examples=[True],
+    )
+    compile: bool = Field(
+        False,
+        description="Whether modules that no intervention reaches are compiled with `torch.compile`.",
+        examples=[True],
+    )
+    vae_slicing: bool | None = Field(
+        None,
+        description="Whether the VAE decodes one picture at a time, which saves memory. Default: on GPUs only.",
+        examples=[True],
+    )
+    vae_tiling: bool = Field(
+        False,
+        description="Whether the VAE decodes large pictures in overlapping tiles, which saves memory and changes "
+        "pixels at the seams.",
+        examples=[True],
+    )
+    offload: Offload = Field(
+        "none",
+        description="What waits in main memory while it is not used: nothing (`none`), whole components (`model`), or "
+        "single layers (`sequential`: least GPU memory, slowest).",
+        examples=["model"],
+    )
+    device_map: DeviceMap | None = Field(
+        None,
+        description="`balanced` spreads the components of a pipeline over the GPUs of a worker. Default: `balanced` "
+        "where a worker has several GPUs, else `none`.",
+        examples=["balanced"],
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> EngineSpec:
+        if self.offload != "none" and self.device_map == "balanced":
+            message = "'balanced' keeps all weights on GPUs; expected it without offload, or offload without it"
+            raise problem(("device_map",), message)
+        if self.offload == "sequential" and self.compile:
+            message = "compiled modules would read weights that are not there; expected offload: model, or none"
+            raise problem(("compile",), message)
+        return self
+
+
+class SuperResolutionSpec(Strict):
+    """A second stage, which enlarges a model's images."""
+
+    path: ModelPlace = Field(
+        description="Folder or hub id of a diffusers pipeline that enlarges pictures.",
+        examples=["DeepFloyd/IF-II-L-v1.0"],
+    )
+    revision: Name | None = Field(
+        None,
+        description="Revision of a hub id: a commit, a branch or a tag. Default: the newest.",
+        examples=["main"],
+    )
+
+    def __str__(self) -> str:
+        return self.path if self.revision is None else f"{self.path} @ {self.revision}"
+
+
+def _by_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+SuperResolution = Annotated[
+    SuperResolutionSpec, BeforeValidator(_by_path, json_schema_input_type=ModelPlace | SuperResolutionSpec)
+]
+
+
+class ModelSpec(Strict):
+    """A model of the sweep."""
+
+    id: Name = Field(
+        description="Name of the model in the results: a name that `loco-sweep models` lists, or any name where `path` "
+        "is given.",
+        examples=["sd15"],
+    )
+    path: ModelPlace | None = Field(
+        None,
+        description="Folder or hub id of a diffusers pipeline. Default: the model that `id` names.",
+        examples=["./my-pipeline"],
+    )
+    revision: Name | None = Field(
+        None,
+        description="Revision of a hub id: a commit, a branch or a tag. Default: that of the model that `id` "
+        "names, else the newest.",
+        examples=["main"],
+    )
+    dtype: Dtype = Field(
+        "float32",
+        description="Number format of weights and activations. It changes the pixels. Default: that in which the model "
+        "is published, for models named here or by their hub id: bfloat16 for flux and sd35-large, float16 for sd3, "
+        "float32 for all others and for folders.",
+        examples=["float16"],
+    )
+    engine: EngineSpec = Field(
+        EngineSpec(),
+        description="How the model computes: memory and speed. All but `offload` and `device_map` change the last bits "
+        "of a picture, and so may not change once there are results.",
+        examples=[{"offload": "model"}],
+    )
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        None,
+        description="Scale of classifier-free guidance of this model. Default: `generation.guidance_scale`. Distilled "
+        "models need another than the others in a sweep.",
+        examples=[3.5],
+    )
+    super_resolution: SuperResolution | None = Field(
+        None,
+        description="Second stage that enlarges the pictures, in families that have one: a folder, a hub id, or its "
+        "keys. Default: pictures stay as the model draws them.",
+        examples=["DeepFloyd/IF-II-L-v1.0"],
+    )
+    worker: WorkerNeeds = Field(
+        WorkerNeeds(), description="What one worker of this model needs.", examples=[{"gpus": 1}]
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        """Writes the default down, so that results keep it whatever a later version knows of the model."""
+        if not isinstance(value, dict) or "dtype" in value:
+            return value
+        name = value.get("path") or value.get("id")
+        dtype = published_dtype(name) if isinstance(name, str) else "float32"
+        return value if dtype == "float32" else {**value, "dtype": dtype}
+
+    @property
+    def how(self) -> Engine:
+        """The engine as the science knows it: several GPUs share a model unless it says otherwise."""
+        several = self.worker.gpus is not None and self.worker.gpus > 1
+        device_map = self.engine.device_map or ("balanced" if several else "none")
+        return Engine(**{**self.engine.model_dump(), "device_map": device_map})
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        gpus, engine = self.worker.gpus, self.engine
+        if engine.device_map == "balanced" and (gpus is None or gpus < 2):
+            message = f"'balanced' spreads a model over several GPUs; expected worker.gpus of 2 or more, not {gpus}"
+            raise problem(("engine", "device_map"), message)
+        if gpus is not None and gpus > 1 and engine.device_map == "none":
+            message = (
+                f"'none' leaves {gpus - 1} of {gpus} GPUs of a worker idle; expected 'balanced', or worker.gpus: 1"
+            )
+            raise problem(("engine", "device_map"), message)
+        if gpus is not None and gpus != 1 and engine.offload != "none":
+            message = f"{engine.offload!r} keeps one GPU busy; expected worker.gpus: 1, not {gpus}"
+            raise problem(("engine", "offload"), message)
+        return self
+
+
+def _model_by_id(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+Model = Annotated[ModelSpec, BeforeValidator(_model_by_id, json_schema_input_type=Name | ModelSpec)]
+"""A model, or the bare id of one."""

@@ -1,0 +1,1 @@
+"""Edits: fitted where something was localized, and measured beside their baselines."""

@@ -1,0 +1,285 @@
+"""What a worker does with an edit: fit it, draw with and without it, and measure the difference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel
+from loco_core.editing.base import Concept, Target, editor_code, editor_info, fit_edit
+from loco_core.editing.deltas import WeightDelta, applied, norm, to_bytes
+from loco_core.editing.splits import splits
+from loco_core.errors import EditError, SpecError
+from loco_core.scoring.base import Judge
+from loco_core.types import Attribute, PromptRecord, Row
+from orchestrator.scheduler.protocol import Attempt, Unit
+from orchestrator.stages.context import Result, WorkerContext
+from orchestrator.stages.edit.candidates import alike
+from orchestrator.stages.edit.evaluation_index import COLUMNS
+from orchestrator.stages.edit.plan import (
+    CANDIDATES,
+    FIRST_SEED,
+    INVALID,
+    UNKNOWN,
+    Evaluation,
+    Fit,
+    PlannedEdit,
+    Probe,
+)
+from orchestrator.stages.pictures import encode_image
+from orchestrator.store import SCHEMA_VERSION, layout, make_table
+
+if TYPE_CHECKING:
+    import torch
+
+
+NEIGHBOURS_KEPT = 16
+"""How many of the nearest attributes a fit writes down; an evaluation takes the first few."""
+PICTURES = 2
+"""Seeds of the report split whose pictures are kept, before and after."""
+
+
+def work(context: WorkerContext, unit: Unit, attempt: Attempt) -> Result:
+    """Fits the edits of a unit, or measures them, as its payload says."""
+    if isinstance(unit.payload, Evaluation):
+        return _evaluate(context, unit, unit.payload, attempt)
+    return _fit(context, unit, unit.payload)
+
+
+def _fit(context: WorkerContext, unit: Unit, planned: Fit) -> Result:
+    """Fits the edits of a unit; gives each candidate as a file of weights, and one row of ``fits`` per edit."""
+    rows, files = [], dict[str, bytes]()
+    neighbours = nearest(context.model, context.attributes, planned.attribute)
+    for edit in planned.edits:
+        delta, path, sum_ = _fitted(context, planned, edit, neighbours), None, None
+        info = editor_info(edit.settings.editor)
+        if edit.scope in CANDIDATES:
+            # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
+            data = to_bytes(delta)
+            sum_ = hashlib.sha256(data).hexdigest()
+            path = layout.delta(edit.edit_id, edit.scope, sum_)
+            files[path] = data
+        rows.append(
+            {
+                "sweep_id": context.sweep_id, "unit_id": unit.unit_id, "edit_id": edit.edit_id, "model": unit.model,
+                "model_revision": context.info.weights, "attribute": planned.attribute.key,
+                "attribute_kind": planned.attribute.kind, "editor": edit.settings.editor, "scope": edit.scope,
+                "window_start": edit.sites[0] if _in_window(edit) else None,
+                "window_size": len(edit.sites) if _in_window(edit) else None,
+                "site_indices": list(edit.sites), "tokens": edit.settings.tokens,
+                "targets": edit.settings.targets if info.published else None,
+                "lambda_absolute": delta.ridge, **info.filled(edit.settings, delta),
+                "norm": norm(context.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
+                "base": edit.base or None,
+                "localization": planned.localization, "neighbours": neighbours,
+                "settings": json.dumps(edit.settings.model_dump(), sort_keys=True), "schema_version": SCHEMA_VERSION,
+            }
+        )  # fmt: skip
+    fits = make_table("fits", rows)
+    return Result({"fits": fits}, files, reported=fits)
+
+
+def _in_window(edit: PlannedEdit) -> bool:
+    info = editor_info(edit.settings.editor)
+    baseline = info.baseline(edit.scope)
+    return info.place is None and (baseline is None or baseline.at != "all_sites")
+
+
+def _fitted(context: WorkerContext, unit: Fit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
+    settings, known = edit.settings, alike(context.attributes, unit.attribute)
+    if editor_code(settings.editor) != edit.code:
+        raise SpecError(
+            f"the editor {settings.editor} is not the one that this edit was planned with; leave its file alone while "
+            "edits are made, and start the command again"
+        )
+    kept = [known[name] for name in neighbours[: settings.preserve]]
+    if settings.targets == "published":
+        records = unit.attribute.published_records(settings.editor)
+        preserve = [record for item in kept for record in item.published_records(settings.editor)]
+    else:
+        records = unit.records
+        preserve = [record for item in kept for record in _fit_records(item, unit.prompts)]
+    concept = Concept(unit.attribute.key, records)
+    target = Target(context.info.id, context.info.weights, edit.sites, (concept,), tuple(preserve), unit.localization)
+    delta = fit_edit(context.model, target, settings)
+    baseline = editor_info(settings.editor).baseline(edit.scope)
+    if baseline is None or baseline.make is None:
+        return delta
+    return baseline.make(context.model, target, settings, delta, int(edit.edit_id[:8], 16))
+
+
+def _fit_records(attribute: Attribute, prompts: int) -> tuple[PromptRecord, ...]:
+    """Returns what an attribute may be preserved on: what its own edits would be fitted on."""
+    try:
+        return splits(attribute, prompts)["fit"]
+    except SpecError:
+        # It has too few contents to be measured on, so that all of them may be used.
+        return attribute.records
+
+
+def nearest(model: LoadedModel, swept: Sequence[Attribute], attribute: Attribute) -> list[str]:
+    """Returns the keys of other attributes of the same kind, nearest first by what the denoiser reads.
+
+    They are those of the sweep, and those that are bundled in the same file. The distance is the cosine between mean
+    embeddings of the words of the attributes' score texts, as encoded for the denoiser.
+    """
+    others = list(alike(swept, attribute).values())
+    if not others:
+        return []
+    encoded = model.family.encode(model.pipeline, [item.records[0].score_text for item in (attribute, *others)])
+    means = np.stack(
+        [row[words].double().mean(0).cpu().numpy() for row, words in zip(encoded.embeds, encoded.words, strict=True)]
+    )
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    order = np.argsort(-(means[1:] @ means[0]), kind="stable")
+    return [others[i].key for i in order[:NEIGHBOURS_KEPT]]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One drawn probe, measured: its picture, CLIP scores of both texts, and what the judge names, by kind."""
+
+    picture: torch.Tensor
+    valid: bool
+    clip: float | None
+    margin: float | None
+    names: Mapping[str, str]
+
+
+def _evaluate(context: WorkerContext, unit: Unit, planned: Evaluation, attempt: Attempt) -> Result:
+    """Draws the probes of a unit without an edit and with each of its edits; gives what changed."""
+    before = _draw(context, planned, None, attempt)
+    neighbours = (
+        nearest(context.model, context.attributes, planned.attribute)
+        if any(edit.settings.preserve for edit in planned.edits)
+        else []
+    )
+    rows: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = [
+        _picture(unit, probe, seen, None) for probe, seen in zip(planned.probes, before, strict=True)
+        if _kept(context, planned, probe, None)
+    ]  # fmt: skip
+    for edit in planned.edits:
+        after = _draw(context, planned, _fitted(context, planned, edit, neighbours), attempt)
+        for probe, old, new in zip(planned.probes, before, after, strict=True):
+            rows += _rows(context, unit, edit, probe, (old, new), attempt)
+            if _kept(context, planned, probe, edit):
+                images.append(_picture(unit, probe, new, edit))
+    tables = {"evaluations": make_table("evaluations", rows), "images": make_table("images", images)}
+    invalid = sum(row["status"] == "invalid" for row in rows)
+    reported = tables["evaluations"].select(COLUMNS)
+    return Result(tables, rows=len(rows) - invalid, invalid=invalid, reported=reported)
+
+
+def _draw(context: WorkerContext, unit: Evaluation, delta: WeightDelta | None, attempt: Attempt) -> list[_Seen]:
+    import torch
+
+    rows = [Row(probe.record.prompt, probe.record.donor, probe.seed) for probe in unit.probes]
+    pieces = [[row] for row in rows] if attempt.row_by_row else [rows]
+    with applied(context.model, delta, context.info.weights) if delta else nullcontext():
+        pictures = torch.cat(
+            [p.images for piece in pieces for p in generate(context.model, piece, context.generation, unit.batch_size)]
+        )
+    embeddings = context.scorer.embed_images(pictures)
+    judged = _judged(context, pictures)
+    found = []
+    for at, probe in enumerate(unit.probes):
+        names = {kind: seen[at] for kind, seen in judged.items()}
+        if not context.is_valid(pictures[at]):
+            nothing = dict.fromkeys(names or [unit.attribute.kind], INVALID)
+            found.append(_Seen(pictures[at], False, None, None, nothing))
+            continue
+        texts = [probe.record.score_text, probe.record.donor_text]
+        here, there = (float(value) for value in context.scorer.score(embeddings[at : at + 1], texts)[0])
+        if context.judge is None:
+            names = {unit.attribute.kind: texts[0] if here > there else texts[1]}
+        found.append(_Seen(pictures[at], True, here, here - there, names))
+    return found
+
+
+def _judged(context: WorkerContext, pictures: torch.Tensor) -> dict[str, list[str]]:
+    if context.judge is None:
+        return {}
+    embeddings = context.judge.embed_images(pictures)
+    return {kind: context.judge.name(embeddings, kind) for kind in context.judge.kinds}
+
+
+def _rows(
+    context: WorkerContext, unit: Unit, edit: PlannedEdit, probe: Probe, seen: tuple[_Seen, _Seen], attempt: Attempt
+) -> list[dict[str, Any]]:
+    """Returns one row a kind that the judge sees in the picture; of other kinds than the attribute's, what stays."""
+    old, new = seen
+    planned: Evaluation = unit.payload
+    valid = old.valid and new.valid
+    distance = float((old.picture - new.picture).square().mean().sqrt()) if valid else None
+    common = {
+        "sweep_id": context.sweep_id, "unit_id": unit.unit_id, "edit_id": edit.edit_id, "model": unit.model,
+        "attribute": planned.attribute.key, "editor": edit.settings.editor, "scope": edit.scope, "split": planned.split,
+        "prompt_role": probe.role, "template_id": probe.record.template_id, "content_text": probe.record.content_text,
+        "prompt": probe.record.prompt, "clip_text": probe.record.score_text, "seed": probe.seed,
+        "clip_before": old.clip, "clip_after": new.clip, "margin_before": old.margin, "margin_after": new.margin,
+        "judge": probe.judge, "image_distance": distance, "status": "ok" if valid else "invalid",
+        "scorer": context.scorer_info.name, "attempt": attempt.number, "schema_version": SCHEMA_VERSION,
+    }  # fmt: skip
+    kinds = [
+        kind
+        for kind in (context.judge.kinds if context.judge else ())
+        if kind == planned.attribute.kind
+        or (context.judge and _said(context.judge, probe.record.prompt, kind) is not None)
+    ]
+    return [
+        {**common, "judge_kind": kind, **_verdict(context, probe, kind, old.names.get(kind), new.names.get(kind))}
+        for kind in kinds or [planned.attribute.kind]
+    ]
+
+
+def _verdict(context: WorkerContext, probe: Probe, kind: str, old: str | None, new: str | None) -> dict[str, Any]:
+    """Says whether a picture had what its prompt says and has what its donor says now.
+
+    Where the donor names nothing of the kind ("a shape"), any class that is sure and another will do.
+    """
+    record = probe.record
+    said: str | None = record.score_text
+    donor: str | None = record.donor_text
+    if context.judge is not None:
+        said, donor = (_said(context.judge, text, kind) for text in (record.prompt, record.donor))
+    flipped = None
+    if old is not None and new is not None and old == said and donor != said:
+        flipped = new == donor if donor is not None else new not in (said, *UNKNOWN)
+    return {"judge_said": said, "judge_before": old, "judge_after": new, "flipped": flipped}
+
+
+def _said(judge: Judge, text: str, kind: str) -> str | None:
+    """Returns what a prompt says of a kind.
+
+    Raises:
+        EditError: the judge gives something else than a name.
+    """
+    said: object = judge.said(text, kind)
+    if said is None or isinstance(said, str):
+        return said
+    raise EditError(f"the judge says {str(said)[:40]!r} of {text!r} ({kind}); expected one name, or None")
+
+
+def _kept(context: WorkerContext, unit: Evaluation, probe: Probe, edit: PlannedEdit | None) -> bool:
+    shown = edit is None or edit.scope in (*CANDIDATES, "all_sites")
+    return (
+        bool(context.kept_seeds) and unit.split == "report" and shown and probe.seed < FIRST_SEED["report"] + PICTURES
+    )
+
+
+def _picture(unit: Unit, probe: Probe, seen: _Seen, edit: PlannedEdit | None) -> dict[str, Any]:
+    name = hashlib.sha256(f"{unit.unit_id} {edit and edit.edit_id} {probe}".encode()).hexdigest()
+    return {
+        "unit_id": unit.unit_id, "cell_id": name, "image_id": name, "model": unit.model,
+        "attribute": unit.payload.attribute.key, "prompt": probe.record.prompt, "seed": probe.seed,
+        "control": "before" if edit is None else "edited", "edit_id": edit.edit_id if edit else None,
+        "prompt_role": probe.role, "image": encode_image(seen.picture, name),
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""The sweep: windows swapped, pictures scored."""

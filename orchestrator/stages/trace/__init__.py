@@ -1,0 +1,1 @@
+"""Traces: what is observed while the sweep's own prompts are drawn."""

@@ -1,0 +1,145 @@
+"""The columns of the tables about edits."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from orchestrator.store.columns import (
+    ATTEMPT,
+    ATTRIBUTE,
+    ATTRIBUTE_KIND,
+    EDIT_ID,
+    EDITOR,
+    FLAG,
+    INT,
+    LONG,
+    MODEL,
+    MODEL_REVISION,
+    PROMPT,
+    REAL,
+    SCHEMA_VERSION,
+    SCOPE,
+    SCORER,
+    SEED,
+    SWEEP_ID,
+    TEMPLATE_ID,
+    TEXT,
+    UNIT_ID,
+    Column,
+    Columns,
+)
+
+_START = Column("window_start", INT, "site index", "First edited site; null where the sites are no window")
+_SIZE = Column("window_size", INT, "sites", "Number of edited sites; null where they are no window")
+_TOKENS = Column("tokens", TEXT, "word", "Token positions at which a prompt is made to read as its donor")
+_LAMBDA = Column(
+    "lambda", REAL, "lambda",
+    "Strength; larger changes less. Relative to the keys' mean squared norm, null where only lambda_absolute is set",
+)  # fmt: skip
+_SETTINGS = Column("settings", TEXT, "JSON", "All settings of the editor")
+
+EDITS: Columns = (
+    SWEEP_ID,
+    UNIT_ID,
+    EDIT_ID,
+    MODEL,
+    MODEL_REVISION,
+    ATTRIBUTE,
+    ATTRIBUTE_KIND,
+    EDITOR,
+    SCOPE,
+    _START,
+    _SIZE,
+    Column("site_indices", pa.list_(INT), "site index", "Edited sites, in execution order"),
+    _TOKENS,
+    _LAMBDA,
+    Column(
+        "lambda_absolute", REAL, "lambda",
+        "Strength in the equation that was solved, not relative; null where sites that read different texts have one "
+        "each",
+    ),
+    Column("neurons", INT, "count", "Output coordinates held, all projections together; null of other editors"),
+    Column("norm", REAL, "norm", "Frobenius norm of the change of all weights together"),
+    Column("chosen", FLAG, "flag", "Whether it is the chosen edit of its editor and targets; null in fits"),
+    Column("delta_path", TEXT, "path", "File of the new weights, relative to the results"),
+    Column("delta_sha256", TEXT, "hash", "SHA-256 of that file"),
+    Column("base", TEXT, "id", "Of a baseline made at an edit's own sites: that edit"),
+    Column("localization", TEXT, "text", "What picked the sites"),
+    Column("neighbours", pa.list_(TEXT), "name", "Nearest attributes of the same kind, which are watched"),
+    SCHEMA_VERSION,
+    _SETTINGS,
+    Column(
+        "targets", TEXT, "word",
+        "Texts that it was fitted on: published or paired; null of editors without published texts of their own",
+    ),
+    Column("guidance_half", TEXT, "word", "Of neuron edits: conditional or both"),
+)  # fmt: skip
+
+EVALUATIONS: Columns = (
+    SWEEP_ID,
+    UNIT_ID,
+    EDIT_ID,
+    MODEL,
+    ATTRIBUTE,
+    EDITOR,
+    SCOPE,
+    Column("split", TEXT, "word", "Prompts and seeds that it is measured on: select (to choose) or report"),
+    Column(
+        "prompt_role", TEXT, "word",
+        "target, paraphrase (of another template), donor, neighbour (another attribute of the kind) or unrelated",
+    ),
+    TEMPLATE_ID,
+    Column("content_text", TEXT, "text", "Text that says what must stay"),
+    PROMPT,
+    Column("clip_text", TEXT, "text", "Text that the two pictures are compared with"),
+    SEED,
+    Column("clip_before", REAL, "cosine", "Similarity of the picture without the edit and clip_text"),
+    Column("clip_after", REAL, "cosine", "Similarity of the picture with the edit and clip_text"),
+    Column(
+        "margin_before", REAL, "cosine difference",
+        "Of the picture without the edit: clip_before less the similarity with the donor prompt's text",
+    ),
+    Column("margin_after", REAL, "cosine difference", "The same of the picture with the edit"),
+    Column("judge", TEXT, "name", "What names what is seen; null where the sign of the margin decides"),
+    Column("judge_kind", TEXT, "word", "Kind that the row is about: style, object, ..; a picture has a row per kind"),
+    Column("judge_said", TEXT, "name", "What the prompt says of that kind"),
+    Column("judge_before", TEXT, "name", "What the judge sees without the edit"),
+    Column("judge_after", TEXT, "name", "What the judge sees with the edit"),
+    Column(
+        "flipped", FLAG, "flag",
+        "Whether the picture had what its prompt says and now has what the donor prompt says; null where it had not",
+    ),
+    Column(
+        "image_distance", REAL, "0 .. 1", "Root mean square difference of pixel values between the two pictures"
+    ),
+    Column("status", TEXT, "word", "ok, or invalid: one of the two pictures is blank or has no numbers"),
+    SCORER,
+    ATTEMPT,
+    SCHEMA_VERSION,
+)  # fmt: skip
+
+TRIALS: Columns = (
+    SWEEP_ID,
+    MODEL,
+    ATTRIBUTE,
+    Column("trial", TEXT, "id", "Trial of the search"),
+    EDIT_ID,
+    EDITOR,
+    _START,
+    _SIZE,
+    _TOKENS,
+    _LAMBDA,
+    Column("neurons", REAL, "share", "Share of the output coordinates of every projection; null of other editors"),
+    Column("seeds", INT, "count", "Seeds of the select split that it was measured on"),
+    Column("pictures", INT, "count", "Pictures that it was measured on"),
+    Column("flipped", REAL, "share", "Share of the target pictures that it flipped"),
+    Column("neighbour_loss", REAL, "share", "Share of the neighbours' pictures that it spoiled"),
+    Column(
+        "objective", REAL, "share", "What is maximized: flipped, or -neighbour_loss where that is more than admitted"
+    ),
+    Column("stopped", FLAG, "flag", "Whether it was stopped before it was measured on all seeds"),
+    Column("best", FLAG, "flag", "Whether it is the best trial"),
+    Column("search_seed", LONG, "seed", "Seed of the search"),
+    _SETTINGS,
+    SCHEMA_VERSION,
+)  # fmt: skip

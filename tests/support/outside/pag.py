@@ -1,0 +1,20 @@
+"""A family that the project does not know: Stable Diffusion with perturbed-attention guidance, here switched off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from loco_core.diffusion.families import stable_diffusion
+
+INFO = replace(
+    stable_diffusion.INFO, pipelines=("StableDiffusionPAGPipeline",), models={}, status="experimental",
+    encoders="CLIP ViT-L",
+)  # fmt: skip
+
+
+class Family(stable_diffusion.Family):
+    """Loads and prompts a ``StableDiffusionPAGPipeline``."""
+
+    pipeline_class = "StableDiffusionPAGPipeline"
+    call = MappingProxyType({"pag_scale": 0.0})

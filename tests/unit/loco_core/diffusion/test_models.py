@@ -1,0 +1,128 @@
+"""Sites of the real configurations, on the meta device: number, order and addresses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import (
+    FluxTransformer2DModel,
+    ModelMixin,
+    PixArtTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+
+from loco_core import plugins
+from loco_core.diffusion.model import REMEMBERED, LoadedModel, families, find_model, load_model
+from loco_core.diffusion.sites import record_sites, unet_site_names
+from loco_core.diffusion.tokens import clip_tokens, t5_tokens
+from loco_core.editing.deltas import Provenance, WeightDelta, applied
+from loco_core.errors import ModelError
+from loco_core.toyworld.training.transformer import make_word_tokenizer
+
+# Sites of the published models, and where some of them are: 8-9 of SD 1.5 hold styles in the paper, 45 those of SDXL.
+PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
+    "sd15": (UNet2DConditionModel, 16, {6: "mid_block.attentions.0", 8: "up_blocks.1.attentions.1"}),
+    "sd21": (UNet2DConditionModel, 16, {9: "up_blocks.1.attentions.2"}),
+    "sdxl": (
+        UNet2DConditionModel, 70,
+        {24: "mid_block.attentions.0.transformer_blocks.0", 45: "up_blocks.0.attentions.1.transformer_blocks.1"},
+    ),
+    "deepfloyd-if": (UNet2DConditionModel, 22, {9: "mid_block.attentions.0", 17: "up_blocks.1.attentions.3"}),
+    "pixart": (PixArtTransformer2DModel, 28, {2: "transformer_blocks.2", 10: "transformer_blocks.10"}),
+    "sana": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),
+    "sd3": (SD3Transformer2DModel, 24, {23: "transformer_blocks.23"}),
+    "sd35-large": (SD3Transformer2DModel, 38, {37: "transformer_blocks.37"}),
+    "flux": (FluxTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sites_of_the_full_size_models(name: str) -> None:
+    """The published configurations on the meta device: number, order and addresses, shapes of what is edited."""
+    denoiser_class, count, known = PUBLISHED[name]
+    key, info = find_model(name)
+    family, facts = plugins.load("families", key).Family(), families()[key]
+    with torch.device("meta"):
+        denoiser = denoiser_class(**info.published)
+        pipeline = SimpleNamespace(unet=denoiser, transformer=denoiser)
+        sites = record_sites(denoiser, lambda: family.forward(pipeline, family.blank(pipeline)))
+    assert [site.name for site in sites] == list(facts.site_names(dict(info.published)))
+    assert len(sites) == count
+    assert {index: sites[index].name for index in known} == known
+    for site in sites:
+        projections = [denoiser.get_submodule(path) for path in (site.key_path, site.value_path)]
+        assert [p.out_features for p in projections] == [site.width, site.width]
+        assert len({p.in_features for p in projections}) == 1
+        assert site.text_only == ("single" not in site.name)
+
+
+def test_configurations_without_a_middle_block_have_one() -> None:
+    """Those of Stable Diffusion 1 and 2 were published before the key was."""
+    config = dict(find_model("sd15")[1].published)
+    assert "mid_block_type" not in config
+    assert unet_site_names({**config, "mid_block_type": None}) == tuple(
+        name for name in unet_site_names(config) if not name.startswith("mid_block")
+    )
+
+
+def test_prompts_that_a_model_would_cut_are_refused(tiny_model: LoadedModel) -> None:
+    text = "a red circle " * 9
+    with pytest.raises(ModelError, match=r'"a red circle .*\.\.\." has 29 tokens, of which the model reads 16'):
+        clip_tokens(tiny_model.pipeline.tokenizer, [text])
+    with pytest.raises(ModelError, match="has 28 tokens, of which the model reads 10"):
+        t5_tokens(make_word_tokenizer(), [text], 10)
+
+
+def test_fused_projections_and_loaded_loras_are_refused(tiny_pipeline: Path) -> None:
+    model = load_model("stable_diffusion", str(tiny_pipeline), None, "float32", "cpu")
+    again = lambda: record_sites(model.pipeline.unet, lambda: None)  # noqa: E731
+    attention = model.pipeline.unet.get_submodule(model.sites[0].key_path.rpartition(".")[0])
+    attention.to_v.base_layer = attention.to_k
+    with pytest.raises(ModelError, match="to_v carries a LoRA; fuse it"):
+        again()
+    del attention.to_v.base_layer
+    model.pipeline.unet.fuse_qkv_projections()
+    with pytest.raises(ModelError, match=r"fused projections.*unfuse_qkv_projections"):
+        again()
+
+
+def test_recorded_order_equals_the_order_from_the_configuration(tiny_model: LoadedModel) -> None:
+    names = unet_site_names(dict(tiny_model.pipeline.unet.config))
+    assert [site.name for site in tiny_model.sites] == list(names)
+
+
+def test_a_damaged_pipeline_is_one_clean_line(tiny_pipeline: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_pipeline, broken)
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="is damaged: not a whole safetensors file") as error:
+        load_model("stable_diffusion", str(broken), None, "float32", "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_are_encoded_once_and_never_with_other_weights(
+    tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, asked = tiny_model.family.encode, list[list[str]]()
+    monkeypatch.setattr(tiny_model.family, "encode", lambda p, texts: asked.append(texts) or encode(p, texts))
+    model = replace(tiny_model, encoded={})
+    first = model.encode(["", "a red circle"])
+    assert torch.equal(model.encode(["", "a red circle"]).embeds, first.embeds)
+    assert asked == [["", "a red circle"]]
+    delta = WeightDelta(Provenance("tiny", "w", "float32", (), (), "loco_edit", "{}", "by hand"), ())
+    with applied(model, delta, "w"):
+        model.encode(["", "a red circle"])
+    model.encode(["", "a red circle"])
+    assert len(asked) == 3
+    for number in range(REMEMBERED + 1):
+        model.encode([f"a red circle {number}"])
+    assert len(model.encoded) == REMEMBERED

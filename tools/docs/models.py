@@ -1,0 +1,103 @@
+"""The reference of models, their sites and the sweeps after publications."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+
+from loco_core.diffusion.model import FamilyInfo, ModelInfo, families, known_models
+from loco_core.localization.base import LocalizeSettings
+from orchestrator.presets import presets, published
+from tools.docs.markdown import code, page, table
+
+INTRODUCTION = """\
+A sweep names a model by its id (`models: [sd15]`), or gives a folder or a hub id of a diffusers pipeline
+(`{id: mine, path: ./my-pipeline}`) of one of the families below. A *site* is a pair of K and V projections where text
+enters the denoiser. Sites are counted from 0 in execution order. `loco-sweep models NAME` prints all sites of a model.
+
+Sites of published models are counted from their published configuration. No published weights have been run yet: all
+families pass the same tests, on small random pipelines of the real classes.
+
+*Status* is about the code. *Supported*: sites read text of CLIP, as in most models of the paper. *Experimental*: sites
+read only T5 or Gemma, so that less is known of how well swaps and edits work. *Bundled* models have been run."""
+MEMORY = """\
+Memory: of a GPU, at most, for one picture at half precision. It was measured with random weights, or estimated from
+such measurements."""
+PRESETS = """\
+`loco-sweep reproduce NAME` runs a sweep after a publication and shows the published values next to the measured ones.
+None has been run on published weights yet. Sites are counted from 0. The last column says where a value comes from."""
+
+
+def models_page() -> bytes:
+    """Returns the page of models."""
+    known = families()
+    rows = []
+    for model, (family, info) in sorted(known_models().items(), key=lambda item: (item[1][1].path is None, item[1][0])):
+        names = site_names(known[family], info)
+        sizes = ", ".join(map(str, LocalizeSettings().sizes(len(names))))
+        memory = f"{info.gigabytes:g} GB" if info.gigabytes else "1 GB (CPU)"
+        where = "bundled" if info.path else f"`{info.hub_id}`"
+        rows.append((code(model), f"[{family}](#{family})", str(len(names)), sizes, memory, where))
+    columns = ("id", "family", "sites", "window sizes by default", "memory per picture", "weights")
+    parts = [
+        INTRODUCTION,
+        "## Models",
+        table(columns, rows),
+        MEMORY,
+    ]
+    for family, facts in known.items():
+        parts += [f"## {family}", _family(family, facts)]
+    return page("Models and sites", "the families in `loco_core/diffusion/families/`", *parts, *_presets())
+
+
+def site_names(facts: FamilyInfo, info: ModelInfo) -> tuple[str, ...]:
+    """Returns the sites of a model, of one that is not bundled as its publication configures it."""
+    if info.path is None:
+        return facts.site_names(dict(info.published))
+    return facts.site_names(json.loads((info.path / facts.config_file).read_text(encoding="utf-8")))
+
+
+def _family(family: str, facts: FamilyInfo) -> str:
+    rows = [
+        ("pipelines of diffusers", ", ".join(map(code, facts.pipelines))),
+        ("status", facts.status),
+        ("text encoders", facts.encoders),
+        ("pooled text", facts.pooled or "none"),
+        ("edits", facts.editable),
+        ("sides of pictures", f"multiples of {facts.side_multiple} pixels"),
+        ("schedulers", ", ".join(map(code, facts.schedulers)) or "all of the Karras kind"),
+    ]
+    parts = [table(("", ""), rows)]
+    for model, (of, info) in known_models().items():
+        if of == family and info.path is None:
+            parts.append(
+                f"Sites of `{model}`:\n\n{table(('sites', 'place in the denoiser'), _ranges(site_names(facts, info)))}"
+            )
+    return "\n\n".join(parts)
+
+
+def _ranges(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Returns the sites of each block of the denoiser."""
+    found = []
+    for _, numbered in groupby(enumerate(names), key=lambda item: item[1].rpartition(".")[0]):
+        inside = list(numbered)
+        first, last = inside[0], inside[-1]
+        where = code(first[1]) if len(inside) == 1 else f"{code(first[1])} .. {code(last[1])}"
+        found.append((f"{first[0]}" if len(inside) == 1 else f"{first[0]}-{last[0]}", where))
+    return found
+
+
+def _presets() -> list[str]:
+    rows = []
+    for name in presets():
+        said = published(name)
+        windows = "<br>".join(
+            f"{', '.join(each.attributes)}: {each.start}-{each.start + each.size - 1} ({each.source})"
+            for each in said.windows
+        )
+        rows.append((code(name), code(said.model), said.work, windows or "no window"))
+    return [
+        "## Sweeps after publications",
+        PRESETS,
+        table(("preset", "model", "publication", "published windows"), rows),
+    ]
