@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cache
 from threading import Event
@@ -109,7 +110,9 @@ def asked_for(error: BaseException) -> float:
         return float(value)
     if value:
         try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+            date = parsedate_to_datetime(value)
+            # Dates of HTTP are in GMT, those that do not say so, too (RFC 9110, section 5.6.7).
+            return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
         except ValueError:
             return 0.0
     limit = parse_ratelimit_headers(response.headers)
