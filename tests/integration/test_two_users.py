@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.submit import _submitted
-from orchestrator.submit import Bundle, LoadedCluster, load_cluster
+from orchestrator.cli import submit
+from orchestrator.submit import Jobs, LoadedCluster
+from tests.support.dashboard import Dashboard
 from tests.support.views import commit, make_store, serving, token, without_token
 
 OTHER = 65534
@@ -279,11 +280,18 @@ def test_nobody_else_reads_what_is_submitted(public: Path, monkeypatch: pytest.M
     monkeypatch.setattr("tempfile.tempdir", None)
     tried: list[Seen] = []
 
-    class Jobs:
-        def submit(self, cluster: LoadedCluster, files: Bundle) -> None:
-            tried.append(intrude([files.folder, *files.folder.rglob("*.py"), files.folder / "submitted.yaml"]))
+    class Opened(Dashboard):
+        def submit_job(self, *, runtime_env: dict[str, str], **job: Any) -> str:
+            folder = Path(runtime_env["working_dir"])
+            tried.append(intrude([folder, *folder.rglob("*.py"), folder / "submitted.yaml"]))
+            return super().submit_job(**job)
 
-    _submitted(Jobs(), load_cluster(public / "cluster.yaml"), again=False)  # type: ignore[arg-type]
+    @contextmanager
+    def connected(cluster: LoadedCluster) -> Iterator[Jobs]:
+        yield Jobs(Opened(), cluster, "http://head:8265")
+
+    monkeypatch.setattr(submit, "connected", connected)
+    submit.submit(public / "cluster.yaml")
     (seen,) = tried
     assert len(seen.paths) > 100
     assert {path: could for path, could in seen.paths.items() if could} == {}

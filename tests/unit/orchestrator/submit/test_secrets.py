@@ -6,11 +6,9 @@ import base64
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
@@ -24,6 +22,7 @@ from orchestrator.submit.bundle import runtime_env
 from orchestrator.submit.cluster_file import LoadedCluster
 from orchestrator.submit.jobs import Jobs
 from orchestrator.submit.secrets import receive
+from tests.support.dashboard import Dashboard
 from tests.support.sweeps import Command
 
 CANARY = "kanarienvogel-7f3a91"
@@ -207,41 +206,6 @@ if sys.argv[1] == "rsync-up":
 elif "rm -f ~/" in sys.argv[3]:
     (place / "head.json").unlink(missing_ok=True)
 """
-
-
-class Dashboard:
-    """Ray's jobs, as far as `Jobs` asks for them."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Any] = []
-        self.refuses = False
-        self.ends = ""
-
-    def list_jobs(self) -> list[Any]:
-        return self.jobs
-
-    def submit_job(self, *, submission_id: str, metadata: dict[str, str], **_: Any) -> str:
-        if self.refuses:
-            raise RuntimeError("Request failed with status code 413")
-        self.add(submission_id, metadata["loco_sweep"], self.ends or "RUNNING")
-        return submission_id
-
-    def add(self, submission_id: str, name: str, state: str) -> None:
-        message = "runtime_env setup failed: no pip" if state == "FAILED" else ""
-        status = SimpleNamespace(value=state)
-        self.jobs.append(
-            SimpleNamespace(
-                submission_id=submission_id, metadata={"loco_sweep": name}, status=status, message=message,
-                driver_exit_code=None, job_id=None,
-            )
-        )  # fmt: skip
-
-    def get_job_logs(self, _: str) -> str:
-        return ""
-
-    async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
-        for text in ("",):
-            yield text
 
 
 @pytest.fixture
