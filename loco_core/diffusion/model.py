@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loco_core import plugins
 from loco_core.diffusion.loading import load_pipeline as load_pipeline
+from loco_core.diffusion.site_check import check_sites
 from loco_core.diffusion.sites import record_sites
 from loco_core.diffusion.tokens import Reading
 from loco_core.errors import ModelError, OutOfMemoryError, SpecError, did_you_mean
@@ -366,8 +367,8 @@ def load_model(
             none.
 
     Raises:
-        ModelError: it cannot be loaded, has no second stage, cannot run as the engine says, or its K and V cannot be
-            told apart.
+        ModelError: it cannot be loaded, has no second stage, cannot run as the engine says, its K and V cannot be
+            told apart, or it runs other sites than its configuration tells.
         OutOfMemoryError: it does not fit.
     """
     import torch
@@ -401,6 +402,8 @@ def load_model(
         ) from error
     with torch.no_grad(), kernels(engine.attention, dtype):
         sites = record_sites(denoiser, lambda: family.forward(pipeline, family.blank(pipeline)))
+    config: Any = denoiser.config
+    check_sites([site.name for site in sites], facts.site_names, config, path)
     if engine.compile:
         compile_between(denoiser, sites)
         if second is not None:
