@@ -84,8 +84,5 @@ def spans(names: Sequence[str]) -> str:
 def _follows(name: str, after: str) -> bool:
     (head, _, number), (head_after, _, number_after) = name.rpartition("."), after.rpartition(".")
     return (
-        head == head_after
-        and number.isdecimal()
-        and number_after.isdecimal()
-        and int(number_after) == int(number) + 1
+        head == head_after and number.isdecimal() and number_after.isdecimal() and int(number_after) == int(number) + 1
     )
