@@ -29,6 +29,9 @@ class Site:
         width: width of K and V.
         text_only: whether the projections serve the text alone; those of FLUX's single blocks serve the image too, and
             admit no edit.
+        key_columns: first column of the projection's output that is K, and the first behind it; None where all are.
+            One projection may give K and V, or queries too.
+        value_columns: likewise of V.
     """
 
     index: int
@@ -37,6 +40,13 @@ class Site:
     value_path: str
     width: int
     text_only: bool = True
+    key_columns: tuple[int, int] | None = None
+    value_columns: tuple[int, int] | None = None
+
+    @property
+    def attention_path(self) -> str:
+        """Module path of the attention that the projections belong to."""
+        return self.key_path.rpartition(".")[0]
 
 
 @dataclass(frozen=True, order=True)

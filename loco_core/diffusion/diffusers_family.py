@@ -27,7 +27,8 @@ class DiffusersFamily:
         part: the pipeline's component that is intervened on.
         text_width: key of the denoiser's configuration that tells the width of encoded prompts.
         pooled_width: key of that of pooled texts; empty where there are none beside the prompts.
-        masked: whether padding is masked in cross-attention.
+        masked: whether padding is masked in attention.
+        mask_argument: name of the argument that an attention takes its mask by.
         call: further arguments of the pipeline's call.
     """
 
@@ -37,6 +38,7 @@ class DiffusersFamily:
     text_width: ClassVar[str]
     pooled_width: ClassVar[str] = ""
     masked: ClassVar[bool] = False
+    mask_argument: ClassVar[str] = "attention_mask"
     call: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def load(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> Any:
@@ -59,17 +61,17 @@ class DiffusersFamily:
         """Returns the width of pooled texts; 0 where there are none beside the prompts."""
         return int(config[self.pooled_width]) if self.pooled_width else 0
 
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of an encoded prompt, of two tokens."""
+    def blank(self, pipeline: Any, tokens: int = 2) -> PromptEmbeds:
+        """Returns zeros in place of an encoded prompt of so many tokens."""
         import torch
 
         config, where = getattr(pipeline, self.part).config, self.where(pipeline)
-        ids, width = torch.zeros(1, 2, dtype=torch.long), self.width_of_pooled(config)
+        ids, width = torch.zeros(1, tokens, dtype=torch.long), self.width_of_pooled(config)
         return PromptEmbeds(
-            torch.zeros(1, 2, config[self.text_width], **where),
+            torch.zeros(1, tokens, config[self.text_width], **where),
             ids,
             ids.bool(),
-            mask=torch.ones(1, 2, dtype=torch.long, device=where["device"]) if self.masked else None,
+            mask=torch.ones(1, tokens, dtype=torch.long, device=where["device"]) if self.masked else None,
             pooled=torch.zeros(1, width, **where) if width else None,
         )
 
@@ -89,6 +91,13 @@ class DiffusersFamily:
             found["pooled_prompt_embeds"] = pooled.pooled
             found["negative_pooled_prompt_embeds"] = negative[1].pooled if negative else None
         return {**found, **self.call}
+
+    def attention_mask(self, own: torch.Tensor, seen: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor | None:
+        """Returns the mask as diffusers adds it to the scores of a cross-attention: ``(rows, 1, tokens)``."""
+        import torch
+
+        dtype = torch.get_default_dtype() if given is None else given.dtype
+        return ((1 - seen.to(dtype)) * -10000.0)[:, None]
 
     def images(self, output: torch.Tensor) -> torch.Tensor:
         """Returns the pipeline's tensors as they are: images in [0, 1]."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 REMEMBERED = 8
 """Lists of prompts whose encodings are kept; one of three prompts weighs 13 MB with T5-XXL."""
+
+Half = Literal["conditional", "unconditional"]
+STACKED: tuple[tuple[Half, ...], ...] = (("unconditional", "conditional"),)
+"""Both halves in one batch, as most pipelines run guidance."""
+SEPARATE: tuple[tuple[Half, ...], ...] = (("conditional",), ("unconditional",))
+"""One call for each half."""
+UNGUIDED: tuple[tuple[Half, ...], ...] = (("conditional",),)
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,11 @@ class FamilyInfo:
             the text alone; empty where there are none.
         side_multiple: number of pixels that sides of images must be multiples of.
         schedulers: names of the schedulers that its pipelines work with; empty for all of the Karras kind.
-        guided: whether generation has an unconditional half; without one the guidance scale is a number that a
-            distilled denoiser reads.
+        passes: how guidance runs at every step: for every call of the denoiser, which halves of guidance its batch
+            holds, in that order. Without an unconditional half the guidance scale, if there is any, is a number that a
+            distilled denoiser reads. Rows of a later call may read what the donor made in an earlier one.
+        scale_argument: name of the argument that the pipeline's call takes the guidance scale by.
+        text_last: whether the image stands in front of the text where one projection serves both.
         guidance_example: a model with the scale that it was distilled for, where there is no unconditional half.
         channels_last: whether the denoiser was measured faster in that memory layout on a CPU.
         super_resolution_class: name of the diffusers pipeline class that may enlarge its images as a second stage; the
@@ -107,12 +118,28 @@ class FamilyInfo:
     shared: str = ""
     side_multiple: int = 8
     schedulers: tuple[str, ...] = ()
-    guided: bool = True
+    passes: tuple[tuple[Half, ...], ...] = STACKED
+    scale_argument: str = "guidance_scale"
+    text_last: bool = False
     guidance_example: str = ""
     channels_last: bool = False
     super_resolution_class: str = ""
     super_resolution_cost: float = 1.0
     reading: Callable[[Mapping[str, Any]], Reading] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses calls in an order in which nothing could be read.
+
+        Raises:
+            ValueError: the first call holds no conditional half, which draws donors.
+        """
+        if "conditional" not in self.passes[0]:
+            raise ValueError(f"passes are {self.passes}; expected the conditional half in the first call of a step")
+
+    @property
+    def guided(self) -> bool:
+        """Whether generation has an unconditional half."""
+        return any("unconditional" in halves for halves in self.passes)
 
     @property
     def least_batch(self) -> int:
@@ -161,8 +188,13 @@ class Family(Protocol):
     def denoiser(self, pipeline: Any) -> torch.nn.Module:
         """Returns the module whose cross-attention is intervened on."""
 
-    def blank(self, pipeline: Any) -> PromptEmbeds:
-        """Returns zeros in place of an encoded prompt, of two tokens: what sites are found with."""
+    def blank(self, pipeline: Any, tokens: int = 2) -> PromptEmbeds:
+        """Returns zeros in place of an encoded prompt, which sites are found with.
+
+        Args:
+            pipeline: the pipeline.
+            tokens: how many it is to have; a denoiser that reads texts of one length alone may have others.
+        """
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts; the empty one as the pipeline does where it is given no negative prompt."""
@@ -188,6 +220,19 @@ class Family(Protocol):
 
     def images(self, output: torch.Tensor) -> torch.Tensor:
         """Returns the pipeline's tensors as images in [0, 1]."""
+
+    @property
+    def mask_argument(self) -> str:
+        """Name of the argument that an attention at a site takes its mask of padding by."""
+
+    def attention_mask(self, own: torch.Tensor, seen: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor | None:
+        """Returns what an attention at a site is given as its mask.
+
+        Args:
+            own: ``(rows, tokens)`` 1 where a row's own text is no padding.
+            seen: the same of the text that K comes from.
+            given: what the denoiser gives.
+        """
 
 
 class SuperResolution(Protocol):
@@ -401,7 +446,7 @@ def load_model(
             + "engine.offload, or several GPUs with engine.device_map: balanced"
         ) from error
     with torch.no_grad(), kernels(engine.attention, dtype):
-        sites = record_sites(denoiser, lambda: family.forward(pipeline, family.blank(pipeline)))
+        sites = record_sites(denoiser, partial(pass_of, family, pipeline))
     config: Any = denoiser.config
     check_sites([site.name for site in sites], facts.site_names, config, path)
     if engine.compile:
@@ -409,3 +454,10 @@ def load_model(
         if second is not None:
             compile_between(family.denoiser(second.pipeline), ())
     return LoadedModel(pipeline, family, facts, sites, device, dtype, engine, super_resolution=second)
+
+
+def pass_of(family: Family, pipeline: Any, tokens: int) -> int:
+    """Runs the denoiser once with a text of about so many tokens, and returns how many it had."""
+    text = family.blank(pipeline, tokens)
+    family.forward(pipeline, text)
+    return text.embeds.shape[1]

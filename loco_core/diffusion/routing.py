@@ -19,7 +19,7 @@ import torch
 
 from loco_core.diffusion.cutting import draws
 from loco_core.diffusion.engine import device_of, replaced_forwards
-from loco_core.diffusion.model import LoadedModel, PromptEmbeds
+from loco_core.diffusion.model import UNGUIDED, Half, LoadedModel, PromptEmbeds
 from loco_core.diffusion.sites import outputs
 from loco_core.types import Row
 
@@ -44,17 +44,20 @@ def prompt_keys(rows: Sequence[Row]) -> list[PromptKey]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What each row of the denoiser's batch reads; ``m`` rows (the unconditional half first where there is one).
+    """What each row of one call of the denoiser reads; ``m`` rows, those of a half of guidance behind each other.
 
     Attributes:
         base: ``(m,)`` prompt number read where no intervention says otherwise.
         donor: ``(m,)`` prompt number read by the intervention.
-        source: ``(m,)`` row of the batch that draws the donor; itself where nothing is read from another.
+        source: ``(m,)`` row that draws the donor, of the call that holds the conditional half; itself where nothing is
+            read from another.
         swap: ``(2, sites, m)`` whether the intervention covers K (0) or V (1) at a site.
         first: ``(m,)`` first step of the intervention.
         end: ``(m,)`` first step after it.
         tokens: ``(m, tokens)`` positions taken from the donor; None where all rows take all.
         count: positions of the text.
+        conditional: ``(m,)`` whether a row is of the conditional half.
+        drawn: whether the rows that draw donors are of this call; else they were of an earlier one.
     """
 
     base: torch.Tensor
@@ -65,6 +68,23 @@ class _Plan:
     end: torch.Tensor
     tokens: torch.Tensor | None
     count: int
+    conditional: torch.Tensor
+    drawn: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    """K or V of a site.
+
+    Attributes:
+        letter: K (0) or V (1).
+        site: number of the site.
+        columns: columns of the projection's output; None where it gives nothing else.
+    """
+
+    letter: int
+    site: int
+    columns: tuple[int, int] | None
 
 
 class Router:
@@ -78,6 +98,11 @@ class Router:
         self._model = model
         self._denoiser = model.family.denoiser(model.pipeline)
         self._evolves = model.facts.stream == "evolving"
+        self._calls = 0
+        self._plans: list[_Plan] = []
+        self._now: _Plan
+        # What projections made of the text in a call whose donors a later one reads, by path.
+        self._kept: dict[str, torch.Tensor] = {}
         self.step = 0
 
     @contextmanager
@@ -91,53 +116,70 @@ class Router:
             prompts: those texts encoded, in the same order.
             rows: one image each, in the order of the batch; where the text evolves, sources among them.
             steps: denoising steps of the generation.
-            guided: whether the batch has an unconditional half (in front of the conditional one).
+            guided: whether there is an unconditional half.
         """
-        plan = self._plan(keys, prompts, rows, steps, guided)
+        passes = self._model.facts.passes if guided else UNGUIDED
+        self._plans = [self._plan(keys, prompts, rows, steps, halves) for halves in passes]
+        tables = {} if self._evolves else self._tables(prompts)
+        self._calls = 0
         counter = self._denoiser.register_forward_pre_hook(self._count)
         try:
-            tables = {} if self._evolves else self._tables(prompts)
-            self.step = -1
-            self._model.running.conditional = torch.arange(len(plan.base)) >= len(plan.base) - len(rows)
             with replaced_forwards() as replace:
-                for site in self._model.sites:
-                    for part, path in enumerate((site.key_path, site.value_path)):
-                        projection = self._denoiser.get_submodule(path)
-                        forward = (
-                            self._borrow(projection, plan, part, site.index)
-                            if self._evolves
-                            else self._look_up(tables[path], plan, part, site.index)
-                        )
-                        replace(projection, forward)
-                    if prompts.mask is not None:
-                        attention = self._denoiser.get_submodule(site.key_path.rpartition(".")[0])
-                        replace(attention, self._masked(attention, prompts.mask, plan, site.index))
+                for path, parts in self._parts().items():
+                    projection = self._denoiser.get_submodule(path)
+                    forward = (
+                        self._borrow(path, projection, parts) if self._evolves else self._look_up(tables[path], parts)
+                    )
+                    replace(projection, forward)
+                if prompts.mask is not None:
+                    for site in self._model.sites:
+                        attention = self._denoiser.get_submodule(site.attention_path)
+                        replace(attention, self._masked(attention, prompts.mask, site.index))
                 yield
         finally:
             counter.remove()
+            self._kept.clear()
             self._model.running.conditional = None
 
     def _count(self, *_: Any) -> None:
-        self.step += 1
+        self.step, number = divmod(self._calls, len(self._plans))
+        self._now = self._plans[number]
+        self._model.running.conditional = self._now.conditional
+        self._calls += 1
+
+    def _parts(self) -> dict[str, list[_Part]]:
+        """Returns what the sites take from every projection, by its path."""
+        found: dict[str, list[_Part]] = {}
+        for site in self._model.sites:
+            found.setdefault(site.key_path, []).append(_Part(0, site.index, site.key_columns))
+            found.setdefault(site.value_path, []).append(_Part(1, site.index, site.value_columns))
+        return found
 
     def _tables(self, prompts: PromptEmbeds) -> dict[str, torch.Tensor]:
         """Returns what every projection makes of every prompt: ``(prompts, tokens, width)`` by path.
 
         A text has no half of guidance yet: an edit that holds one holds rows of the batch, after they are looked up.
         """
-        paths = [path for site in self._model.sites for path in (site.key_path, site.value_path)]
         self._model.running.conditional = torch.zeros(len(prompts.embeds), dtype=torch.bool)
-        with outputs(self._denoiser, paths) as found, torch.no_grad():
-            self._model.family.forward(self._model.pipeline, prompts)
+        try:
+            with outputs(self._denoiser, list(self._parts())) as found, torch.no_grad():
+                self._model.family.forward(self._model.pipeline, prompts)
+        finally:
+            self._model.running.conditional = None
         return found
 
     def _plan(
-        self, keys: Sequence[PromptKey], prompts: PromptEmbeds, rows: Sequence[Row], steps: int, guided: bool
+        self,
+        keys: Sequence[PromptKey],
+        prompts: PromptEmbeds,
+        rows: Sequence[Row],
+        steps: int,
+        halves: Sequence[Half],
     ) -> _Plan:
         number = {key: index for index, key in enumerate(keys)}
-        halves = ("unconditional", "conditional") if guided else ("conditional",)
         # Read from, whichever half reads: the conditional row of the donor.
-        drawn = {draws(row): len(rows) * (len(halves) - 1) + r for r, row in enumerate(rows)}
+        behind = len(rows) * halves.index("conditional") if "conditional" in halves else 0
+        drawn = {draws(row): behind + r for r, row in enumerate(rows)}
         device = device_of(self._denoiser)
         base, donor, source, first, end = [], [], [], [], []
         swap = torch.zeros(2, len(self._model.sites), len(halves) * len(rows), dtype=torch.bool)
@@ -158,54 +200,73 @@ class Router:
             words = prompts.words[base_] | prompts.words[donor_]
             kind = [row.intervention.tokens for row in rows] * len(halves)
             tokens = torch.stack([_positions(words[i], name) for i, name in enumerate(kind)])
+        conditional = torch.tensor([half == "conditional" for half in halves]).repeat_interleave(len(rows))
         return _Plan(
             base_, donor_, torch.tensor(source, device=device), swap.to(device), torch.tensor(first, device=device),
-            torch.tensor(end, device=device), tokens, prompts.embeds.shape[1],
+            torch.tensor(end, device=device), tokens, prompts.embeds.shape[1], conditional, "conditional" in halves,
         )  # fmt: skip
 
     def _active(self, plan: _Plan, part: int, site: int) -> torch.Tensor:
         return plan.swap[part, site] & (plan.first <= self.step) & (self.step < plan.end)
 
-    def _look_up(self, table: torch.Tensor, plan: _Plan, part: int, site: int):  # type: ignore[no-untyped-def]
+    def _taken(self, plan: _Plan, part: int, site: int) -> torch.Tensor:
+        """Returns which positions of each row come from the donor: ``(m, tokens)``, or ``(m, 1)`` for all alike."""
+        active = self._active(plan, part, site)[:, None]
+        return active if plan.tokens is None else active & plan.tokens
+
+    def _look_up(self, table: torch.Tensor, parts: Sequence[_Part]):  # type: ignore[no-untyped-def]
         """Returns a forward that ignores its input and gives ``(m, tokens, width)`` from the table."""
 
         def forward(_: torch.Tensor) -> torch.Tensor:
-            active = self._active(plan, part, site)
-            if plan.tokens is None:
-                return table[torch.where(active, plan.donor, plan.base)]
-            taken = (active[:, None] & plan.tokens)[..., None]
-            return torch.where(taken, table[plan.donor], table[plan.base])
-
-        return forward
-
-    def _borrow(self, projection: torch.nn.Module, plan: _Plan, part: int, site: int):  # type: ignore[no-untyped-def]
-        """Returns a forward that gives rows what it makes of the text of their sources; image tokens stay."""
-        original = projection.forward
-
-        def forward(given: torch.Tensor) -> torch.Tensor:
-            made: torch.Tensor = original(given)
-            active = self._active(plan, part, site)[:, None]
-            taken = active.expand(-1, plan.count) if plan.tokens is None else active & plan.tokens
-            # In blocks that the text shares with the image it stands in front.
-            taken = torch.nn.functional.pad(taken, (0, made.shape[1] - plan.count))
-            return torch.where(taken[..., None], made[plan.source], made)
-
-        return forward
-
-    def _masked(self, attention: torch.nn.Module, mask: torch.Tensor, plan: _Plan, site: int):  # type: ignore[no-untyped-def]
-        """Returns a forward of an attention whose mask of padding goes with the text that K comes from."""
-        original = attention.forward
-
-        def forward(*args: Any, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            taken = self._active(plan, 0, site)[:, None]
-            if plan.tokens is not None:
-                taken = taken & plan.tokens
-            seen = torch.where(taken, mask[plan.donor], mask[plan.base]).to(attention_mask.dtype)
-            # As diffusers turns a mask into something to add to the scores.
-            made: torch.Tensor = original(*args, attention_mask=((1 - seen) * -10000.0)[:, None], **kwargs)
+            plan, (part, *more) = self._now, parts
+            if plan.tokens is None and not more and part.columns is None:
+                return table[torch.where(self._active(plan, part.letter, part.site), plan.donor, plan.base)]
+            made, others = table[plan.base], table[plan.donor]
+            for part in parts:
+                taken = self._taken(plan, part.letter, part.site)[..., None]
+                _mix(made, taken, others, part.columns)
             return made
 
         return forward
+
+    def _borrow(self, path: str, projection: torch.nn.Module, parts: Sequence[_Part]):  # type: ignore[no-untyped-def]
+        """Returns a forward that gives rows what it makes of the text of their sources; image tokens stay."""
+        original, last = projection.forward, self._model.facts.text_last
+
+        def forward(given: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = original(given)
+            plan = self._now
+            # In blocks that the text shares with the image.
+            text = slice(max(0, made.shape[1] - plan.count), None) if last else slice(0, plan.count)
+            if plan.drawn and any(not other.drawn for other in self._plans):
+                self._kept[path] = made[:, text].clone()
+            drawn = made[:, text] if plan.drawn else self._kept[path]
+            mixed = made.clone()
+            for part in parts:
+                taken = self._taken(plan, part.letter, part.site)[..., None]
+                _mix(mixed[:, text], taken, drawn[plan.source], part.columns)
+            return mixed
+
+        return forward
+
+    def _masked(self, attention: torch.nn.Module, mask: torch.Tensor, site: int):  # type: ignore[no-untyped-def]
+        """Returns a forward of an attention whose mask of padding goes with the text that K comes from."""
+        original, family = attention.forward, self._model.family
+
+        def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
+            plan, name = self._now, family.mask_argument
+            own = mask[plan.base]
+            seen = torch.where(self._taken(plan, 0, site), mask[plan.donor], own)
+            made: torch.Tensor = original(*args, **{**kwargs, name: family.attention_mask(own, seen, kwargs.get(name))})
+            return made
+
+        return forward
+
+
+def _mix(made: torch.Tensor, taken: torch.Tensor, others: torch.Tensor, columns: tuple[int, int] | None) -> None:
+    """Writes what is taken from others into columns of what was made: both ``(m, tokens, width)``."""
+    at = slice(*columns) if columns else slice(None)
+    made[..., at] = torch.where(taken, others[..., at], made[..., at])
 
 
 def _positions(words: torch.Tensor, tokens: str) -> torch.Tensor:

@@ -6,8 +6,9 @@ would be wrong for transformers: block 10 sorts before block 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loco_core.errors import ModelError
@@ -76,12 +77,43 @@ def largest_side(config: Any) -> int:
     return max(found)
 
 
-def record_sites(denoiser: torch.nn.Module, run: Callable[[], object]) -> tuple[Site, ...]:
-    """Finds a denoiser's sites.
+@dataclass(frozen=True)
+class _Place:
+    """An attention that text may enter.
+
+    Attributes:
+        query: name of the projection that queries come from.
+        key: that of K of the text.
+        value: that of V.
+        key_columns: columns of its output that are K; None where all are.
+        value_columns: likewise of V.
+        named: whether its names alone say that the text has projections of its own.
+    """
+
+    query: str
+    key: str
+    value: str
+    key_columns: tuple[int, int] | None = None
+    value_columns: tuple[int, int] | None = None
+    named: bool = False
+
+
+# Projections of the text beside those of the image, then those that may serve it alone, both, or neither.
+_NAMED = (("add_k_proj", "add_v_proj"), ("to_k_t", "to_v_t"))
+_PLAIN = (("to_q", "to_k", "to_v"), ("to_query", "to_key", "to_value"))
+_SUFFIXES = (".attn2", ".attn1", ".attn", ".attention", ".cross_attention")
+
+
+def record_sites(denoiser: torch.nn.Module, run: Callable[[int], int]) -> tuple[Site, ...]:
+    """Finds a denoiser's sites, by how many tokens its projections are given.
+
+    K of a cross-attention is given as many tokens as the text has, and its queries are not. What serves text and image
+    alike is given more of them where the text is longer. What is given the text alone, queries too, refines it before
+    it meets the image, and is no site.
 
     Args:
         denoiser: a UNet or transformer of diffusers.
-        run: runs one forward pass of it.
+        run: runs one forward pass of it with a text of about so many tokens, and returns how many it had.
 
     Returns:
         the sites in execution order.
@@ -89,59 +121,101 @@ def record_sites(denoiser: torch.nn.Module, run: Callable[[], object]) -> tuple[
     Raises:
         ModelError: projections are fused, or a LoRA is loaded, so that K and V of the text cannot be told apart.
     """
-    found = {name: parts for name, module in denoiser.named_modules() if (parts := _text_projections(name, module))}
-    order: list[str] = []
+    places = {name: place for name, module in denoiser.named_modules() if (place := _place(name, module))}
+    short, few = _token_counts(denoiser, places, run, SHORT)
+    _, many = _token_counts(denoiser, places, run, LONG)
+    grown = {name for name in few if many.get(name, few[name])[1] > few[name][1]}
+    longest = max((few[name][1] for name in grown), default=0)
+
+    def kind(name: str) -> str:
+        queries, keys = few[name]
+        if places[name].named:
+            return "text"
+        if keys == short and queries != keys:
+            return "text"
+        return "shared" if name in grown and queries == keys == longest > short else ""
+
+    kinds = {name: found for name in few if (found := kind(name))}
+    return tuple(
+        _site(index, name, denoiser, places[name], set(kinds), text_only=found == "text")
+        for index, (name, found) in enumerate(kinds.items())
+    )
+
+
+SHORT, LONG = 2, 98
+"""Tokens of the two texts: further apart than the multiples to which a denoiser pads (32 for Z-Image)."""
+
+
+def _token_counts(
+    denoiser: torch.nn.Module, places: Mapping[str, _Place], run: Callable[[int], int], tokens: int
+) -> tuple[int, dict[str, tuple[int, int]]]:
+    """Runs a pass and returns the length of its text, and tokens of queries and K by attention, in execution order."""
+    seen: dict[str, dict[str, int]] = {}
+
+    def note(name: str, part: str, given: torch.Tensor) -> None:
+        seen.setdefault(name, {})[part] = given.shape[1] if given.ndim > 2 else given.shape[0]
+
     handles = [
-        denoiser.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: order.append(name))
-        for name in found
+        denoiser.get_submodule(f"{name}.{path}").register_forward_pre_hook(
+            lambda _, given, name=name, part=part: note(name, part, given[0])
+        )
+        for name, place in places.items()
+        for part, path in (("query", place.query), ("key", place.key))
     ]
     try:
-        run()
+        length = run(tokens)
     finally:
         for handle in handles:
             handle.remove()
-    sites = []
-    for index, name in enumerate(dict.fromkeys(order)):
-        key, value, text_only = found[name]
-        width: Any = denoiser.get_submodule(f"{name}.{key}").out_features
-        # As a UNet's configuration tells it: a block of one layer is named by its attention.
-        lone = (
-            name.endswith(".transformer_blocks.0.attn2")
-            and name.replace("blocks.0.attn2", "blocks.1.attn2") not in found
-        )
-        address = name.removesuffix(".transformer_blocks.0.attn2") if lone else name
-        sites.append(
-            Site(
-                index, address.removesuffix(".attn2").removesuffix(".attn"), f"{name}.{key}", f"{name}.{value}",
-                int(width), text_only,
-            )
-        )  # fmt: skip
-    return tuple(sites)
+    return length, {name: (parts["query"], parts["key"]) for name, parts in seen.items() if len(parts) == 2}
 
 
-def _text_projections(name: str, module: torch.nn.Module) -> tuple[str, str, bool] | None:
-    """Returns names of the K and V projections of a module's text, and whether they serve it alone; None elsewhere."""
-    if not hasattr(module, "to_q"):
-        return None
-    if getattr(module, "add_k_proj", None) is not None:
-        parts = ("add_k_proj", "add_v_proj", True)
-    elif getattr(module, "is_cross_attention", False):
-        parts = ("to_k", "to_v", True)
-    elif getattr(module, "pre_only", False) and "single_transformer_blocks" in name:
-        parts = ("to_k", "to_v", False)
-    else:
-        return None
-    if getattr(module, "fused_projections", False):
-        raise ModelError(
-            f"{name} has fused projections, whose K and V cannot be told apart; call unfuse_qkv_projections() first"
-        )
-    for part in parts[:2]:
+def _site(
+    index: int, name: str, denoiser: torch.nn.Module, place: _Place, found: Collection[str], *, text_only: bool
+) -> Site:
+    module = denoiser.get_submodule(name)
+    for part in (place.key, place.value):
         if hasattr(getattr(module, part), "base_layer"):
             raise ModelError(
                 f"{name}.{part} carries a LoRA; fuse it (pipeline.fuse_lora(), unload_lora_weights()), save the "
                 "pipeline, and name that folder"
             )
-    return parts
+    # As a UNet's configuration tells it: a block of one layer is named by its attention.
+    lone = (
+        name.endswith(".transformer_blocks.0.attn2") and name.replace("blocks.0.attn2", "blocks.1.attn2") not in found
+    )
+    address = name.removesuffix(".transformer_blocks.0.attn2") if lone else name
+    address = next((address.removesuffix(end) for end in _SUFFIXES if address.endswith(end)), address)
+    columns = place.key_columns
+    width: Any = columns[1] - columns[0] if columns else getattr(module, place.key).out_features
+    return Site(
+        index, address, f"{name}.{place.key}", f"{name}.{place.value}", int(width), text_only, place.key_columns,
+        place.value_columns,
+    )  # fmt: skip
+
+
+def _place(name: str, module: Any) -> _Place | None:
+    """Returns where the text may enter a module that attends; None of any other."""
+    if getattr(module, "fused_projections", False):
+        raise ModelError(
+            f"{name} has fused projections, whose K and V cannot be told apart; call unfuse_qkv_projections() first"
+        )
+
+    def there(*names: str) -> bool:
+        return all(getattr(module, name, None) is not None for name in names)
+
+    if there("to_qkv_mlp_proj", "inner_dim"):
+        # Queries, K, V, then the feed-forward, in one projection of the single blocks of FLUX.2.
+        path, width = "to_qkv_mlp_proj", module.inner_dim
+        return _Place(path, path, path, (width, 2 * width), (2 * width, 3 * width))
+    if there("txt_kv_proj", "img_qkv_proj"):
+        path, width = "txt_kv_proj", module.txt_kv_proj.out_features // 2
+        return _Place("img_qkv_proj", path, path, (0, width), (width, 2 * width), named=True)
+    for query, key, value in _PLAIN:
+        if there(query, key, value):
+            own = next((pair for pair in _NAMED if there(*pair)), None)
+            return _Place(query, *own, named=True) if own else _Place(query, key, value)
+    return None
 
 
 @contextmanager

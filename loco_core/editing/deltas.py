@@ -374,4 +374,5 @@ def module_paths(model: LoadedModel, sites: Sequence[int]) -> list[str]:
             f"site {shared[0].index} ({shared[0].name}) has one K and V for text and image, so that no edit of the "
             f"text alone exists there; those that admit one: 0 to {sum(site.text_only for site in model.sites) - 1}"
         )
-    return [path for site in found for path in (site.key_path, site.value_path)]
+    # One projection may give both.
+    return list(dict.fromkeys(path for site in found for path in (site.key_path, site.value_path)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from loco_core.diffusion.model import LoadedModel, load_model
-from loco_core.types import Generation, Intervention, Row
+from loco_core.types import Generation, Row, Site
 
 STEPS = 3
 
@@ -54,7 +55,7 @@ class Plain:
     def __init__(self, subject: Subject, model: LoadedModel) -> None:
         self._subject, self._model = subject, model
         self._denoiser = model.family.denoiser(model.pipeline)
-        self._guided = model.facts.guided
+        self._passes = model.facts.passes
 
     def free(self, text: str, seed: int) -> torch.Tensor:
         """Returns the final latents of a sentence, drawn by the pipeline alone."""
@@ -64,12 +65,13 @@ class Plain:
             latents[:] = [given[3]["latents"] if isinstance(given[-1], dict) else given[2]]
             return given[3] if isinstance(given[-1], dict) else None
 
-        old = type(self._model.pipeline).__name__.startswith(("IF", "PixArt"))
-        watch: dict[str, Any] = {"callback": keep, "callback_steps": 1} if old else {"callback_on_step_end": keep}
+        new = "callback_on_step_end" in inspect.signature(self._model.pipeline.__call__).parameters
+        watch: dict[str, Any] = {"callback_on_step_end": keep} if new else {"callback": keep, "callback_steps": 1}
         sides = {"height": self._subject.side, "width": self._subject.side} if self._subject.side else {}
         self._model.pipeline(
-            text, num_inference_steps=STEPS, guidance_scale=self._subject.guidance_scale, output_type="pt",
-            generator=[torch.Generator().manual_seed(seed)], **sides, **watch, **self._subject.arguments,
+            text, num_inference_steps=STEPS, output_type="pt", generator=[torch.Generator().manual_seed(seed)],
+            **{self._model.facts.scale_argument: self._subject.guidance_scale}, **sides, **watch,
+            **self._subject.arguments,
         )  # fmt: skip
         return latents[0][0]
 
@@ -77,34 +79,31 @@ class Plain:
         """Returns the final latents of a row with its intervention."""
         does, taken = row.intervention, self._taken(row)
         seen = self._watched(row)
-        step = {"now": -1}
+        calls = _Calls(self._passes)
         with ExitStack() as stack:
-            stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(lambda *_: _advance(step))))
+            stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
             for index in does.sites:
                 site = self._model.sites[index]
-                for letter, path in (("k", site.key_path), ("v", site.value_path)):
+                for letter, path, columns in _parts(site):
                     if letter in does.part:
                         module = self._denoiser.get_submodule(path)
-                        hook = self._overwrite(seen[path], step, row, taken)
+                        hook = self._overwrite(seen[path], calls, row, taken, columns)
                         stack.enter_context(_Removing(module.register_forward_hook(hook)))
-                name = site.key_path.rpartition(".")[0]
+                name = site.attention_path
                 if name in seen and "k" in does.part:
-                    hook = self._masked(seen[name], step, row, taken)
+                    hook = self._masked(seen[name], calls, row, taken)
                     attention = self._denoiser.get_submodule(name)
                     stack.enter_context(_Removing(attention.register_forward_pre_hook(hook, with_kwargs=True)))
             return self.free(row.prompt, row.seed)
 
-    def _halves(self, does: Intervention) -> tuple[int, ...]:
-        names = ("unconditional", "conditional") if self._guided else ("conditional",)
-        return tuple(at for at, name in enumerate(names) if does.guidance_half in (name, "both"))
-
-    def _taken(self, row: Row) -> dict[int, torch.Tensor]:
-        """Returns which positions each half takes from the donor."""
-        halves = self._halves(row.intervention)
-        own = [row.prompt if half == 1 or not self._guided else "" for half in halves]
+    def _taken(self, row: Row) -> dict[str, torch.Tensor]:
+        """Returns which positions each half that the intervention covers takes from the donor."""
+        does = row.intervention
+        halves = [half for halves in self._passes for half in halves if does.guidance_half in (half, "both")]
+        own = [row.prompt if half == "conditional" else "" for half in halves]
         words = self._model.family.encode(self._model.pipeline, [*own, row.donor]).words
         either = {half: words[number] | words[-1] for number, half in enumerate(halves)}
-        kind = row.intervention.tokens
+        kind = does.tokens
         return {
             half: torch.ones_like(found) if kind == "all" else found if kind == "words" else ~found
             for half, found in either.items()
@@ -113,48 +112,94 @@ class Plain:
     def _watched(self, row: Row) -> dict[str, list[torch.Tensor]]:
         """Returns what the donor's conditional half made at every step, by module; masks by attention."""
         seen: dict[str, list[torch.Tensor]] = {}
+        calls = _Calls(self._passes)
         with ExitStack() as stack:
-            for index in row.intervention.sites:
-                site = self._model.sites[index]
-                for path in (site.key_path, site.value_path):
-                    hook = _note(seen.setdefault(path, []))
-                    stack.enter_context(_Removing(self._denoiser.get_submodule(path).register_forward_hook(hook)))
-                name = site.key_path.rpartition(".")[0]
-                attention = self._denoiser.get_submodule(name)
-                stack.enter_context(
-                    _Removing(attention.register_forward_pre_hook(_note_mask(seen, name), with_kwargs=True))
-                )
+            stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
+            sites = [self._model.sites[index] for index in row.intervention.sites]
+            for path in dict.fromkeys(path for site in sites for _, path, _ in _parts(site)):
+                hook = _note(seen.setdefault(path, []), calls)
+                stack.enter_context(_Removing(self._denoiser.get_submodule(path).register_forward_hook(hook)))
+            for site in sites:
+                attention, note = self._denoiser.get_submodule(site.attention_path), _note_mask(seen, site, calls)
+                stack.enter_context(_Removing(attention.register_forward_pre_hook(note, with_kwargs=True)))
             self.free(row.donor, row.seed)
         return seen
 
     def _overwrite(
-        self, seen: list[torch.Tensor], step: dict[str, int], row: Row, taken: dict[int, torch.Tensor]
+        self,
+        seen: list[torch.Tensor],
+        calls: _Calls,
+        row: Row,
+        taken: dict[str, torch.Tensor],
+        columns: tuple[int, int] | None,
     ) -> Callable[..., torch.Tensor]:
-        does = row.intervention
-
         def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
             output = output.clone()
-            if does.step_start <= step["now"] < (STEPS if does.step_end is None else does.step_end):
-                for half, positions in taken.items():
-                    count = len(positions)
-                    output[half, :count][positions] = seen[step["now"]][:count][positions]
+            for at, half in calls.covered(row, taken):
+                count = len(taken[half])
+                text = slice(-count, None) if self._model.facts.text_last else slice(count)
+                for position in taken[half].nonzero().flatten().tolist():
+                    part = slice(*columns) if columns else slice(None)
+                    output[at, text][position, part] = seen[calls.step][text][position, part]
             return output
 
         return hook
 
     def _masked(
-        self, seen: list[torch.Tensor], step: dict[str, int], row: Row, taken: dict[int, torch.Tensor]
+        self, seen: list[torch.Tensor], calls: _Calls, row: Row, taken: dict[str, torch.Tensor]
     ) -> Callable[..., Any]:
-        does = row.intervention
-
         def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            mask = kwargs["attention_mask"].clone()
-            if does.step_start <= step["now"] < (STEPS if does.step_end is None else does.step_end):
-                for half, positions in taken.items():
-                    mask[half, 0, positions] = seen[step["now"]][0, positions]
-            return args, {**kwargs, "attention_mask": mask}
+            name = next(name for name in MASKS if kwargs.get(name) is not None)
+            mask = kwargs[name].clone()
+            for at, half in calls.covered(row, taken):
+                positions, donor = taken[half], seen[calls.step]
+                if mask.ndim == 4 and mask.shape[2] > 1:
+                    # Of queries and keys: those queries that the row's own padding has stay as they are.
+                    positions, own = _within(positions, mask.shape[3]), mask[at, 0].amax(1, keepdim=True)
+                    mask[at, 0][:, positions] = own * donor[0].amax(0)[positions]
+                else:
+                    positions = _within(positions, mask.shape[-1])
+                    mask[at, ..., positions] = donor[..., positions]
+            return args, {**kwargs, name: mask}
 
         return hook
+
+
+MASKS = ("attention_mask", "encoder_hidden_states_mask")
+"""Names by which attentions of diffusers take masks of the text's padding."""
+
+
+class _Calls:
+    """Counts the calls of a denoiser.
+
+    Attributes:
+        step: the denoising step, from 0.
+        halves: halves of guidance in the batch of this call, in their order.
+    """
+
+    def __init__(self, passes: Sequence[Sequence[str]]) -> None:
+        self._passes, self._count = passes, -1
+        self.step, self.halves = -1, tuple(passes[0])
+
+    def advance(self, *_: Any) -> None:
+        """Begins a call."""
+        self._count += 1
+        self.step, number = divmod(self._count, len(self._passes))
+        self.halves = tuple(self._passes[number])
+
+    def covered(self, row: Row, taken: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+        """Yields the rows of the batch that an intervention covers now, with their halves."""
+        does = row.intervention
+        if does.step_start <= self.step < (STEPS if does.step_end is None else does.step_end):
+            yield from ((at, half) for at, half in enumerate(self.halves) if half in taken)
+
+
+def _parts(site: Site) -> tuple[tuple[str, str, tuple[int, int] | None], ...]:
+    return ("k", site.key_path, site.key_columns), ("v", site.value_path, site.value_columns)
+
+
+def _within(positions: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.nn.functional.pad(positions, (0, count - len(positions)))
 
 
 class _Removing:
@@ -170,20 +215,18 @@ class _Removing:
         self._handle.remove()
 
 
-def _advance(step: dict[str, int]) -> None:
-    step["now"] += 1
-
-
-def _note(calls: list[torch.Tensor]) -> Callable[..., None]:
+def _note(made: list[torch.Tensor], calls: _Calls) -> Callable[..., None]:
     def hook(_: Any, __: Any, output: torch.Tensor) -> None:
-        calls.append(output[-1].clone())
+        if "conditional" in calls.halves:
+            made.append(output[calls.halves.index("conditional")].clone())
 
     return hook
 
 
-def _note_mask(seen: dict[str, list[torch.Tensor]], name: str) -> Callable[..., None]:
+def _note_mask(seen: dict[str, list[torch.Tensor]], site: Site, calls: _Calls) -> Callable[..., None]:
     def hook(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        if kwargs.get("attention_mask") is not None:
-            seen.setdefault(name, []).append(kwargs["attention_mask"][-1].clone())
+        given = next((kwargs[name] for name in MASKS if kwargs.get(name) is not None), None)
+        if given is not None and "conditional" in calls.halves:
+            seen.setdefault(site.attention_path, []).append(given[calls.halves.index("conditional")].clone())
 
     return hook

@@ -115,7 +115,7 @@ def assert_attention_adds_up(
         return part
 
     monkeypatch.setattr(attention, "written_by", checked)
-    modules = [denoiser.get_submodule(site.key_path.rpartition(".")[0]).to_out[0] for site in model.sites]  # type: ignore[index]
+    modules = [denoiser.get_submodule(site.attention_path).to_out[0] for site in model.sites]  # type: ignore[index]
     handles = [module.register_forward_hook(lambda out, _, made: wrote.update({out: made})) for module in modules]  # type: ignore[union-attr]
     try:
         found = attention.contributions(model, rows, settings, batch)

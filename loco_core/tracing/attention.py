@@ -81,7 +81,7 @@ def _watched(
     handles = []
     try:
         for site in model.sites:
-            attention = denoiser.get_submodule(site.key_path.rpartition(".")[0])
+            attention = denoiser.get_submodule(site.attention_path)
             seen: dict[str, torch.Tensor] = {}
             for name in _projections(attention, site):
                 keep = partial(_keep, seen, name)

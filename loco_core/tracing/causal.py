@@ -189,7 +189,7 @@ def _restoring(model: LoadedModel, restored: Sequence[Sequence[int]], batch_size
         for site in model.sites:
             rows = [row for row, sites in enumerate(restored) if site.index in sites]
             if rows:
-                attention = denoiser.get_submodule(site.key_path.rpartition(".")[0])
+                attention = denoiser.get_submodule(site.attention_path)
                 stack.enter_context(_hooked(attention, partial(_conditional_from_first, rows, batch_size)))
         yield
 

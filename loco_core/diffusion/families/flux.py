@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
-from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import Reading, t5_tokens
 
@@ -38,7 +38,7 @@ INFO = FamilyInfo(
     editable="K and V of the text in double blocks, fitted on what they read at the first step; single blocks share "
     "theirs with the image and admit no edit of the text alone",
     shared="single_transformer_blocks.",
-    guided=False,
+    passes=UNGUIDED,
     guidance_example="FLUX.1-dev 3.5",
     side_multiple=PIXELS,
     schedulers=("FlowMatchEulerDiscreteScheduler",),

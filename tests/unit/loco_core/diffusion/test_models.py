@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from diffusers import (
 )
 
 from loco_core import plugins
-from loco_core.diffusion.model import REMEMBERED, LoadedModel, families, find_model, load_model
+from loco_core.diffusion.model import REMEMBERED, LoadedModel, families, find_model, load_model, pass_of
 from loco_core.diffusion.sites import record_sites, unet_site_names
 from loco_core.diffusion.tokens import clip_tokens, t5_tokens
 from loco_core.editing.deltas import Provenance, WeightDelta, applied
@@ -51,7 +52,7 @@ def test_sites_of_the_full_size_models(name: str) -> None:
     with torch.device("meta"):
         denoiser = denoiser_class(**info.published)
         pipeline = SimpleNamespace(unet=denoiser, transformer=denoiser)
-        sites = record_sites(denoiser, lambda: family.forward(pipeline, family.blank(pipeline)))
+        sites = record_sites(denoiser, partial(pass_of, family, pipeline))
     assert [site.name for site in sites] == list(facts.site_names(dict(info.published)))
     assert len(sites) == count
     assert {index: sites[index].name for index in known} == known
@@ -81,8 +82,8 @@ def test_prompts_that_a_model_would_cut_are_refused(tiny_model: LoadedModel) -> 
 
 def test_fused_projections_and_loaded_loras_are_refused(tiny_pipeline: Path) -> None:
     model = load_model("stable_diffusion", str(tiny_pipeline), None, "float32", "cpu")
-    again = lambda: record_sites(model.pipeline.unet, lambda: None)  # noqa: E731
-    attention = model.pipeline.unet.get_submodule(model.sites[0].key_path.rpartition(".")[0])
+    again = partial(record_sites, model.pipeline.unet, partial(pass_of, model.family, model.pipeline))
+    attention = model.pipeline.unet.get_submodule(model.sites[0].attention_path)
     attention.to_v.base_layer = attention.to_k
     with pytest.raises(ModelError, match="to_v carries a LoRA; fuse it"):
         again()

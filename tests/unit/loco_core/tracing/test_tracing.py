@@ -60,7 +60,7 @@ def slow_contributions(model: LoadedModel, prompt: str, seed: int) -> list[float
     before, noted = dict(pipe.unet.attn_processors), list[list[float]]()
     for site in model.sites:
         noted.append([])
-        attention = pipe.unet.get_submodule(site.key_path.rpartition(".")[0])
+        attention = pipe.unet.get_submodule(site.attention_path)
         attention.set_processor(_Slow(CHANGED[prompt], noted[-1]))
     try:
         pipe(
