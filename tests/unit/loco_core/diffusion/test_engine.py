@@ -70,12 +70,12 @@ def test_engine_equals_the_plain_loop(tiny_model: LoadedModel, cells: tuple[list
 @contextmanager
 def mutant(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any, int, int], tuple[int, int]]) -> Iterator[None]:
     """Breaks the router: `change` gets the plan, part and site, and returns the part and site it should have been."""
-    original = Router._look_up
+    original = Router._active
 
-    def broken(self: Router, table: torch.Tensor, plan: Any, part: int, site: int) -> Any:
-        return original(self, table, plan, *change(self, plan, part, site))
+    def broken(self: Router, plan: Any, part: int, site: int) -> Any:
+        return original(self, plan, *change(self, plan, part, site))
 
-    monkeypatch.setattr(Router, "_look_up", broken)
+    monkeypatch.setattr(Router, "_active", broken)
     yield
     monkeypatch.undo()
 
