@@ -16,6 +16,7 @@ from loco_core.diffusion.loading import load_pipeline as load_pipeline
 from loco_core.diffusion.site_check import check_sites
 from loco_core.diffusion.sites import record_sites
 from loco_core.diffusion.tokens import Reading
+from loco_core.diffusion.unserved import why_unserved
 from loco_core.errors import ModelError, OutOfMemoryError, SpecError, did_you_mean
 from loco_core.types import Engine, Site
 
@@ -50,6 +51,8 @@ class ModelInfo:
             said of the model without its weights.
         super_resolution: hub id of the second stage that was published with it; empty where none was.
         dtype: format of the denoiser's weights as published, in which it is loaded where nobody says another.
+        steps: denoising steps as published, where they are not those of its family.
+        guidance_scale: guidance scale as published, where it is not that of its family.
     """
 
     seconds_per_image: float
@@ -61,6 +64,8 @@ class ModelInfo:
     published: Mapping[str, Any] = field(default_factory=dict)
     super_resolution: str = ""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    steps: int | None = None
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,9 @@ class FamilyInfo:
         super_resolution_cost: seconds of an image of both stages, of the first alone one.
         reading: function that says how much of a prompt is read, from the index of a pipeline folder; None where only
             the loaded pipeline can tell.
+        steps: denoising steps of an image where a sweep of one of these models says none: what its pipeline takes
+            where it is told none.
+        guidance_scale: guidance scale likewise.
     """
 
     pipelines: tuple[str, ...]
@@ -126,6 +134,8 @@ class FamilyInfo:
     super_resolution_class: str = ""
     super_resolution_cost: float = 1.0
     reading: Callable[[Mapping[str, Any]], Reading] | None = None
+    steps: int = 50
+    guidance_scale: float = 7.5
 
     def __post_init__(self) -> None:
         """Refuses calls in an order in which nothing could be read.
@@ -343,14 +353,18 @@ def known_models() -> dict[str, tuple[str, ModelInfo]]:
     return found
 
 
-def published_dtype(name: str) -> str:
-    """Returns the format of a model's weights as published; of a model that no family knows, float32.
+def published_model(name: str) -> ModelInfo | None:
+    """Returns what is known of a model as published, its steps and guidance among it; None where no family knows it.
 
     Args:
         name: name of the model, or its hub id.
     """
-    known = ((key, info) for family in families().values() for key, info in family.models.items())
-    return next((info.dtype for key, info in known if name and name in (key, info.hub_id)), "float32")
+    for family in families().values():
+        for key, info in family.models.items():
+            if name and name in (key, info.hub_id):
+                scale = family.guidance_scale if info.guidance_scale is None else info.guidance_scale
+                return replace(info, steps=info.steps or family.steps, guidance_scale=scale)
+    return None
 
 
 def left_out(family_key: str, *, second: bool = False) -> frozenset[str]:
@@ -386,7 +400,9 @@ def family_of_pipeline(class_name: str, where: str) -> str:
     """
     known = {pipeline: key for key, family in families().items() for pipeline in family.pipelines}
     if class_name not in known:
-        raise ModelError(f'{where} is a "{class_name}", which no family supports{did_you_mean(class_name, known)}')
+        why = why_unserved(class_name)
+        said = f": {why}" if why else did_you_mean(class_name, known)
+        raise ModelError(f'{where} is a "{class_name}", which no family supports{said}')
     return known[class_name]
 
 

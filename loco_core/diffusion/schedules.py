@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,15 @@ def _made(name: str, make: Any) -> Any:
         raise ModelError(f"{name} cannot be made: {first_line(error)}") from error
 
 
+def _more(scheduler: Any, steps: int) -> dict[str, Any]:
+    """Returns what a scheduler is to be told beside the number of steps."""
+    if scheduler.config.get("use_dynamic_shifting", False):
+        return {"mu": 1.0}
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    # A time between two steps, which no other number of steps has.
+    return {"intermediate_timesteps": None} if "intermediate_timesteps" in takes and steps != 2 else {}
+
+
 def check_schedule(scheduler: Any, steps: int, *, partly: bool) -> None:
     """Refuses what a scheduler cannot do, before anything is drawn with it.
 
@@ -83,16 +93,16 @@ def check_schedule(scheduler: Any, steps: int, *, partly: bool) -> None:
     Raises:
         ModelError: it cannot take so many steps, or calls the denoiser more often than once a step.
     """
-    shifts = scheduler.config.get("use_dynamic_shifting", False)
     name = type(scheduler).__name__
     try:
-        scheduler.set_timesteps(steps, **({"mu": 1.0} if shifts else {}))
+        scheduler.set_timesteps(steps, **_more(scheduler, steps))
     except Exception as error:  # each scheduler has its own
         raise ModelError(
             f"{name} cannot take {steps} steps: {first_line(error)}; expected another number of generation.steps, or "
             "another generation.scheduler"
         ) from error
-    calls = len(scheduler.timesteps)
+    # One that distils continuous time counts the end, too.
+    calls = len(scheduler.timesteps) - (name == "SCMScheduler")
     if partly and calls != steps:
         raise ModelError(
             f"{name} runs the denoiser {calls} times for {steps} steps, so that interventions at some steps mean "

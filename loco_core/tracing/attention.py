@@ -39,8 +39,8 @@ def contributions(model: LoadedModel, rows: Sequence[Row], settings: Generation,
         ``(rows, sites)`` float64 on the CPU, in units of the sites' outputs.
 
     Raises:
-        ModelError: text and image attend to each other, an attention normalizes its queries or keys, or a prompt equals
-            its donor.
+        ModelError: text and image attend to each other, an attention normalizes its queries or keys head by head, or a
+            prompt equals its donor.
     """
     if model.facts.stream != "fixed":
         raise ModelError("attention contribution needs text that is the same at every step; this model's evolves")
@@ -83,9 +83,9 @@ def _watched(
         for site in model.sites:
             attention = denoiser.get_submodule(site.attention_path)
             seen: dict[str, torch.Tensor] = {}
-            for name in _projections(attention, site):
+            for name, module in _projections(attention, site).items():
                 keep = partial(_keep, seen, name)
-                handles.append(attention.get_submodule(name).register_forward_hook(keep))
+                handles.append(attention.get_submodule(module).register_forward_hook(keep))
             note = partial(_note, seen, words, batch_size, sums[site.index])
             handles.append(attention.register_forward_hook(note, with_kwargs=True))
         yield
@@ -94,12 +94,20 @@ def _watched(
             handle.remove()
 
 
-def _projections(attention: Any, site: Site) -> list[str]:
-    """Returns names of the projections that an attention takes queries, keys and values from, text before image."""
-    if getattr(attention, "norm_q", None) is not None or getattr(attention, "norm_k", None) is not None:
-        raise ModelError(f"{site.name} normalizes its queries or keys; its attention cannot be observed")
+def _projections(attention: Any, site: Site) -> dict[str, str]:
+    """Returns the modules that an attention takes queries, keys and values from, by their projections, text first.
+
+    Where queries and keys pass a norm, over all heads at once, it is the norm.
+    """
     names = ("to_q", "add_k_proj", "to_k", "add_v_proj", "to_v")
-    return [name for name in names if getattr(attention, name, None) is not None]
+    found = {name: name for name in names if getattr(attention, name, None) is not None}
+    for name, norm in (("to_q", "norm_q"), ("to_k", "norm_k")):
+        if getattr(attention, norm, None) is not None:
+            weight = getattr(getattr(attention, norm), "weight", None)
+            if weight is None or len(weight) != getattr(attention, name).out_features:
+                raise ModelError(f"{site.name} normalizes queries or keys head by head; its attention is not observed")
+            found[name] = norm
+    return found
 
 
 def _keep(seen: dict[str, torch.Tensor], name: str, _: Any, __: Any, made: torch.Tensor) -> None:

@@ -48,6 +48,9 @@ def plan(
         return
     if unread:
         print(f"all of it: {root} is not looked at; --results {root} counts what remains")
+    for model in found.models:
+        how = f"{model.steps} steps, guidance {model.guidance_scale:g}, {model.dtype}"
+        print(f"drawn:   {printable(model.model)} at {how}")
     print(f"units:   {found.units:,}")
     if found.guessed_batches:
         print(f"         if batches hold 8 images: the run measures that first for {', '.join(found.guessed_batches)}")

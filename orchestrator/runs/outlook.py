@@ -48,6 +48,9 @@ class ModelOutlook:
             assumed for the model.
         types: names of the devices that they will run on: those so far where the hours follow from these, else the
             types of GPU that the model asks for; any where there is none.
+        steps: denoising steps of its pictures.
+        guidance_scale: guidance scale of its pictures.
+        dtype: format of its weights and activations.
     """
 
     model: str
@@ -56,6 +59,9 @@ class ModelOutlook:
     edit_hours: float
     measured: bool
     types: tuple[str, ...] = ()
+    steps: int = 0
+    guidance_scale: float = 0.0
+    dtype: str = ""
 
     @property
     def gpu_hours(self) -> float:
@@ -163,7 +169,13 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         types = model.worker.accelerators
         if pace is not None:
             types = tuple(sorted({item.device for item in used.usage if item.model == model.id and item.device}))
-        models.append(ModelOutlook(model.id, model.worker.gpus, hours, edit_hours, pace is not None, types))
+        drawn = model.generation(spec.generation.settings)
+        models.append(
+            ModelOutlook(
+                model.id, model.worker.gpus, hours, edit_hours, pace is not None, types, drawn.steps,
+                drawn.guidance_scale, model.dtype,
+            )
+        )  # fmt: skip
     left, cells = left + swept, swept.cells
     can_show = reach(
         spec.prompts,

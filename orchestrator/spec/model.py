@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from loco_core.diffusion.model import published_dtype
-from loco_core.types import Attention, DeviceMap, Engine, Offload
+from loco_core.diffusion.model import ModelInfo, published_model
+from loco_core.types import Attention, DeviceMap, Engine, Generation, Offload
 from orchestrator.spec.accelerators import ACCELERATOR_LABEL, Accelerator, memory_of
 from orchestrator.spec.places import ModelPlace
 from orchestrator.spec.rules import Name, Strict, problem
@@ -197,8 +197,9 @@ class ModelSpec(Strict):
     )
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] | None = Field(
         None,
-        description="Scale of classifier-free guidance of this model. Default: `generation.guidance_scale`. Distilled "
-        "models need another than the others in a sweep.",
+        description="Scale of classifier-free guidance of this model, or the number that a distilled model reads. "
+        "Default: `generation.guidance_scale`; where the sweep has none, that with which the model is published, for "
+        "models named here or by their hub id.",
         examples=[3.5],
     )
     super_resolution: SuperResolution | None = Field(
@@ -217,9 +218,8 @@ class ModelSpec(Strict):
         """Writes the default down, so that results keep it whatever a later version knows of the model."""
         if not isinstance(value, dict) or "dtype" in value:
             return value
-        name = value.get("path") or value.get("id")
-        dtype = published_dtype(name) if isinstance(name, str) else "float32"
-        return value if dtype == "float32" else {**value, "dtype": dtype}
+        known = published_of(value)
+        return value if known is None or known.dtype == "float32" else {**value, "dtype": known.dtype}
 
     @property
     def how(self) -> Engine:
@@ -243,6 +243,25 @@ class ModelSpec(Strict):
             message = f"{engine.offload!r} keeps one GPU busy; expected worker.gpus: 1, not {gpus}"
             raise problem(("engine", "offload"), message)
         return self
+
+
+def published_of(item: Any) -> ModelInfo | None:
+    """Returns what is known of a model of a sweep as published, however the sweep writes it; else None."""
+    if isinstance(item, ModelSpec):
+        item = {"id": item.id, "path": item.path}
+    name = (item.get("path") or item.get("id")) if isinstance(item, dict) else item
+    return published_model(name) if isinstance(name, str) else None
+
+
+def guided(item: Any, known: ModelInfo | None) -> Any:
+    """Writes the published guidance scale of a model down, where neither it nor its sweep names one."""
+    scale = None if known is None else known.guidance_scale
+    if scale is None or scale == Generation().guidance_scale:
+        return item
+    if isinstance(item, ModelSpec):
+        return item if item.guidance_scale is not None else item.model_copy(update={"guidance_scale": scale})
+    whole = {"id": item} if isinstance(item, str) else item
+    return whole if "guidance_scale" in whole else {**whole, "guidance_scale": scale}
 
 
 def _model_by_id(value: Any) -> Any:

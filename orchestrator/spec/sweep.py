@@ -25,7 +25,7 @@ from loco_core.types import (
 )
 from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
-from orchestrator.spec.model import Model
+from orchestrator.spec.model import Model, guided, published_of
 from orchestrator.spec.places import ResultsPlace, ScorerPlace, key_or_file, of_file
 from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
 from orchestrator.spec.watching import Hooks, NotifySpec, choice, notified
@@ -59,10 +59,16 @@ class WindowsSpec(Strict):
 class GenerationSpec(Strict):
     """How images are generated. All but ``batch_size`` and ``unit_seconds`` change the pixels."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="Denoising steps per picture.", examples=[30])
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(
+        50,
+        description="Denoising steps per picture. Default: those with which the models of the sweep are published, for "
+        "models named by their id or hub id; 50 for others, and where models differ.",
+        examples=[30],
+    )
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = Field(
         7.5,
-        description="Scale of classifier-free guidance, for models that do not say.",
+        description="Scale of classifier-free guidance, for models that do not say. Default: that with which a model "
+        "is published, for models named by their id or hub id; 7.5 for others.",
         examples=[3.5],
     )
     height: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(
@@ -310,6 +316,28 @@ class SweepSpec(Strict):
         "to the measured ones. Default: none.",
         examples=["locogen-sd14"],
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        """Writes steps and guidance down as published, where the sweep says none, so that results keep them."""
+        if not isinstance(value, dict):
+            return value
+        value = tuples(value)
+        generation, models = value.get("generation", {}), listed(value.get("models"))
+        if isinstance(generation, GenerationSpec):
+            generation = generation.model_dump(exclude_unset=True)
+        if not isinstance(generation, dict) or not isinstance(models, list | tuple):
+            return value
+        known = [published_of(item) for item in models]
+        if "steps" not in generation and len(steps := {info.steps if info else None for info in known}) == 1:
+            (published,) = steps
+            if published not in (None, GenerationSpec().steps):
+                value = {**value, "generation": {**generation, "steps": published}}
+        if "guidance_scale" not in generation:
+            pairs = zip(models, known, strict=True)
+            value = {**value, "models": tuple(guided(item, info) for item, info in pairs)}
+        return value
 
     def _guidance_scales(self) -> list[float]:
         own = [model.guidance_scale for model in self.models]

@@ -6,6 +6,7 @@ import json
 from itertools import groupby
 
 from loco_core.diffusion.model import FamilyInfo, ModelInfo, families, known_models
+from loco_core.diffusion.unserved import KINDS, REASONS
 from loco_core.localization.base import LocalizeSettings
 from orchestrator.presets import presets, published
 from tools.docs.markdown import code, page, table
@@ -23,6 +24,8 @@ read only T5 or Gemma, so that less is known of how well swaps and edits work. *
 MEMORY = """\
 Memory: of a GPU, at most, for one picture at half precision. It was measured with random weights, or estimated from
 such measurements."""
+UNSERVED = """\
+`plan` says so of a folder of one of them. A [plug-in](../how-to/plug-ins.md) may add a family for it."""
 PRESETS = """\
 `loco-sweep reproduce NAME` runs a sweep after a publication and shows the published values next to the measured ones.
 None has been run on published weights yet. Sites are counted from 0. The last column says where a value comes from."""
@@ -47,7 +50,20 @@ def models_page() -> bytes:
     ]
     for family, facts in known.items():
         parts += [f"## {family}", _family(family, facts)]
-    return page("Models and sites", "the families in `loco_core/diffusion/families/`", *parts, *_presets())
+    return page(
+        "Models and sites", "the families in `loco_core/diffusion/families/`", *parts, *_unserved(), *_presets()
+    )
+
+
+def _unserved() -> list[str]:
+    served = {name for facts in families().values() for name in facts.pipelines}
+    classes: dict[str, list[str]] = {}
+    for name, why in sorted(REASONS.items()):
+        if name not in served:
+            classes.setdefault(why, []).append(code(name))
+    rows = [(", ".join(names), why) for why, names in classes.items()]
+    rows += [(kind.words, kind.reason.format(plain="pipeline without it")) for kind in KINDS]
+    return ["## Pipelines that are not served", UNSERVED, table(("pipelines of diffusers", "why"), rows)]
 
 
 def site_names(facts: FamilyInfo, info: ModelInfo) -> tuple[str, ...]:
@@ -62,6 +78,7 @@ def _family(family: str, facts: FamilyInfo) -> str:
         ("pipelines of diffusers", ", ".join(map(code, facts.pipelines))),
         ("status", facts.status),
         ("text encoders", facts.encoders),
+        ("steps and guidance by default", f"{facts.steps}, {facts.guidance_scale:g}"),
         ("pooled text", facts.pooled or "none"),
         ("edits", facts.editable),
         ("sides of pictures", f"multiples of {facts.side_multiple} pixels"),

@@ -42,6 +42,8 @@ INFO = FamilyInfo(
             super_resolution="DeepFloyd/IF-II-L-v1.0",
         )
     },
+    steps=100,
+    guidance_scale=7.0,
     status="experimental",
     seconds_per_image=20.0,
     config_file="unet/config.json",

@@ -24,6 +24,8 @@ INFO = FamilyInfo(
     models={
         "flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", gigabytes=37, published=_TRANSFORMER, dtype="bfloat16")
     },
+    steps=28,
+    guidance_scale=3.5,
     status="experimental",
     seconds_per_image=40.0,
     config_file="transformer/config.json",

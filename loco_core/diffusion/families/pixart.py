@@ -19,6 +19,8 @@ INFO = FamilyInfo(
         "pixart": ModelInfo(10.0, "PixArt-alpha/PixArt-XL-2-1024-MS", gigabytes=14, published=_TRANSFORMER),
         "pixart-sigma": ModelInfo(10.0, "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", gigabytes=14, published=_TRANSFORMER),
     },
+    steps=20,
+    guidance_scale=4.5,
     status="experimental",
     seconds_per_image=10.0,
     config_file="transformer/config.json",

@@ -7,7 +7,9 @@ is the start and what follows the instruction. The empty prompt goes without.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from loco_core.diffusion.diffusers_family import AS_GIVEN, DiffusersFamily
 from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
@@ -30,6 +32,8 @@ INFO = FamilyInfo(
             4.0, "Efficient-Large-Model/Sana_1600M_1024px_diffusers", gigabytes=12, published=_TRANSFORMER
         )
     },
+    steps=20,
+    guidance_scale=4.5,
     status="experimental",
     seconds_per_image=4.0,
     config_file="transformer/config.json",
@@ -50,6 +54,8 @@ class Family(DiffusersFamily):
     text_width = "caption_channels"
     masked = True
     call = AS_GIVEN
+    encoded: ClassVar[Mapping[str, Any]] = MappingProxyType({"do_classifier_free_guidance": False})
+    """Further arguments of the pipeline's encoding."""
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts behind the pipeline's instruction, the empty one without."""
@@ -61,9 +67,9 @@ class Family(DiffusersFamily):
         for text in prompts:
             asked = instruction if text else []
             with torch.no_grad():
-                embeds, mask, _, _ = pipeline.encode_prompt(
-                    [text], do_classifier_free_guidance=False, device=device, clean_caption=False,
-                    max_sequence_length=LENGTH, complex_human_instruction=asked,
+                embeds, mask, *_ = pipeline.encode_prompt(
+                    [text], device=device, clean_caption=False, max_sequence_length=LENGTH,
+                    complex_human_instruction=asked, **self.encoded,
                 )  # fmt: skip
             ids = _ids(pipeline, text, "\n".join(asked))
             words = mask.bool() & (ids.to(mask.device) != pipeline.tokenizer.eos_token_id)
@@ -87,6 +93,8 @@ class Family(DiffusersFamily):
             torch.zeros(n, denoiser.config.in_channels, side, side, **where),
             prompts.embeds,
             torch.zeros(n, **where),
+            # Of one whose guidance is distilled.
+            guidance=torch.zeros(n, **where) if denoiser.config.get("guidance_embeds") else None,
             encoder_attention_mask=prompts.mask,
         )
 

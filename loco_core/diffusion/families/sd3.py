@@ -38,6 +38,8 @@ INFO = FamilyInfo(
             30.0, "stabilityai/stable-diffusion-3.5-large", gigabytes=31, published=_LARGE, dtype="bfloat16"
         ),
     },
+    steps=28,
+    guidance_scale=7.0,
     status="supported",
     seconds_per_image=12.0,
     config_file="transformer/config.json",

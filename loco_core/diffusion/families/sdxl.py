@@ -1,4 +1,7 @@
-"""Stable Diffusion XL: two CLIP text encoders side by side, and the pooled text of the second beside the time."""
+"""Stable Diffusion XL and its pruned forms: two CLIP text encoders side by side.
+
+The pooled text of the second stands beside the time.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,12 @@ _UNET = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
     "use_linear_projection": True,
 }  # fmt: skip
+# Pruned: each attention has a depth of its own, and the middle block has none.
+_SSD = {
+    **_UNET, "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": ((1, 1), (2, 2), (4, 4)),
+    "reverse_transformer_layers_per_block": ((4, 4, 10), (2, 1, 1), (1, 1, 1)),
+}  # fmt: skip
+_VEGA = {**_UNET, "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": (1, 1, 2)}
 INFO = FamilyInfo(
     pipelines=("StableDiffusionXLPipeline",),
     models={
@@ -31,7 +40,11 @@ INFO = FamilyInfo(
             encoder_layers=12 + 32,
             published=_UNET,
         ),
+        # Memory is that of SDXL less what the weights differ by at half precision: 1.33 and 0.75 of 2.57 billion.
+        "ssd-1b": ModelInfo(8.0, "segmind/SSD-1B", gigabytes=11, encoder_layers=12 + 32, published=_SSD),
+        "segmind-vega": ModelInfo(6.0, "segmind/Segmind-Vega", gigabytes=10, encoder_layers=12 + 32, published=_VEGA),
     },
+    guidance_scale=5.0,
     status="supported",
     seconds_per_image=12.0,
     config_file="unet/config.json",

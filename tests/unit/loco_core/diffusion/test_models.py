@@ -34,6 +34,14 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
         UNet2DConditionModel, 70,
         {24: "mid_block.attentions.0.transformer_blocks.0", 45: "up_blocks.0.attentions.1.transformer_blocks.1"},
     ),
+    "lcm": (UNet2DConditionModel, 16, {8: "up_blocks.1.attentions.1"}),
+    # Counted from ComfyUI's table of depths, too: 2 + 2 + 4 + 4 going down, none in the middle, 18 + 4 going up.
+    "ssd-1b": (
+        UNet2DConditionModel, 34,
+        {12: "up_blocks.0.attentions.0.transformer_blocks.0", 30: "up_blocks.1.attentions.0.transformer_blocks.0"},
+    ),
+    "segmind-vega": (UNet2DConditionModel, 15, {0: "down_blocks.1.attentions.0", 14: "up_blocks.1.attentions.2"}),
+    "sana-sprint": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),
     "deepfloyd-if": (UNet2DConditionModel, 22, {9: "mid_block.attentions.0", 17: "up_blocks.1.attentions.3"}),
     "pixart": (PixArtTransformer2DModel, 28, {2: "transformer_blocks.2", 10: "transformer_blocks.10"}),
     "sana": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),

@@ -29,11 +29,36 @@ def test_models_of_one_sweep_may_have_guidance_scales_of_their_own() -> None:
     assert distilled == Generation(guidance_scale=3.5)
 
 
-def test_a_distilled_model_wants_a_guidance_scale() -> None:
-    with pytest.raises(SpecError, match=r"expected \{id: flux, guidance_scale: NUMBER\}") as error:
-        outline(sweep(models=["sd15", "flux"]))
+def test_a_distilled_model_that_nobody_knows_wants_a_guidance_scale(tmp_path: Path) -> None:
+    mine = {"id": "mine", "path": str(build("flux", tmp_path / "flux"))}
+    with pytest.raises(SpecError, match=r"expected \{id: mine, guidance_scale: NUMBER\}") as error:
+        outline(sweep(models=["sd15", mine]))
     assert error.value.loc == ("models", 1)
-    outline(sweep(models=["flux"], generation={"guidance_scale": 3.5}))
+    outline(sweep(models=[mine], generation={"guidance_scale": 3.5}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "scales"),
+    [
+        ({"models": ["sd15", "sd14"]}, 50, [7.5, 7.5]),
+        ({"models": "lcm"}, 4, [8.5]),
+        ({"models": [{"id": "mine", "path": "SimianLuo/LCM_Dreamshaper_v7"}]}, 4, [8.5]),
+        ({"models": ["sd15", "lcm", "sdxl"]}, 50, [7.5, 8.5, 5.0]),
+        ({"models": ["sd3", "flux"]}, 28, [7.0, 3.5]),
+        ({"models": [{"id": "lcm", "guidance_scale": 2.0}], "generation": {"steps": 8}}, 8, [2.0]),
+        ({"models": ["lcm", "sdxl"], "generation": {"guidance_scale": 3.0}}, 50, [3.0, 3.0]),
+        ({"models": "nobody"}, 50, [7.5]),
+    ],
+)
+def test_steps_and_guidance_are_as_published_where_the_sweep_says_none(
+    changes: dict[str, Any], steps: int, scales: list[float]
+) -> None:
+    spec = sweep(**changes)
+    assert spec.generation.steps == steps
+    found = [model.guidance_scale for model in spec.models]
+    assert [spec.generation.guidance_scale if scale is None else scale for scale in found] == scales
+    # Written down: read again it says so itself.
+    assert SweepSpec.model_validate_json(spec.model_dump_json(exclude_unset=True)) == spec
 
 
 def test_the_unconditional_half_needs_guidance_in_every_model() -> None:

@@ -1,0 +1,48 @@
+"""Of every text-to-image pipeline of diffusers it is known which family serves it, or why none does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import diffusers
+import pytest
+from diffusers.pipelines import auto_pipeline
+
+from loco_core.diffusion.model import families, family_of_pipeline
+from loco_core.diffusion.unserved import why_unserved
+from loco_core.errors import ModelError
+
+KNOWN = sorted({cls.__name__ for cls in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()})
+SERVED = {name for family in families().values() for name in family.pipelines}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_text_to_image_pipeline_is_served_or_has_a_reason(name: str) -> None:
+    """So that a new version of diffusers shows what is new in it."""
+    if name in SERVED:
+        assert name in families()[family_of_pipeline(name, "here")].pipelines
+        return
+    with pytest.raises(ModelError) as error:
+        family_of_pipeline(name, "here")
+    said = str(error.value)
+    assert re.fullmatch(rf'here is a "{name}", which no family supports: \S.*[^.]', said), said
+    assert "\n" not in said
+
+
+def test_a_control_image_and_a_third_part_of_the_batch_are_told_apart() -> None:
+    for name in KNOWN:
+        said = why_unserved(name) or ""
+        assert ("control image" in said) == ("Control" in name), name
+        assert ("third" in said) == ("PAG" in name and "Control" not in name), name
+    assert (why_unserved("StableDiffusionXLPAGPipeline") or "").endswith("saved from a StableDiffusionXLPipeline")
+    assert why_unserved("NoPipeline") is None
+
+
+@pytest.mark.parametrize("name", sorted(SERVED))
+def test_steps_and_guidance_are_those_that_the_pipeline_takes_by_default(name: str) -> None:
+    facts = families()[family_of_pipeline(name, "here")]
+    takes = inspect.signature(getattr(diffusers, name).__call__).parameters
+    assert takes["num_inference_steps"].default == facts.steps
+    scale = getattr(facts, "scale_argument", "guidance_scale")
+    assert takes[scale].default == facts.guidance_scale
