@@ -13,11 +13,11 @@ from typer.core import TyperGroup
 
 from orchestrator import __version__
 from orchestrator.cli.main import app
-from orchestrator.spec import load_sweep
-from orchestrator.submit import load_cluster
-from tests.support.documents import PAGES, ROOT, Snippet, commands, snippets
+from tests.support.documents import GUIDES, PAGES, ROOT, Snippet, commands, load, snippets
 
 TUTORIALS = tuple(sorted((ROOT / "docs" / "tutorials").glob("*.md")))
+# Parts of files are on the guides only, and tried in test_readme.py.
+WHOLE = [snippet for snippet in snippets((*GUIDES, *TUTORIALS), "yaml") if snippet.file or snippet.page in TUTORIALS]
 
 
 def slug(heading: str) -> str:
@@ -55,16 +55,15 @@ def test_commands_and_their_options_exist(page: Path) -> None:
                 assert word.split("=")[0] in {*options, "--help"}, line
 
 
-@pytest.mark.parametrize("snippet", list(snippets(TUTORIALS, "yaml")), ids=str)
-def test_files_of_the_tutorials_are_valid(snippet: Snippet, tmp_path: Path) -> None:
-    for each in snippets((snippet.page,), "yaml"):
-        assert each.file is not None
-        (tmp_path / each.file).write_text(each.text)
-    file = tmp_path / str(snippet.file)
-    if "cluster" in yaml.safe_load(snippet.text):
-        load_cluster(file)
-    else:
-        load_sweep(file)
+@pytest.mark.parametrize("snippet", WHOLE, ids=str)
+def test_files_of_the_pages_are_valid(snippet: Snippet, tmp_path: Path) -> None:
+    assert snippet.file is not None
+    # A page that has no sweep file means that of the README.
+    for each in snippets((ROOT / "README.md", snippet.page), "yaml"):
+        if each.file is not None:
+            (tmp_path / each.file).write_text(each.text)
+    (tmp_path / snippet.file).write_text(snippet.text)
+    load(tmp_path / snippet.file)
 
 
 @pytest.mark.parametrize("snippet", list(snippets(TUTORIALS, "python")), ids=str)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loco_core.errors import SpecError
 from orchestrator.cli.main import main
 from orchestrator.resolve.lookup import resolve
 from orchestrator.spec import load_sweep
-from tests.support.documents import GUIDES, ROOT, Snippet, snippets
+from tests.support.documents import GUIDES, OF_CLUSTERS, ROOT, Snippet, load, snippets
 from tests.support.sweeps import Command
 
 # A smaller sweep of the same shape: the snippets are tested, not the findings.
@@ -43,13 +44,21 @@ def run(line: str, patch: pytest.MonkeyPatch) -> object:
     return stop.value.code
 
 
+def named() -> dict[str, list[Snippet]]:
+    """Returns the snippets that are files by their names, those of the README first."""
+    found: dict[str, list[Snippet]] = {}
+    for snippet in (*YAML, *FILES):
+        if snippet.file is not None:
+            found.setdefault(snippet.file, []).append(snippet)
+    return found
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sweep files of the pages, where their commands have run."""
     folder = tmp_path_factory.mktemp("readme")
-    for snippet in (*YAML, *FILES):
-        if snippet.file is not None:
-            (folder / snippet.file).write_text(snippet.text)
+    for name, (first, *_) in named().items():
+        (folder / name).write_text(first.text)
     smaller = (folder / "sweep.yaml").read_text()
     for long, short in SMALLER.items():
         assert long in smaller
@@ -86,17 +95,31 @@ def test_the_cluster_file_is_valid_and_checked_without_the_cluster(folder: Path,
 
 
 @pytest.mark.parametrize("part", PARTS, ids=str)
-def test_a_part_of_a_sweep_file_fits_into_one(part: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_a_file_fits_into_one(part: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIP_FOLDER", str(tmp_path))
-    whole = yaml.safe_load(next(snippet.text for snippet in YAML if snippet.file == "sweep.yaml"))
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(whole | yaml.safe_load(part.text)))
-    load_sweep(tmp_path / "sweep.yaml")
+    files = named()
+    (tmp_path / "sweep.yaml").write_text(files["sweep.yaml"][0].text)
+    name = "cluster.yaml" if part.keys & OF_CLUSTERS else "sweep.yaml"
+    problems = []
+    # Not every kind of cluster takes every key.
+    for whole in files[name]:
+        rest = {key: value for key, value in yaml.safe_load(whole.text).items() if key not in part.keys}
+        (tmp_path / name).write_text(yaml.safe_dump(rest) + part.text)
+        try:
+            load(tmp_path / name)
+        except SpecError as error:
+            problems.append(str(error))
+        else:
+            return
+    pytest.fail("\n".join(problems))
 
 
-def test_the_two_cluster_files_are_one() -> None:
-    found = [yaml.safe_load(snippet.text) for snippet in YAML if snippet.file == "cluster.yaml"]
-    assert len(found) == 2
-    assert found[0] == found[1]
+@pytest.mark.parametrize(("name", "found"), named().items(), ids=named())
+def test_files_of_one_name_are_one(name: str, found: list[Snippet]) -> None:
+    # Other than in their comments. Slurm is another cluster.
+    texts = [snippet.text for snippet in found if (name, snippet.page.stem) != ("cluster.yaml", "slurm")]
+    contents = [yaml.safe_load(text) if name.endswith(".yaml") else text for text in texts]
+    assert all(content == contents[0] for content in contents)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from orchestrator.spec import SweepSpec, load_sweep
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.submit import LoadedCluster, load_cluster
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GUIDES = (ROOT / "README.md", *sorted((DOCS / "how-to").glob("*.md")), DOCS / "explanation" / "families.md")
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.rglob("*.md")))
+OF_CLUSTERS = ClusterSpec.model_fields.keys() - SweepSpec.model_fields.keys()
+"""Keys that cluster files have, and sweep files have not."""
 _FILE = re.compile(r"# ([\w.-]+\.(?:py|yaml))$")
 
 
@@ -39,6 +47,11 @@ class Snippet:
         found = _FILE.match(self.first)
         return found and found.group(1)
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of a snippet of YAML."""
+        return frozenset(yaml.safe_load(self.text))
+
     def __str__(self) -> str:
         """Says where it is, for the names of tests."""
         return f"{self.page.stem}: {self.first[:60]}"
@@ -49,6 +62,11 @@ def snippets(pages: tuple[Path, ...], language: str) -> Iterator[Snippet]:
     for page in pages:
         for text in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
             yield Snippet(page, language, text)
+
+
+def load(file: Path) -> SweepSpec | LoadedCluster:
+    """Reads a file as what its keys say that it is: a sweep file, or a cluster file."""
+    return load_cluster(file) if OF_CLUSTERS & yaml.safe_load(file.read_text()).keys() else load_sweep(file)
 
 
 def commands(page: Path) -> Iterator[str]:
