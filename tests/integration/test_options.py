@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from orchestrator.resolve.lookup import resolve
 from orchestrator.runs.outlook import outlook
 from orchestrator.spec import SweepSpec
 from tests.support import outside, tiny_models
+from tests.support.inbox import inbox
 from tests.support.options import Flat, Pick, content, keys, pack, picks
 from tests.support.sweeps import Command
 
@@ -45,6 +47,7 @@ BASE: Flat = {
     "edit.editors": ["loco_edit"], "edit.targets": ["paired"], "edit.lambdas": [0.1], "edit.tokens": ["all"],
     "evaluate.prompts": 1, "evaluate.seeds": 1, "evaluate.neighbours": 0, "evaluate.windows": False,
 }  # fmt: skip
+ADDRESS = "${env:OPTIONS_INBOX}"
 OPEN: dict[str, list[Any]] = {
     "name": ["é [v] $x$ =1+1 <b>"],
     "models.*.id": ["toy", "[mine]"],
@@ -77,6 +80,7 @@ OPEN: dict[str, list[Any]] = {
     "generation.width": [64],
     "generation.scheduler": ["DDIMScheduler", "EulerDiscreteScheduler"],
     "generation.batch_size": [1],
+    "generation.unit_seconds": [1.0, 86400.0],
     "localize.localizer": ["window", "sequential", "attention_contribution", "causal_tracing"],
     "localize.compare": [["window"], ["attention_contribution", "causal_tracing"]],
     "localize.threshold": [0.5, 1.0],
@@ -100,6 +104,8 @@ OPEN: dict[str, list[Any]] = {
     "evaluate.judge": ["toy-judge"],
     "reproduces": ["locogen-sd14"],
     "stages": [{}],
+    "notify": [ADDRESS],
+    "notify.to": [[ADDRESS]],
 }
 REFUSED = {
     "models.*.engine.attention: 'efficient'": "kernel of GPUs", "models.*.engine.attention: 'cudnn'": "kernel of GPUs",
@@ -108,6 +114,17 @@ REFUSED = {
     "models.*.super_resolution.revision: 'main'": "hub id",
 }  # fmt: skip
 """What a machine without a GPU refuses, and a model in a folder, and in which words."""
+OCCASIONS = {"start": "begins", "localized": ": style/velor: ", "edited": "is edited", "end": "is done"}
+"""What titles of messages hold, by occasions that a sweep without faults has."""
+HOOK = """\
+class Hook:
+    def __init__(self, path="default"):
+        self._path = path
+
+    def on_end(self, end):
+        with open(self._path, "a") as file:
+            print(end.outcome, file=file)
+"""
 INLINE_BACKEND = ("--backend", "inline", "--threads", 1)
 
 
@@ -118,6 +135,8 @@ def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     found = {"tiny": tiny_pipeline, "second": tiny_models.build_second_stage(folder / "second")}
     found |= {name: tiny_models.build(name, folder / name) for name in ("sdxl", "deepfloyd_if")}
     found["clip"] = Path(shutil.copytree(WEIGHTS / "clip", folder / "clip"))
+    found["hook"] = folder / "hook.py"
+    found["hook"].write_text(HOOK)
     for file in ("lowest", "shrink", "colours"):
         found[file] = Path(shutil.copy(Path(outside.__file__).parent / f"{file}.py", folder))
     return {name: str(path) for name, path in found.items()}
@@ -129,6 +148,7 @@ def wanted(named: dict[str, str]) -> list[Pick]:
         "models.*.path": [named["sdxl"]], "models.*.super_resolution.path": [named["second"]],
         "scorer": [named["clip"], named["colours"], "toy-clip"], "results": [], "edit.editors": [[named["shrink"]]],
         "localize.localizer": [named["lowest"]],
+        "hooks": [["tensorboard"], [{"tensorboard": {"folder": "curves"}}, {named["hook"]: {"path": "called"}}]],
     }  # fmt: skip
     return picks(SweepSpec, {path: [*OPEN.get(path, ()), *places.get(path, ())] for path in OPEN.keys() | places})
 
@@ -149,7 +169,7 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "interventions.*.pooled: 'donor'": {"models.*.path": named["sdxl"]},
         "edit.method_lambdas": {"edit.targets": None},
         **{f"edit.{name}": neurons for name in ("neurons", "fill", "guidance_half", "neuron_tokens")},
-        "edit.editors": {"prompts": 2},
+        "edit.editors": {"prompts": 2}, "notify.when": {"notify.to": [ADDRESS]},
         "models.*.engine.offload: 'sequential'": {"edit": None}, "models.*.engine.device_map: 'balanced'":
         {"models.*.worker.gpus": 2},
     }  # fmt: skip
@@ -182,14 +202,22 @@ def test_every_value_of_every_key_runs(
     # What compiled code does is tested elsewhere; it takes a minute to make.
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(module))
+    monkeypatch.chdir(tmp_path)
     base = {**BASE, "models.*.path": named["tiny"]}
     tried = [pick for pick in wanted(named) if str(pick) not in REFUSED]
     packed, left = pack(tried, lambda pick: asked(named, pick), lambda values: not refusal(base, values))
     assert not left, refusal(base, asked(named, left[0]))
-    for number, sweep in enumerate(packed):
-        with subtests.test(picks=[str(pick) for pick in sweep.picks]):
-            try_out(command, content(base, sweep.values), tmp_path / str(number))
+    with inbox() as taken:
+        monkeypatch.setenv("OPTIONS_INBOX", taken.address)
+        for number, sweep in enumerate(packed):
+            with subtests.test(picks=[str(pick) for pick in sweep.picks]):
+                try_out(command, content(base, sweep.values), tmp_path / str(number))
     assert compiled
+    for occasion, words in OCCASIONS.items():
+        assert any(words in title for title in taken.titles), occasion
+    assert "done" in (tmp_path / "called").read_text()
+    for folder in ("tensorboard", "curves"):
+        assert any((tmp_path / folder).iterdir())
 
 
 def test_what_this_machine_cannot_do_is_refused_in_one_line(
@@ -221,6 +249,8 @@ def try_out(command: Command, sweep: dict[str, Any], folder: Path) -> None:
     def called(*words: object) -> str:
         code, out, err = command(*words)
         assert code == 0, f"{words[0]}: {out}{err}"
+        # A hook that fails is a warning, and so is what keeps one from working.
+        assert not re.search(r"\b(hook \S+|notify): ", out + err), out + err
         return out
 
     called("plan", file)
