@@ -22,9 +22,8 @@ from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.scheduler.protocol import Backend
 from orchestrator.spec import SweepSpec, load_sweep
 from orchestrator.store import open_store
-from orchestrator.store.layout import is_usage
 from orchestrator.worker import WorkerSettings
-from tests.support.sweeps import assert_each_once, payload
+from tests.support.sweeps import assert_each_once, payload, unit_files
 
 pytestmark = pytest.mark.chaos
 KILLS = 10
@@ -75,7 +74,7 @@ def check(root: str, undisturbed: list[dict[str, Any]]) -> None:
 
 
 def units(root: Path) -> int:
-    return len([path for path in (root / "_meta" / "units").glob("*.arrow") if not is_usage(path.stem)])
+    return len(unit_files(root))
 
 
 def test_a_driver_killed_in_the_middle_of_units(sweep: Path, undisturbed: list[dict[str, Any]], tmp_path: Path) -> None:

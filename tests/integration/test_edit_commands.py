@@ -24,9 +24,8 @@ from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import load_sweep
 from orchestrator.store import open_store, verify
-from orchestrator.store.layout import is_usage
 from tests.support.runs import localizer_of
-from tests.support.sweeps import Command, kill_at_storage_call
+from tests.support.sweeps import Command, kill_at_storage_call, unit_files
 
 SWEEP = """\
 name: small
@@ -294,11 +293,11 @@ def test_an_incomplete_sweep_is_edited_where_it_is_localized(command: Command, m
         if lost in set(pd.read_parquet(part).unit_id):
             part.unlink()
     assert command("verify", mine, "--repair")[0] == 0
-    before = set((mine / "_meta/units").iterdir())
+    before = unit_files(mine).keys()
     code, out, _ = command("edit", mine, *VELOR, "--trust", *INLINE)
     assert (code, out.count("the sweep is incomplete (1 of 3 units are left)")) == (0, 1)
     kinds = pd.read_parquet(mine / "scores").unit_id
-    new = {path.stem for path in set((mine / "_meta/units").iterdir()) - before if not is_usage(path.stem)}
+    new = unit_files(mine).keys() - before
     assert new
     assert not new & set(kinds)
 

@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from orchestrator.store.layout import is_usage
 from tests.support.clusters import COMMAND_SECONDS
-from tests.support.sweeps import tiny_sweep
+from tests.support.sweeps import tiny_sweep, unit_files
 
 PICTURES = 2 * 2 * 2  # attributes, prompts, seeds
 
@@ -69,8 +68,7 @@ def brightness(root: Path) -> pd.DataFrame:
 
 def done(root: Path) -> dict[str, int]:
     """Returns the units that are committed, and when each was written."""
-    files = (root / "_meta" / "units").glob("*.arrow")
-    return {path.stem: path.stat().st_mtime_ns for path in files if not is_usage(path.stem)}
+    return {name: path.stat().st_mtime_ns for name, path in unit_files(root).items()}
 
 
 def test_a_kind_of_work_from_outside_is_killed_resumed_and_published(

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.store import open_store
 from tests.support.clusters import COMMAND_SECONDS
 from tests.support.slurm import Slurm, slurm, why_not
-from tests.support.sweeps import tiny_sweep
+from tests.support.sweeps import tiny_sweep, unit_files
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
@@ -68,9 +68,8 @@ def _submitted(slurm: Slurm, folder: Path, more: str) -> Iterator[tuple[subproce
     """Submits, and yields once the first unit is committed: the command that waits, and the job."""
     (folder / "cluster.yaml").write_text(CLUSTER.format(results=folder / "results", more=more))
     process = _start(slurm, folder, "submit", "cluster.yaml", "--wait")
-    units = folder / "results" / "_meta" / "units"
     try:
-        _until(lambda: units.is_dir() and any(units.iterdir()), process)
+        _until(lambda: bool(unit_files(folder / "results")), process)
         (noted,) = folder.glob("slurm/*/job")
         yield process, noted.read_text()
     finally:

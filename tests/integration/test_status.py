@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.store import open_store
 from tests.support.inbox import CANARY, inbox
-from tests.support.sweeps import Command
+from tests.support.sweeps import Command, unit_files
 
 # So many units that a driver is at work for a while.
 SWEEP = """\
@@ -47,8 +47,8 @@ def _start(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_units(folder: Path, driver: subprocess.Popen[bytes], count: int) -> None:
-    units, deadline = folder / "out" / "_meta" / "units", time.monotonic() + SECONDS
-    while len(list(units.glob("[!u]*.arrow"))) < count:
+    deadline = time.monotonic() + SECONDS
+    while len(unit_files(folder / "out")) < count:
         assert driver.poll() is None, driver.communicate()[0].decode()
         assert time.monotonic() < deadline, "no unit was committed"
         time.sleep(0.05)

@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 from orchestrator.store import open_store
-from orchestrator.store.layout import is_usage
 from tests.support.clusters import COMMAND_SECONDS, Head, call, ray_head, start
 from tests.support.inbox import Inbox, inbox
-from tests.support.sweeps import tiny_sweep
+from tests.support.sweeps import tiny_sweep, unit_files
 
 CLUSTER = """\
 name: small
@@ -69,10 +68,9 @@ def test_a_sweep_outlives_its_driver_and_its_jobs(head: Head, folder: Path) -> N
 
 def _outlive(head: Head, folder: Path, taken: Inbox) -> None:
     process = start(head, folder, "submit", "cluster.yaml", "--wait", NOTIFY_HERE=taken.address)
-    units = folder / "results" / "_meta" / "units"
     deadline = time.monotonic() + COMMAND_SECONDS
     # The first one is logged when the second one is done.
-    while not (units.is_dir() and len([path for path in units.glob("*.arrow") if not is_usage(path.stem)]) > 1):
+    while len(unit_files(folder / "results")) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -97,8 +95,7 @@ def _outlive(head: Head, folder: Path, taken: Inbox) -> None:
     assert (code, err) == (0, "")
     units = {record["unit_id"] for line in out.splitlines() if "unit_id" in (record := json.loads(line))}
     # The other units are in the logs of the job whose driver was killed.
-    files = (path for path in (folder / "results" / "_meta" / "units").glob("*.arrow") if not is_usage(path.stem))
-    done = sorted(files, key=lambda path: path.stat().st_mtime)
+    done = sorted(unit_files(folder / "results").values(), key=lambda path: path.stat().st_mtime)
     everything = {path.stem for path in done}
     assert units
     assert units < everything

@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 
 from tests.support.clusters import COMMAND_SECONDS
+from tests.support.sweeps import unit_files
 
 # A node that does not answer for five seconds is dead; Ray's own 15 are of no use to a test.
 HEALTH = {
@@ -50,8 +51,7 @@ def reading(results: Path) -> Iterator[None]:
 
 def committed(results: Path) -> int:
     """Counts the units of a results folder."""
-    folder = results / "_meta" / "units"
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
+    return len(unit_files(results))
 
 
 def until(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:

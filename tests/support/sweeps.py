@@ -20,7 +20,7 @@ from orchestrator.stages.sweep.planned import SweepUnit
 from orchestrator.stages.sweep.rows import PlannedRow, Reported, cell_columns, reported, rows_of
 from orchestrator.stages.sweep.variants import prompt_id
 from orchestrator.stages.trace.plan import Tracing
-from orchestrator.store import SCHEMA_VERSION, Store, make_table, verify
+from orchestrator.store import SCHEMA_VERSION, Store, layout, make_table, verify
 from orchestrator.store.local import LocalBlobs
 from orchestrator.worker import WorkerSettings
 
@@ -75,6 +75,12 @@ def kill_at_storage_call(call: int, *, first: str = "", say: Callable[[str], Non
             return original(self, path, *args)
 
         setattr(LocalBlobs, name, counted)
+
+
+def unit_files(root: Path) -> dict[str, Path]:
+    """Returns the files of all committed units by their ids. Those of ``usage``, which lie beside them, are none."""
+    files = (root / layout.UNITS).glob("*.arrow")
+    return {path.stem: path for path in files if not layout.is_usage(path.stem)}
 
 
 def payload(table: pa.Table) -> list[dict[str, Any]]:
