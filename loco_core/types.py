@@ -9,6 +9,7 @@ Part = Literal["kv", "k", "v"]
 Tokens = Literal["all", "words", "padding"]
 GuidanceHalf = Literal["conditional", "unconditional", "both"]
 Pooled = Literal["prompt", "donor"]
+Source = Literal["run", "own"]
 Control = Literal["window", "clean", "identity", "all_sites", "donor", "complement", "random"]
 Mode = Literal["remove", "replace"]
 Status = Literal["ok", "invalid"]
@@ -108,6 +109,9 @@ class Intervention:
         guidance_half: half of classifier-free guidance that reads the donor.
         pooled: sentence that the pooled text comes from, at all steps: the vector that some families feed into the
             denoiser beside cross-attention.
+        source: where text and image attend to each other, what K and V of the donor's text come from: ``run``, a
+            picture that the donor draws from the same noise (activation patching); ``own``, the row's own picture,
+            with the donor's text in place of its own at that step. Elsewhere both are the same.
     """
 
     sites: tuple[int, ...] = ()
@@ -117,6 +121,7 @@ class Intervention:
     tokens: Tokens = "all"
     guidance_half: GuidanceHalf = "conditional"
     pooled: Pooled = "prompt"
+    source: Source = "run"
 
 
 @dataclass(frozen=True)

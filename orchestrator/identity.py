@@ -289,7 +289,11 @@ def _part(value: Any) -> str:
 
 @lru_cache(maxsize=2**14)
 def _settings(value: Generation | Intervention) -> str:
-    return rfc8785.dumps(asdict(value)).decode()
+    found = asdict(value)
+    # Not hashed where it is what all cells had before there was a choice.
+    if found.get("source") == "run":
+        del found["source"]
+    return rfc8785.dumps(found).decode()
 
 
 def _fields(key: DataclassInstance) -> dict[str, Any]:

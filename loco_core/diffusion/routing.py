@@ -10,14 +10,15 @@ same noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from loco_core.diffusion.cutting import draws
+from loco_core.diffusion.cutting import draws, follows, reads_own
 from loco_core.diffusion.engine import device_of, replaced_forwards
 from loco_core.diffusion.model import UNGUIDED, Half, LoadedModel, PromptEmbeds
 from loco_core.diffusion.sites import outputs
@@ -123,6 +124,9 @@ class Router:
         tables = {} if self._evolves else self._tables(prompts)
         self._calls = 0
         counter = self._denoiser.register_forward_pre_hook(self._count)
+        following = self._denoiser.register_forward_pre_hook(
+            partial(_follow, _followed(rows), len(rows)), with_kwargs=True
+        )
         try:
             with replaced_forwards() as replace:
                 for path, parts in self._parts().items():
@@ -138,6 +142,7 @@ class Router:
                 yield
         finally:
             counter.remove()
+            following.remove()
             self._kept.clear()
             self._model.running.conditional = None
 
@@ -180,6 +185,7 @@ class Router:
         # Read from, whichever half reads: the conditional row of the donor.
         behind = len(rows) * halves.index("conditional") if "conditional" in halves else 0
         drawn = {draws(row): behind + r for r, row in enumerate(rows)}
+        own = {reader: behind + r for r, reader in _followed(rows).items()}
         device = device_of(self._denoiser)
         base, donor, source, first, end = [], [], [], [], []
         swap = torch.zeros(2, len(self._model.sites), len(halves) * len(rows), dtype=torch.bool)
@@ -188,7 +194,8 @@ class Router:
                 does, at = row.intervention, h * len(rows) + r
                 base.append(number[("prompt", row.prompt) if half == "conditional" else UNCONDITIONAL])
                 donor.append(number[("donor", row.donor)] if does.sites else base[-1])
-                source.append(drawn[row.donor, row.seed] if self._evolves and does.sites else at)
+                reads = self._evolves and does.sites
+                source.append((own[r] if r in own else drawn[row.donor, row.seed]) if reads else at)
                 first.append(does.step_start)
                 end.append(NEVER if does.step_end is None or does.step_end >= steps else does.step_end)
                 if does.guidance_half in (half, "both"):
@@ -261,6 +268,30 @@ class Router:
             return made
 
         return forward
+
+
+def _followed(rows: Sequence[Row]) -> dict[int, int]:
+    """Returns for every row that follows another's picture the one that it follows, by their numbers."""
+    readers = [number for number, row in enumerate(rows) if reads_own(row)]
+    followers = [number for number, row in enumerate(rows) if follows(row)]
+    # Behind the readers, in their order; a batch is filled up with copies of its last row.
+    return {follower: readers[min(at, len(readers) - 1)] for at, follower in enumerate(followers)}
+
+
+def _follow(
+    followed: Mapping[int, int], count: int, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Gives rows that follow others those rows' noisy pictures, in every half of guidance of ``count`` rows."""
+    if not followed:
+        return None
+    name = next((name for name in ("hidden_states", "sample", "x") if name in kwargs), None)
+    noisy = kwargs[name] if name else args[0]
+    # Some denoisers are given a list, of a picture each.
+    noisy = list(noisy) if isinstance(noisy, list) else noisy.clone()
+    for half in range(0, len(noisy), count):
+        for row, other in followed.items():
+            noisy[half + row] = noisy[half + other]
+    return (args, {**kwargs, name: noisy}) if name else ((noisy, *args[1:]), kwargs)
 
 
 def _mix(made: torch.Tensor, taken: torch.Tensor, others: torch.Tensor, columns: tuple[int, int] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,20 +78,24 @@ class Plain:
     def draw(self, row: Row) -> torch.Tensor:
         """Returns the final latents of a row with its intervention."""
         does, taken = row.intervention, self._taken(row)
-        seen = self._watched(row)
+        own = does.source == "own"
+        seen, given = ({}, self._given(row)) if own else (self._watched(row), [])
         calls = _Calls(self._passes)
         with ExitStack() as stack:
             stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
+            if own:
+                beside = _Beside(self._denoiser, seen, calls, given, self._sites(row))
+                stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(beside.run, with_kwargs=True)))
             for index in does.sites:
                 site = self._model.sites[index]
                 for letter, path, columns in _parts(site):
                     if letter in does.part:
                         module = self._denoiser.get_submodule(path)
-                        hook = self._overwrite(seen[path], calls, row, taken, columns)
+                        hook = self._overwrite(seen.setdefault(path, []), calls, row, taken, columns)
                         stack.enter_context(_Removing(module.register_forward_hook(hook)))
                 name = site.attention_path
-                if name in seen and "k" in does.part:
-                    hook = self._masked(seen[name], calls, row, taken)
+                if (own or name in seen) and "k" in does.part:
+                    hook = self._masked(seen.setdefault(name, []), calls, row, taken)
                     attention = self._denoiser.get_submodule(name)
                     stack.enter_context(_Removing(attention.register_forward_pre_hook(hook, with_kwargs=True)))
             return self.free(row.prompt, row.seed)
@@ -115,15 +119,20 @@ class Plain:
         calls = _Calls(self._passes)
         with ExitStack() as stack:
             stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
-            sites = [self._model.sites[index] for index in row.intervention.sites]
-            for path in dict.fromkeys(path for site in sites for _, path, _ in _parts(site)):
-                hook = _note(seen.setdefault(path, []), calls)
-                stack.enter_context(_Removing(self._denoiser.get_submodule(path).register_forward_hook(hook)))
-            for site in sites:
-                attention, note = self._denoiser.get_submodule(site.attention_path), _note_mask(seen, site, calls)
-                stack.enter_context(_Removing(attention.register_forward_pre_hook(note, with_kwargs=True)))
+            stack.enter_context(_noting(self._denoiser, seen, calls, self._sites(row)))
             self.free(row.donor, row.seed)
         return seen
+
+    def _sites(self, row: Row) -> list[Site]:
+        return [self._model.sites[index] for index in row.intervention.sites]
+
+    def _given(self, row: Row) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Returns what the denoiser is given at every call while it draws the donor."""
+        given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        note = lambda _, args, kwargs: given.append((args, kwargs))  # noqa: E731
+        with _Removing(self._denoiser.register_forward_pre_hook(note, with_kwargs=True)):
+            self.free(row.donor, row.seed)
+        return given
 
     def _overwrite(
         self,
@@ -149,7 +158,9 @@ class Plain:
         self, seen: list[torch.Tensor], calls: _Calls, row: Row, taken: dict[str, torch.Tensor]
     ) -> Callable[..., Any]:
         def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            name = next(name for name in MASKS if kwargs.get(name) is not None)
+            name = next((name for name in MASKS if kwargs.get(name) is not None), None)
+            if name is None:
+                return None
             mask = kwargs[name].clone()
             for at, half in calls.covered(row, taken):
                 positions, donor = taken[half], seen[calls.step]
@@ -173,24 +184,28 @@ class _Calls:
     """Counts the calls of a denoiser.
 
     Attributes:
+        count: the call, from 0.
+        held: whether what runs now is no call of the pipeline.
         step: the denoising step, from 0.
         halves: halves of guidance in the batch of this call, in their order.
     """
 
     def __init__(self, passes: Sequence[Sequence[str]]) -> None:
-        self._passes, self._count = passes, -1
+        self._passes, self.count, self.held = passes, -1, False
         self.step, self.halves = -1, tuple(passes[0])
 
     def advance(self, *_: Any) -> None:
-        """Begins a call."""
-        self._count += 1
-        self.step, number = divmod(self._count, len(self._passes))
+        """Begins a call; one beside it is none."""
+        if self.held:
+            return
+        self.count += 1
+        self.step, number = divmod(self.count, len(self._passes))
         self.halves = tuple(self._passes[number])
 
     def covered(self, row: Row, taken: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         """Yields the rows of the batch that an intervention covers now, with their halves."""
         does = row.intervention
-        if does.step_start <= self.step < (STEPS if does.step_end is None else does.step_end):
+        if not self.held and does.step_start <= self.step < (STEPS if does.step_end is None else does.step_end):
             yield from ((at, half) for at, half in enumerate(self.halves) if half in taken)
 
 
@@ -200,6 +215,33 @@ def _parts(site: Site) -> tuple[tuple[str, str, tuple[int, int] | None], ...]:
 
 def _within(positions: torch.Tensor, count: int) -> torch.Tensor:
     return torch.nn.functional.pad(positions, (0, count - len(positions)))
+
+
+class _Beside:
+    """Runs the denoiser on the picture that it is given with the texts of another call, before every call."""
+
+    def __init__(
+        self,
+        denoiser: torch.nn.Module,
+        seen: dict[str, list[torch.Tensor]],
+        calls: _Calls,
+        texts: list[tuple[tuple[Any, ...], dict[str, Any]]],
+        sites: Sequence[Site],
+    ) -> None:
+        self._denoiser, self._seen, self._calls, self._texts, self._sites = denoiser, seen, calls, texts, sites
+
+    def run(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Notes what the sites make of those texts."""
+        if self._calls.held:
+            return
+        self._calls.held = True
+        with _noting(self._denoiser, self._seen, self._calls, self._sites):
+            other_args, others = self._texts[self._calls.count]
+            if "hidden_states" in kwargs:
+                self._denoiser(*other_args, **{**others, "hidden_states": kwargs["hidden_states"]})
+            else:
+                self._denoiser(args[0], *other_args[1:], **others)
+        self._calls.held = False
 
 
 class _Removing:
@@ -213,6 +255,21 @@ class _Removing:
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
+
+
+@contextmanager
+def _noting(
+    denoiser: torch.nn.Module, seen: dict[str, list[torch.Tensor]], calls: _Calls, sites: Sequence[Site]
+) -> Iterator[None]:
+    """Notes what the conditional half makes of the text, by module, and masks, by attention."""
+    with ExitStack() as stack:
+        for path in dict.fromkeys(path for site in sites for _, path, _ in _parts(site)):
+            hook = _note(seen.setdefault(path, []), calls)
+            stack.enter_context(_Removing(denoiser.get_submodule(path).register_forward_hook(hook)))
+        for site in sites:
+            attention, note = denoiser.get_submodule(site.attention_path), _note_mask(seen, site, calls)
+            stack.enter_context(_Removing(attention.register_forward_pre_hook(note, with_kwargs=True)))
+        yield
 
 
 def _note(made: list[torch.Tensor], calls: _Calls) -> Callable[..., None]:

@@ -44,6 +44,12 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
         if option.pooled == "donor" and not facts.pooled:
             with located("interventions", i, "pooled"):
                 raise SpecError(f"nothing in {model.id} ({model.family}) reads a pooled text; expected pooled: prompt")
+        if option.source == "own" and facts.stream == "fixed":
+            with located("interventions", i, "source"):
+                raise SpecError(
+                    f"in {model.id} ({model.family}) K and V of a prompt are the same whatever is drawn; expected "
+                    "source: run"
+                )
         if option.guidance_half != "conditional" and not facts.guided:
             with located("interventions", i, "guidance_half"):
                 raise SpecError(

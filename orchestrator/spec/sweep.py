@@ -21,6 +21,7 @@ from loco_core.types import (
     Intervention,
     Part,
     Pooled,
+    Source,
     Tokens,
 )
 from orchestrator.spec.attributes import AttributeSpec
@@ -156,11 +157,18 @@ class InterventionSpec(Strict):
         description="Which prompt the pooled text vector comes from, in families whose denoiser reads one.",
         examples=["donor"],
     )
+    source: Source = Field(
+        "run",
+        description="Of families where text and image attend to each other: what the donor prompt's keys and values "
+        "come from. `run`: a picture of the donor prompt, drawn from the same noise (activation patching). `own`: the "
+        "row's own picture, with the donor prompt in place of its own; every picture then costs two.",
+        examples=["own"],
+    )
 
     def at(self, sites: tuple[int, ...]) -> Intervention:
         """Returns the intervention with these options at the given sites."""
         start, end = self.steps or (0, None)
-        return Intervention(sites, self.part, start, end, self.tokens, self.guidance_half, self.pooled)
+        return Intervention(sites, self.part, start, end, self.tokens, self.guidance_half, self.pooled, self.source)
 
 
 def _attribute_name(value: str) -> str:

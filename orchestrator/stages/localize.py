@@ -83,7 +83,7 @@ def under(scores: pa.Table, intervention: InterventionSpec | None) -> pa.Table:
     if intervention is None:
         return scores
     start, end = intervention.steps or (0, None)
-    options = {name: getattr(intervention, name) for name in ("part", "tokens", "guidance_half", "pooled")}
+    options = {name: getattr(intervention, name) for name in ("part", "tokens", "guidance_half", "pooled", "source")}
     until = pc.field("steps") if end is None else pc.scalar(end)
     matches = where(step_start=start, **options) & (pc.field("step_end") == until)
     return scores.filter(pc.field("control").isin(["clean", "donor", "identity"]) | matches)

@@ -103,6 +103,11 @@ CELL: Columns = (
     Column("tokens", TEXT, "word", "Token positions that come from the donor prompt: all, words or padding"),
     Column("guidance_half", TEXT, "word", "Half of classifier-free guidance with the swap"),
     Column("pooled", TEXT, "word", "Which prompt the pooled text vector comes from: prompt or donor"),
+    Column(
+        "source", TEXT, "word",
+        "Where text and image attend to each other: whether K and V of the donor come from its own run, or from the "
+        "row's own picture (run, own)",
+    ),
     SEED,
 )  # fmt: skip
 

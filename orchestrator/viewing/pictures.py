@@ -12,7 +12,7 @@ from loco_core.tables import joined, rows_where
 from orchestrator.spec import InterventionSpec
 
 _LABELS = ("model", "attribute", "prompt", "control", "window_start", "window_size", "seed")
-_INTERVENTION = ("part", "step_start", "step_end", "tokens", "guidance_half", "pooled")
+_INTERVENTION = ("part", "step_start", "step_end", "tokens", "guidance_half", "pooled", "source")
 _IDS = ("unit_id", "image_id")
 _MEASURED = ("clip_score", "clip_score_donor", "margin_clean")
 OWN = (*_IDS, "cell_id", *_LABELS, "edit_id", "prompt_role")
@@ -192,7 +192,7 @@ def intervention_words(option: InterventionSpec, steps: int) -> str:
         steps: denoising steps per picture.
     """
     start, end = option.steps or (0, steps)
-    values = (option.part, start, end, option.tokens, option.guidance_half, option.pooled, "window")
+    values = (option.part, start, end, option.tokens, option.guidance_half, option.pooled, option.source, "window")
     row = pa.table({name: [value] for name, value in zip((*_INTERVENTION, "control"), values, strict=True)})
     return str(_intervention(row)[0].as_py())
 
@@ -201,10 +201,12 @@ def _intervention(table: pa.Table) -> Any:
     """Returns the options of the interventions in words; of clean and donor images, which have none, null."""
     if "part" not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
-    part, start, end, tokens, half, pooled = (table[name].cast(pa.string()) for name in _INTERVENTION)
+    part, start, end, tokens, half, pooled, source = (table[name].cast(pa.string()) for name in _INTERVENTION)
     steps, positions = joined("steps", joined(start, end, by="-"), by=" "), joined(tokens, "tokens", by=" ")
     words = joined(part, steps, positions, half, by=", ")
     is_pooled = pc.fill_null(pc.equal(pooled, pa.scalar("donor")), pa.scalar(False))
     words = pc.if_else(is_pooled, joined(words, "pooled donor", by=", "), words)
+    is_own = pc.fill_null(pc.equal(source, pa.scalar("own")), pa.scalar(False))
+    words = pc.if_else(is_own, joined(words, "own picture", by=", "), words)
     has_none = pc.is_in(table["control"], value_set=pa.array(["clean", "donor", "identity"]))
     return pc.if_else(has_none, pa.scalar(None, pa.string()), words)

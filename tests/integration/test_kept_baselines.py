@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -109,14 +110,15 @@ def test_with_kept_pictures_each_is_drawn_once(
     assert planned.most_images_per_cell > 1.3
 
 
-@pytest.mark.parametrize("family", ["flux", "sd3", "sdxl"])
+@pytest.mark.parametrize(("family", "source"), [("flux", "run"), ("flux", "own"), ("sd3", "run"), ("sdxl", "run")])
 def test_families_draw_the_same_with_kept_pictures(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FLUX and SD3 draw the donor prompt in the batch of the rows that read from it, SDXL knows a pooled text."""
     pipeline, size = build(family, tmp_path / "model"), {"height": SIDE, "width": SIDE}
     spec = tiny_sweep(
         pipeline, attributes=["style/velor"], prompts=1, seeds=1, images="all", windows={"sizes": [1], "stride": 2},
+        interventions=[{"source": source}],
         generation={"steps": 1, "guidance_scale": 3.0, "batch_size": 4, "unit_seconds": 1, **size},
     )  # fmt: skip
     found = []
@@ -129,6 +131,8 @@ def test_families_draw_the_same_with_kept_pictures(
     units = len(open_store(str(tmp_path / "with")).committed())
     assert found == [1, units]
     assert units > 1
+    table = pq.read_table(tmp_path / "with" / "scores", filters=[("control", "=", "window")])
+    assert set(table["source"].to_pylist()) == {source}
     same(tmp_path / "with", tmp_path / "without")
 
 

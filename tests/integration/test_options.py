@@ -112,6 +112,7 @@ REFUSED = {
     "models.*.engine.offload: 'model'": "runs on the CPU", "models.*.engine.offload: 'sequential'": "runs on the CPU",
     "models.*.engine.device_map: 'balanced'": "sees 0", "models.*.revision: 'main'": "hub id",
     "models.*.super_resolution.revision: 'main'": "hub id",
+    "interventions.*.source: 'own'": "the same whatever is drawn",
 }  # fmt: skip
 """What a machine without a GPU refuses, and a model in a folder, and in which words."""
 OCCASIONS = {"start": "begins", "localized": ": style/velor: ", "edited": "is edited", "end": "is done"}

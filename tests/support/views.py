@@ -56,7 +56,7 @@ def commit(store: Store, model: str, attribute: str, prompt: str, seed: int, ste
     first = next(r for r in rows if (r["window_start"], r["window_size"]) == (0, 1))
     rows.append({**row("complement", 1, 5, block), "image_id": first["image_id"]})
     options = {"part": "kv", "step_start": 0, "step_end": steps, "tokens": "all", "guidance_half": "conditional",
-               "pooled": "prompt"}  # fmt: skip
+               "pooled": "prompt", "source": "run"}  # fmt: skip
     scores = [{**r, **options, **_measured(r), "donor": "a cat", "status": "ok"} for r in rows]
     tables = {"scores": make_table("scores", scores), "images": make_table("images", images)}
     store.commit_unit(unit_id, tables, "a")

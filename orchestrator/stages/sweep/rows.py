@@ -25,8 +25,8 @@ STATUS: Mapping[str, int] = {"": 0, "ok": 1, "invalid": 2}
 """Numbers of what ``status`` says; 0 of a cell that has no score."""
 LOCALIZER_COLUMNS = (
     "model", "attribute", "attribute_kind", "mode", "prompt_id", "template_id", "seed", "control", "window_start",
-    "window_size", "site_indices", "part", "step_start", "step_end", "tokens", "guidance_half", "pooled", "steps",
-    "status", *NUMBERS,
+    "window_size", "site_indices", "part", "step_start", "step_end", "tokens", "guidance_half", "pooled", "source",
+    "steps", "status", *NUMBERS,
 )  # fmt: skip
 """Columns of ``scores`` that localizers of a running sweep are given."""
 
@@ -128,7 +128,7 @@ def cell_columns(row: PlannedRow, sweep_id: str, model: ResolvedModel) -> dict[s
         "donor": record.donor, "control": row.control, "window_start": row.variant.window_start,
         "window_size": row.variant.window_size, "site_indices": list(does.sites), "part": does.part,
         "step_start": does.step_start, "step_end": does.step_end, "tokens": does.tokens,
-        "guidance_half": does.guidance_half, "pooled": does.pooled, "seed": unit.seed,
+        "guidance_half": does.guidance_half, "pooled": does.pooled, "source": does.source, "seed": unit.seed,
     }  # fmt: skip
 
 
@@ -217,6 +217,6 @@ def _variant_columns(variants: Sequence[CellVariant], at: NDArray[np.int64], ste
         "site_indices": ([list(each.sites) for each in does], pa.list_(small)),
         **{name: ([getattr(each, name) for each in does], texts) for name in ("part", "tokens", "guidance_half")},
         **{name: ([getattr(each, name) for each in does], small) for name in ("step_start", "step_end")},
-        "pooled": ([each.pooled for each in does], texts),
+        **{name: ([getattr(each, name) for each in does], texts) for name in ("pooled", "source")},
     }
     return {name: pa.array(column, kind).take(at) for name, (column, kind) in values.items()}

@@ -31,7 +31,7 @@ from orchestrator.store.reads import committed_rows, published_units
 
 _VARIANT = (
     "control", "window_start", "window_size", "site_indices", "part", "step_start", "step_end", "tokens",
-    "guidance_half", "pooled",
+    "guidance_half", "pooled", "source",
 )  # fmt: skip
 _PROMPT = ("attribute", "attribute_kind", "mode", "prompt_id", "template_id", "prompt", "donor")
 _TEXTS = ("score_text", "donor_text", "content_text")

@@ -48,7 +48,7 @@ class CellVariant:
         does = self.intervention
         return [
             self.control, self.window_start, self.window_size, list(does.sites), does.part, does.step_start,
-            does.step_end, does.tokens, does.guidance_half, does.pooled,
+            does.step_end, does.tokens, does.guidance_half, does.pooled, does.source,
         ]  # fmt: skip
 
     @classmethod
@@ -202,4 +202,6 @@ def _at(spec: SweepSpec, option: InterventionSpec, sites: tuple[int, ...]) -> In
     start, end = option.steps or (0, None)
     if end is not None and end >= spec.generation.steps:
         end = None
-    return Intervention(sites, option.part, start, end, option.tokens, option.guidance_half, option.pooled)
+    return Intervention(
+        sites, option.part, start, end, option.tokens, option.guidance_half, option.pooled, option.source
+    )

@@ -10,7 +10,7 @@ from orchestrator.stages.localize import under
 def rows() -> pa.Table:
     plain = {
         "control": "window", "part": "kv", "tokens": "all", "guidance_half": "conditional", "pooled": "prompt",
-        "steps": 8, "step_start": 0, "step_end": 8,
+        "source": "run", "steps": 8, "step_start": 0, "step_end": 8,
     }  # fmt: skip
     changes = [{}, {"step_end": 2}, {"step_start": 6}, {"part": "k"}, {"control": "clean", "step_end": 0}]
     return pa.Table.from_pylist([plain | change for change in changes])
