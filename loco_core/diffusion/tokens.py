@@ -80,6 +80,50 @@ def t5_tokens(tokenizer: Any, prompts: list[str], length: int) -> tuple[torch.Te
     return read.input_ids, torch.arange(length) < ends[:, None]
 
 
+def chat_tokens(
+    tokenizer: Any, prompts: list[str], template: str, before: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns ids and words of prompts as a language model reads them inside a template of a conversation.
+
+    Args:
+        tokenizer: tokenizer of the language model.
+        prompts: the prompts.
+        template: with ``{}`` in place of a prompt.
+        before: tokens of the template in front of a prompt, which are not kept.
+        length: tokens behind those that are read of a prompt and what follows it.
+
+    Returns:
+        ``(prompts, tokens)`` int64 ids of what is kept, and ``(prompts, tokens)`` bool: up to the last word. They
+        are as long as the longest one, rounded up to a multiple of :data:`PADDED_TO`.
+
+    Raises:
+        ModelError: a prompt is longer than that.
+    """
+    import torch
+
+    rows = [tokenizer(template.format(text)).input_ids[before:] for text in prompts]
+    behind = len(tokenizer(template.partition("{}")[2]).input_ids)
+    check_lengths(prompts, [len(row) - behind for row in rows], length - behind)
+    counts = torch.tensor([len(row) for row in rows])
+    longest = -(-int(counts.max()) // PADDED_TO) * PADDED_TO
+    ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+    return ids, torch.arange(longest) < (counts - behind)[:, None]
+
+
+PADDED_TO = 64
+"""Prompts that nothing pads are padded to multiples of so many tokens: most of a sweep's are of one length then."""
+
+
+def padded(tokens: torch.Tensor, length: int) -> torch.Tensor:
+    """Returns ``(rows, tokens, ...)`` with zeros behind them, as many as make ``length`` tokens."""
+    import torch
+
+    more = tokens.new_zeros(len(tokens), length - tokens.shape[1], *tokens.shape[2:])
+    return torch.cat([tokens, more], 1)
+
+
 def check_lengths(prompts: list[str], counts: list[int], length: int) -> None:
     """Refuses prompts of more tokens than are read.
 

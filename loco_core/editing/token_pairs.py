@@ -155,8 +155,10 @@ def read_last(model: LoadedModel, prompts: Sequence[str], sites: Sequence[int]) 
 
 def _encoded(model: LoadedModel, records: Sequence[PromptRecord]) -> tuple[PromptEmbeds, PromptEmbeds]:
     # Not remembered: prompts of a fit are many, and what is remembered stays on the GPU.
-    encode, pipeline = model.family.encode, model.pipeline
-    return encode(pipeline, [item.prompt for item in records]), encode(pipeline, [item.donor for item in records])
+    # Together, as some families pad prompts to the longest of a list.
+    texts = [item.prompt for item in records] + [item.donor for item in records]
+    both, count = model.family.encode(model.pipeline, texts), len(records)
+    return both.take(list(range(count))), both.take(list(range(count, 2 * count)))
 
 
 def _positions(

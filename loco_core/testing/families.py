@@ -24,7 +24,7 @@ from loco_core.diffusion.sites import outputs
 from loco_core.editing.base import Concept, EditSettings, HeldHalf, Target, editor_info, fit_edit
 from loco_core.editing.deltas import DENOISER, Change, WeightDelta, applied, module_paths, projection
 from loco_core.errors import EditError
-from loco_core.testing.plain_pipeline import STEPS, Plain, Subject
+from loco_core.testing.plain_pipeline import STEPS, Calls, Plain, Subject
 from loco_core.testing.traces import TracesContract
 from loco_core.types import GuidanceHalf, Intervention, Part, Pooled, PromptRecord, Row, Source
 
@@ -212,12 +212,13 @@ class FamilyContract(TracesContract):
         with applied(model, delta, None):
             (found,) = self.drawn(model, subject, row, 4)
         denoiser, plain = model.family.denoiser(model.pipeline), Plain(subject, model)
-        halves = {"conditional": [-1], "both": [0, -1]}
         wanted = {}
-        for name, rows in halves.items():
+        for name in ("conditional", "both"):
             with ExitStack() as stack:
+                calls = Calls(model.facts.passes)
+                stack.callback(denoiser.register_forward_pre_hook(calls.advance).remove)
                 for change in delta.changes:
-                    hook = _holding(change, rows)
+                    hook = _holding(change, calls, name)
                     stack.callback(denoiser.get_submodule(change.module).register_forward_hook(hook).remove)
                 wanted[name] = plain.free(PROMPTS[0][0], 5)
         assert difference(found, wanted[half]) < TOLERANCE
@@ -317,14 +318,15 @@ class FamilyContract(TracesContract):
         return replace(self.target(model), concepts=(Concept("style/x", records),))
 
 
-def _holding(change: Change, rows: list[int]) -> Callable[..., torch.Tensor]:
-    """Returns a hook that holds a change's neurons in some rows of a batch."""
+def _holding(change: Change, calls: Calls, half: str) -> Callable[..., torch.Tensor]:
+    """Returns a hook that holds a change's neurons in the conditional half of guidance, or in both."""
     values = next(part for part in (change.conditional, change.constant, change.bias) if part is not None)
 
     def hook(_: torch.nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
-        for row in rows:
-            output[row][:, change.rows] = values
+        for row, of in enumerate(calls.halves):
+            if half in (of, "both"):
+                output[row][:, change.rows] = values
         return output
 
     return hook

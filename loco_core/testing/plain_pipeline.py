@@ -27,6 +27,8 @@ class Subject:
         arguments: of the pipeline's call, without which it would not draw as the engine asks it to.
         guidance_scale: of the generations.
         side: of an image in pixels; None is the pipeline's default.
+        padding: tokens to which sentences with an intervention are padded, their padding masked, where the pipeline
+            leaves every sentence as long as it is: two sentences have positions in common only then.
     """
 
     family: str
@@ -34,6 +36,7 @@ class Subject:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     guidance_scale: float = 3.0
     side: int | None = None
+    padding: int = 0
 
     @property
     def settings(self) -> Generation:
@@ -78,10 +81,10 @@ class Plain:
     def draw(self, row: Row) -> torch.Tensor:
         """Returns the final latents of a row with its intervention."""
         does, taken = row.intervention, self._taken(row)
-        own = does.source == "own"
-        seen, given = ({}, self._given(row)) if own else (self._watched(row), [])
-        calls = _Calls(self._passes)
+        own, calls = does.source == "own", Calls(self._passes)
         with ExitStack() as stack:
+            stack.enter_context(_padded(self._model.pipeline, self._subject.padding))
+            seen, given = ({}, self._given(row)) if own else (self._watched(row), [])
             stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
             if own:
                 beside = _Beside(self._denoiser, seen, calls, given, self._sites(row))
@@ -116,7 +119,7 @@ class Plain:
     def _watched(self, row: Row) -> dict[str, list[torch.Tensor]]:
         """Returns what the donor's conditional half made at every step, by module; masks by attention."""
         seen: dict[str, list[torch.Tensor]] = {}
-        calls = _Calls(self._passes)
+        calls = Calls(self._passes)
         with ExitStack() as stack:
             stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
             stack.enter_context(_noting(self._denoiser, seen, calls, self._sites(row)))
@@ -137,7 +140,7 @@ class Plain:
     def _overwrite(
         self,
         seen: list[torch.Tensor],
-        calls: _Calls,
+        calls: Calls,
         row: Row,
         taken: dict[str, torch.Tensor],
         columns: tuple[int, int] | None,
@@ -155,7 +158,7 @@ class Plain:
         return hook
 
     def _masked(
-        self, seen: list[torch.Tensor], calls: _Calls, row: Row, taken: dict[str, torch.Tensor]
+        self, seen: list[torch.Tensor], calls: Calls, row: Row, taken: dict[str, torch.Tensor]
     ) -> Callable[..., Any]:
         def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             name = next((name for name in MASKS if kwargs.get(name) is not None), None)
@@ -180,7 +183,7 @@ MASKS = ("attention_mask", "encoder_hidden_states_mask")
 """Names by which attentions of diffusers take masks of the text's padding."""
 
 
-class _Calls:
+class Calls:
     """Counts the calls of a denoiser.
 
     Attributes:
@@ -209,6 +212,27 @@ class _Calls:
             yield from ((at, half) for at, half in enumerate(self.halves) if half in taken)
 
 
+@contextmanager
+def _padded(pipeline: Any, tokens: int) -> Iterator[None]:
+    """Lengthens what a pipeline makes of a sentence to so many tokens; 0 leaves it."""
+    if not tokens:
+        yield
+        return
+    encode = pipeline.encode_prompt
+
+    def longer(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        embeds, mask = encode(*args, **options)
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long) if mask is None else mask
+        more = tokens - embeds.shape[1]
+        return torch.nn.functional.pad(embeds, (0, 0, 0, more)), torch.nn.functional.pad(mask, (0, more))
+
+    pipeline.encode_prompt = longer
+    try:
+        yield
+    finally:
+        del pipeline.encode_prompt
+
+
 def _parts(site: Site) -> tuple[tuple[str, str, tuple[int, int] | None], ...]:
     return ("k", site.key_path, site.key_columns), ("v", site.value_path, site.value_columns)
 
@@ -224,7 +248,7 @@ class _Beside:
         self,
         denoiser: torch.nn.Module,
         seen: dict[str, list[torch.Tensor]],
-        calls: _Calls,
+        calls: Calls,
         texts: list[tuple[tuple[Any, ...], dict[str, Any]]],
         sites: Sequence[Site],
     ) -> None:
@@ -259,7 +283,7 @@ class _Removing:
 
 @contextmanager
 def _noting(
-    denoiser: torch.nn.Module, seen: dict[str, list[torch.Tensor]], calls: _Calls, sites: Sequence[Site]
+    denoiser: torch.nn.Module, seen: dict[str, list[torch.Tensor]], calls: Calls, sites: Sequence[Site]
 ) -> Iterator[None]:
     """Notes what the conditional half makes of the text, by module, and masks, by attention."""
     with ExitStack() as stack:
@@ -272,7 +296,7 @@ def _noting(
         yield
 
 
-def _note(made: list[torch.Tensor], calls: _Calls) -> Callable[..., None]:
+def _note(made: list[torch.Tensor], calls: Calls) -> Callable[..., None]:
     def hook(_: Any, __: Any, output: torch.Tensor) -> None:
         if "conditional" in calls.halves:
             made.append(output[calls.halves.index("conditional")].clone())
@@ -280,7 +304,7 @@ def _note(made: list[torch.Tensor], calls: _Calls) -> Callable[..., None]:
     return hook
 
 
-def _note_mask(seen: dict[str, list[torch.Tensor]], site: Site, calls: _Calls) -> Callable[..., None]:
+def _note_mask(seen: dict[str, list[torch.Tensor]], site: Site, calls: Calls) -> Callable[..., None]:
     def hook(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
         given = next((kwargs[name] for name in MASKS if kwargs.get(name) is not None), None)
         if given is not None and "conditional" in calls.halves:

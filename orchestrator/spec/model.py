@@ -185,8 +185,8 @@ class ModelSpec(Strict):
     dtype: Dtype = Field(
         "float32",
         description="Number format of weights and activations. It changes the pixels. Default: that in which the model "
-        "is published, for models named here or by their hub id: bfloat16 for flux and sd35-large, float16 for sd3, "
-        "float32 for all others and for folders.",
+        "is published, for models named here or by their hub id, as the page of models lists it; float32 for "
+        "folders.",
         examples=["float16"],
     )
     engine: EngineSpec = Field(

@@ -20,10 +20,11 @@ Sites of published models are counted from their published configuration. No pub
 families pass the same tests, on small random pipelines of the real classes.
 
 *Status* is about the code. *Supported*: sites read text of CLIP, as in most models of the paper. *Experimental*: sites
-read only T5 or Gemma, so that less is known of how well swaps and edits work. *Bundled* models have been run."""
+read only T5 or a language model, so that less is known of how well swaps and edits work. *Bundled* models have been
+run."""
 MEMORY = """\
 Memory: of a GPU, at most, for one picture at half precision. It was measured with random weights, or estimated from
-such measurements."""
+such measurements. Format: of the denoiser's weights as published, the default of `dtype`."""
 UNSERVED = """\
 `plan` says so of a folder of one of them. A [plug-in](../how-to/plug-ins.md) may add a family for it."""
 PRESETS = """\
@@ -40,8 +41,8 @@ def models_page() -> bytes:
         sizes = ", ".join(map(str, LocalizeSettings().sizes(len(names))))
         memory = f"{info.gigabytes:g} GB" if info.gigabytes else "1 GB (CPU)"
         where = "bundled" if info.path else f"`{info.hub_id}`"
-        rows.append((code(model), f"[{family}](#{family})", str(len(names)), sizes, memory, where))
-    columns = ("id", "family", "sites", "window sizes by default", "memory per picture", "weights")
+        rows.append((code(model), f"[{family}](#{family})", str(len(names)), sizes, memory, info.dtype, where))
+    columns = ("id", "family", "sites", "window sizes by default", "memory per picture", "format", "weights")
     parts = [
         INTRODUCTION,
         "## Models",

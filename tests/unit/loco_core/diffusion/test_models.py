@@ -13,6 +13,7 @@ from diffusers import (
     FluxTransformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
+    QwenImageTransformer2DModel,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -48,6 +49,7 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "sd3": (SD3Transformer2DModel, 24, {23: "transformer_blocks.23"}),
     "sd35-large": (SD3Transformer2DModel, 38, {37: "transformer_blocks.37"}),
     "flux": (FluxTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
+    "qwen-image": (QwenImageTransformer2DModel, 60, {59: "transformer_blocks.59"}),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from loco_core.errors import ModelError, SpecError
 from orchestrator.resolve.lookup import outline, resolve, resolve_model
 from orchestrator.resolve.texts import prompt_reader
 from orchestrator.spec import ModelSpec, SweepSpec
+from tests.support import tiny_joint
 from tests.support.folders import said
 from tests.support.sweeps import Command, tiny_sweep
 from tests.support.tiny_models import BUILDERS, build, save, sd3
@@ -30,10 +31,12 @@ def refused(act: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", [*BUILDERS, "sd3 without T5"])
+@pytest.mark.parametrize("name", [*BUILDERS, *tiny_joint.BUILDERS, "sd3 without T5"])
 def test_plan_and_worker_refuse_the_same_prompts(name: str, tmp_path: Path) -> None:
     if name in BUILDERS:
         build(name, tmp_path)
+    elif name in tiny_joint.BUILDERS:
+        tiny_joint.build(name, tmp_path)
     else:
         save(sd3, tmp_path)
         said("model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None])(tmp_path)

@@ -1,0 +1,96 @@
+"""Tiny pipelines of families in which text and image attend to each other; see `tests.support.tiny_models`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from loco_core.toyworld.world import vocabulary
+from tests.support.tiny_models import SIDE, heed_text, save
+
+# Of Qwen's embeddings; unlike all other widths, so that a mix-up shows.
+QWEN = 40
+_PIXELS = MappingProxyType({"height": SIDE, "width": SIDE})
+CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"qwen_image": {**_PIXELS, "negative_prompt": " "}})
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+# Words of the templates of conversations, each of them one token as in the published vocabulary.
+TEMPLATES = (
+    "system user assistant Describe the image by detailing the color shape size texture quantity text spatial "
+    "relationships of the objects and background"
+)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """Builds a byte-pair tokenizer in which every word of the toy world and of the templates is one token."""
+    trainer = trainers.BpeTrainer(
+        vocab_size=100_000, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer, learner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    words = [*vocabulary(), *TEMPLATES.split()]
+    learner.train_from_iterator([start + word for word in words for start in ("", " ")], trainer)
+    learned = json.loads(learner.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]])
+    tokenizer.add_tokens(list(SPECIAL), special_tokens=True)
+    return tokenizer
+
+
+def qwen_vl(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
+    """Builds a Qwen2.5-VL of two layers, with an eye as small as it can be."""
+    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": QWEN, "intermediate_size": 64, "num_hidden_layers": 3,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
+        "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
+        "rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [2, 4, 4]},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": QWEN,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, image_token_id=ids["<|image_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+    )  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def qwen_image() -> QwenImagePipeline:
+    """Builds Qwen-Image: every block of two streams, and the text of a language model."""
+    tokenizer = qwen_tokenizer()
+    transformer = QwenImageTransformer2DModel(
+        in_channels=4 * 16, out_channels=16, num_layers=4, num_attention_heads=2, attention_head_dim=16,
+        joint_attention_dim=QWEN, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    autoencoder = AutoencoderKLQwenImage(
+        base_dim=8, dim_mult=[1, 1, 2], num_res_blocks=1, temperal_downsample=[False, True]
+    )
+    return QwenImagePipeline(
+        tokenizer=tokenizer, text_encoder=qwen_vl(tokenizer), transformer=heed_text(transformer), vae=autoencoder,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )  # fmt: skip
+
+
+BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
+    {make.__name__: partial(save, make) for make in (qwen_image,)}
+)
+
+
+def build(name: str, folder: Path) -> Path:
+    """Saves the tiny pipeline of a family in a folder, and returns the folder."""
+    BUILDERS[name](folder)
+    return folder
