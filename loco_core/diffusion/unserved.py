@@ -47,7 +47,6 @@ REASONS = {
     "PRXPipeline": _JOINT,
     "PRXPixelPipeline": _JOINT,
     "QwenImage21Pipeline": _SINGLE,
-    "QwenImagePipeline": _JOINT,
     "StableCascadeCombinedPipeline": _TWO,
     "StableCascadePriorPipeline": "it draws an embedding of a picture, not a picture",
     "StableUnCLIPPipeline": _PRIOR,

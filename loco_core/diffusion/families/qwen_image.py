@@ -32,6 +32,7 @@ INFO = FamilyInfo(
         # Memory is that of flux, and what the weights differ by at half precision.
         "qwen-image": ModelInfo(90.0, "Qwen/Qwen-Image", gigabytes=61, published=_TRANSFORMER, dtype="bfloat16")
     },
+    guidance_scale=4.0,
     status="experimental",
     seconds_per_image=90.0,
     config_file="transformer/config.json",
