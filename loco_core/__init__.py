@@ -21,7 +21,7 @@ from loco_core.types import Attribute, Engine, Generation, Intervention, PromptR
 if TYPE_CHECKING:
     from loco_core.editing.deltas import WeightDelta
     from loco_core.face.applied import AppliedEdit
-    from loco_core.face.edits import apply_edit, fit_edit, load_edit, save_edit
+    from loco_core.face.edits import apply_edit, export_edit, fit_edit, load_edit, save_edit
     from loco_core.face.measures import localize, score
     from loco_core.face.model import Model, load_model
     from loco_core.localization.base import Localization
@@ -41,6 +41,7 @@ __all__ = [
     "WeightDelta",
     "Window",
     "apply_edit",
+    "export_edit",
     "fit_edit",
     "load_edit",
     "load_model",
@@ -55,6 +56,7 @@ _LATER = {
     "Model": "loco_core.face.model",
     "WeightDelta": "loco_core.editing.deltas",
     "apply_edit": "loco_core.face.edits",
+    "export_edit": "loco_core.face.edits",
     "fit_edit": "loco_core.face.edits",
     "load_edit": "loco_core.face.edits",
     "load_model": "loco_core.face.model",

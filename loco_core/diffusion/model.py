@@ -414,6 +414,8 @@ def load_model(
     device: str,
     engine: Engine | None = None,
     super_resolution: tuple[str, str | None] | None = None,
+    *,
+    sites: bool = True,
 ) -> LoadedModel:
     """Loads a pipeline through its family's file.
 
@@ -426,6 +428,8 @@ def load_model(
         engine: settings of how it computes, a second stage too; None takes the defaults.
         super_resolution: path and revision of a second stage, of the class that the family's facts name; None loads
             none.
+        sites: whether its sites are looked for, by a pass that reads all weights; without it weights that are loaded
+            in the dtype of their files stay on the disk until somebody looks at them.
 
     Raises:
         ModelError: it cannot be loaded, has no second stage, cannot run as the engine says, its K and V cannot be
@@ -461,15 +465,17 @@ def load_model(
             + ("dtype: bfloat16, " if dtype == "float32" else "")
             + "engine.offload, or several GPUs with engine.device_map: balanced"
         ) from error
-    with torch.no_grad(), kernels(engine.attention, dtype):
-        sites = record_sites(denoiser, partial(pass_of, family, pipeline))
-    config: Any = denoiser.config
-    check_sites([site.name for site in sites], facts.site_names, config, path)
+    found: tuple[Site, ...] = ()
+    if sites:
+        with torch.no_grad(), kernels(engine.attention, dtype):
+            found = record_sites(denoiser, partial(pass_of, family, pipeline))
+        config: Any = denoiser.config
+        check_sites([site.name for site in found], facts.site_names, config, path)
     if engine.compile:
-        compile_between(denoiser, sites)
+        compile_between(denoiser, found)
         if second is not None:
             compile_between(family.denoiser(second.pipeline), ())
-    return LoadedModel(pipeline, family, facts, sites, device, dtype, engine, super_resolution=second)
+    return LoadedModel(pipeline, family, facts, found, device, dtype, engine, super_resolution=second)
 
 
 def pass_of(family: Family, pipeline: Any, tokens: int) -> int:

@@ -321,5 +321,6 @@ def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> Weig
         settings=json.dumps(settings.model_dump(), sort_keys=True),
         localization=target.localization,
         components=tuple(dict.fromkeys(change.component for change in changes)),
+        prompts=tuple((record.prompt, record.donor) for concept in target.concepts for record in concept.records),
     )
     return WeightDelta(made, changes)

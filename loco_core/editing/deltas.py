@@ -42,6 +42,7 @@ class Provenance:
         settings: of the editor, as JSON.
         localization: what picked the sites: the localizer and its outcome, ``by hand``, or the method itself.
         components: the parts of the pipeline that it changes.
+        prompts: what it was fitted on, each with what it is to read as; empty in older files.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Provenance:
     settings: str
     localization: str
     components: tuple[str, ...] = (DENOISER,)
+    prompts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,44 @@ def projection(model: LoadedModel, path: str, where: str = DENOISER) -> torch.nn
     return module
 
 
+def check_made_for(model: LoadedModel, delta: WeightDelta, weights: str | None) -> None:
+    """Refuses an edit of other weights, or of another dtype.
+
+    Args:
+        model: a loaded model.
+        delta: the edit.
+        weights: hash of the model's weights; None takes for granted that they are those of the edit.
+
+    Raises:
+        EditError: the delta was fitted on other weights or in another dtype.
+    """
+    made = delta.provenance
+    if weights is not None and made.weights != weights:
+        raise EditError(
+            f"the edit fits weights {made.weights[:12]} of {made.model}; these are {weights[:12]}; fit it again"
+        )
+    if made.dtype != model.dtype:
+        raise EditError(f"the edit was fitted in {made.dtype}; the model is loaded in {model.dtype}: fit it again")
+
+
+def changed_projection(model: LoadedModel, change: Change) -> torch.nn.Linear:
+    """Returns the projection that a change is of.
+
+    Raises:
+        EditError: the model has none, or one of another size.
+    """
+    module = projection(model, change.module, change.component)
+    if change.rows.numel() and int(change.rows.max()) >= module.out_features:
+        raise EditError(f"{change.module} has {module.out_features} rows; the edit is of a wider model")
+    if change.weight is not None and change.weight.shape[1] != module.in_features:
+        raise EditError(
+            f"{change.module} reads {module.in_features} coordinates; the edit has {change.weight.shape[1]}"
+        )
+    if change.bias is not None and module.bias is None:
+        raise EditError(f"{change.module} has no bias; the edit changes one")
+    return module
+
+
 @contextmanager
 def applied(model: LoadedModel, delta: WeightDelta, weights: str | None) -> Iterator[None]:
     """Applies a delta for the time of a ``with`` block, and restores every bit behind it.
@@ -175,32 +215,19 @@ def applied(model: LoadedModel, delta: WeightDelta, weights: str | None) -> Iter
     """
     import torch
 
-    made = delta.provenance
-    if weights is not None and made.weights != weights:
-        raise EditError(
-            f"the edit fits weights {made.weights[:12]} of {made.model}; these are {weights[:12]}; fit it again"
-        )
-    if made.dtype != model.dtype:
-        raise EditError(f"the edit was fitted in {made.dtype}; the model is loaded in {model.dtype}: fit it again")
+    check_made_for(model, delta, weights)
     with ExitStack() as stack, torch.no_grad():
         # What was encoded with other weights is not what these would encode; undone last, hence behind all changes.
         model.encoded.clear()
         stack.callback(model.encoded.clear)
         for change in delta.changes:
-            stack.enter_context(_changed(model, projection(model, change.module, change.component), change))
+            stack.enter_context(_changed(model, changed_projection(model, change), change))
         yield
 
 
 @contextmanager
 def _changed(model: LoadedModel, module: torch.nn.Linear, change: Change) -> Iterator[None]:
     rows = change.rows.to(module.weight.device)
-    width = (module.out_features, module.in_features)
-    if rows.numel() and int(rows.max()) >= width[0]:
-        raise EditError(f"{change.module} has {width[0]} rows; the edit is of a wider model")
-    if change.weight is not None and change.weight.shape[1] != width[1]:
-        raise EditError(f"{change.module} reads {width[1]} coordinates; the edit has {change.weight.shape[1]}")
-    if change.bias is not None and module.bias is None:
-        raise EditError(f"{change.module} has no bias; the edit changes one")
     pairs = [(module.weight, change.weight), (module.bias, change.bias)]
     before = [(held, held.detach()[rows].clone()) for held, new in pairs if new is not None]
     handle = None
@@ -324,7 +351,9 @@ def from_bytes(data: bytes, where: str) -> WeightDelta:
         made = json.loads(written)
         lists = {name: tuple(made[name]) for name in ("sites", "attributes")}
         # Older files change the denoiser alone, and do not say so.
-        provenance = Provenance(**{**made, **lists, "components": tuple(made.get("components", [DENOISER]))})
+        lists["components"] = tuple(made.get("components", [DENOISER]))
+        lists["prompts"] = tuple((str(prompt), str(donor)) for prompt, donor in made.get("prompts", ()))
+        provenance = Provenance(**{**made, **lists})
     except (ValueError, TypeError, KeyError) as error:
         raise EditError(f"{where} says of an edit what no version of this project writes: {error!r}") from error
     modules = [name.removesuffix(".rows") for name in tensors if name.endswith(".rows")]

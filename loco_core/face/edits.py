@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from loco_core import plugins
 from loco_core.attributes import attribute as bundled
 from loco_core.diffusion.model import LoadedModel, family_of_pipeline
 from loco_core.editing import base
 from loco_core.editing.base import Concept, EditSettings, Target
+from loco_core.editing.card import Format, Origin, Written
 from loco_core.editing.deltas import WeightDelta, read_delta
-from loco_core.errors import EditError
+from loco_core.editing.lora import Naming
+from loco_core.errors import EditError, did_you_mean
 from loco_core.face.applied import AppliedEdit
 from loco_core.face.model import Model
 from loco_core.types import Attribute, PromptRecord, Window
@@ -90,6 +92,55 @@ def save_edit(edit: WeightDelta, path: str | Path) -> None:
         Path(path).write_bytes(to_bytes(edit))
     except OSError as error:
         raise EditError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def export_edit(
+    model: Model,
+    edit: WeightDelta,
+    out: str | Path,
+    *,
+    form: Format = "folder",
+    naming: Naming = "diffusers",
+    energy: float = 0.999,
+    rank: int | None = None,
+) -> Written:
+    """Writes an edit for others, as a new folder with a model card.
+
+    Args:
+        model: the model that it was fitted on.
+        edit: the edit.
+        out: the folder; it must not exist.
+        form: ``folder`` is the whole pipeline with the edit in it; ``lora`` a file that ``load_lora_weights`` of plain
+            diffusers takes; ``delta`` a file that `load_edit` takes.
+        naming: how a LoRA names modules: ``diffusers``, or ``kohya`` (UNets of Stable Diffusion and their encoders).
+        energy: share of the energy of the change, its squared Frobenius norm, that a LoRA keeps in every projection.
+        rank: rank of a LoRA; None takes the smallest that keeps it.
+
+    Returns:
+        what was written: the file, its size, and in words the rank and the energy kept.
+
+    Raises:
+        EditError: the folder exists, the edit is of another model, plain diffusers cannot hold it, or the rank is too
+            small.
+
+    Example:
+        >>> import loco_core, tempfile, pathlib
+        >>> edit = loco_core.fit_edit(model, "style/lumio", sites=[11, 12], tokens="last_subject")
+        >>> folder = pathlib.Path(tempfile.mkdtemp()) / "lumio-lora"
+        >>> written = loco_core.export_edit(model, edit, folder, form="lora")
+        >>> sorted(file.name for file in folder.iterdir()), written.in_words.partition(",")[0]
+        (['README.md', 'pytorch_lora_weights.safetensors'], 'rank 8')
+    """
+    from loco_core.editing.export import ExportSettings, export
+    from loco_core.editing.lora import LoraSettings
+
+    for name, value, known in (("form", form, get_args(Format)), ("naming", naming, get_args(Naming))):
+        if value not in known:
+            raise EditError(f'no {name} "{value}"{did_you_mean(value, known)}')
+    commit = model.weights.removeprefix("hub:")
+    origin = Origin(hub_id=model.path, revision=commit) if commit != model.weights else Origin()
+    settings = ExportSettings(form, LoraSettings(naming, energy, rank))
+    return export(model.loaded, model.weights, edit, Path(out), settings, origin)
 
 
 def load_edit(path: str | Path) -> WeightDelta:

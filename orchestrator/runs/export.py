@@ -1,21 +1,35 @@
-"""From a stored edit to a model folder that needs nothing of this project."""
+"""From a stored edit to a folder for others: a pipeline, a LoRA, or the new weights."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loco_core.diffusion.model import load_model
+import pyarrow.compute as pc
+
+from loco_core.diffusion.hub import on_hub
+from loco_core.diffusion.model import find_model, load_model
 from loco_core.editing.base import named
-from loco_core.editing.deltas import applied, from_bytes
+from loco_core.editing.card import Origin, Written
+from loco_core.editing.deltas import from_bytes
+from loco_core.editing.export import ExportSettings, check_exportable, check_free, export
 from loco_core.errors import EditError, did_you_mean
+from loco_core.types import Engine
 from orchestrator.resolve.lookup import resolve_model
-from orchestrator.spec import SuperResolutionSpec
+from orchestrator.spec import ModelSpec, SuperResolutionSpec
 from orchestrator.stages.edit.plan import CANDIDATES
+from orchestrator.stages.edit.summary import Share, summarize
 from orchestrator.store import DamagedFileError, Store
+
+_FIGURES = {
+    "flipped": "pictures with the attribute that show the donor's class instead",
+    "paraphrased": "the same, of prompts of other templates",
+    "neighbours_kept": "neighbours' pictures that keep their own attribute",
+    "unrelated_kept": "unrelated pictures that show what they showed",
+    "content_kept": "pictures with the attribute that keep what else they showed",
+    "ceiling": "donor prompts' pictures, unedited, that show the donor's class",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,14 @@ class StoredEdit:
     localization: str
     delta_path: str
     delta_sha256: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported; ``second_stage`` is drawn with too, changed by no edit, and not written."""
+
+    written: Written
+    second_stage: SuperResolutionSpec | None
 
 
 def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None]) -> StoredEdit:
@@ -69,28 +91,27 @@ def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None
     return StoredEdit(*(str(row[name]) for name in StoredEdit.__dataclass_fields__))
 
 
-def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpec | None:
-    """Writes the edited pipeline; the folder appears whole or not at all.
+def export_edit(store: Store, edit: StoredEdit, out: Path, settings: ExportSettings | None = None) -> Exported:
+    """Writes an edit as a folder with a model card; it appears whole or not at all.
 
-    Returns:
-        the second stage that the sweep draws with, which no edit changes and which is not written; None without one.
+    Args:
+        store: the results.
+        edit: the edit.
+        out: the folder, which must not exist.
+        settings: what is written; None writes the edited pipeline.
 
     Raises:
         EditError: the folder exists, the delta is damaged, the model has changed, or plain diffusers cannot hold it.
         StoreError: the delta is gone, or nowhere in the results.
     """
-    if out.exists():
-        raise EditError(f"{out} exists already; name a new folder")
+    settings = settings or ExportSettings()
+    check_free(out)
     try:
         data = store.delta(edit.delta_path, edit.delta_sha256)
     except DamagedFileError as error:
         raise EditError(str(error)) from error
     delta = from_bytes(data, f"{store.root}/{edit.delta_path}")
-    if delta.runtime_only:
-        raise EditError(
-            f"edit {edit.edit_id[:12]} exists in this runtime alone: {delta.runtime_only}; draw with it in Python "
-            "(loco_core.Model.edited), or export another edit"
-        )
+    check_exportable(delta, settings.form, f"edit {edit.edit_id[:12]}")
     sweep = store.sweep()
     assert sweep is not None
     spec = next((item for item in sweep.models if item.id == edit.model), None)
@@ -98,30 +119,35 @@ def export_edit(store: Store, edit: StoredEdit, out: Path) -> SuperResolutionSpe
         raise EditError(
             f"{store.root}: edit {edit.edit_id[:12]} is of the model {edit.model}, which is not in the sweep"
         )
-    model = resolve_model(spec)
-    loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu")
-    temporary = _beside(out)
-    # A folder within the temporary one, which only this user may open: the model is for whoever may read its place.
-    made = temporary / "model"
-    try:
-        with applied(loaded, delta, model.weights):
-            loaded.pipeline.save_pretrained(made, safe_serialization=True)
-        made.rename(out)
-    except OSError as error:
-        raise EditError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return spec.super_resolution
+    loaded, weights, second = None, None, spec.super_resolution
+    if settings.form != "delta":
+        model = resolve_model(spec)
+        # No pass is made, and a LoRA looks at few weights: the others stay on the disk.
+        engine, weights = Engine(channels_last=False), model.weights
+        loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu", engine, sites=False)
+    hub_id, commit = _base(spec, delta.provenance.weights)
+    origin = Origin(
+        hub_id, commit, edit.edit_id, store.sweep_id() or "", _figures(store, edit),
+        "" if second is None else str(second) if on_hub(second.path) else "of a folder",
+    )  # fmt: skip
+    return Exported(export(loaded, weights, delta, out, settings, origin), second)
 
 
-def _beside(out: Path) -> Path:
-    """Makes a folder of our own beside another, on the same disk: one of a fixed name may be somebody's.
+def _base(spec: ModelSpec, weights: str) -> tuple[str, str | None]:
+    """Returns where others find the model that was edited, and which commit: nowhere, if it is a folder."""
+    if not weights.startswith("hub:"):
+        return "", None
+    return spec.path or find_model(spec.id)[1].hub_id, weights.removeprefix("hub:")
 
-    Raises:
-        EditError: it cannot be made.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise EditError(f"{out} cannot be written: {error.strerror or error}") from error
+
+def _figures(store: Store, edit: StoredEdit) -> list[tuple[str, str]]:
+    """Returns what the results say that an edit did and spared, in words."""
+    rows = [row for row in store.read("edits").to_pylist() if row["edit_id"] == edit.edit_id]
+    seen = store.read("evaluations").filter(pc.field("edit_id") == edit.edit_id)
+    found = [(words, getattr(item, name)) for item in summarize(rows, seen.to_pylist())[:1]
+             for name, words in _FIGURES.items()]  # fmt: skip
+    return [(words, _share(share)) for words, share in found if share.of]
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of {share.of}"
