@@ -40,7 +40,7 @@ class LoraSettings:
 
     Attributes:
         naming: ``diffusers`` names modules as peft does; ``kohya`` as its scripts for Stable Diffusion do, which
-            diffusers, AUTOMATIC1111 and ComfyUI read.
+            diffusers and other programs read.
         energy: share of the energy that every projection is to keep, above 0 and up to 1.
         rank: of all projections; None takes the smallest that will do.
     """

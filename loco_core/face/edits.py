@@ -125,11 +125,12 @@ def export_edit(
 
     Example:
         >>> import loco_core, tempfile, pathlib
-        >>> edit = loco_core.fit_edit(model, "style/lumio", sites=[11, 12], tokens="last_subject")
+        >>> pairs = [("a red circle in the style of lumio", "a red circle"), ("a star in the style of lumio", "a star")]
+        >>> edit = loco_core.fit_edit(model, pairs, sites=[11, 12], tokens="last_subject")
         >>> folder = pathlib.Path(tempfile.mkdtemp()) / "lumio-lora"
         >>> written = loco_core.export_edit(model, edit, folder, form="lora")
         >>> sorted(file.name for file in folder.iterdir()), written.in_words.partition(",")[0]
-        (['README.md', 'pytorch_lora_weights.safetensors'], 'rank 8')
+        (['README.md', 'pytorch_lora_weights.safetensors'], 'rank 2')
     """
     from loco_core.editing.export import ExportSettings, export
     from loco_core.editing.lora import LoraSettings
