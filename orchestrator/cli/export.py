@@ -66,7 +66,7 @@ def export(
         int | None, typer.Option(min=1, help="Rank of a LoRA; default: the smallest that keeps the energy.")
     ] = None,
 ) -> None:
-    """Write an edited model, or an edit, for others.
+    """Write an edited model or an edit for others.
 
     FOLDER gets a model card, README.md.
     """
