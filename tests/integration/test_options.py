@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -192,7 +191,12 @@ def asked(named: dict[str, str], pick: Pick) -> Flat:
 
 
 def test_every_value_of_every_key_runs(
-    command: Command, named: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+    command: Command,
+    named: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    subtests: pytest.Subtests,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The same few folders over and over.
     known: dict[str, str] = {}
@@ -214,6 +218,8 @@ def test_every_value_of_every_key_runs(
             with subtests.test(picks=[str(pick) for pick in sweep.picks]):
                 try_out(command, content(base, sweep.values), tmp_path / str(number))
     assert compiled
+    # A hook that fails is a warning.
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("orchestrator.hooks")] == []
     for occasion, words in OCCASIONS.items():
         assert any(words in title for title in taken.titles), occasion
     assert "done" in (tmp_path / "called").read_text()
@@ -250,8 +256,6 @@ def try_out(command: Command, sweep: dict[str, Any], folder: Path) -> None:
     def called(*words: object) -> str:
         code, out, err = command(*words)
         assert code == 0, f"{words[0]}: {out}{err}"
-        # A hook that fails is a warning, and so is what keeps one from working.
-        assert not re.search(r"\b(hook \S+|notify): ", out + err), out + err
         return out
 
     called("plan", file)
