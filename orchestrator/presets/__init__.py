@@ -75,6 +75,7 @@ class Published(_Frozen):
 
     Attributes:
         work: authors and place of the work.
+        by: what it goes by, in words.
         model: the model, as a sweep names it.
         smallest: size of the smallest window; None where none was found published.
         windows: windows where things were published to sit.
@@ -83,6 +84,7 @@ class Published(_Frozen):
     """
 
     work: str
+    by: str
     model: str
     smallest: SmallestWindow | None = None
     windows: tuple[PublishedWindow, ...] = ()

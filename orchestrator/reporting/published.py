@@ -103,8 +103,7 @@ def beside(findings: Findings, store: Store) -> Beside | None:
         for i, (model, attribute, start, size) in enumerate(zip(*keys, strict=True))
     }
     notes = (
-        f"Published of {known.model}, by the mean CLIP score alone and without intervals; sites are counted from 0 in "
-        f"the order in which its {n_sites} run.",
+        f"Published of {known.model}, {known.by}; sites are counted from 0 in the order in which its {n_sites} run.",
         *_smallest(known),
         *known.notes,
         *(

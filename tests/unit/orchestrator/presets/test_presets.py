@@ -20,7 +20,7 @@ from tests.support.sweeps import Command
 
 ROOT = Path(__file__).parents[4]
 NAMES = sorted(presets())
-ATTRIBUTES = sorted({str(key) for name in NAMES for key in load_sweep(preset_file(name)).attributes})
+EDITED = [name for name in NAMES if load_sweep(preset_file(name)).edit is not None]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,7 +54,7 @@ def test_a_cell_costs_about_one_picture(name: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", sorted({str(key) for name in NAMES for key in load_sweep(preset_file(name)).attributes})
+    "key", sorted({str(key) for name in EDITED for key in load_sweep(preset_file(name)).attributes})
 )
 def test_an_attribute_of_a_preset_has_prompts_enough_to_be_found_and_edited(key: str) -> None:
     item = attribute(key)
@@ -65,7 +65,43 @@ def test_an_attribute_of_a_preset_has_prompts_enough_to_be_found_and_edited(key:
     assert siblings(key)
 
 
+def test_every_preset_of_a_work_that_edits_does_so() -> None:
+    assert {name.partition("-")[0] for name in EDITED} == {"locogen"}
+
+
+@pytest.mark.parametrize("name", ["ppl-sdxl", "ppl-sd3", "ppl-if"])
+def test_words_are_swept_with_as_many_prompts_as_they_may_be_asked_for(name: str) -> None:
+    """Every record is a pair of words of its own: one that came twice would be evidence twice."""
+    (item,) = outline(load_sweep(preset_file(name))).attributes
+    assert len(item.records) == 16
+    words = [part for record in item.records for text in (record.prompt, record.donor) for part in text.split('"')[1:2]]
+    assert len(set(words)) == 32
+    for record in item.records:
+        said, other = (text.split('"')[1] for text in (record.prompt, record.donor))
+        assert record.prompt.replace(said, other) == record.donor
+        assert (said in record.score_text, other in record.donor_text) == (True, True)
+        assert not {said, other} & set(record.content_text.split())
+
+
 @pytest.mark.parametrize("name", NAMES)
+def test_a_preset_draws_as_published(name: str) -> None:
+    """Steps, scale, halves of guidance and scorer, as the code of each work has them."""
+    spec = load_sweep(preset_file(name))
+    (options,) = spec.interventions
+    found = (spec.generation.steps, spec.generation.guidance_scale, spec.scorer)
+    if name.startswith("locogen"):
+        assert (found[0], found[2], options) == (50, "openai/clip-vit-base-patch16", type(options)())
+        return
+    assert found[2] == "openai/clip-vit-base-patch32"
+    expected = {"ppl-sdxl": (50, 5.0), "ppl-sd3": (28, 7.0), "ppl-if": (50, 7.0), "dit-pixart": (20, 4.5),
+                "dit-sana": (20, 4.5), "dit-flux": (28, 3.5)}  # fmt: skip
+    assert found[:2] == expected[name]
+    if name.startswith("ppl"):
+        assert (options.guidance_half, options.steps, options.tokens) == ("both", None, "all")
+    assert (options.pooled == "donor") == (name == "dit-flux")
+
+
+@pytest.mark.parametrize("name", EDITED)
 def test_a_preset_edits_as_published_with_ours_beside(name: str) -> None:
     spec = load_sweep(preset_file(name))
     resolved = outline(spec)
@@ -90,7 +126,7 @@ def test_a_preset_edits_as_published_with_ours_beside(name: str) -> None:
 
 def test_what_was_published_of_an_attribute_comes_before_what_was_of_its_kind() -> None:
     content = {
-        "work": "w", "model": "sd14",
+        "work": "w", "by": "b", "model": "sd14",
         "windows": [
             {"attributes": ["style"], "start": 8, "size": 2, "source": "text of the paper"},
             {"attributes": ["style/monet"], "start": 3, "size": 2, "source": "text of the paper"},
