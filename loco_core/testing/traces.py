@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar, get_args
 
@@ -25,7 +26,7 @@ from loco_core.localization.base import Localization, LocalizeSettings, Outcome
 from loco_core.statistics import Floats
 from loco_core.tracing import attention
 from loco_core.tracing.causal import layers, trace
-from loco_core.types import Generation, Row
+from loco_core.types import Generation, Row, Site
 
 PROMPTS = (
     ("a red circle in the style of lumio", "a blue star"),
@@ -89,42 +90,60 @@ def simulated_traces(
 def assert_attention_adds_up(
     model: LoadedModel, rows: Sequence[Row], settings: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails unless, at every site and step, what all tokens write is what the attention wrote, its bias aside.
+    """Fails unless, at every site and step, what all tokens write is what goes into the attention's output.
 
     Args:
-        model: of a family whose text is the same at every step.
+        model: of any family.
         rows: to draw.
         settings: of the generation.
         monkeypatch: of the test.
     """
-    denoiser, wrote, calls = model.family.denoiser(model.pipeline), dict[Any, torch.Tensor](), list[Any]()
-    written_by, batch = attention.written_by, len(rows) + 1
+    denoiser, calls = model.family.denoiser(model.pipeline), list[int]()
+    written_by, contributed, count = attention.written_by, list[tuple[Any, torch.Tensor]](), len(rows)
 
-    def checked(module: Any, *given: torch.Tensor | None) -> torch.Tensor:
-        queries, keys, values, words, mask = given
-        assert queries is not None
-        assert keys is not None
-        every = torch.ones(len(queries), keys.shape[1], dtype=torch.bool)
-        whole = written_by(module, queries, keys, values, every, mask)  # type: ignore[arg-type]
-        out = module.to_out[0]
-        expected = wrote[out][-batch:][: len(queries)] - (0.0 if out.bias is None else out.bias)
-        torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-5)
-        part = written_by(module, queries, keys, values, words, mask)  # type: ignore[arg-type]
-        assert 0 < part.norm() < 10 * whole.norm()
-        calls.append(module)
+    def checked(weight: torch.Tensor, call: Any, taken: torch.Tensor) -> torch.Tensor:
+        every = torch.ones_like(taken)
+        contributed.append((weight, written_by(weight, call, every)))
+        part = written_by(weight, call, taken)
+        assert part.norm() > 0
         return part
 
+    def compare(site: Any, _: Any, given: Any) -> None:
+        if not contributed:
+            return
+        ((weight, whole),) = contributed
+        contributed.clear()
+        heads, tokens = given[0][..., : weight.shape[1]], whole.shape[1]
+        conditional = model.running.conditional.nonzero().flatten()[:count]  # type: ignore[union-attr]
+        image = heads[:, :tokens] if model.facts.text_last else heads[:, heads.shape[1] - tokens :]
+        expected = torch.nn.functional.linear(image[conditional].float(), weight.float())
+        torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-5)
+        calls.append(site.index)
+
     monkeypatch.setattr(attention, "written_by", checked)
-    modules = [denoiser.get_submodule(site.attention_path).to_out[0] for site in model.sites]  # type: ignore[index]
-    handles = [module.register_forward_hook(lambda out, _, made: wrote.update({out: made})) for module in modules]  # type: ignore[union-attr]
+    handles = []
+    for site in model.sites:
+        out = output_of(denoiser, site)
+        handles.append(out.register_forward_pre_hook(partial(compare, site)))
     try:
-        found = attention.contributions(model, rows, settings, batch)
+        found = attention.contributions(model, rows, settings, len(rows) + 1)
     finally:
         for handle in handles:
             handle.remove()
     assert found.shape == (len(rows), len(model.sites))
     assert bool((found > 0).all())
+    assert set(calls) == {site.index for site in model.sites}
     assert len(calls) >= settings.steps * len(model.sites)
+
+
+def output_of(denoiser: torch.nn.Module, site: Site) -> torch.nn.Module:
+    """Returns the layer that the heads of a site's attention go through."""
+    attention: Any = denoiser.get_submodule(site.attention_path)
+    found = getattr(attention, "to_out", None) or getattr(attention, "out_layer", None)
+    if found is None:
+        block: Any = denoiser.get_submodule(site.attention_path.rpartition(".")[0])
+        found = block.proj_out
+    return found[0] if isinstance(found, torch.nn.ModuleList) else found
 
 
 class TracesContract:
@@ -133,13 +152,9 @@ class TracesContract:
     def test_words_write_all_that_an_attention_writes(
         self, subject: Any, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """So that the words of a concept write a part of it; refused where the text evolves with the image."""
+        """So that the words of a concept write a part of it."""
         rows = [Row(prompt, donor, 3) for prompt, donor in PROMPTS]
-        if model.facts.stream == "fixed":
-            assert_attention_adds_up(model, rows, subject.settings, monkeypatch)
-            return
-        with pytest.raises(ModelError, match="evolves"):
-            attention.contributions(model, rows, subject.settings, 3)
+        assert_attention_adds_up(model, rows, subject.settings, monkeypatch)
 
     def test_layers_are_restored_where_the_text_encoders_are_clip(self, subject: Any, model: LoadedModel) -> None:
         """A picture a layer, each its own; refused elsewhere."""

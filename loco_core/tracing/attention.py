@@ -4,20 +4,25 @@ Zarei et al., "Localizing Knowledge in Diffusion Transformers", NeurIPS 2025, se
 C to an image token is the norm of the sum over heads h of attn_h[:, C] V_h[C] W_O,h; a site's is the mean over image
 tokens and steps of one pass over the clean prompt. The concept's tokens are here the words that the donor changes. The
 output's bias, which belongs to no token, is left out; the authors' released code leaves out W_O too, unless asked.
+
+Observed is the attention's own call, behind norms of queries and keys and rotary embeddings. Where text and image share
+one softmax, the image tokens among its queries count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
+from loco_core.diffusion.attention_calls import AttentionCall, attention_calls
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel
+from loco_core.diffusion.sites import outputs
 from loco_core.editing.token_pairs import changed_words
 from loco_core.errors import ModelError
 from loco_core.types import Generation, Row, Site
@@ -30,7 +35,7 @@ def contributions(model: LoadedModel, rows: Sequence[Row], settings: Generation,
     """Draws rows and returns what the words that their donors change contribute at every site.
 
     Args:
-        model: of a family whose text is the same at every step.
+        model: of any family.
         rows: prompts with donors and seeds, without interventions.
         settings: of the generation.
         batch_size: rows a batch.
@@ -39,11 +44,8 @@ def contributions(model: LoadedModel, rows: Sequence[Row], settings: Generation,
         ``(rows, sites)`` float64 on the CPU, in units of the sites' outputs.
 
     Raises:
-        ModelError: text and image attend to each other, an attention normalizes its queries or keys head by head, or a
-            prompt equals its donor.
+        ModelError: a prompt equals its donor, or an attention cannot be observed.
     """
-    if model.facts.stream != "fixed":
-        raise ModelError("attention contribution needs text that is the same at every step; this model's evolves")
     # Nobody looks at the pictures.
     model = replace(model, super_resolution=None)
     parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
@@ -53,7 +55,7 @@ def contributions(model: LoadedModel, rows: Sequence[Row], settings: Generation,
 def _batch(model: LoadedModel, rows: Sequence[Row], settings: Generation, batch_size: int) -> torch.Tensor:
     words = _concepts(model, rows)
     sums: list[list[torch.Tensor]] = [[] for _ in model.sites]
-    during = partial(_watched, model, words, batch_size, sums)
+    during = partial(_watched, model, words, sums)
     for _ in generate(model, rows, settings, batch_size, during=during):
         pass
     return torch.stack([torch.stack(calls).mean(0) for calls in sums], dim=1)
@@ -73,111 +75,135 @@ def _concepts(model: LoadedModel, rows: Sequence[Row]) -> torch.Tensor:
 
 
 @contextmanager
-def _watched(
-    model: LoadedModel, words: torch.Tensor, batch_size: int, sums: list[list[torch.Tensor]]
-) -> Iterator[None]:
+def _watched(model: LoadedModel, words: torch.Tensor, sums: list[list[torch.Tensor]]) -> Iterator[None]:
     """Adds to ``sums``, at every call of every site, the contribution ``(rows,)`` of the rows' words."""
     denoiser = model.family.denoiser(model.pipeline)
-    handles = []
-    try:
-        for site in model.sites:
-            attention = denoiser.get_submodule(site.attention_path)
-            seen: dict[str, torch.Tensor] = {}
-            for name, module in _projections(attention, site).items():
-                keep = partial(_keep, seen, name)
-                handles.append(attention.get_submodule(module).register_forward_hook(keep))
-            note = partial(_note, seen, words, batch_size, sums[site.index])
-            handles.append(attention.register_forward_hook(note, with_kwargs=True))
+    sites = {site.attention_path: site for site in model.sites}
+
+    def seen(path: str, call: AttentionCall) -> AttentionCall:
+        conditional = model.running.conditional
+        assert conditional is not None
+        # Behind the rows it is filled up with copies.
+        rows = conditional.nonzero().flatten()[: len(words)].to(call.query.device)
+        if len(rows):
+            site = sites[path]
+            tokens = tokens_of(model, site, call, made.get(site.value_path), words.shape[1])
+            weight = output_weight(denoiser, site, call.value.shape[1] * call.value.shape[3])
+            sums[site.index].append(_contributed(weight, call, rows, tokens, words))
+        return call
+
+    texts = [site.value_path for site in model.sites if site.text_only]
+    with outputs(denoiser, texts) as made, attention_calls(denoiser, list(sites), seen):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _projections(attention: Any, site: Site) -> dict[str, str]:
-    """Returns the modules that an attention takes queries, keys and values from, by their projections, text first.
+@dataclass(frozen=True)
+class Tokens:
+    """Where text and image stand in one call of an attention.
 
-    Where queries and keys pass a norm, over all heads at once, it is the norm.
+    Attributes:
+        text: the keys that are text tokens.
+        image: the queries that are image tokens.
     """
-    names = ("to_q", "add_k_proj", "to_k", "add_v_proj", "to_v")
-    found = {name: name for name in names if getattr(attention, name, None) is not None}
-    for name, norm in (("to_q", "norm_q"), ("to_k", "norm_k")):
-        if getattr(attention, norm, None) is not None:
-            weight = getattr(getattr(attention, norm), "weight", None)
-            if weight is None or len(weight) != getattr(attention, name).out_features:
-                raise ModelError(f"{site.name} normalizes queries or keys head by head; its attention is not observed")
-            found[name] = norm
-    return found
+
+    text: slice
+    image: slice
 
 
-def _keep(seen: dict[str, torch.Tensor], name: str, _: Any, __: Any, made: torch.Tensor) -> None:
-    seen[name] = made
+def tokens_of(model: LoadedModel, site: Site, call: AttentionCall, value: torch.Tensor | None, count: int) -> Tokens:
+    """Finds the text among the keys of an attention's call, and the image among its queries.
+
+    Families put them in either order. Values pass no norm and no rotary embedding, so that what the text's projection
+    made is found among them as it is.
+
+    Args:
+        model: the model.
+        site: the site that the attention belongs to.
+        call: what the attention computes with.
+        value: what the projection of V made of the text, where it serves the text alone.
+        count: tokens of the text, where it serves the image too.
+
+    Raises:
+        ModelError: the text is at neither end.
+    """
+    keys, queries = call.key.shape[2], call.query.shape[2]
+    if value is None:
+        last = model.facts.text_last
+    else:
+        columns = slice(*site.value_columns) if site.value_columns else slice(None)
+        text = value[..., columns].unflatten(-1, (call.value.shape[1], -1)).transpose(1, 2)
+        count = text.shape[2]
+        last = not torch.equal(call.value[:, :, :count], text)
+        if last and not torch.equal(call.value[:, :, keys - count :], text):
+            raise ModelError(f"{site.name} has its text at neither end; its attention cannot be observed")
+    text_at = slice(keys - count, keys) if last else slice(0, count)
+    if queries != keys or count == keys:
+        return Tokens(text_at, slice(None))
+    return Tokens(text_at, slice(0, keys - count) if last else slice(count, keys))
 
 
-def _note(
-    seen: dict[str, torch.Tensor],
-    words: torch.Tensor,
-    batch_size: int,
-    into: list[torch.Tensor],
-    attention: Any,
-    _: Any,
-    given: dict[str, Any],
-    __: Any,
-) -> None:
-    mask = given.get("attention_mask")
-    count = len(seen["to_q"])
-    # The conditional half is the last; behind the rows it is filled up with copies.
-    rows = range(count - batch_size, count - batch_size + len(words))
-    keys, values = (
-        torch.cat([seen[name] for name in names if name in seen], dim=1)
-        for names in (("add_k_proj", "to_k"), ("add_v_proj", "to_v"))
-    )
-    together = max(1, ATTENDED // (attention.heads * seen["to_q"].shape[1] * keys.shape[1]))
-    parts = []
-    for first in range(0, len(rows), together):
-        at = slice(rows[first], rows[first] + min(together, len(rows) - first))
-        written = written_by(
-            attention, seen["to_q"][at], keys[at], values[at], words[first : first + together],
-            None if mask is None else mask[at],
-        )  # fmt: skip
-        parts.append(written.norm(dim=-1).double().mean(dim=1))
-    into.append(torch.cat(parts).cpu())
-    seen.clear()
+def output_weight(denoiser: torch.nn.Module, site: Site, width: int) -> torch.Tensor:
+    """Returns the weight ``(output width, width)`` of what takes the heads of an attention to its output.
+
+    Where it takes the feed-forward of the block too, these are its first columns.
+
+    Raises:
+        ModelError: nothing does that is known.
+    """
+    attention: Any = denoiser.get_submodule(site.attention_path)
+    block: Any = denoiser.get_submodule(site.attention_path.rpartition(".")[0])
+    named = [getattr(attention, name, None) for name in ("to_out", "out_layer")] + [getattr(block, "proj_out", None)]
+    for found in named:
+        layer = found[0] if isinstance(found, torch.nn.ModuleList) else found
+        if isinstance(layer, torch.nn.Linear) and layer.in_features >= width:
+            return layer.weight[:, :width]
+    raise ModelError(f"{site.name} writes its output in a way that is not known; its attention cannot be observed")
 
 
-def written_by(
-    attention: Any,
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    words: torch.Tensor,
-    mask: torch.Tensor | None = None,
+def _contributed(
+    weight: torch.Tensor, call: AttentionCall, rows: torch.Tensor, tokens: Tokens, words: torch.Tensor
 ) -> torch.Tensor:
+    """Returns the mean contribution ``(rows,)`` of words to the image tokens of some rows of a call."""
+    keys = call.key.shape[2]
+    taken = torch.zeros(len(rows), keys, dtype=torch.bool, device=call.key.device)
+    count = min(words.shape[1], len(range(keys)[tokens.text]))
+    first = tokens.text.start or 0
+    taken[:, first : first + count] = words[:, :count]
+    query = call.query[:, :, tokens.image]
+    mask = call.attn_mask
+    if mask is not None and mask.shape[-2] > 1:
+        mask = mask[..., tokens.image, :]
+    together = max(1, ATTENDED // (query.shape[1] * query.shape[2] * keys))
+    parts = []
+    for begin in range(0, len(rows), together):
+        at = rows[begin : begin + together]
+        own = mask if mask is None or len(mask) == 1 else mask[at]
+        part = replace(call, query=query[at], key=call.key[at], value=call.value[at], attn_mask=own)
+        written = written_by(weight, part, taken[begin : begin + together])
+        parts.append(written.norm(dim=-1).double().mean(dim=1))
+    return torch.cat(parts).cpu()
+
+
+def written_by(weight: torch.Tensor, call: AttentionCall, taken: torch.Tensor) -> torch.Tensor:
     """Returns the part of an attention's output that some of the tokens that it reads write.
 
     Summed over all tokens it is the output of the attention before the output's bias.
 
     Args:
-        attention: its module, for heads and output projection.
-        queries: ``(n, image tokens, width)``.
-        keys: ``(n, tokens, width)``, those of the text in front.
-        values: likewise.
-        words: ``(n, text tokens)``: which of them.
-        mask: ``(n, 1, tokens)`` added to the scores.
+        weight: ``(output width, heads * width)`` of the output projection.
+        call: what the attention computes with.
+        taken: ``(rows, tokens)``: which of the keys.
 
     Returns:
-        ``(n, image tokens, output width)`` float32.
+        ``(rows, queries, output width)`` float32.
     """
-
-    def split(made: torch.Tensor) -> torch.Tensor:
-        return made.float().reshape(*made.shape[:2], attention.heads, -1).transpose(1, 2)
-
-    query, key, value = split(queries), split(keys), split(values)
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores + mask[:, None].float()
-    taken = torch.nn.functional.pad(words.to(scores.device), (0, keys.shape[1] - words.shape[1]))
+    query, key, value = (each.float() for each in (call.query, call.key, call.value))
+    if call.enable_gqa:
+        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if call.scale is None else call.scale)
+    if call.attn_mask is not None:
+        mask = call.attn_mask
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.float()
     weights = scores.softmax(dim=-1) * taken[:, None, None]
     mixed = (weights @ value).transpose(1, 2).flatten(2)
-    written: torch.Tensor = torch.nn.functional.linear(mixed, attention.to_out[0].weight.float())
-    return written
+    return torch.nn.functional.linear(mixed, weight.float())

@@ -11,10 +11,7 @@ from loco_core.diffusion.model import LoadedModel
 from loco_core.tracing.base import Layer, Trace, TracerInfo
 from loco_core.types import Generation, PromptRecord, Row
 
-# Where the text evolves with the image, keys of both stand in one attention, whose text also looks at itself.
-INFO = TracerInfo(
-    refuses=lambda facts: "" if facts.stream == "fixed" else "it needs text that is the same at every step"
-)
+INFO = TracerInfo()
 
 
 def trace(
