@@ -46,7 +46,7 @@ class ModelInfo:
         gigabytes: memory of a GPU that tensors take at most while one image is drawn at half precision. Measured with
             random weights of sd15, sdxl, sd3, flux, pixart, sana and deepfloyd-if (without a second stage, which adds
             2.4 as its weights add up); of the others as their weights differ from these. None where nobody knows.
-        encoder_layers: transformer layers of its CLIP text encoders as published, all of them together; 0 without any.
+        encoder_layers: transformer layers of its text encoders as published, all of them together; 0 without any.
         published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
             said of the model without its weights.
         super_resolution: hub id of the second stage that was published with it; empty where none was.
@@ -89,6 +89,9 @@ class FamilyInfo:
         editable: weights that an edit may change, in words.
         clip_encoders: components of the pipeline that are CLIP text encoders and whose text cross-attention reads;
             empty where there are none.
+        text_encoders: components of the pipeline that encode what the sites read, each with the number of its part
+            where encoders' tokens stand behind each other (see :attr:`PromptEmbeds.segments`): their layers are traced.
+            Empty takes the CLIP ones, side by side.
         shared: beginning of the addresses of sites whose K and V serve the image too, so that they admit no edit of
             the text alone; empty where there are none.
         side_multiple: number of pixels that sides of images must be multiples of.
@@ -123,6 +126,7 @@ class FamilyInfo:
     pooled: str = ""
     editable: str = "K and V of the text at every site"
     clip_encoders: tuple[str, ...] = ()
+    text_encoders: Mapping[str, int] = field(default_factory=dict)
     shared: str = ""
     side_multiple: int = 8
     schedulers: tuple[str, ...] = ()
@@ -145,6 +149,11 @@ class FamilyInfo:
         """
         if "conditional" not in self.passes[0]:
             raise ValueError(f"passes are {self.passes}; expected the conditional half in the first call of a step")
+
+    @property
+    def traced_encoders(self) -> Mapping[str, int]:
+        """The text encoders whose layers are traced, with the number of their part of the tokens."""
+        return self.text_encoders or dict.fromkeys(self.clip_encoders, 0)
 
     @property
     def guided(self) -> bool:

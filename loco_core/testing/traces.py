@@ -25,7 +25,7 @@ from loco_core.errors import LocalizationError, ModelError
 from loco_core.localization.base import Localization, LocalizeSettings, Outcome
 from loco_core.statistics import Floats
 from loco_core.tracing import attention
-from loco_core.tracing.causal import layers, trace
+from loco_core.tracing.causal import corrupt, draw, layers, trace
 from loco_core.types import Generation, Row, Site
 
 PROMPTS = (
@@ -156,20 +156,33 @@ class TracesContract:
         rows = [Row(prompt, donor, 3) for prompt, donor in PROMPTS]
         assert_attention_adds_up(model, rows, subject.settings, monkeypatch)
 
-    def test_layers_are_restored_where_the_text_encoders_are_clip(self, subject: Any, model: LoadedModel) -> None:
-        """A picture a layer, each its own; refused elsewhere."""
+    def test_layers_are_restored(self, subject: Any, model: LoadedModel) -> None:
+        """A picture a layer, each its own; refused where the family does not say which text encoders are read."""
         prompt, donor = PROMPTS[0]
-        if model.facts.stream != "fixed" or not model.facts.clip_encoders:
-            with pytest.raises(ModelError, match="CLIP"):
+        if not model.facts.traced_encoders:
+            with pytest.raises(ModelError, match="none are known"):
                 list(trace(model, prompt, donor, 3, subject.settings, 8))
             return
         clean, corrupted, *restored = trace(model, prompt, donor, 3, subject.settings, 8)
         (alone,) = generate(model, [Row(prompt, donor, 3)], subject.settings, 8)
         assert (clean.picture - alone.images[0]).abs().max() < 1e-4
-        assert (clean.picture - corrupted.picture).abs().max() > 1e-3
+        assert not torch.equal(clean.picture, corrupted.picture)
         assert [item.layer for item in restored] == list(layers(model))
+        assert {layer.name.partition(".")[0] for layer in layers(model) if layer.component == "text_encoder"} == {
+            name for name in model.facts.traced_encoders if getattr(model.pipeline, name) is not None
+        }
         sites = [item.picture for item in restored if item.layer and item.layer.component == "denoiser"]
         assert len({picture.numpy().tobytes() for picture in (corrupted.picture, *sites)}) == 1 + len(model.sites)
+
+    def test_a_corrupted_run_with_every_layer_restored_is_the_clean_one(self, model: LoadedModel, subject: Any) -> None:
+        """Every site of the denoiser: all that the picture has of the text, but for a pooled one."""
+        if model.facts.pooled:
+            pytest.skip("a pooled text passes no attention")
+        prompt, donor = PROMPTS[0]
+        texts = corrupt(model, prompt, donor, 7, [[], []])
+        every = tuple(range(len(model.sites)))
+        clean, corrupted, whole = draw(model, texts, [(), (), every], 7, subject.settings, 3).latents
+        assert (whole - clean).norm() < 1e-2 * (corrupted - clean).norm()
 
 
 class TraceLocalizerContract:

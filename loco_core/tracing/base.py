@@ -33,7 +33,7 @@ class TracedModel:
     Attributes:
         facts: facts of its family.
         n_sites: how many sites it has.
-        encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where the tracer does not ask for them.
+        encoder_layers: self-attentions and MLPs of its text encoders; 0 where the tracer does not ask for them.
     """
 
     facts: FamilyInfo
@@ -78,7 +78,7 @@ class TracerInfo:
         scores: whether it yields pictures, whose margin is what is recorded: the score of the attribute's text less
             that of the donor's.
         not_alone: why a batch of one picture will not do, in words; empty where it will.
-        encoder_layers: whether `cost` asks how many layers the CLIP text encoders have.
+        encoder_layers: whether `cost` asks how many layers the text encoders have.
     """
 
     cost: Callable[[TracedModel, int, int], Cost] = one_picture_each

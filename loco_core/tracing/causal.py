@@ -3,9 +3,9 @@
 Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022, section 2.1, for text-to-image models as
 in Basu et al., "Localizing and Editing Knowledge in Text-to-Image Generative Models", ICLR 2024, section 3: Gaussian
 noise on the embeddings of the subject's words corrupts the prompt; then one layer's output is that of the clean run. Of
-the denoiser these are the cross-attention sites, at every step, in the conditional half, which alone reads the prompt;
-of the text encoders every self-attention and MLP, at the last word of the subject. The subject's words are here those
-that the donor changes.
+the denoiser these are the attentions of the sites, at every step, in the conditional half, which alone reads the prompt
+(where text and image attend to each other, what the attention gives to both); of the text encoders every self-attention
+and MLP, at the last word of the subject. The subject's words are here those that the donor changes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -45,20 +46,59 @@ class Traced:
     picture: torch.Tensor
 
 
-def encoder_layers(model: LoadedModel) -> list[tuple[str, torch.nn.Module]]:
-    """Returns the self-attentions and MLPs of a model's CLIP text encoders by address, in execution order."""
+@dataclass(frozen=True)
+class EncoderLayer:
+    """A self-attention or an MLP of a text encoder.
+
+    Attributes:
+        component: the encoder, as the pipeline names it.
+        name: readable address.
+        module: what is restored.
+    """
+
+    component: str
+    name: str
+    module: torch.nn.Module
+
+
+def encoder_layers(model: LoadedModel) -> list[EncoderLayer]:
+    """Returns the self-attentions and MLPs of a model's text encoders, in execution order."""
     found = []
-    for component in model.facts.clip_encoders:
+    for component in model.facts.traced_encoders:
+        # SD3 may be saved without its T5.
         encoder = getattr(model.pipeline, component)
-        for number, layer in enumerate(getattr(encoder, "text_model", encoder).encoder.layers):
-            found += [(f"{component}.layers.{number}.{part}", getattr(layer, part)) for part in ("self_attn", "mlp")]
+        pairs = _layers_of(encoder) if encoder is not None else []
+        for number, pair in enumerate(pairs):
+            found += [
+                EncoderLayer(component, f"{component}.layers.{number}.{part}", module)
+                for part, module in zip(("self_attn", "mlp"), pair, strict=True)
+            ]
+    return found
+
+
+def _layers_of(encoder: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+    """Returns self-attention and MLP of every layer: of CLIP and language models, of T5, of ChatGLM."""
+    found = []
+    for name, module in encoder.named_modules():
+        part: Any = module
+        if name.startswith(("vision", "visual")) or ".vis" in name:
+            continue
+        if hasattr(part, "self_attn") and hasattr(part, "mlp"):
+            found.append((part.self_attn, part.mlp))
+        elif hasattr(part, "self_attention") and hasattr(part, "mlp"):
+            found.append((part.self_attention, part.mlp))
+        elif isinstance(layers := getattr(part, "layer", None), torch.nn.ModuleList) and hasattr(
+            layers[0], "SelfAttention"
+        ):
+            last: Any = layers[-1]
+            found.append((layers[0].SelfAttention, last.DenseReluDense))
     return found
 
 
 def layers(model: LoadedModel) -> tuple[Layer, ...]:
     """Returns every layer that a trace restores: the sites, then the text encoders' layers."""
     sites = [Layer("denoiser", site.index, site.name) for site in model.sites]
-    return (*sites, *(Layer("text_encoder", i, name) for i, (name, _) in enumerate(encoder_layers(model))))
+    return (*sites, *(Layer("text_encoder", i, layer.name) for i, layer in enumerate(encoder_layers(model))))
 
 
 def trace(
@@ -67,7 +107,7 @@ def trace(
     """Draws a prompt clean, corrupted, and corrupted with each layer restored.
 
     Args:
-        model: of a family with CLIP text encoders whose text is the same at every step.
+        model: of a family that says which text encoders its sites read.
         prompt: the sentence.
         donor: tells which of its words are the subject.
         seed: of the initial noise and, with the prompt, of the noise on the words.
@@ -78,7 +118,7 @@ def trace(
         the clean picture, the corrupted one, then one a layer of `layers`.
 
     Raises:
-        ModelError: the family has no such encoders, the prompt equals its donor, or a batch has room for one row only.
+        ModelError: the family says none, the prompt equals its donor, or a batch has room for one row only.
     """
     if batch_size < 2:
         raise ModelError("a batch_size of 1 is too small: every corrupted row of a trace has a clean one beside it")
@@ -107,7 +147,7 @@ def corrupt(
 ) -> PromptEmbeds:
     """Encodes a prompt clean, and with noise on its subject's words and some layers restored.
 
-    All are rows of one batch, so that what is restored was made beside it.
+    Each is encoded alone, as some families encode their prompts one by one.
 
     Args:
         model: see :func:`trace`.
@@ -120,27 +160,110 @@ def corrupt(
     Returns:
         the clean row, then the corrupted ones.
     """
-    if not model.facts.clip_encoders or model.facts.stream != "fixed":
-        raise ModelError("causal tracing restores layers of CLIP text encoders; this model reads other text too")
+    every = encoder_layers(model)
+    if not every:
+        raise ModelError("causal tracing restores layers of text encoders, and of this model none are known")
     both = model.family.encode(model.pipeline, [prompt, donor])
     words = changed_words(both.take([0]), both.take([1]), 0)
     if not words:
         raise ModelError(f'the prompt "{prompt}" equals its donor; no word of it is a subject')
-    at = list(words[-1:] if positions is None else positions)
+    subjects = _subjects(model, both, words, positions)
     # Of prompt and seed alone, on the CPU: the same noise in every unit, on every device.
     digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+    clean: dict[int, torch.Tensor] = {}
     with ExitStack() as stack:
-        for component in model.facts.clip_encoders:
-            embedding = getattr(model.pipeline, component).get_input_embeddings()
-            noise = torch.randn(len(words), embedding.weight.shape[1], generator=generator)
-            noise *= NOISE * float(embedding.weight.detach().float().std())
-            stack.enter_context(_hooked(embedding, partial(_disturb, words, noise)))
-        for number, (_, layer) in enumerate(encoder_layers(model)):
-            rows = [1 + row for row, numbers in enumerate(restored) if number in numbers]
-            if rows:
-                stack.enter_context(_hooked(layer, partial(_from_first, rows, at)))
-        return model.family.encode(model.pipeline, [prompt] * (1 + len(restored)))
+        for number, layer in enumerate(every):
+            subject = subjects[layer.component]
+            stack.enter_context(_hooked(layer.module, partial(_keep, clean, number, subject)))
+        for component, subject in subjects.items():
+            for embedding in _embeddings(getattr(model.pipeline, component)):
+                stack.enter_context(_hooked(embedding, subject.find, given=True))
+        rows = [model.family.encode(model.pipeline, [prompt])]
+    with ExitStack() as noisy:
+        for component, subject in subjects.items():
+            embeddings = _embeddings(getattr(model.pipeline, component))
+            weight: Any = embeddings[0].weight
+            noise = torch.randn(len(subject.words), weight.shape[1], generator=generator)
+            noise *= NOISE * float(weight.detach().float().std())
+            for embedding in embeddings:
+                noisy.enter_context(_hooked(embedding, partial(_disturb, subject, noise)))
+        for numbers in restored:
+            with ExitStack() as stack:
+                for number in numbers:
+                    layer = every[number]
+                    put = partial(_put, clean[number], subjects[layer.component])
+                    stack.enter_context(_hooked(layer.module, put))
+                rows.append(model.family.encode(model.pipeline, [prompt]))
+    return _stacked(rows)
+
+
+def _embeddings(encoder: Any) -> list[torch.nn.Module]:
+    """Returns the modules that hold an encoder's word embeddings: T5 has two, of which one is called."""
+    weight = encoder.get_input_embeddings().weight
+    return [module for module in encoder.modules() if getattr(module, "weight", None) is weight]
+
+
+def _subjects(
+    model: LoadedModel, texts: PromptEmbeds, words: Sequence[int], positions: Sequence[int] | None
+) -> dict[str, _Subject]:
+    """Returns where each encoder reads the subject."""
+    parts = list(accumulate(texts.segments or (texts.ids.shape[1],), initial=0))
+    found = {}
+    for component, part in model.facts.traced_encoders.items():
+        if getattr(model.pipeline, component) is not None:
+            within = range(parts[part], parts[part + 1])
+            own = [at - within.start for at in words if at in within]
+            asked = own[-1:] if positions is None else [at - within.start for at in positions if at in within]
+            found[component] = _Subject(texts.ids[0, within.start : within.stop], own, asked)
+    return found
+
+
+def _stacked(rows: Sequence[PromptEmbeds]) -> PromptEmbeds:
+    """Returns texts that were encoded alone as one."""
+
+    def together(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        found = [part for part in parts if part is not None]
+        return torch.cat(found) if found else None
+
+    return replace(
+        rows[0],
+        embeds=torch.cat([row.embeds for row in rows]),
+        ids=torch.cat([row.ids for row in rows]),
+        words=torch.cat([row.words for row in rows]),
+        mask=together([row.mask for row in rows]),
+        pooled=together([row.pooled for row in rows]),
+    )
+
+
+class _Subject:
+    """Where an encoder reads the subject of a prompt.
+
+    What it is given may begin with an instruction that is cut off its output.
+
+    Attributes:
+        words: positions of the subject's words in the output.
+        restored: positions whose layers are restored.
+        shift: how much further behind they stand in what the encoder is given; known once it was given something.
+    """
+
+    def __init__(self, ids: torch.Tensor, words: Sequence[int], restored: Sequence[int]) -> None:
+        self.words, self.restored, self.shift = list(words), list(restored), 0
+        self._ids = ids[words[0] : words[-1] + 1].tolist() if words else []
+
+    def find(self, given: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        """Finds the words among the token ids ``(1, tokens)`` that an embedding is given.
+
+        Raises:
+            ModelError: they are not there.
+        """
+        row, count = given[0].tolist(), len(self._ids)
+        # The prompt stands behind instructions and examples.
+        at = next((at for at in range(len(row) - count, -1, -1) if row[at : at + count] == self._ids), None)
+        if at is None:
+            raise ModelError("the text encoder is not given the prompt's words as its tokenizer cuts them")
+        self.shift = at - self.words[0] if self.words else 0
+        return made
 
 
 def draw(
@@ -154,7 +277,7 @@ def draw(
     """Draws encoded texts from one noise, some sites' outputs taken from the first row at every step.
 
     Args:
-        model: of a family whose text is the same at every step.
+        model: of any family.
         texts: a row an image, at most ``batch_size``.
         restored: the sites of each row whose output in the conditional half is the first row's.
         seed: of the initial noise.
@@ -162,7 +285,7 @@ def draw(
         batch_size: rows of the batch, which is filled up.
     """
     rows = [Row(str(number), str(number), seed) for number in range(len(texts.embeds))]
-    during = partial(_restoring, model, restored, batch_size)
+    during = partial(_restoring, model, restored)
     encode = partial(_read, model, texts)
     (pictures,) = generate(model, rows, settings, batch_size, encode=encode, during=during)
     return pictures
@@ -183,44 +306,55 @@ def _read(model: LoadedModel, texts: PromptEmbeds, names: list[str]) -> PromptEm
 
 
 @contextmanager
-def _restoring(model: LoadedModel, restored: Sequence[Sequence[int]], batch_size: int) -> Iterator[None]:
+def _restoring(model: LoadedModel, restored: Sequence[Sequence[int]]) -> Iterator[None]:
     denoiser = model.family.denoiser(model.pipeline)
     with ExitStack() as stack:
         for site in model.sites:
             rows = [row for row, sites in enumerate(restored) if site.index in sites]
             if rows:
                 attention = denoiser.get_submodule(site.attention_path)
-                stack.enter_context(_hooked(attention, partial(_conditional_from_first, rows, batch_size)))
+                stack.enter_context(_hooked(attention, partial(_conditional_from_first, rows, model)))
         yield
 
 
 @contextmanager
-def _hooked(module: torch.nn.Module, change: Any) -> Iterator[None]:
-    """Replaces what comes out of a module."""
-    handle = module.register_forward_hook(lambda _, __, made: change(made))
+def _hooked(module: torch.nn.Module, change: Any, *, given: bool = False) -> Iterator[None]:
+    """Replaces what comes out of a module; ``change`` is called with what went in too where it is asked for."""
+    handle = module.register_forward_hook(lambda _, args, made: change(args[0], made) if given else change(made))
     try:
         yield
     finally:
         handle.remove()
 
 
-def _disturb(words: Sequence[int], noise: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+def _disturb(subject: _Subject, noise: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     made = made.clone()
-    made[1:, words] += noise.to(made)
+    if subject.words:
+        made[:, [at + subject.shift for at in subject.words]] += noise.to(made)
     return made
 
 
-def _from_first(rows: Sequence[int], positions: Sequence[int], made: Any) -> Any:
+def _keep(kept: dict[int, torch.Tensor], number: int, subject: _Subject, made: Any) -> Any:
+    whole = made[0] if isinstance(made, tuple) else made
+    kept[number] = whole[0, [at + subject.shift for at in subject.restored]].clone()
+    return made
+
+
+def _put(kept: torch.Tensor, subject: _Subject, made: Any) -> Any:
     if isinstance(made, tuple):
-        return (_from_first(rows, positions, made[0]), *made[1:])
+        return (_put(kept, subject, made[0]), *made[1:])
     made = made.clone()
-    for row in rows:
-        made[row, positions] = made[0, positions]
+    made[:, [at + subject.shift for at in subject.restored]] = kept
     return made
 
 
-def _conditional_from_first(rows: Sequence[int], batch_size: int, made: torch.Tensor) -> torch.Tensor:
-    first = len(made) - batch_size
+def _conditional_from_first(rows: Sequence[int], model: LoadedModel, made: Any) -> Any:
+    if isinstance(made, tuple):
+        return tuple(_conditional_from_first(rows, model, part) for part in made)
+    assert model.running.conditional is not None
+    conditional = model.running.conditional.nonzero().flatten().tolist()
+    if not conditional or made is None:
+        return made
     made = made.clone()
-    made[[first + row for row in rows]] = made[first].clone()
+    made[[conditional[row] for row in rows]] = made[conditional[0]].clone()
     return made

@@ -49,7 +49,7 @@ class ResolvedModel(BaseModel):
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
         scheduler: class of its own scheduler; empty where nobody has looked.
-        encoder_layers: self-attentions and MLPs of its CLIP text encoders; 0 where nobody asked for them.
+        encoder_layers: self-attentions and MLPs of its text encoders; 0 where nobody asked for them.
         probed_batch: rows a forward pass, where the sweep leaves them to a probe that has been made.
         probed_seconds: cost of an image of all steps in such batches, as that probe measured it.
     """

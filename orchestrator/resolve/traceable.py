@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.model import families
 from loco_core.diffusion.weights import read_json
 from loco_core.errors import ModelError, SpecError, located
@@ -39,12 +40,21 @@ def traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
 
 
 def _encoder_layers(model: ResolvedModel) -> int:
-    parts = families()[model.family].clip_encoders
-    files = [read_json(model.path, model.revision, f"{part}/config.json") for part in parts]
-    try:
-        return sum(int(file["num_hidden_layers"]) for file in files)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{model.path}: a text encoder's configuration tells no num_hidden_layers") from error
+    index = read_json(model.path, model.revision, INDEX)
+    # SD3 may be saved without its T5.
+    parts = [part for part in families()[model.family].traced_encoders if (index.get(part) or [None])[0] is not None]
+    return sum(_layers(model, part) for part in parts)
+
+
+def _layers(model: ResolvedModel, part: str) -> int:
+    """Returns how many layers a text encoder has, as CLIP, T5, and language models with eyes or without tell it."""
+    config = read_json(model.path, model.revision, f"{part}/config.json")
+    inner = config.get("text_config")
+    for held in (config, inner if isinstance(inner, dict) else {}):
+        for name in ("num_hidden_layers", "num_layers"):
+            if isinstance(held.get(name), int):
+                return int(held[name])
+    raise ModelError(f"{model.path}: the configuration of {part} tells no num_hidden_layers and no num_layers")
 
 
 def check_subjects(spec: SweepSpec, attributes: tuple[Attribute, ...]) -> None:

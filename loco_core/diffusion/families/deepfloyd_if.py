@@ -50,6 +50,7 @@ INFO = FamilyInfo(
     site_names=unet_site_names,
     native_side=largest_side,
     encoders="T5-XXL",
+    text_encoders={"text_encoder": 0},
     pooled="attention pooling of the whole text inside the UNet, added to the time embedding",
     schedulers=("DDPMScheduler",),
     super_resolution_class="IFSuperResolutionPipeline",

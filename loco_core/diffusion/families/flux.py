@@ -35,6 +35,7 @@ INFO = FamilyInfo(
     ),
     native_side=lambda _: 1024,
     encoders="T5-XXL; CLIP ViT-L for the pooled text only",
+    text_encoders={"text_encoder_2": 0},
     stream="evolving",
     pooled="CLIP's pooled text, added to the time embedding",
     editable="K and V of the text in double blocks, fitted on what they read at the first step; single blocks share "

@@ -27,6 +27,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 8 * largest_side(config),
     encoders="T5-XXL, through a caption projection shared by all sites",
+    text_encoders={"text_encoder": 0},
     side_multiple=16,
     reading=lambda index: Reading(
         "tokenizer", 120 if index["_class_name"] == "PixArtAlphaPipeline" else 300, lower=True, encoder="text_encoder"

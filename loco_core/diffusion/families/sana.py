@@ -40,6 +40,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 32 * largest_side(config),
     encoders="Gemma 2 2B behind an instruction, through a projection and a norm shared by all sites",
+    text_encoders={"text_encoder": 0},
     side_multiple=32,
     schedulers=("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"),
     # Behind the instruction; the loaded pipeline counts exactly.

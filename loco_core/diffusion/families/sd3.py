@@ -46,6 +46,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 8 * largest_side(config),
     encoders="CLIP ViT-L and OpenCLIP ViT-bigG side by side, T5-XXL behind them",
+    text_encoders={"text_encoder": 0, "text_encoder_2": 0, "text_encoder_3": 1},
     clip_encoders=("text_encoder", "text_encoder_2"),
     stream="evolving",
     pooled="both CLIP encoders' projections, added to the time embedding",

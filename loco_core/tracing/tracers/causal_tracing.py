@@ -22,8 +22,7 @@ def cost(model: TracedModel, pairs: int, most: int) -> Cost:
 
 def refuses(facts: FamilyInfo) -> str:
     """Says why a family cannot be traced."""
-    able = facts.stream == "fixed" and facts.clip_encoders
-    return "" if able else "it restores layers of CLIP text encoders whose text is the same at every step"
+    return "" if facts.traced_encoders else "it restores layers of text encoders, and of this family none are known"
 
 
 INFO = TracerInfo(cost, refuses, scores=True, not_alone="draws the clean picture beside others", encoder_layers=True)

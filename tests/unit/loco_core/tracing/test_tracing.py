@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from loco_core import plugins
 from loco_core.attributes import attribute
 from loco_core.diffusion.generate import generate
-from loco_core.diffusion.model import LoadedModel, find_model, load_model
+from loco_core.diffusion.model import LoadedModel, families, find_model, load_model
 from loco_core.errors import ModelError, SpecError
 from loco_core.scoring.base import load_scorer
 from loco_core.testing.plain_loop import encode
+from loco_core.tracing import base
 from loco_core.tracing.attention import contributions
 from loco_core.tracing.base import check_traceable, reads, tracer_id
 from loco_core.tracing.causal import corrupt, draw, encoder_layers, layers, trace
@@ -125,8 +127,9 @@ def test_noise_has_three_standard_deviations_of_the_word_embeddings(tiny_model: 
             corrupt(tiny_model, PROMPT, DONOR, seed, [[]])
     finally:
         handle.remove()
-    # Every other call encodes the prompt and its donor.
-    noise = torch.cat([(made[1] - made[0])[CHANGED[PROMPT]] for made in seen[1::2]])
+    # Of three calls the first encodes the prompt and its donor, the others the prompt clean and corrupted.
+    pairs = zip(seen[1::3], seen[2::3], strict=True)
+    noise = torch.cat([(made - clean)[0, CHANGED[PROMPT]] for clean, made in pairs])
     assert float(noise.std() / embedding.weight.detach().std()) == pytest.approx(3.0, rel=0.05)
 
 
@@ -170,17 +173,17 @@ def test_models_are_as_they_were(tiny_model: LoadedModel) -> None:
     assert torch.equal(before.images, after.images)
 
 
-def test_families_that_cannot_be_traced_are_refused_with_those_that_can() -> None:
-    with pytest.raises(
-        SpecError, match=r"mine \(flux\).*attention_contribution.*deepfloyd_if, .*pixart, .*sdxl, .*stable"
-    ):
-        check_traceable("flux", "attention_contribution", "mine")
-    with pytest.raises(
-        SpecError, match=r"pixart.*causal_tracing: it restores .* CLIP .*; supported: .*sdxl, .*stable_diffusion$"
-    ):
-        check_traceable("pixart", "causal_tracing", "pixart")
+def test_families_that_cannot_be_traced_are_refused_with_those_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = families()
     for method in ("attention_contribution", "causal_tracing"):
-        check_traceable("sdxl", method, "sdxl")
+        for family in known:
+            check_traceable(family, method, "mine")
+    mute = replace(known["flux"], text_encoders={})
+    monkeypatch.setattr(base, "families", lambda: {**known, "flux": mute})
+    with pytest.raises(
+        SpecError, match=r"mine \(flux\).*causal_tracing: .* none are known; supported: .*pixart, .*sdxl, .*stable"
+    ):
+        check_traceable("flux", "causal_tracing", "mine")
 
 
 def test_a_localizer_says_what_it_reads(tmp_path: Path) -> None:
