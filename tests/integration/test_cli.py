@@ -277,18 +277,27 @@ def test_the_bench_has_no_traces(command: Command) -> None:
 def test_a_model_that_cannot_be_traced_is_refused_where_it_stands(
     command: Command, tmp_path: Path, sweep: Path
 ) -> None:
-    from tests.support.tiny_models import build
-
-    folder = build("pixart_alpha", tmp_path / "pixart")
-    text = sweep.read_text().replace("resamples: 100", "compare: [causal_tracing]")
-    model = next(line for line in text.splitlines() if "id: tiny" in line)
-    sweep.write_text(text.replace(model, f"  - {{id: tiny, path: {folder}}}"))
+    (tmp_path / "picky.py").write_text(PICKY)
+    sweep.write_text(sweep.read_text().replace("resamples: 100", "compare: [./picky.py]"))
     code, _, error = command("plan", sweep)
     assert code == 2
-    assert (
-        f"{sweep}:11:22: tiny (pixart) cannot be traced by causal_tracing: it restores layers of CLIP text encoders "
-        "whose text is the same at every step; supported: sdxl, stable_diffusion" in error
-    )
+    assert "tiny (stable_diffusion) cannot be traced by picky: it wants text that evolves; supported: " in error
+
+
+PICKY = """
+from loco_core.tracing.base import TracerInfo
+
+READS = "picky.py"
+INFO = TracerInfo(refuses=lambda facts: "" if facts.stream == "evolving" else "it wants text that evolves")
+
+
+def trace(model, items, settings, batch_size):
+    yield from ()
+
+
+def localize(traces, settings, site_names=()):
+    raise NotImplementedError
+"""
 
 
 def test_a_prompt_that_equals_its_donor_is_refused_where_it_stands(command: Command, sweep: Path) -> None:

@@ -39,6 +39,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda _: 1024,
     encoders="Qwen2.5-VL 7B inside a template",
+    text_encoders={"text_encoder": 0},
     stream="evolving",
     editable="K and V of the text at every site, fitted on what they read at the first step",
     passes=SEPARATE,

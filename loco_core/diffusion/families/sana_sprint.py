@@ -36,6 +36,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 32 * largest_side(config),
     encoders=sana.INFO.encoders,
+    text_encoders={"text_encoder": 0},
     passes=UNGUIDED,
     guidance_example="Sana_Sprint_1.6B 4.5",
     side_multiple=32,
