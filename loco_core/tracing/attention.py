@@ -131,7 +131,7 @@ def tokens_of(model: LoadedModel, site: Site, call: AttentionCall, value: torch.
         last = model.facts.text_last
     else:
         columns = slice(*site.value_columns) if site.value_columns else slice(None)
-        text = value[..., columns].unflatten(-1, (call.value.shape[1], -1)).transpose(1, 2)
+        text = value[..., columns].reshape(*value.shape[:2], call.value.shape[1], -1).transpose(1, 2)
         count = text.shape[2]
         last = not torch.equal(call.value[:, :, :count], text)
         if last and not torch.equal(call.value[:, :, keys - count :], text):
