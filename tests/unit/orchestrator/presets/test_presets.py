@@ -99,6 +99,7 @@ def test_a_preset_draws_as_published(name: str) -> None:
     if name.startswith("ppl"):
         assert (options.guidance_half, options.steps, options.tokens) == ("both", None, "all")
     assert (options.pooled == "donor") == (name == "dit-flux")
+    assert spec.localize.compare == (("attention_contribution",) if name.startswith("dit") else ())
 
 
 @pytest.mark.parametrize("name", EDITED)
