@@ -20,13 +20,11 @@ REASONS = {
     "BriaFibo2Pipeline": _JOINT,
     "BriaFiboPipeline": _JOINT,
     "BriaPipeline": _JOINT,
-    "ChromaPipeline": _JOINT,
     "CogView3PlusPipeline": _SINGLE,
     "CogView4Pipeline": _SINGLE,
     "ErnieImagePipeline": _SINGLE,
     "Flux2KleinPipeline": _JOINT,
     "Flux2Pipeline": _JOINT,
-    "FluxKontextPipeline": "it edits a picture by a text; of a text alone, FluxPipeline is the one to load",
     "GlmImagePipeline": (
         "a language model first draws tokens of the picture from the prompt; the denoiser reads these, and of the "
         "prompt the words in quotation marks alone"

@@ -21,3 +21,15 @@ class TestQwenImage(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         return subject_of("qwen_image", "qwen_image", tmp_path_factory.mktemp("models"), padding=64)
+
+
+class TestFluxSchnell(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("flux_schnell", "flux", tmp_path_factory.mktemp("models"), guidance_scale=0.0)
+
+
+class TestChroma(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("chroma", "chroma", tmp_path_factory.mktemp("models"))

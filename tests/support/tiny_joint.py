@@ -9,9 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from diffusers import (
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    FluxKontextPipeline,
+    FluxPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -19,12 +24,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from loco_core.toyworld.world import vocabulary
-from tests.support.tiny_models import SIDE, heed_text, save
+from tests.support.tiny_models import SIDE, T5, flow_vae, flux, heed_text, save, t5_pair
 
 # Of Qwen's embeddings; unlike all other widths, so that a mix-up shows.
 QWEN = 40
 _PIXELS = MappingProxyType({"height": SIDE, "width": SIDE})
-CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"qwen_image": {**_PIXELS, "negative_prompt": " "}})
+CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "qwen_image": {**_PIXELS, "negative_prompt": " "},
+        "chroma": {**_PIXELS},
+        "flux_schnell": {**_PIXELS},
+    }
+)
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 # Words of the templates of conversations, each of them one token as in the published vocabulary.
 TEMPLATES = (
@@ -85,12 +96,45 @@ def qwen_image() -> QwenImagePipeline:
     )  # fmt: skip
 
 
+def flux_schnell() -> FluxPipeline:
+    """Builds Flux as it is where nothing reads a guidance scale."""
+    pipeline = flux(guidance_embeds=False)
+    with torch.no_grad():
+        for block in pipeline.transformer.transformer_blocks:
+            # So that the text heeds the picture.
+            block.attn.to_add_out.weight.mul_(16.0)
+    return pipeline
+
+
+def flux_kontext() -> FluxKontextPipeline:
+    """Builds Flux as the pipeline that may read a picture beside the text."""
+    return FluxKontextPipeline(**flux().components)
+
+
+def chroma() -> ChromaPipeline:
+    """Builds Chroma: Flux's blocks, T5 alone, padding masked, and modulation from the time alone."""
+    transformer = ChromaTransformer2DModel(
+        in_channels=4 * 16, num_layers=2, num_single_layers=3, num_attention_heads=2, attention_head_dim=16,
+        axes_dims_rope=(4, 6, 6), joint_attention_dim=T5, approximator_hidden_dim=32, approximator_layers=1,
+    )  # fmt: skip
+    return ChromaPipeline(
+        vae=flow_vae(scaling_factor=0.3611, shift_factor=0.1159), transformer=heed_text(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), **t5_pair(),
+    )  # fmt: skip
+
+
 BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
-    {make.__name__: partial(save, make) for make in (qwen_image,)}
+    {make.__name__: partial(save, make) for make in (qwen_image, chroma)}
 )
+
+
+VARIANTS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
+    {make.__name__: partial(save, make) for make in (flux_schnell, flux_kontext)}
+)
+"""Further pipelines of a family that others are built of."""
 
 
 def build(name: str, folder: Path) -> Path:
     """Saves the tiny pipeline of a family in a folder, and returns the folder."""
-    BUILDERS[name](folder)
+    {**BUILDERS, **VARIANTS}[name](folder)
     return folder

@@ -300,11 +300,11 @@ def sd3(dual_attention_layers: tuple[int, ...] = (), qk_norm: str | None = None)
     )  # fmt: skip
 
 
-def flux() -> FluxPipeline:
-    """Builds Flux as its guidance-distilled form: blocks of two streams, then of one."""
+def flux(guidance_embeds: bool = True) -> FluxPipeline:
+    """Builds Flux in a distilled form, which may read the guidance scale: blocks of two streams, then of one."""
     transformer = FluxTransformer2DModel(
         in_channels=4 * 16, num_layers=2, num_single_layers=3, num_attention_heads=2, attention_head_dim=16,
-        axes_dims_rope=(4, 6, 6), joint_attention_dim=T5, pooled_projection_dim=CLIP_L, guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6), joint_attention_dim=T5, pooled_projection_dim=CLIP_L, guidance_embeds=guidance_embeds,
     )  # fmt: skip
     tokenizer = clip_tokenizer(77)
     return FluxPipeline(

@@ -1,17 +1,21 @@
 """FLUX.1: double blocks with K and V of the text, then single blocks that serve text and image with one projection.
 
-Its guidance is distilled: the scale is a number that the transformer reads, and there is no unconditional half.
+Its guidance is distilled: the scale is a number that the transformer reads, and there is no unconditional half. That of
+schnell reads none. Kontext, without a picture to change, draws a text as the others do.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
 from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import Reading, t5_tokens
+
+if TYPE_CHECKING:
+    import torch
 
 _TRANSFORMER = {
     "num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128,
@@ -20,9 +24,21 @@ _TRANSFORMER = {
 PIXELS = 16
 """Side of what one image token stands for."""
 INFO = FamilyInfo(
-    pipelines=("FluxPipeline",),
+    pipelines=("FluxPipeline", "FluxKontextPipeline"),
     models={
-        "flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", gigabytes=37, published=_TRANSFORMER, dtype="bfloat16")
+        "flux": ModelInfo(40.0, "black-forest-labs/FLUX.1-dev", gigabytes=37, published=_TRANSFORMER, dtype="bfloat16"),
+        "flux-schnell": ModelInfo(
+            40.0,
+            "black-forest-labs/FLUX.1-schnell",
+            gigabytes=37,
+            dtype="bfloat16",
+            steps=4,
+            guidance_scale=0.0,
+            published={**_TRANSFORMER, "guidance_embeds": False},
+        ),
+        "flux-kontext": ModelInfo(
+            40.0, "black-forest-labs/FLUX.1-Kontext-dev", gigabytes=37, published=_TRANSFORMER, dtype="bfloat16"
+        ),
     },
     steps=28,
     guidance_scale=3.5,
@@ -50,7 +66,10 @@ INFO = FamilyInfo(
 
 
 class Family(DiffusersFamily):
-    """Loads and prompts a ``FluxPipeline``."""
+    """Loads and prompts a ``FluxPipeline``; of the parts of a ``FluxKontextPipeline`` it makes one.
+
+    That one's own call would draw every picture as large as a square of 1,024 pixels.
+    """
 
     pipeline_class = "FluxPipeline"
     left_out = MappingProxyType({"feature_extractor": None, "image_encoder": None})
@@ -73,19 +92,31 @@ class Family(DiffusersFamily):
         """
         import torch
 
-        denoiser, (n, count) = pipeline.transformer, prompts.embeds.shape[:2]
-        where = self.where(pipeline)
-        # Text and image share one softmax: with few image tokens the text would read mostly itself.
-        side = 512 // PIXELS
-        noise = torch.randn(1, side * side, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
-        places = torch.tensor([[0, row, column] for row in range(side) for column in range(side)], **where)
-        ones = torch.ones(n, **where)
+        denoiser, where = pipeline.transformer, self.where(pipeline)
+        ones = torch.ones(len(prompts.embeds), **where)
         denoiser(
-            hidden_states=noise.to(**where).expand(n, -1, -1),
-            encoder_hidden_states=prompts.embeds,
+            **picture(denoiser, prompts, where),
             pooled_projections=prompts.pooled,
             timestep=ones,
             guidance=3.5 * ones if denoiser.config.guidance_embeds else None,
-            txt_ids=torch.zeros(count, 3, **where),
-            img_ids=places,
         )
+
+
+def picture(denoiser: Any, prompts: PromptEmbeds, where: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Returns the arguments of one noise for every prompt, of 512 pixels, beside prompts, and the places of both.
+
+    Args:
+        denoiser: the transformer.
+        prompts: the prompts.
+        where: its format and device.
+    """
+    import torch
+
+    # Text and image share one softmax: with few image tokens the text would read mostly itself.
+    (n, count), side = prompts.embeds.shape[:2], 512 // PIXELS
+    noise = torch.randn(1, side * side, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([[0, row, column] for row in range(side) for column in range(side)], **where)
+    return {
+        "hidden_states": noise.to(**where).expand(n, -1, -1), "encoder_hidden_states": prompts.embeds,
+        "txt_ids": torch.zeros(count, 3, **where), "img_ids": places,
+    }  # fmt: skip

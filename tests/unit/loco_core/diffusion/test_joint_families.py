@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import diffusers
 import pytest
 import torch
 
+from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.diffusion.tokens import PADDED_TO
 from loco_core.editing.base import Concept
 from loco_core.editing.token_pairs import token_pairs
-from loco_core.types import PromptRecord
+from loco_core.types import Generation, PromptRecord, Row
 from tests.support.tiny_joint import build
+from tests.support.tiny_models import SIDE
 
 PROMPT, DONOR = "a red circle in the style of lumio", "a blue star"
 
@@ -41,3 +46,27 @@ def test_a_long_prompt_is_fitted_beside_a_short_donor(qwen: LoadedModel) -> None
     (pairs,) = token_pairs(qwen, concept, "all", (0,))
     words = len(long.split())
     assert len(pairs.keys) == len(pairs.donors) == words + 5
+
+
+def test_kontext_draws_a_text_as_its_own_pipeline_does(tmp_path: Path) -> None:
+    folder = build("flux_kontext", tmp_path / "kontext")
+    own = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    assert type(own) is diffusers.FluxKontextPipeline
+    own.set_progress_bar_config(disable=True)
+    expected = own(
+        prompt=PROMPT, height=SIDE, width=SIDE, max_area=SIDE**2, num_inference_steps=3, guidance_scale=3.5,
+        generator=torch.Generator().manual_seed(5), output_type="pt",
+    ).images  # fmt: skip
+    model = load_model("flux", str(folder), None, "float32", "cpu")
+    (found,) = generate(model, [Row(PROMPT, DONOR, 5)], Generation(3, 3.5, SIDE, SIDE), 2)
+    assert torch.allclose(found.images, expected, atol=1e-5)
+
+
+def test_guidance_of_schnell_changes_nothing(tmp_path: Path) -> None:
+    """Its transformer reads no scale, and nothing runs an unconditional half."""
+    model = load_model("flux", str(build("flux_schnell", tmp_path / "schnell")), None, "float32", "cpu")
+    none, much = (
+        next(generate(model, [Row(PROMPT, DONOR, 5)], Generation(3, scale, SIDE, SIDE), 2)).latents
+        for scale in (0.0, 7.0)
+    )
+    assert torch.equal(none, much)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import (
+    ChromaTransformer2DModel,
     FluxTransformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -49,6 +50,9 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "sd3": (SD3Transformer2DModel, 24, {23: "transformer_blocks.23"}),
     "sd35-large": (SD3Transformer2DModel, 38, {37: "transformer_blocks.37"}),
     "flux": (FluxTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
+    "flux-schnell": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
+    "flux-kontext": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
+    "chroma": (ChromaTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
     "qwen-image": (QwenImageTransformer2DModel, 60, {59: "transformer_blocks.59"}),
 }  # fmt: skip
 
