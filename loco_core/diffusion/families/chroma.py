@@ -38,6 +38,7 @@ INFO = FamilyInfo(
     site_names=flux.INFO.site_names,
     native_side=lambda _: 1024,
     encoders="T5-XXL",
+    text_encoders={"text_encoder": 0},
     stream="evolving",
     editable=flux.INFO.editable,
     shared=flux.INFO.shared,
