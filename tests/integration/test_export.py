@@ -168,8 +168,13 @@ def test_what_cannot_be_exported_is_one_line(
 
 
 def test_a_folder_in_the_way_is_refused_before_anything_is_read(
-    command: Command, results: Path, tmp_path: Path
+    command: Command, results: Path, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    for form in ("folder", "lora", "delta"):
-        code, _, err = command("export", results, tmp_path, *CHOSEN, "--format", form)
-        assert (code, err) == (1, f"error: {tmp_path} exists already; name a new folder\n")
+    hidden = tiny_pipeline.with_name("hidden")
+    tiny_pipeline.rename(hidden)
+    try:
+        for form in ("folder", "lora", "delta"):
+            code, _, err = command("export", results, tmp_path, *CHOSEN, "--format", form)
+            assert (code, err) == (1, f"error: {tmp_path} exists already; name a new folder\n")
+    finally:
+        hidden.rename(tiny_pipeline)
