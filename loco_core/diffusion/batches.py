@@ -29,14 +29,18 @@ class BatchProbe:
         batch_size: rows per forward pass.
         seconds: seconds that an image of a few steps took, by batch size; a donor drawn beside it counts as no image.
         image_seconds: seconds that an image of all steps takes, in batches of that size.
+        gigabytes: memory of the GPU that tensors took at most, by batch size; empty on a CPU.
     """
 
     batch_size: int
     seconds: Mapping[int, float]
     image_seconds: float
+    gigabytes: Mapping[int, float]
 
 
-def probe_batches(model: LoadedModel, prompt: str, donor: str, settings: Generation) -> BatchProbe:
+def probe_batches(
+    model: LoadedModel, prompt: str, donor: str, settings: Generation, largest: int = LARGEST
+) -> BatchProbe:
     """Draws batches of 1, 2, 4, ... rows, each with a swapped site, until they do not fit or make nothing cheaper.
 
     Args:
@@ -44,11 +48,13 @@ def probe_batches(model: LoadedModel, prompt: str, donor: str, settings: Generat
         prompt: text that the rows read.
         donor: text that their swapped sites read.
         settings: settings of the generation; a few of its steps are drawn.
+        largest: rows of the largest batch that is tried.
 
     Raises:
         OutOfMemoryError: not even the smallest batch fits.
     """
     beside = model.facts.stream == "evolving"
+    peaks: dict[int, float] = {}
 
     # A peak of the model that this process held before would pass for one of this model.
     _forget_peak()
@@ -66,11 +72,13 @@ def probe_batches(model: LoadedModel, prompt: str, donor: str, settings: Generat
         except torch.OutOfMemoryError:
             _forget_peak()
             return None
+        if torch.cuda.is_available():
+            peaks[size] = torch.cuda.max_memory_allocated() / 1e9
         return None if _full() else seconds
 
-    best, seconds = choose(cost, 2 if beside else 1)
+    best, seconds = choose(cost, 2 if beside else 1, largest)
     more = seconds_of(best, 2 * STEPS)
-    return BatchProbe(best, seconds, whole(settings.steps, seconds[best], more))
+    return BatchProbe(best, seconds, whole(settings.steps, seconds[best], more), peaks)
 
 
 def whole(steps: int, few: float, twice: float) -> float:
@@ -86,12 +94,13 @@ def whole(steps: int, few: float, twice: float) -> float:
     return few + max(0, steps - STEPS) * step
 
 
-def choose(cost: Callable[[int], float | None], smallest: int) -> tuple[int, dict[int, float]]:
+def choose(cost: Callable[[int], float | None], smallest: int, largest: int = LARGEST) -> tuple[int, dict[int, float]]:
     """Returns the batch size behind which doubling gains nothing, and what was measured by size.
 
     Args:
         cost: seconds an image takes in batches of a size; None where they do not fit.
         smallest: size to begin with.
+        largest: size to end with.
 
     Raises:
         OutOfMemoryError: not even the smallest fits.
@@ -100,7 +109,7 @@ def choose(cost: Callable[[int], float | None], smallest: int) -> tuple[int, dic
     best = size = smallest
     misses = 0
     # One doubling without a gain may be a busy moment of the machine; two in a row are not.
-    while size <= LARGEST and misses < 2 and (found := cost(size)) is not None:
+    while size <= largest and misses < 2 and (found := cost(size)) is not None:
         seconds[size] = found
         if size == smallest or found <= GAIN * seconds[best]:
             best, misses = size, 0

@@ -75,8 +75,6 @@ class FamilyInfo:
     Attributes:
         pipelines: names of the diffusers pipeline classes that belong to it.
         models: the models it knows by name.
-        status: ``supported``, or ``experimental`` where less is known of how well swaps and edits work; it is shown to
-            people and changes nothing.
         seconds_per_image: expected cost of an image of 50 steps, for models that it does not know by name.
         config_file: the denoiser's configuration inside a pipeline folder.
         site_names: the sites' readable addresses in execution order, from that configuration.
@@ -116,7 +114,6 @@ class FamilyInfo:
 
     pipelines: tuple[str, ...]
     models: dict[str, ModelInfo]
-    status: Literal["supported", "experimental"]
     seconds_per_image: float
     config_file: str
     site_names: Callable[[dict[str, Any]], tuple[str, ...]]

@@ -17,6 +17,7 @@ class SitesError(ModelError):
     Attributes:
         found: addresses of the sites of a recorded forward pass, in execution order.
         expected: addresses that the configuration tells.
+        difference: how they differ, in words.
     """
 
     def __init__(self, where: str, found: Sequence[str], expected: Sequence[str]) -> None:
@@ -36,8 +37,9 @@ class SitesError(ModelError):
             parts.append(f"found beside them: {spans(more)}")
         if found and sorted(found) == sorted(expected):
             parts.append(f"run in another order, beginning with {spans(found[:3])}")
+        self.difference = "; ".join(parts)
         super().__init__(
-            f"{where}: {'; '.join(parts)}; its family reads this model wrongly, and every number would be wrong: "
+            f"{where}: {self.difference}; its family reads this model wrongly, and every number would be wrong: "
             "expected a family whose sites are those of this denoiser"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from loco_core.checking.plain import draw_plainly
 from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.types import Generation, Row, Site
 
@@ -62,21 +62,11 @@ class Plain:
 
     def free(self, text: str, seed: int) -> torch.Tensor:
         """Returns the final latents of a sentence, drawn by the pipeline alone."""
-        latents: list[torch.Tensor] = []
-
-        def keep(*given: Any) -> Any:
-            latents[:] = [given[3]["latents"] if isinstance(given[-1], dict) else given[2]]
-            return given[3] if isinstance(given[-1], dict) else None
-
-        new = "callback_on_step_end" in inspect.signature(self._model.pipeline.__call__).parameters
-        watch: dict[str, Any] = {"callback_on_step_end": keep} if new else {"callback": keep, "callback_steps": 1}
-        sides = {"height": self._subject.side, "width": self._subject.side} if self._subject.side else {}
-        self._model.pipeline(
-            text, num_inference_steps=STEPS, output_type="pt", generator=[torch.Generator().manual_seed(seed)],
-            **{self._model.facts.scale_argument: self._subject.guidance_scale}, **sides, **watch,
-            **self._subject.arguments,
+        drawn = draw_plainly(
+            self._model.pipeline, [text], [seed], self._subject.settings, self._model.facts.scale_argument,
+            self._subject.arguments,
         )  # fmt: skip
-        return latents[0][0]
+        return drawn.latents[0]
 
     def draw(self, row: Row) -> torch.Tensor:
         """Returns the final latents of a row with its intervention."""

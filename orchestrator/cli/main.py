@@ -19,6 +19,7 @@ from loco_core.masking import mask_everything, masked
 from orchestrator import __version__
 from orchestrator.cli import (
     bench_localizer,
+    check,
     compare,
     control,
     demo,
@@ -50,6 +51,7 @@ GROUPS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
     "Start": (
         ("demo", demo.demo),
         ("init", init.init),
+        ("check", check.check),
         ("plan", plan.plan),
         ("run", run.run),
         ("reproduce", reproduce.reproduce),

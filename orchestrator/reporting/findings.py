@@ -20,6 +20,7 @@ from loco_core.localization.base import in_words
 from loco_core.tables import distinct, where
 from orchestrator import __version__
 from orchestrator.reporting.methods import Comparison, compare, effects_by_window
+from orchestrator.runs.certificates import known_certificates, of_model, status_of
 from orchestrator.runs.failures import FailureKind, failure_kinds
 from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.stages.edit.comparison import BaselineComparison, comparisons
@@ -224,6 +225,7 @@ def read_findings(store: Store) -> Findings:
     failures = store.read("failures")
     failed = failure_kinds(store.read_columns("scores", CELL_KEY), failures) if failures.num_rows else ()
     cells = {"scored": len(scores), "invalid": status["invalid"], "failed": sum(kind.cells for kind in failed)}
+    certificates = known_certificates()
     return Findings(
         spec=spec,
         sweep_id=sweep_id,
@@ -243,6 +245,7 @@ def read_findings(store: Store) -> Findings:
         provenance={
             "sweep": sweep_id,
             **{f"weights of {name}": digest for name, digest in pinned.models.items()},
+            **{f"check of {name}": status_of(of_model(certificates, weights=w)) for name, w in pinned.models.items()},
             **{f"second stage of {m.id}": str(m.super_resolution) for m in spec.models if m.super_resolution},
             "weights of the scorer": pinned.scorer,
             **{f"file {name}": digest for name, digest in pinned.code.items()},

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from loco_core import plugins
 from loco_core.errors import StoreError
-from orchestrator.store import columns, edit_columns
+from orchestrator.store import check_columns, columns, edit_columns
 from orchestrator.store.columns import INT, LONG, TEXT, Column, Columns
 
 SCHEMA_VERSION = 1
@@ -88,6 +88,7 @@ _HELD: Mapping[str, _Table] = MappingProxyType(
             columns.TRACES,
         ),
         "probes": _Table("One row per batch size that was measured for `batch_size: auto`", columns.PROBES),
+        "checks": _Table("One row per model that `loco-sweep check` looked at", check_columns.CHECKS),
         "usage": _Table("One row per worker and interval of about a minute: what its time went into", columns.USAGE),
     }
 )

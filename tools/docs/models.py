@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import groupby
 
+from loco_core.checking.certificate import BUNDLED, Certificate, read_folder
 from loco_core.diffusion.model import FamilyInfo, ModelInfo, families, known_models
 from loco_core.diffusion.unserved import KINDS, REASONS
 from loco_core.localization.base import LocalizeSettings
 from orchestrator.presets import presets, published
+from orchestrator.runs.certificates import of_model, status_of
 from tools.docs.markdown import code, page, table
 
 INTRODUCTION = """\
@@ -16,12 +19,11 @@ A sweep names a model by its id (`models: [sd15]`), or gives a folder or a hub i
 (`{id: mine, path: ./my-pipeline}`) of one of the families below. A *site* is a pair of K and V projections where text
 enters the denoiser. Sites are counted from 0 in execution order. `loco-sweep models NAME` prints all sites of a model.
 
-Sites of published models are counted from their published configuration. No published weights have been run yet: all
-families pass the same tests, on small random pipelines of the real classes.
+Sites of published models are counted from their published configuration. All families pass the same tests, on small
+random pipelines of the real classes.
 
-*Status* is about the code. *Supported*: sites read text of CLIP, as in most models of the paper. *Experimental*: sites
-read only T5 or a language model, so that less is known of how well swaps and edits work. *Bundled* models have been
-run."""
+*Status* is what [`loco-sweep check`](../how-to/check.md) found with the weights of a model: the certificates that ship
+with the project. No published weights have been checked yet."""
 MEMORY = """\
 Memory: of a GPU, at most, for one picture at half precision. It was measured with random weights, or estimated from
 such measurements. Format: of the denoiser's weights as published, the default of `dtype`."""
@@ -34,15 +36,15 @@ None has been run on published weights yet. Sites are counted from 0. The last c
 
 def models_page() -> bytes:
     """Returns the page of models."""
-    known = families()
-    rows = []
+    known, certificates, rows = families(), tuple(read_folder(BUNDLED)), []
     for model, (family, info) in sorted(known_models().items(), key=lambda item: (item[1][1].path is None, item[1][0])):
         names = site_names(known[family], info)
         sizes = ", ".join(map(str, LocalizeSettings().sizes(len(names))))
         memory = f"{info.gigabytes:g} GB" if info.gigabytes else "1 GB (CPU)"
         where = "bundled" if info.path else f"`{info.hub_id}`"
-        rows.append((code(model), f"[{family}](#{family})", str(len(names)), sizes, memory, info.dtype, where))
-    columns = ("id", "family", "sites", "window sizes by default", "memory per picture", "format", "weights")
+        status = status_of(certificates_of(info, certificates))
+        rows.append((code(model), f"[{family}](#{family})", str(len(names)), sizes, memory, info.dtype, where, status))
+    columns = ("id", "family", "sites", "window sizes by default", "memory per picture", "format", "weights", "status")
     parts = [
         INTRODUCTION,
         "## Models",
@@ -67,6 +69,11 @@ def _unserved() -> list[str]:
     return ["## Pipelines that are not served", UNSERVED, table(("pipelines of diffusers", "why"), rows)]
 
 
+def certificates_of(info: ModelInfo, known: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """Returns the certificates of a model; those of bundled ones are named after their folders."""
+    return of_model(known, source=info.hub_id if info.path is None else info.path.name)
+
+
 def site_names(facts: FamilyInfo, info: ModelInfo) -> tuple[str, ...]:
     """Returns the sites of a model, of one that is not bundled as its publication configures it."""
     if info.path is None:
@@ -77,7 +84,6 @@ def site_names(facts: FamilyInfo, info: ModelInfo) -> tuple[str, ...]:
 def _family(family: str, facts: FamilyInfo) -> str:
     rows = [
         ("pipelines of diffusers", ", ".join(map(code, facts.pipelines))),
-        ("status", facts.status),
         ("text encoders", facts.encoders),
         ("steps and guidance by default", f"{facts.steps}, {facts.guidance_scale:g}"),
         ("pooled text", facts.pooled or "none"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from orchestrator.runs.certificates import TABLE as CHECKS
 from orchestrator.store import layout
 from orchestrator.store.schemas import TABLES, about, columns_of
 from tools.docs.markdown import code, page, table
 
 INTRODUCTION = """\
 A results folder holds one folder per table, with Parquet files in it. Every file says the same as this page in the
-metadata of its fields (`description`, `unit`), and `loco-sweep schema TABLE` prints it.
+metadata of its fields (`description`, `unit`), and `loco-sweep schema TABLE` prints it. The table `checks` alone is no
+part of results: `loco-sweep check` writes it, in the working directory.
 
 | table | one row per |
 | --- | --- |
@@ -39,7 +41,7 @@ quoted: `edits["lambda"]`.
 
 def tables_page() -> bytes:
     """Returns the page of all tables of this project."""
-    names = [name for name in TABLES if about(name) and name in (*layout.parted(), *layout.DERIVED)]
+    names = [name for name in TABLES if about(name) and name in (*layout.parted(), *layout.DERIVED, CHECKS)]
     listed = "\n".join(f"| [{name}](#{name}) | {about(name).removeprefix('One row per ')} |" for name in names)
     parts = [f"{INTRODUCTION}{listed}", RECIPE]
     for name in names:

@@ -32,7 +32,6 @@ INFO = FamilyInfo(
     },
     steps=35,
     guidance_scale=5.0,
-    status="experimental",
     seconds_per_image=60.0,
     config_file="transformer/config.json",
     site_names=flux.INFO.site_names,

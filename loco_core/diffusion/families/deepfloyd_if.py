@@ -44,7 +44,6 @@ INFO = FamilyInfo(
     },
     steps=100,
     guidance_scale=7.0,
-    status="experimental",
     seconds_per_image=20.0,
     config_file="unet/config.json",
     site_names=unet_site_names,

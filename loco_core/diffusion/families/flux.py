@@ -42,7 +42,6 @@ INFO = FamilyInfo(
     },
     steps=28,
     guidance_scale=3.5,
-    status="experimental",
     seconds_per_image=40.0,
     config_file="transformer/config.json",
     site_names=lambda config: (

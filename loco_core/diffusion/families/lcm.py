@@ -23,7 +23,6 @@ INFO = FamilyInfo(
     models={
         "lcm": ModelInfo(3.0, "SimianLuo/LCM_Dreamshaper_v7", gigabytes=3, encoder_layers=12, published=_UNET),
     },
-    status="supported",
     seconds_per_image=3.0,
     config_file="unet/config.json",
     site_names=unet_site_names,

@@ -33,7 +33,6 @@ INFO = FamilyInfo(
         "qwen-image": ModelInfo(90.0, "Qwen/Qwen-Image", gigabytes=61, published=_TRANSFORMER, dtype="bfloat16")
     },
     guidance_scale=4.0,
-    status="experimental",
     seconds_per_image=90.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

@@ -34,7 +34,6 @@ INFO = FamilyInfo(
     },
     steps=20,
     guidance_scale=4.5,
-    status="experimental",
     seconds_per_image=4.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

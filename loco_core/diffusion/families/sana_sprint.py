@@ -30,7 +30,6 @@ INFO = FamilyInfo(
             dtype="bfloat16",
         )
     },
-    status="experimental",
     seconds_per_image=4.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

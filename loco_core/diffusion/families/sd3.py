@@ -40,7 +40,6 @@ INFO = FamilyInfo(
     },
     steps=28,
     guidance_scale=7.0,
-    status="supported",
     seconds_per_image=12.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

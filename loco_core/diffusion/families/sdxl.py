@@ -45,7 +45,6 @@ INFO = FamilyInfo(
         "segmind-vega": ModelInfo(6.0, "segmind/Segmind-Vega", gigabytes=10, encoder_layers=12 + 32, published=_VEGA),
     },
     guidance_scale=5.0,
-    status="supported",
     seconds_per_image=12.0,
     config_file="unet/config.json",
     site_names=unet_site_names,

@@ -50,7 +50,6 @@ INFO = FamilyInfo(
         ),
         "openjourney": ModelInfo(4.0, "prompthero/openjourney", gigabytes=3, encoder_layers=12, published=_UNET),
     },
-    status="supported",
     seconds_per_image=6.0,
     config_file="unet/config.json",
     site_names=unet_site_names,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from loco_core.diffusion.families import stable_diffusion
 
 INFO = replace(
-    stable_diffusion.INFO, pipelines=("StableDiffusionPAGPipeline",), models={}, status="experimental",
+    stable_diffusion.INFO, pipelines=("StableDiffusionPAGPipeline",), models={},
     encoders="CLIP ViT-L",
 )  # fmt: skip
 
