@@ -183,7 +183,9 @@ def test_a_model_of_a_sweep_is_checked_as_the_sweep_has_it(command: Command, tmp
 
 
 @pytest.mark.parametrize("name", [*tiny_models.BUILDERS, *tiny_joint.BUILDERS])
-def test_a_random_pipeline_of_every_family_passes(name: str, command: Command, tmp_path: Path) -> None:
+def test_a_random_pipeline_of_every_family_passes(
+    name: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = tiny_models if name in tiny_models.BUILDERS else tiny_joint
     sides = {key: made.CALL_ARGUMENTS[name][key] for key in ("height", "width") if key in made.CALL_ARGUMENTS[name]}
     sweep = tiny_sweep(
@@ -191,6 +193,8 @@ def test_a_random_pipeline_of_every_family_passes(name: str, command: Command, t
         generation={"guidance_scale": 3.0, **sides},
     )  # fmt: skip
     (tmp_path / "sweep.yaml").write_text(sweep.model_dump_json(exclude_unset=True))
+    # What saving the pipeline has shown.
+    capsys.readouterr()
     code, said = quickly(command, "sweep.yaml")
     assert (code, [name for name, state in states(said).items() if state != "passed"]) == (
         0, ["cost", "margin", "precision"]
