@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -98,6 +99,10 @@ class DiffusersFamily:
 
         dtype = torch.get_default_dtype() if given is None else given.dtype
         return ((1 - seen.to(dtype)) * -10000.0)[:, None]
+
+    def placing(self, pipeline: Any, own: Callable[[], torch.Tensor]) -> AbstractContextManager[None]:
+        """Returns nothing to enter: positions are counted from the text, and the image stands behind it."""
+        return nullcontext()
 
     def images(self, output: torch.Tensor) -> torch.Tensor:
         """Returns the pipeline's tensors as they are: images in [0, 1]."""

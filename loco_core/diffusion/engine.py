@@ -159,14 +159,19 @@ def _preferred(attention: Attention) -> Iterator[None]:
             yield
 
 
-def compile_between(denoiser: torch.nn.Module, sites: Sequence[Site]) -> None:
+def compile_between(denoiser: torch.nn.Module, sites: Sequence[Site], refiners: Sequence[str] = ()) -> None:
     """Compiles the largest modules that hold no site: residual blocks, self-attention, feed-forwards.
 
     A compiled module with a site inside would keep the forwards of the batch that it was compiled with, or be compiled
     again with every batch. Single layers are left alone: alone they gain nothing.
+
+    Args:
+        denoiser: a UNet or transformer.
+        sites: its sites.
+        refiners: paths of further attentions whose forwards are replaced.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-    held = {path for site in sites for path in (site.key_path, site.value_path)}
+    held = {path for site in sites for path in (site.key_path, site.value_path)} | set(refiners)
 
     def walk(name: str, module: torch.nn.Module) -> None:
         if any(path == name or path.startswith(f"{name}.") for path in held) or not _callable(module):

@@ -51,7 +51,8 @@ class Component:
 
 
 _KINDS = (
-    ("tokenizer", ("Tokenizer", "TokenizerFast")),
+    # The last is what a tokenizer without a class of its own is saved as.
+    ("tokenizer", ("Tokenizer", "TokenizerFast", "TokenizersBackend")),
     ("scheduler", ("Scheduler",)),
     ("processor", ("Processor", "ProcessorPil", "ProcessorFast", "FeatureExtractor")),
 )

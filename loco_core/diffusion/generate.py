@@ -98,7 +98,7 @@ def _run(
     # Models that read the scale as a number have no unconditional half, whatever their family.
     config: Any = family.denoiser(pipeline).config
     distilled = config.get("time_cond_proj_dim") is not None
-    guided = model.facts.guided and not distilled and settings.guidance_scale > 1
+    guided = model.facts.guided and not distilled and settings.guidance_scale > model.facts.unguided_scale
     prompts = encode([text for _, text in keys])
     router = Router(model)
     number = {key: index for index, key in enumerate(keys)}

@@ -6,6 +6,7 @@ A family file exports ``INFO`` (a :class:`FamilyInfo`) and a class ``Family`` th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -99,6 +100,9 @@ class FamilyInfo:
             distilled denoiser reads. Rows of a later call may read what the donor made in an earlier one.
         scale_argument: name of the argument that the pipeline's call takes the guidance scale by.
         text_last: whether the image stands in front of the text where one projection serves both.
+        refiners: beginning of the module paths of attentions that refine the text alone before it meets the image, and
+            take no mask of padding that they could be given; empty where there are none.
+        unguided_scale: largest guidance scale at which the pipeline runs no guidance.
         guidance_example: a model with the scale that it was distilled for, where there is no unconditional half.
         channels_last: whether the denoiser was measured faster in that memory layout on a CPU.
         super_resolution_class: name of the diffusers pipeline class that may enlarge its images as a second stage; the
@@ -130,6 +134,8 @@ class FamilyInfo:
     passes: tuple[tuple[Half, ...], ...] = STACKED
     scale_argument: str = "guidance_scale"
     text_last: bool = False
+    refiners: str = ""
+    unguided_scale: float = 1.0
     guidance_example: str = ""
     channels_last: bool = False
     super_resolution_class: str = ""
@@ -239,7 +245,11 @@ class Family(Protocol):
 
     @property
     def mask_argument(self) -> str:
-        """Name of the argument that an attention at a site takes its mask of padding by."""
+        """Name of the argument that an attention at a site takes its mask of padding by.
+
+        Empty where texts have lengths of their own, and what stands in front of shorter ones is hidden by
+        :mod:`loco_core.diffusion.packed`.
+        """
 
     def attention_mask(self, own: torch.Tensor, seen: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor | None:
         """Returns what an attention at a site is given as its mask.
@@ -248,6 +258,14 @@ class Family(Protocol):
             own: ``(rows, tokens)`` 1 where a row's own text is no padding.
             seen: the same of the text that K comes from.
             given: what the denoiser gives.
+        """
+
+    def placing(self, pipeline: Any, own: Callable[[], torch.Tensor]) -> AbstractContextManager[None]:
+        """Returns what is entered while rows whose texts have lengths of their own are denoised.
+
+        Args:
+            pipeline: the pipeline.
+            own: says ``(rows, tokens)`` which positions hold tokens of the rows' own texts in the call that runs now.
         """
 
 
@@ -445,6 +463,7 @@ def load_model(
     import torch
 
     from loco_core.diffusion.engine import check, compile_between, kernels, place
+    from loco_core.diffusion.packed import refiners
 
     engine = engine or Engine()
     check(engine, device)
@@ -478,7 +497,7 @@ def load_model(
         config: Any = denoiser.config
         check_sites([site.name for site in found], facts.site_names, config, path)
     if engine.compile:
-        compile_between(denoiser, found)
+        compile_between(denoiser, found, refiners(denoiser, facts.refiners))
         if second is not None:
             compile_between(family.denoiser(second.pipeline), ())
     return LoadedModel(pipeline, family, facts, found, device, dtype, engine, super_resolution=second)

@@ -11,7 +11,7 @@ same noise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from loco_core.diffusion.cutting import draws, follows, reads_own
 from loco_core.diffusion.engine import device_of, replaced_forwards
 from loco_core.diffusion.model import UNGUIDED, Half, LoadedModel, PromptEmbeds
+from loco_core.diffusion.packed import hidden, refiners
 from loco_core.diffusion.sites import outputs
 from loco_core.types import Row
 
@@ -128,17 +129,19 @@ class Router:
             partial(_follow, _followed(rows), len(rows)), with_kwargs=True
         )
         try:
-            with replaced_forwards() as replace:
+            with replaced_forwards() as replace, ExitStack() as stack:
                 for path, parts in self._parts().items():
                     projection = self._denoiser.get_submodule(path)
                     forward = (
                         self._borrow(path, projection, parts) if self._evolves else self._look_up(tables[path], parts)
                     )
                     replace(projection, forward)
-                if prompts.mask is not None:
+                if prompts.mask is not None and self._model.family.mask_argument:
                     for site in self._model.sites:
                         attention = self._denoiser.get_submodule(site.attention_path)
                         replace(attention, self._masked(attention, prompts.mask, site.index))
+                elif prompts.mask is not None and not prompts.mask.all():
+                    self._hide(prompts.mask, stack)
                 yield
         finally:
             counter.remove()
@@ -268,6 +271,23 @@ class Router:
             return made
 
         return forward
+
+    def _hide(self, mask: torch.Tensor, stack: ExitStack) -> None:
+        """Hides positions that hold no token of the text that a row reads, where texts have lengths of their own."""
+
+        def own() -> torch.Tensor:
+            return mask[self._now.base]
+
+        def seen(site: int) -> torch.Tensor:
+            plan = self._now
+            # A position of a text has both, K and V: where one comes from a shorter text, it is not there.
+            either = [torch.where(self._taken(plan, part, site), mask[plan.donor], own()) for part in (0, 1)]
+            return either[0] & either[1]
+
+        visible: dict[str, Any] = dict.fromkeys(refiners(self._denoiser, self._model.facts.refiners), own)
+        visible |= {site.attention_path: partial(seen, site.index) for site in self._model.sites}
+        stack.enter_context(hidden(self._denoiser, visible, last=self._model.facts.text_last))
+        stack.enter_context(self._model.family.placing(self._model.pipeline, own))
 
 
 def _followed(rows: Sequence[Row]) -> dict[int, int]:

@@ -21,7 +21,6 @@ REASONS = {
     "BriaFiboPipeline": _JOINT,
     "BriaPipeline": _JOINT,
     "CogView3PlusPipeline": _SINGLE,
-    "CogView4Pipeline": _SINGLE,
     "ErnieImagePipeline": _SINGLE,
     "Flux2KleinPipeline": _JOINT,
     "Flux2Pipeline": _JOINT,
@@ -38,7 +37,6 @@ REASONS = {
     "Krea2Pipeline": _SINGLE,
     "LongCatImagePipeline": _JOINT,
     "LuminaPipeline": "no family says how it is prompted",
-    "Lumina2Pipeline": _SINGLE,
     "NucleusMoEImagePipeline": _JOINT,
     "OmniGenPipeline": _SINGLE,
     "OvisImagePipeline": _JOINT,
@@ -51,7 +49,6 @@ REASONS = {
     "UnCLIPPipeline": _PRIOR,
     "WuerstchenCombinedPipeline": _TWO,
     "ZImageOmniPipeline": "it reads pictures beside the text; of a text alone, ZImagePipeline is the one to load",
-    "ZImagePipeline": _SINGLE,
 }
 """Why pipelines are not served, by class."""
 

@@ -399,9 +399,10 @@ def module_paths(model: LoadedModel, sites: Sequence[int]) -> list[str]:
     found = [model.sites[site] for site in sites]
     shared = [site for site in found if not site.text_only]
     if shared:
+        admit = sum(site.text_only for site in model.sites)
         raise EditError(
             f"site {shared[0].index} ({shared[0].name}) has one K and V for text and image, so that no edit of the "
-            f"text alone exists there; those that admit one: 0 to {sum(site.text_only for site in model.sites) - 1}"
+            f"text alone exists there; those that admit one: {f'0 to {admit - 1}' if admit else 'none'}"
         )
     # One projection may give both.
     return list(dict.fromkeys(path for site in found for path in (site.key_path, site.value_path)))

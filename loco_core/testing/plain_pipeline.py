@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 
 from loco_core.checking.plain import draw_plainly
 from loco_core.diffusion.model import LoadedModel, load_model
+from loco_core.testing import plain_attention
+from loco_core.testing.plain_attention import Rotary
 from loco_core.types import Generation, Row, Site
 
 STEPS = 3
@@ -29,6 +31,7 @@ class Subject:
         side: of an image in pixels; None is the pipeline's default.
         padding: tokens to which sentences with an intervention are padded, their padding masked, where the pipeline
             leaves every sentence as long as it is: two sentences have positions in common only then.
+        rotary: how keys of the text are turned, where texts have lengths of their own.
     """
 
     family: str
@@ -37,6 +40,7 @@ class Subject:
     guidance_scale: float = 3.0
     side: int | None = None
     padding: int = 0
+    rotary: Rotary = Rotary()
 
     @property
     def settings(self) -> Generation:
@@ -59,6 +63,8 @@ class Plain:
         self._subject, self._model = subject, model
         self._denoiser = model.family.denoiser(model.pipeline)
         self._passes = model.facts.passes
+        # Elsewhere texts have one length, and are read where projections make K and V of them.
+        self._own_lengths = not model.family.mask_argument
 
     def free(self, text: str, seed: int) -> torch.Tensor:
         """Returns the final latents of a sentence, drawn by the pipeline alone."""
@@ -77,8 +83,16 @@ class Plain:
             seen, given = ({}, self._given(row)) if own else (self._watched(row), [])
             stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
             if own:
-                beside = _Beside(self._denoiser, seen, calls, given, self._sites(row))
+                beside = _Beside(self._denoiser, calls, given, lambda: self._noting(row, seen, calls))
                 stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(beside.run, with_kwargs=True)))
+            if self._own_lengths:
+                stack.enter_context(
+                    plain_attention.overwriting(
+                        self._denoiser, self._attentions(row), seen, calls, row, taken, self._lengths(row.prompt),
+                        self._subject.rotary, last=self._model.facts.text_last,
+                    )
+                )  # fmt: skip
+                return self.free(row.prompt, row.seed)
             for index in does.sites:
                 site = self._model.sites[index]
                 for letter, path, columns in _parts(site):
@@ -106,18 +120,33 @@ class Plain:
             for half, found in either.items()
         }
 
-    def _watched(self, row: Row) -> dict[str, list[torch.Tensor]]:
+    def _watched(self, row: Row) -> dict[str, list[Any]]:
         """Returns what the donor's conditional half made at every step, by module; masks by attention."""
-        seen: dict[str, list[torch.Tensor]] = {}
+        seen: dict[str, list[Any]] = {}
         calls = Calls(self._passes)
         with ExitStack() as stack:
             stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
-            stack.enter_context(_noting(self._denoiser, seen, calls, self._sites(row)))
+            stack.enter_context(self._noting(row, seen, calls))
             self.free(row.donor, row.seed)
         return seen
 
     def _sites(self, row: Row) -> list[Site]:
         return [self._model.sites[index] for index in row.intervention.sites]
+
+    def _attentions(self, row: Row) -> list[str]:
+        return [site.attention_path for site in self._sites(row)]
+
+    def _lengths(self, text: str) -> dict[str, int]:
+        """Returns how many tokens the text of each half has where a sentence is drawn alone."""
+        encoded = {"conditional": text, "unconditional": ""}
+        masks = {half: self._model.family.encode(self._model.pipeline, [said]).mask for half, said in encoded.items()}
+        return {half: int(mask.sum()) for half, mask in masks.items() if mask is not None}
+
+    def _noting(self, row: Row, seen: dict[str, list[Any]], calls: Calls) -> AbstractContextManager[None]:
+        if not self._own_lengths:
+            return _noting(self._denoiser, seen, calls, self._sites(row))
+        lengths, last = self._lengths(row.donor), self._model.facts.text_last
+        return plain_attention.noting(self._denoiser, self._attentions(row), seen, calls, lengths, last=last)
 
     def _given(self, row: Row) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Returns what the denoiser is given at every call while it draws the donor."""
@@ -237,19 +266,18 @@ class _Beside:
     def __init__(
         self,
         denoiser: torch.nn.Module,
-        seen: dict[str, list[torch.Tensor]],
         calls: Calls,
         texts: list[tuple[tuple[Any, ...], dict[str, Any]]],
-        sites: Sequence[Site],
+        noting: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._denoiser, self._seen, self._calls, self._texts, self._sites = denoiser, seen, calls, texts, sites
+        self._denoiser, self._calls, self._texts, self._noting = denoiser, calls, texts, noting
 
     def run(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Notes what the sites make of those texts."""
         if self._calls.held:
             return
         self._calls.held = True
-        with _noting(self._denoiser, self._seen, self._calls, self._sites):
+        with self._noting():
             other_args, others = self._texts[self._calls.count]
             if "hidden_states" in kwargs:
                 self._denoiser(*other_args, **{**others, "hidden_states": kwargs["hidden_states"]})

@@ -98,6 +98,17 @@ def check_methods(spec: SweepSpec, resolved: Resolved) -> None:
                 raise refused[0]
 
 
+def unedited_models(spec: SweepSpec, resolved: Resolved) -> tuple[str, ...]:
+    """Returns why models of a sweep that edits admit no edit of their sites, a sentence a model."""
+    refused = []
+    for model in resolved.models if spec.edit else ():
+        try:
+            model.check_sites()
+        except SpecError as error:
+            refused.append(f"{model.id}: {error}")
+    return tuple(refused)
+
+
 def steps_of(spec: SweepSpec, model: ResolvedModel, place: Place) -> Steps:
     """Returns the steps that the scheduler of a model is to take.
 

@@ -101,14 +101,27 @@ class ResolvedModel(BaseModel):
         shared = families()[self.family].shared
         return tuple(i for i, name in enumerate(self.site_names) if not (shared and name.startswith(shared)))
 
+    def check_sites(self) -> None:
+        """Refuses edits at sites where none of them admits one.
+
+        Raises:
+            SpecError: text and image share all of them.
+        """
+        if not self.editable_sites:
+            raise SpecError(
+                f"every site of {self.id} ({self.family}) has one K and V for text and image, so that no edit of the "
+                "text alone exists in it"
+            )
+
     def method_sites(self, editor: str) -> tuple[int, ...]:
         """Returns the sites that a published method edits; none where it edits a text encoder.
 
         Raises:
-            SpecError: the model has no such text encoder.
+            SpecError: the model has no such text encoder, or no site that admits an edit.
         """
         facts = families()[self.family]
         if editor_info(editor).place != "text_encoder":
+            self.check_sites()
             return self.editable_sites
         if not facts.clip_encoders:
             raise SpecError(

@@ -235,6 +235,7 @@ def run_tuning(
         if window is not None:
             _check_window(model, window)
         check_editable(held.resolved.attribute(name), spec.prompts, model, window.sites if window else ())
+        model.check_sites()
         count = len(model.editable_sites)
         largest = min(spec.localize.largest(model.n_sites), count)
         space = Space(editors, window, count, largest, wanted)

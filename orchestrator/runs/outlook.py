@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.hooks.choice import hook_warnings
 from orchestrator.resolve.editable import check_records
-from orchestrator.resolve.options import check_methods
+from orchestrator.resolve.options import check_methods, unedited_models
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.runs.session import (
     is_planned_otherwise,
@@ -96,7 +96,7 @@ class Outlook:
             None.
         edits: what edits take in addition, at the most: if every attribute that can be edited is localized in every
             model. Nothing where the sweep does not edit.
-        unedited: why attributes are not edited though the sweep edits, a sentence each.
+        unedited: why attributes and models are not edited though the sweep edits, a sentence each.
         warnings: what the sweep cannot show or cannot mean, and what to change, a sentence each.
         unswept: the largest window sizes in range of models in which not all windows of that size are swept. Where no
             window passes there, the outcome is ``inconclusive``, never ``distributed``.
@@ -134,7 +134,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     from loco_core.localization.power import reach
 
     check_methods(spec, resolved)
-    unedited = check_records(spec, resolved.attributes)
+    unedited = (*check_records(spec, resolved.attributes), *unedited_models(spec, resolved))
     known = EMPTY
     committed: frozenset[str] = frozenset()
     traced: set[Pair] = set()

@@ -129,6 +129,7 @@ def check_editable(attribute: Attribute, localized_on: int, model: ResolvedModel
     """
     shared = sorted(set(sites) - set(model.editable_sites))
     if shared:
+        model.check_sites()
         raise SpecError(
             f"site {shared[0]} of {model.id} ({model.site_names[shared[0]]}) has one K and V for text and image, so "
             f"that no edit of the text alone exists there; sites that admit one: 0 to {len(model.editable_sites) - 1}"

@@ -11,13 +11,16 @@ import pytest
 import torch
 from diffusers import (
     ChromaTransformer2DModel,
+    CogView4Transformer2DModel,
     FluxTransformer2DModel,
+    Lumina2Transformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    ZImageTransformer2DModel,
 )
 
 from loco_core import plugins
@@ -49,6 +52,10 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "sana": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),
     "sd3": (SD3Transformer2DModel, 24, {23: "transformer_blocks.23"}),
     "sd35-large": (SD3Transformer2DModel, 38, {37: "transformer_blocks.37"}),
+    "lumina2": (Lumina2Transformer2DModel, 26, {0: "layers.0", 25: "layers.25"}),
+    "z-image": (ZImageTransformer2DModel, 30, {0: "layers.0", 29: "layers.29"}),
+    "z-image-turbo": (ZImageTransformer2DModel, 30, {10: "layers.10"}),
+    "cogview4": (CogView4Transformer2DModel, 28, {10: "transformer_blocks.10", 27: "transformer_blocks.27"}),
     "flux": (FluxTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
     "flux-schnell": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
     "flux-kontext": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
@@ -74,7 +81,7 @@ def test_sites_of_the_full_size_models(name: str) -> None:
         projections = [denoiser.get_submodule(path) for path in (site.key_path, site.value_path)]
         assert [p.out_features for p in projections] == [site.width, site.width]
         assert len({p.in_features for p in projections}) == 1
-        assert site.text_only == ("single" not in site.name)
+        assert site.text_only != bool(facts.shared and site.name.startswith(facts.shared))
 
 
 def test_configurations_without_a_middle_block_have_one() -> None:

@@ -1,0 +1,76 @@
+"""CogView4: text and image in one sequence in every block, text in front, read from GLM-4.
+
+A text is filled up to a multiple of 16 tokens in front of its first word, and what fills it is read like words are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.packed import NO_TOKEN, aligned
+from loco_core.diffusion.sites import block_names, largest_side
+from loco_core.diffusion.tokens import Reading, check_lengths
+
+LENGTH = 1024
+_TRANSFORMER = {
+    "sample_size": 128, "num_layers": 28, "num_attention_heads": 32, "attention_head_dim": 128, "text_embed_dim": 4096,
+    "time_embed_dim": 512, "in_channels": 16, "out_channels": 16,
+}  # fmt: skip
+INFO = FamilyInfo(
+    pipelines=("CogView4Pipeline",),
+    models={"cogview4": ModelInfo(60.0, "THUDM/CogView4-6B", published=_TRANSFORMER, dtype="bfloat16")},
+    status="experimental",
+    seconds_per_image=60.0,
+    config_file="transformer/config.json",
+    site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
+    native_side=lambda config: 8 * largest_side(config),
+    encoders="GLM-4 9B",
+    stream="evolving",
+    editable="nothing: every site shares K and V with the image",
+    shared="transformer_blocks.",
+    side_multiple=16,
+    schedulers=("FlowMatchEulerDiscreteScheduler",),
+    passes=SEPARATE,
+    reading=lambda _: Reading("tokenizer", LENGTH, encoder="text_encoder"),
+    steps=50,
+    guidance_scale=5.0,
+)
+
+
+class Family(DiffusersFamily):
+    """Loads and prompts a ``CogView4Pipeline``."""
+
+    pipeline_class = "CogView4Pipeline"
+    text_width = "text_embed_dim"
+    mask_argument = ""
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts, each by itself."""
+        return aligned([self._encoded(pipeline, text) for text in prompts])
+
+    def _encoded(self, pipeline: Any, text: str) -> PromptEmbeds:
+        import torch
+
+        ids = torch.tensor([pipeline.tokenizer(text).input_ids], dtype=torch.long)
+        check_lengths([text], [ids.shape[1]], LENGTH)
+        with torch.no_grad():
+            embeds, _ = pipeline.encode_prompt(
+                [text], do_classifier_free_guidance=False, device=self.where(pipeline)["device"],
+                max_sequence_length=LENGTH,
+            )  # fmt: skip
+        ids = torch.nn.functional.pad(ids, (embeds.shape[1] - ids.shape[1], 0), value=NO_TOKEN)
+        return PromptEmbeds(embeds, ids, (ids != NO_TOKEN).to(embeds.device))
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the transformer once."""
+        import torch
+
+        denoiser, n, where = pipeline.transformer, len(prompts.embeds), self.where(pipeline)
+        side = 2 * int(denoiser.config.patch_size)
+        sizes = torch.zeros(n, 2, **where)
+        denoiser(
+            torch.zeros(n, denoiser.config.in_channels, side, side, **where), prompts.embeds,
+            torch.zeros(n, device=where["device"]), original_size=sizes, target_size=sizes, crop_coords=sizes,
+        )  # fmt: skip

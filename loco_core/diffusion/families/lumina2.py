@@ -1,0 +1,107 @@
+"""Lumina-Image 2: text and image in one sequence in every block, text in front, read from Gemma 2.
+
+Every text has as many tokens as it has: it is encoded behind a system prompt, and its padding is cut off. The empty
+prompt goes without the system prompt, as in the pipeline.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.packed import aligned
+from loco_core.diffusion.sites import block_names, largest_side
+from loco_core.diffusion.tokens import Reading, check_lengths
+
+if TYPE_CHECKING:
+    import torch
+
+LENGTH = 256
+_TRANSFORMER = {
+    "sample_size": 128, "num_layers": 26, "num_attention_heads": 24, "num_kv_heads": 8, "hidden_size": 2304,
+    "in_channels": 16, "cap_feat_dim": 2304,
+}  # fmt: skip
+INFO = FamilyInfo(
+    pipelines=("Lumina2Pipeline",),
+    models={
+        "lumina2": ModelInfo(20.0, "Alpha-VLLM/Lumina-Image-2.0", published=_TRANSFORMER, dtype="bfloat16"),
+    },
+    status="experimental",
+    seconds_per_image=20.0,
+    config_file="transformer/config.json",
+    site_names=lambda config: block_names("layers", config["num_layers"]),
+    native_side=lambda config: 8 * largest_side(config),
+    encoders="Gemma 2 2B behind a system prompt",
+    stream="evolving",
+    editable="nothing: every site shares K and V with the image",
+    shared="layers.",
+    side_multiple=16,
+    schedulers=("FlowMatchEulerDiscreteScheduler",),
+    passes=SEPARATE,
+    refiners="context_refiner.",
+    # Behind the system prompt; the loaded pipeline counts exactly.
+    reading=lambda _: Reading("tokenizer", LENGTH, encoder="text_encoder"),
+    steps=30,
+    guidance_scale=4.0,
+)
+
+
+class Family(DiffusersFamily):
+    """Loads and prompts a ``Lumina2Pipeline``."""
+
+    pipeline_class = "Lumina2Pipeline"
+    text_width = "cap_feat_dim"
+    mask_argument = ""
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts behind the system prompt, the empty one without; each by itself."""
+        return aligned([self._encoded(pipeline, text) for text in prompts])
+
+    def _encoded(self, pipeline: Any, text: str) -> PromptEmbeds:
+        import torch
+
+        said = f"{pipeline.system_prompt} <Prompt Start> {text}" if text else ""
+        ids = torch.tensor([pipeline.tokenizer(said).input_ids])
+        check_lengths([text], [ids.shape[1]], LENGTH)
+        with torch.no_grad():
+            made = pipeline.encode_prompt(
+                [text], not text, device=self.where(pipeline)["device"], max_sequence_length=LENGTH
+            )
+        # What it encodes as the negative prompt where it is given none is the empty prompt.
+        embeds = made[0 if text else 2][:, : ids.shape[1]]
+        return PromptEmbeds(embeds, ids, torch.ones_like(ids, dtype=torch.bool).to(embeds.device))
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns embeddings as texts of one length; what is in front of shorter ones is hidden elsewhere."""
+        found = {"prompt_embeds": texts.embeds, "prompt_attention_mask": _whole(texts)}
+        if negative is not None:
+            found["negative_prompt_embeds"] = negative[0].embeds
+            found["negative_prompt_attention_mask"] = _whole(negative[0])
+        return {**found, **self.call}
+
+    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
+        """Runs the transformer once."""
+        import torch
+
+        denoiser, n, where = pipeline.transformer, len(prompts.embeds), self.where(pipeline)
+        side = 2 * int(denoiser.config.patch_size)
+        denoiser(
+            torch.zeros(n, denoiser.config.in_channels, side, side, **where),
+            torch.zeros(n, **where),
+            prompts.embeds,
+            _whole(prompts),
+        )
+
+
+def _whole(texts: PromptEmbeds) -> torch.Tensor:
+    """Returns ``(rows, tokens)`` ones: the pipeline counts positions of texts and images by it."""
+    import torch
+
+    return torch.ones(texts.embeds.shape[:2], dtype=torch.long, device=texts.embeds.device)
