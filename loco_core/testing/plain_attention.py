@@ -35,7 +35,7 @@ class Rotary:
         """Returns keys ``(..., tokens, width)`` as of positions that are so much further."""
         if not self.width:
             return keys
-        pairs = keys[..., : self.width].unflatten(-1, (-1, 2)).double()
+        pairs = keys[..., : self.width].reshape(*keys.shape[:-1], -1, 2).double()
         angles = further * self.theta ** -(torch.arange(0, self.width, 2, dtype=torch.float64) / self.width)
         first = pairs[..., 0] * angles.cos() - pairs[..., 1] * angles.sin()
         second = pairs[..., 0] * angles.sin() + pairs[..., 1] * angles.cos()
@@ -72,11 +72,12 @@ def attending(denoiser: torch.nn.Module, paths: Sequence[str], changed: Changed)
         module = denoiser.get_submodule(path)
         handles.append(module.register_forward_pre_hook(lambda *_, path=path: within.append(path)))
         handles.append(module.register_forward_hook(lambda *_: (within.pop(), None)[1]))
-    torch.nn.functional.scaled_dot_product_attention = attend
+    functions: Any = torch.nn.functional
+    functions.scaled_dot_product_attention = attend
     try:
         yield
     finally:
-        torch.nn.functional.scaled_dot_product_attention = plain
+        functions.scaled_dot_product_attention = plain
         for handle in handles:
             handle.remove()
 
@@ -132,7 +133,7 @@ def read(
 
 
 class Counted(Protocol):
-    """Counted of the denoiser, as the plain loop counts them.
+    """Calls of the denoiser, as the plain loop counts them.
 
     Attributes:
         step: the denoising step that runs.

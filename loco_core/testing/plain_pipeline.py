@@ -40,7 +40,7 @@ class Subject:
     guidance_scale: float = 3.0
     side: int | None = None
     padding: int = 0
-    rotary: Rotary = Rotary()
+    rotary: Rotary = field(default_factory=Rotary)
 
     @property
     def settings(self) -> Generation:

@@ -35,7 +35,8 @@ from tests.support.tiny_models import GEMMA, SIDE, gemma_tokenizer, save
 
 _PIXELS = MappingProxyType({"height": 2 * SIDE, "width": 2 * SIDE})
 CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"lumina2": {**_PIXELS}, "z_image": {**_PIXELS}, "cogview4": {**_PIXELS}}
+    # Of Z-Image as many pixels as are a multiple of 32 tokens; others are filled up.
+    {"lumina2": {**_PIXELS}, "z_image": {"height": 4 * SIDE, "width": 4 * SIDE}, "cogview4": {**_PIXELS}}
 )
 # Widths of embeddings, all different, so that a mix-up shows.
 QWEN, GLM = 40, 56

@@ -6,11 +6,12 @@ prompt goes without the system prompt, as in the pipeline.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
 from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
-from loco_core.diffusion.packed import aligned
+from loco_core.diffusion.packed import aligned, refiners
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, check_lengths
 
@@ -90,18 +91,22 @@ class Family(DiffusersFamily):
         """Runs the transformer once."""
         import torch
 
+        from loco_core.diffusion.attention_calls import attention_calls
+
         denoiser, n, where = pipeline.transformer, len(prompts.embeds), self.where(pipeline)
         side = 2 * int(denoiser.config.patch_size)
-        denoiser(
-            torch.zeros(n, denoiser.config.in_channels, side, side, **where),
-            torch.zeros(n, **where),
-            prompts.embeds,
-            _whole(prompts),
-        )
+        image = torch.zeros(n, denoiser.config.in_channels, side, side, **where)
+        # Ones hide nothing, and are of another device where nothing but shapes is computed.
+        with attention_calls(
+            denoiser, refiners(denoiser, INFO.refiners), lambda _, call: replace(call, attn_mask=None)
+        ):
+            denoiser(image, torch.zeros(n, **where), prompts.embeds, _whole(prompts))
 
 
 def _whole(texts: PromptEmbeds) -> torch.Tensor:
     """Returns ``(rows, tokens)`` ones: the pipeline counts positions of texts and images by it."""
     import torch
 
-    return torch.ones(texts.embeds.shape[:2], dtype=torch.long, device=texts.embeds.device)
+    # Lengths are read of it, also where nothing but shapes is computed.
+    device = "cpu" if texts.embeds.is_meta else texts.embeds.device
+    return torch.ones(texts.embeds.shape[:2], dtype=torch.long, device=device)
