@@ -20,7 +20,6 @@ REASONS = {
     "BriaFibo2Pipeline": _JOINT,
     "BriaFiboPipeline": _JOINT,
     "BriaPipeline": _JOINT,
-    "CogView3PlusPipeline": _SINGLE,
     "ErnieImagePipeline": _SINGLE,
     "Flux2KleinPipeline": _JOINT,
     "Flux2Pipeline": _JOINT,

@@ -49,3 +49,9 @@ class TestCogView4(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         return subject_of("cogview4", tmp_path_factory.mktemp("models"), Rotary())
+
+
+class TestCogView3(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("cogview3", tmp_path_factory.mktemp("models"), Rotary())

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    CogVideoXDDIMScheduler,
+    CogView3PlusPipeline,
+    CogView3PlusTransformer2DModel,
     CogView4Pipeline,
     CogView4Transformer2DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -31,12 +34,17 @@ from transformers import (
     Qwen3Model,
 )
 
-from tests.support.tiny_models import GEMMA, SIDE, gemma_tokenizer, save
+from tests.support.tiny_models import GEMMA, SIDE, T5, gemma_tokenizer, save, t5_pair
 
 _PIXELS = MappingProxyType({"height": 2 * SIDE, "width": 2 * SIDE})
 CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     # Of Z-Image as many pixels as are a multiple of 32 tokens; others are filled up.
-    {"lumina2": {**_PIXELS}, "z_image": {"height": 4 * SIDE, "width": 4 * SIDE}, "cogview4": {**_PIXELS}}
+    {
+        "lumina2": {**_PIXELS},
+        "z_image": {"height": 4 * SIDE, "width": 4 * SIDE},
+        "cogview4": {**_PIXELS},
+        "cogview3": {**_PIXELS},
+    }
 )
 # Widths of embeddings, all different, so that a mix-up shows.
 QWEN, GLM = 40, 56
@@ -146,8 +154,22 @@ def cogview4() -> CogView4Pipeline:
     )  # fmt: skip
 
 
+def cogview3() -> CogView3PlusPipeline:
+    """Builds CogView3+: captions of T5 padded to one length, both halves of guidance in one batch."""
+    transformer = CogView3PlusTransformer2DModel(
+        in_channels=16, out_channels=16, num_layers=4, attention_head_dim=16, num_attention_heads=2, text_embed_dim=T5,
+        time_embed_dim=32, condition_dim=8, sample_size=SIDE // 4, pos_embed_max_size=16,
+    )  # fmt: skip
+    return CogView3PlusPipeline(
+        vae=eightfold(), transformer=transformer,
+        scheduler=CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True,
+            timestep_spacing="trailing", snr_shift_scale=4.0),
+        **t5_pair(),
+    )  # fmt: skip
+
+
 BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
-    {make.__name__: partial(save, make) for make in (lumina2, z_image, cogview4)}
+    {make.__name__: partial(save, make) for make in (lumina2, z_image, cogview4, cogview3)}
 )
 
 

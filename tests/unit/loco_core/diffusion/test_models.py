@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import (
     ChromaTransformer2DModel,
+    CogView3PlusTransformer2DModel,
     CogView4Transformer2DModel,
     FluxTransformer2DModel,
     Lumina2Transformer2DModel,
@@ -55,6 +56,7 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "lumina2": (Lumina2Transformer2DModel, 26, {0: "layers.0", 25: "layers.25"}),
     "z-image": (ZImageTransformer2DModel, 30, {0: "layers.0", 29: "layers.29"}),
     "z-image-turbo": (ZImageTransformer2DModel, 30, {10: "layers.10"}),
+    "cogview3-plus": (CogView3PlusTransformer2DModel, 30, {10: "transformer_blocks.10"}),
     "cogview4": (CogView4Transformer2DModel, 28, {10: "transformer_blocks.10", 27: "transformer_blocks.27"}),
     "flux": (FluxTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
     "flux-schnell": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),

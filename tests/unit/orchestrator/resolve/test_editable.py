@@ -8,7 +8,8 @@ import pytest
 from loco_core.errors import SpecError
 from orchestrator.resolve.editable import check_records
 from orchestrator.resolve.lookup import resolve
-from orchestrator.resolve.options import check_methods
+from orchestrator.resolve.options import check_methods, unedited_models
+from orchestrator.stages.edit.plan import check_editable
 from orchestrator.stages.edit.stage import method_places
 from tests.support.edit_specs import METHODS, STYLE, TOY, spec
 from tests.support.sweeps import tiny_sweep
@@ -66,6 +67,20 @@ def test_a_method_that_no_model_admits_is_refused_and_others_are_passed_over() -
     with pytest.raises(SpecError, match=message) as error:
         check_methods(s, resolved.model_copy(update={"models": (t5,)}))
     assert error.value.loc == ("edit", "editors", 2)
+
+
+def test_a_model_whose_sites_all_share_k_and_v_with_the_image_is_said_and_refused_where_it_is_alone() -> None:
+    s = spec(edit={"editors": ["loco_edit"]})
+    single = TOY.model_copy(update={"id": "mine", "family": "lumina2", "site_names": ("layers.0", "layers.1")})
+    resolved = resolve(s)
+    both, alone = (resolved.model_copy(update={"models": models}) for models in ((TOY, single), (single,)))
+    check_methods(s, both)
+    (reason,) = unedited_models(s, both)
+    assert reason.startswith("mine: every site of mine (lumina2) has one K and V for text and image")
+    assert unedited_models(tiny_sweep("toy"), both) == ()
+    for refused in (lambda: check_methods(s, alone), lambda: check_editable(STYLE, 4, single, (1,))):
+        with pytest.raises(SpecError, match=r"every site of mine \(lumina2\) has one K and V"):
+            refused()
 
 
 def test_attributes_that_no_edit_can_be_measured_on_are_said_and_refused_where_there_are_no_others() -> None:
