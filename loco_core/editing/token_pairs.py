@@ -246,9 +246,17 @@ def _wanted(
             if tokens == "tail":
                 pairs = pairs[changed[-1] :] if changed else []
         else:
-            pairs = [(at, places[at][0]) for at in (changed[-1:] if tokens == "last_subject" else changed)]
+            # Words do not begin at the first position where texts of several lengths end at one place.
+            own, other = (_first_word(texts, row, start, end) for texts in (prompts, donors))
+            taken = changed[-1:] if tokens == "last_subject" else changed
+            pairs = [(own + at, other + places[at][0]) for at in taken]
         found += [(start + at, start + to) for at, to in pairs if _looked_at(prompts, row, start + at)]
     return found if changes else []
+
+
+def _first_word(texts: PromptEmbeds, row: int, start: int, end: int) -> int:
+    words = texts.words[row, start:end].nonzero()
+    return int(words[0]) if len(words) else 0
 
 
 def _segments(prompts: PromptEmbeds) -> list[tuple[int, int]]:
@@ -268,7 +276,7 @@ def _last_looked_at(texts: PromptEmbeds, row: int, start: int, end: int) -> int:
 def paired_positions(
     prompts: PromptEmbeds, donors: PromptEmbeds, row: int, start: int = 0, end: int | None = None
 ) -> list[tuple[int, bool]]:
-    """Returns for every position of a prompt's words the donor's position, and whether the words are equal.
+    """Returns for every word of a prompt the number of the donor's word in its place, and whether they are equal.
 
     Args:
         prompts: the prompts.

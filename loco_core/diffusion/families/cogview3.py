@@ -19,7 +19,11 @@ _TRANSFORMER = {
 }  # fmt: skip
 INFO = FamilyInfo(
     pipelines=("CogView3PlusPipeline",),
-    models={"cogview3-plus": ModelInfo(30.0, "THUDM/CogView3-Plus-3B", published=_TRANSFORMER, dtype="bfloat16")},
+    models={
+        "cogview3-plus": ModelInfo(
+            30.0, "THUDM/CogView3-Plus-3B", gigabytes=19, published=_TRANSFORMER, dtype="bfloat16"
+        )
+    },
     status="experimental",
     seconds_per_image=30.0,
     config_file="transformer/config.json",

@@ -26,7 +26,9 @@ _TRANSFORMER = {
 INFO = FamilyInfo(
     pipelines=("Lumina2Pipeline",),
     models={
-        "lumina2": ModelInfo(20.0, "Alpha-VLLM/Lumina-Image-2.0", published=_TRANSFORMER, dtype="bfloat16"),
+        "lumina2": ModelInfo(
+            20.0, "Alpha-VLLM/Lumina-Image-2.0", gigabytes=14, published=_TRANSFORMER, dtype="bfloat16"
+        ),
     },
     status="experimental",
     seconds_per_image=20.0,

@@ -29,10 +29,16 @@ _TRANSFORMER = {
 INFO = FamilyInfo(
     pipelines=("ZImagePipeline",),
     models={
-        "z-image": ModelInfo(60.0, "Tongyi-MAI/Z-Image", published=_TRANSFORMER, dtype="bfloat16"),
+        "z-image": ModelInfo(60.0, "Tongyi-MAI/Z-Image", gigabytes=24, published=_TRANSFORMER, dtype="bfloat16"),
         # The distilled model is drawn without guidance.
         "z-image-turbo": ModelInfo(
-            30.0, "Tongyi-MAI/Z-Image-Turbo", published=_TRANSFORMER, dtype="bfloat16", steps=9, guidance_scale=0.0
+            30.0,
+            "Tongyi-MAI/Z-Image-Turbo",
+            gigabytes=24,
+            published=_TRANSFORMER,
+            dtype="bfloat16",
+            steps=9,
+            guidance_scale=0.0,
         ),
     },
     status="experimental",
