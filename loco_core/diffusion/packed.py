@@ -29,7 +29,7 @@ def aligned(texts: Sequence[PromptEmbeds]) -> PromptEmbeds:
     """Puts texts of several lengths below each other, aligned at their ends.
 
     Args:
-        texts: of one prompt each, as the pipeline encodes it alone.
+        texts: of one prompt each, as the pipeline encodes it alone, or of several that are aligned already.
 
     Returns:
         all of them, with a mask of 0 in front of shorter ones.
@@ -42,11 +42,14 @@ def aligned(texts: Sequence[PromptEmbeds]) -> PromptEmbeds:
         missing = longest - value.shape[1]
         return torch.nn.functional.pad(value, (0, 0) * (value.ndim - 2) + (missing, 0), value=filling)
 
+    def there(text: PromptEmbeds) -> torch.Tensor:
+        return torch.ones_like(text.words, dtype=torch.long) if text.mask is None else text.mask
+
     return PromptEmbeds(
         torch.cat([put(text.embeds, 0) for text in texts]),
         torch.cat([put(text.ids, NO_TOKEN) for text in texts]),
         torch.cat([put(text.words, False) for text in texts]),
-        mask=torch.cat([put(torch.ones_like(text.words, dtype=torch.long), 0) for text in texts]),
+        mask=torch.cat([put(there(text), 0) for text in texts]),
     )
 
 

@@ -41,7 +41,10 @@ REASONS = {
     "OvisImagePipeline": _JOINT,
     "PRXPipeline": _JOINT,
     "PRXPixelPipeline": _JOINT,
-    "QwenImage21Pipeline": _SINGLE,
+    "QwenImage21Pipeline": (
+        "a word's position counts on the axes of the picture, too, so that sentences of several lengths have no place "
+        "in common; and K and V of the text are kept from the first step, whatever is read later"
+    ),
     "StableCascadeCombinedPipeline": _TWO,
     "StableCascadePriorPipeline": "it draws an embedding of a picture, not a picture",
     "StableUnCLIPPipeline": _PRIOR,

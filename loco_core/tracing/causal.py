@@ -22,6 +22,7 @@ import torch
 
 from loco_core.diffusion.generate import Pictures, generate
 from loco_core.diffusion.model import LoadedModel, PromptEmbeds
+from loco_core.diffusion.packed import aligned
 from loco_core.editing.token_pairs import changed_words
 from loco_core.errors import ModelError
 from loco_core.tracing.base import Layer
@@ -295,6 +296,9 @@ def _read(model: LoadedModel, texts: PromptEmbeds, names: list[str]) -> PromptEm
     """Stands for the family's encoder: the first is the empty prompt, others are numbers of texts."""
     empty = model.family.encode(model.pipeline, names[:1])
     taken = texts.take([int(name) for name in names[1:]])
+    if empty.embeds.shape[1] != taken.embeds.shape[1]:
+        # Of a family whose texts have lengths of their own.
+        return aligned([empty, taken])
     return PromptEmbeds(
         torch.cat([empty.embeds, taken.embeds]),
         torch.cat([empty.ids, taken.ids]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -64,6 +64,13 @@ def eightfold() -> AutoencoderKL:
     )  # fmt: skip
 
 
+def open_gates(blocks: Iterable[Any]) -> None:
+    """Strengthens what blocks add to their tokens: at random the text would hardly heed the image."""
+    with torch.no_grad():
+        for block in blocks:
+            block.norm1.linear.weight.mul_(16)
+
+
 def lumina2() -> Lumina2Pipeline:
     """Builds Lumina-Image 2: captions of Gemma 2 behind a system prompt, heads that share keys and values."""
     tokenizer = gemma_tokenizer()
@@ -77,10 +84,7 @@ def lumina2() -> Lumina2Pipeline:
         sample_size=SIDE // 4, in_channels=16, hidden_size=64, num_layers=4, num_refiner_layers=1,
         num_attention_heads=4, num_kv_heads=2, multiple_of=16, axes_dim_rope=(4, 6, 6), cap_feat_dim=GEMMA,
     )  # fmt: skip
-    with torch.no_grad():
-        # Gates that are open: at random the text would hardly heed the image.
-        for layer in transformer.layers:
-            layer.norm1.linear.weight.mul_(16)
+    open_gates(transformer.layers)
     return Lumina2Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), vae=eightfold(),
         text_encoder=encoder, tokenizer=tokenizer,
@@ -160,6 +164,7 @@ def cogview3() -> CogView3PlusPipeline:
         in_channels=16, out_channels=16, num_layers=4, attention_head_dim=16, num_attention_heads=2, text_embed_dim=T5,
         time_embed_dim=32, condition_dim=8, sample_size=SIDE // 4, pos_embed_max_size=16,
     )  # fmt: skip
+    open_gates(transformer.transformer_blocks)
     return CogView3PlusPipeline(
         vae=eightfold(), transformer=transformer,
         scheduler=CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True,

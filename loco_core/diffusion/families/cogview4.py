@@ -27,6 +27,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 8 * largest_side(config),
     encoders="GLM-4 9B",
+    text_encoders={"text_encoder": 0},
     stream="evolving",
     editable="nothing: every site shares K and V with the image",
     shared="transformer_blocks.",

@@ -36,6 +36,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("layers", config["num_layers"]),
     native_side=lambda config: 8 * largest_side(config),
     encoders="Gemma 2 2B behind a system prompt",
+    text_encoders={"text_encoder": 0},
     stream="evolving",
     editable="nothing: every site shares K and V with the image",
     shared="layers.",

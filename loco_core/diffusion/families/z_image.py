@@ -47,6 +47,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("layers", config["n_layers"]),
     native_side=lambda _: 1024,
     encoders="Qwen3 4B, as a request to its assistant",
+    text_encoders={"text_encoder": 0},
     stream="evolving",
     editable="nothing: every site shares K and V with the image",
     shared="layers.",
