@@ -24,7 +24,6 @@ INFO = FamilyInfo(
             30.0, "THUDM/CogView3-Plus-3B", gigabytes=19, published=_TRANSFORMER, dtype="bfloat16"
         )
     },
-    status="experimental",
     seconds_per_image=30.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

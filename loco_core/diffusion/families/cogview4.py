@@ -21,7 +21,6 @@ _TRANSFORMER = {
 INFO = FamilyInfo(
     pipelines=("CogView4Pipeline",),
     models={"cogview4": ModelInfo(60.0, "THUDM/CogView4-6B", gigabytes=34, published=_TRANSFORMER, dtype="bfloat16")},
-    status="experimental",
     seconds_per_image=60.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),

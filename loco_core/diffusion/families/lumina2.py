@@ -30,7 +30,6 @@ INFO = FamilyInfo(
             20.0, "Alpha-VLLM/Lumina-Image-2.0", gigabytes=14, published=_TRANSFORMER, dtype="bfloat16"
         ),
     },
-    status="experimental",
     seconds_per_image=20.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("layers", config["num_layers"]),

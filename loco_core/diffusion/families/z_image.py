@@ -41,7 +41,6 @@ INFO = FamilyInfo(
             guidance_scale=0.0,
         ),
     },
-    status="experimental",
     seconds_per_image=60.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("layers", config["n_layers"]),
