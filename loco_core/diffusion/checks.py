@@ -77,6 +77,7 @@ class Reader:
         lower: whether texts are written in small letters first.
         whole: whether a tokenizer that cannot be loaded is an error; of a hub model half may be on this machine.
         place: where the sweep names the model or scorer.
+        template: what a text is put into, ``{}`` in its place.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Reader:
     lower: bool
     whole: bool
     place: Place
+    template: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Tokenizer:
         tokens: how many tokens are read at most.
         words: how many words the text encoder has embeddings of; None where nobody says so.
         lower: whether texts are written in small letters first.
+        template: what a text is put into, ``{}`` in its place.
     """
 
     tokenizer: Any
@@ -161,6 +164,7 @@ class Tokenizer:
     tokens: int
     words: int | None
     lower: bool = False
+    template: str = "{}"
 
     def ids(self, text: str, what: str) -> tuple[int, ...]:
         """Returns the token ids that are read of a text.
@@ -172,7 +176,8 @@ class Tokenizer:
         Raises:
             SpecError: it is longer than that, or holds a token that the encoder does not know.
         """
-        found = tuple(self.tokenizer(text.lower().strip() if self.lower else text).input_ids)
+        said = text.lower().strip() if self.lower else text
+        found = tuple(self.tokenizer(self.template.replace("{}", said)).input_ids)
         if len(found) > self.tokens:
             raise SpecError(
                 f'{what} "{text[:60]}..." has {len(found)} tokens, of which {self.name} reads {self.tokens}; shorten it'
@@ -216,7 +221,7 @@ def load_tokenizer(reader: Reader) -> Tokenizer:
             f"the tokenizer in {reader.folder} gives {longest} tokens, and its text encoder reads {reader.positions}; "
             "expected a model_max_length of as many"
         )
-    return Tokenizer(tokenizer, reader.name, longest, reader.words, reader.lower)
+    return Tokenizer(tokenizer, reader.name, longest, reader.words, reader.lower, reader.template)
 
 
 def _loaded(reader: Reader) -> Tokenizer | None:

@@ -21,12 +21,14 @@ class Reading:
         lower: whether the pipeline writes prompts in small letters first.
         encoder: component whose configuration says how many positions and words it has; empty where nobody needs to
             know.
+        template: what the pipeline puts a prompt into, ``{}`` in its place, whose tokens count too.
     """
 
     tokenizer: str
     tokens: int = 0
     lower: bool = False
     encoder: str = ""
+    template: str = "{}"
 
 
 def clip_tokens(tokenizer: Any, prompts: list[str], *, cut: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,6 +41,7 @@ def prompt_reader(model: ResolvedModel, place: Place) -> Reader | None:
     return Reader(
         model.id, str(there), parts[read.tokenizer].class_name, model.weights, read.tokens,
         _number(config, "max_position_embeddings"), _number(config, "vocab_size"), read.lower, whole, place,
+        read.template,
     )  # fmt: skip
 
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     import torch
 
 LENGTH = 256
+SAID = (
+    "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
+    "on textual prompts or user prompts. <Prompt Start> {}"
+)
+"""A prompt behind the system prompt."""
 _TRANSFORMER = {
     "sample_size": 128, "num_layers": 26, "num_attention_heads": 24, "num_kv_heads": 8, "hidden_size": 2304,
     "in_channels": 16, "cap_feat_dim": 2304,
@@ -43,8 +48,7 @@ INFO = FamilyInfo(
     schedulers=("FlowMatchEulerDiscreteScheduler",),
     passes=SEPARATE,
     refiners="context_refiner.",
-    # Behind the system prompt; the loaded pipeline counts exactly.
-    reading=lambda _: Reading("tokenizer", LENGTH, encoder="text_encoder"),
+    reading=lambda _: Reading("tokenizer", LENGTH, encoder="text_encoder", template=SAID),
     steps=30,
     guidance_scale=4.0,
 )
@@ -64,7 +68,7 @@ class Family(DiffusersFamily):
     def _encoded(self, pipeline: Any, text: str) -> PromptEmbeds:
         import torch
 
-        said = f"{pipeline.system_prompt} <Prompt Start> {text}" if text else ""
+        said = SAID.replace("{}", text) if text else ""
         ids = torch.tensor([pipeline.tokenizer(said).input_ids])
         check_lengths([text], [ids.shape[1]], LENGTH)
         with torch.no_grad():

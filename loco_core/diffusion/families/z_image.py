@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 LENGTH = 512
+REQUEST = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+"""What the published tokenizer makes of a request; the loaded pipeline takes its own tokenizer's word."""
 MULTIPLE = 32
 """The transformer fills texts and images up to multiples of so many tokens."""
 _TRANSFORMER = {
@@ -56,8 +58,7 @@ INFO = FamilyInfo(
     text_last=True,
     refiners="context_refiner.",
     unguided_scale=0.0,
-    # Words of the request among them; the loaded pipeline counts exactly.
-    reading=lambda _: Reading("tokenizer", LENGTH, encoder="text_encoder"),
+    reading=lambda _: Reading("tokenizer", LENGTH, encoder="text_encoder", template=REQUEST),
     steps=50,
     guidance_scale=5.0,
 )

@@ -13,12 +13,13 @@ from loco_core.errors import ModelError, SpecError
 from orchestrator.resolve.lookup import outline, resolve, resolve_model
 from orchestrator.resolve.texts import prompt_reader
 from orchestrator.spec import ModelSpec, SweepSpec
-from tests.support import tiny_joint
+from tests.support import tiny_joint, tiny_packed
 from tests.support.folders import said
 from tests.support.sweeps import Command, tiny_sweep
 from tests.support.tiny_models import BUILDERS, build, save, sd3
 
 FAMILY = {"pixart_alpha": "pixart", "pixart_sigma": "pixart"}
+LETTERS = ("z_image", "cogview4")
 SANA_SLACK = 2
 """Tokens by which plan may be milder: what an instruction and a prompt make together is counted by the pipeline."""
 
@@ -31,12 +32,14 @@ def refused(act: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", [*BUILDERS, *tiny_joint.BUILDERS, "sd3 without T5"])
+@pytest.mark.parametrize("name", [*BUILDERS, *tiny_joint.BUILDERS, *tiny_packed.BUILDERS, "sd3 without T5"])
 def test_plan_and_worker_refuse_the_same_prompts(name: str, tmp_path: Path) -> None:
     if name in BUILDERS:
         build(name, tmp_path)
     elif name in tiny_joint.BUILDERS:
         tiny_joint.build(name, tmp_path)
+    elif name in tiny_packed.BUILDERS:
+        tiny_packed.build(name, tmp_path)
     else:
         save(sd3, tmp_path)
         said("model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None])(tmp_path)
@@ -45,9 +48,13 @@ def test_plan_and_worker_refuse_the_same_prompts(name: str, tmp_path: Path) -> N
     found = prompt_reader(resolve_model(ModelSpec(id="mine", path=str(tmp_path))), ("models", 0))
     assert found is not None
     reader = load_tokenizer(found)
-    # Every word is a token here, whatever the tokenizer.
-    around = [reader.tokens + more for more in (-4, -3, -2, -1, 0, 1, 2, 3)]
+    # Every word is a token here, or every letter, whatever the tokenizer.
+    template = reader.template.replace("{}", "")
+    beside = len(reader.tokenizer(template).input_ids) if template else 0
+    around = [reader.tokens - beside + more for more in (-4, -3, -2, -1, 0, 1, 2, 3)]
     texts = ["A " + "red " * (words - 2) + "circle" for words in around]
+    if name in LETTERS:
+        texts = ["r" * letters for letters in around]
     by_worker = [refused(lambda text=text: model.family.encode(model.pipeline, [text])) for text in texts]
     by_plan = [refused(lambda text=text: reader.ids(text, "the prompt")) for text in texts]
     assert any(by_plan)
