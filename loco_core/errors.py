@@ -34,6 +34,10 @@ class ModelError(LocoError):
     """A model cannot be loaded, or is not what it was said to be."""
 
 
+class UnknownPipelineError(ModelError):
+    """A model is a pipeline of a class that no family serves."""
+
+
 class OutOfMemoryError(LocoError):
     """A model or a batch does not fit into the memory of its device, also with nothing else there."""
 

@@ -18,7 +18,7 @@ from loco_core.diffusion.site_check import check_sites
 from loco_core.diffusion.sites import record_sites
 from loco_core.diffusion.tokens import Reading
 from loco_core.diffusion.unserved import why_unserved
-from loco_core.errors import ModelError, OutOfMemoryError, SpecError, did_you_mean
+from loco_core.errors import ModelError, OutOfMemoryError, SpecError, UnknownPipelineError, did_you_mean
 from loco_core.types import Engine, Site
 
 if TYPE_CHECKING:
@@ -420,13 +420,13 @@ def family_of_pipeline(class_name: str, where: str) -> str:
     """Returns the key of the family that a pipeline class belongs to.
 
     Raises:
-        ModelError: no family knows the class.
+        UnknownPipelineError: no family knows the class.
     """
     known = {pipeline: key for key, family in families().items() for pipeline in family.pipelines}
     if class_name not in known:
         why = why_unserved(class_name)
         said = f": {why}" if why else did_you_mean(class_name, known)
-        raise ModelError(f'{where} is a "{class_name}", which no family supports{said}')
+        raise UnknownPipelineError(f'{where} is a "{class_name}", which no family supports{said}')
     return known[class_name]
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loco_core.errors import printable
+from loco_core.errors import UnknownPipelineError, printable
 from orchestrator.cli.options import JsonOption, ModelOption, at_home
 
 if TYPE_CHECKING:
     from loco_core.checking.certificate import Certificate
-    from orchestrator.runs.check import Subject
+    from orchestrator.runs.check import Options, Subject
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -71,8 +71,12 @@ def check(
 
     subject = _subject(name, model, revision)
     options = Options(steps, seeds, device, _dtype(dtype), tuple(attribute or ()), scorer)
-    with _progress(subject.model.id) as say:
-        certificate = run_check(subject, options, say)
+    try:
+        with _progress(subject.model.id) as say:
+            certificate = run_check(subject, options, say)
+    except UnknownPipelineError as error:
+        _look(subject, options, error, as_json=as_json)
+        raise typer.Exit(1) from None
     document, table = write_certificate(certificate, output)
     if as_json:
         print(certificate.to_json(), end="")
@@ -95,6 +99,22 @@ def _subject(name: str, model: str | None, revision: str | None) -> Subject:
     if model is not None:
         raise SpecError(f"--model names a model of a sweep file; {name} is a model")
     return subject_named(name, revision)
+
+
+def _look(subject: Subject, options: Options, error: UnknownPipelineError, *, as_json: bool) -> None:
+    """Prints what can be told of a pipeline that no family serves, for whoever writes one."""
+    import json
+    from dataclasses import asdict
+
+    from orchestrator.runs.check import look_at
+
+    found = look_at(subject, options)
+    if as_json:
+        print(json.dumps({**asdict(found), "reason": str(error)}))
+        return
+    for line in found.lines:
+        print(printable(line))
+    print(printable(f"{error}; it cannot be swept until a family says what could not be told (how-to: plug-ins)"))
 
 
 def _dtype(text: str | None) -> str | None:

@@ -23,6 +23,7 @@ from orchestrator.spec.places import hub_or_folder
 
 if TYPE_CHECKING:
     from loco_core.checking.certificate import Certificate
+    from loco_core.checking.unknown import Look
     from loco_core.diffusion.model import LoadedModel
 
 STEPS, SEEDS, ATTRIBUTES = 16, 2, 3
@@ -158,6 +159,22 @@ def check(subject: Subject, options: Options, say: Callable[[str], None] = lambd
         ),
         say,
     )
+
+
+def look_at(subject: Subject, options: Options) -> Look:
+    """Looks at a pipeline of a class that no family serves.
+
+    Args:
+        subject: the model.
+        options: what the command says; its device and number format count.
+
+    Raises:
+        ModelError: it cannot be loaded, or nothing can be told of it.
+    """
+    from loco_core.checking.unknown import look
+
+    model = subject.model
+    return look(str(model.path), model.revision, options.dtype or model.dtype, _device(options.device, model))
 
 
 def _settings(subject: Subject, model: ResolvedModel, steps: int | None) -> Generation:
