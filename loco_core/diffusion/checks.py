@@ -5,6 +5,7 @@ Torch-free to import: what is to be checked is plain data, which `check` takes i
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ class Reader:
     Attributes:
         name: name of the model or scorer that reads.
         folder: folder of the tokenizer.
-        class_name: class of the tokenizer in transformers.
+        class_name: class of the tokenizer.
+        library: library that holds it: ``transformers``, or a module of a pipeline of diffusers.
         digest: hash of the weights that it belongs to.
         tokens: how many tokens are read at most; 0 as the tokenizer itself says.
         positions: how many positions the text encoder has; None where nobody says so.
@@ -83,6 +85,7 @@ class Reader:
     name: str
     folder: str
     class_name: str
+    library: str
     digest: str
     tokens: int
     positions: int | None
@@ -204,7 +207,10 @@ def load_tokenizer(reader: Reader) -> Tokenizer:
     quiet_libraries()
     try:
         options = {"trust_remote_code": False} if reader.class_name == "AutoTokenizer" else {}
-        cls = getattr(transformers, reader.class_name)
+        library = transformers
+        if reader.library != "transformers":
+            library = importlib.import_module(f"diffusers.pipelines.{reader.library}")
+        cls = getattr(library, reader.class_name)
         tokenizer = cls.from_pretrained(reader.folder, local_files_only=True, **options)
     except Exception as error:  # a damaged folder makes libraries raise anything
         raise ModelError(f"cannot load the tokenizer in {reader.folder}: {reason_of(error)}") from error

@@ -138,9 +138,8 @@ def read_subjects(
     for row in range(len(records)):
         for start, end in _segments(prompts):
             found = _wanted(prompts, donors, row, "last_subject", [(start, end)])
-            last = start + max(int(prompts.words[row, start:end].sum()) - 1, 0)
             rows.append(row)
-            at.append(found[0][0] if found else last)
+            at.append(found[0][0] if found else _last_word(prompts, row, start, end))
     read = _read(model, prompts, sites)
     return _once(read, lambda number: read[number][rows, at])
 
@@ -191,12 +190,23 @@ def _last_tokens(
     rows, at, to = [], [], []
     for row in range(len(prompts.ids)):
         for start, end in segments:
-            here, there = (start + max(int(texts.words[row, start:end].sum()) - 1, 0) for texts in (prompts, donors))
+            here, there = (_last_word(texts, row, start, end) for texts in (prompts, donors))
             for more in range(end - here if tokens == "tail" else 1):
                 rows.append(row)
                 at.append(here + more)
                 to.append(min(there + more, end - 1))
     return rows, at, to
+
+
+def _last_word(texts: PromptEmbeds, row: int, start: int, end: int) -> int:
+    return _in_order(texts, row, start, end)[max(int(texts.words[row, start:end].sum()) - 1, 0)]
+
+
+def _in_order(texts: PromptEmbeds, row: int, start: int, end: int) -> list[int]:
+    """Returns an encoder's positions, words first, then those behind them; those in front last, the nearest first."""
+    said = texts.words[row, start:end].tolist()
+    first = said.index(True) if True in said else 0
+    return [*range(start + first, end), *reversed(range(start, start + first))]
 
 
 def _once(read: Sequence[torch.Tensor], make: Callable[[int], T]) -> tuple[T, ...]:
@@ -238,25 +248,20 @@ def _wanted(
         changed = [at for at, (_, same) in enumerate(places) if not same]
         changes |= bool(changed)
         if tokens == "last_position":
-            pairs = [(_last_looked_at(prompts, row, start, end), _last_looked_at(donors, row, start, end))]
-        elif tokens in ("all", "tail"):
+            pair = (_last_looked_at(prompts, row, start, end), _last_looked_at(donors, row, start, end))
+            found += [pair] if _looked_at(prompts, row, pair[0]) else []
+            continue
+        if tokens in ("all", "tail"):
             beyond = int(donors.words[row, start:end].sum())
             tail = (min(beyond + at, end - start - 1) for at in range(end - start - len(places)))
             pairs = list(enumerate([*(to for to, _ in places), *tail]))
             if tokens == "tail":
                 pairs = pairs[changed[-1] :] if changed else []
         else:
-            # Words do not begin at the first position where texts of several lengths end at one place.
-            own, other = (_first_word(texts, row, start, end) for texts in (prompts, donors))
-            taken = changed[-1:] if tokens == "last_subject" else changed
-            pairs = [(own + at, other + places[at][0]) for at in taken]
-        found += [(start + at, start + to) for at, to in pairs if _looked_at(prompts, row, start + at)]
+            pairs = [(at, places[at][0]) for at in (changed[-1:] if tokens == "last_subject" else changed)]
+        here, there = (_in_order(texts, row, start, end) for texts in (prompts, donors))
+        found += [(here[at], there[to]) for at, to in pairs if _looked_at(prompts, row, here[at])]
     return found if changes else []
-
-
-def _first_word(texts: PromptEmbeds, row: int, start: int, end: int) -> int:
-    words = texts.words[row, start:end].nonzero()
-    return int(words[0]) if len(words) else 0
 
 
 def _segments(prompts: PromptEmbeds) -> list[tuple[int, int]]:
@@ -269,8 +274,8 @@ def _looked_at(prompts: PromptEmbeds, row: int, at: int) -> bool:
 
 
 def _last_looked_at(texts: PromptEmbeds, row: int, start: int, end: int) -> int:
-    """Returns the last position of an encoder that cross-attention looks at, counted from the encoder's first."""
-    return max((at - start for at in range(start, end) if _looked_at(texts, row, at)), default=0)
+    """Returns the last position of an encoder that cross-attention looks at."""
+    return max((at for at in range(start, end) if _looked_at(texts, row, at)), default=start)
 
 
 def paired_positions(

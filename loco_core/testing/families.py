@@ -238,11 +238,11 @@ class FamilyContract(TracesContract):
         target = Target("tiny", WEIGHTS, (1,), self.target(model).concepts[:1])
         with applied(model, fit_edit(model, target, EditSettings(strength=1e-6)), WEIGHTS):
             edited = _read(model, prompt, paths)
-        words = int(model.family.encode(model.pipeline, [prompt]).words.sum(1)[0])
+        words = model.family.encode(model.pipeline, [prompt]).words[0]
         for path in paths:
             if model.facts.stream == "fixed":
-                change = edited[path][:, :words] - unedited[path][:, :words]
-                towards = wanted[path][:, :words] - unedited[path][:, :words]
+                change = edited[path][:, words] - unedited[path][:, words]
+                towards = wanted[path][:, words] - unedited[path][:, words]
                 assert float((change * towards).sum()) > 0
             assert not torch.equal(edited[path], unedited[path])
 

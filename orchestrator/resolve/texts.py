@@ -39,9 +39,9 @@ def prompt_reader(model: ResolvedModel, place: Place) -> Reader | None:
     if read.encoder in parts and (file := place_of(folder, parts[read.encoder]) / "config.json").is_file():
         config = read_object(file)
     return Reader(
-        model.id, str(there), parts[read.tokenizer].class_name, model.weights, read.tokens,
-        _number(config, "max_position_embeddings"), _number(config, "vocab_size"), read.lower, whole, place,
-        read.template,
+        model.id, str(there), parts[read.tokenizer].class_name, parts[read.tokenizer].library, model.weights,
+        read.tokens, _number(config, "max_position_embeddings"), _number(config, "vocab_size"), read.lower, whole,
+        place, read.template,
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def scorer_reader(name: str, path: str, revision: str | None, weights: str) -> R
     found = read_object(folder / "config.json").get("text_config")
     config = found if isinstance(found, dict) else {}
     return Reader(
-        name, str(folder), "AutoTokenizer", weights, 0, _number(config, "max_position_embeddings"),
+        name, str(folder), "AutoTokenizer", "transformers", weights, 0, _number(config, "max_position_embeddings"),
         _number(config, "vocab_size"), False, whole, ("scorer",),
     )  # fmt: skip
 

@@ -32,3 +32,15 @@ class TestPrunedSDXL(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         return subject_of("sdxl_pruned", "sdxl", tmp_path_factory.mktemp("models"))
+
+
+class TestKolors(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("kolors", "kolors", tmp_path_factory.mktemp("models"))
+
+
+class TestHunyuanDiT(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("hunyuan_dit", "hunyuan_dit", tmp_path_factory.mktemp("models"))

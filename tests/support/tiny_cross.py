@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import string
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import sentencepiece
+import torch
 from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
     EulerDiscreteScheduler,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
+    KolorsPipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     SanaSprintPipeline,
@@ -18,23 +28,33 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextModel
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer, CLIPTextModel
 
+from loco_core.toyworld.training.transformer import METASPACE
+from loco_core.toyworld.world import vocabulary
 from tests.support.tiny_models import (
     CLIP_G,
     CLIP_L,
     GEMMA,
     LATENT_SIDE,
     PROJECTION_G,
+    SEED,
     SIDE,
+    T5,
     clip_encoder,
     clip_pair,
     clip_tokenizer,
     sana,
     save,
+    t5_pair,
     vae,
 )
 
+# Widths of the embeddings of ChatGLM and of BERT.
+GLM, BERT = 28, 40
+LETTERS = (*string.digits, *string.ascii_letters, *string.punctuation)
 _PIXELS = MappingProxyType({"height": SIDE, "width": SIDE})
 CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -43,8 +63,17 @@ CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             **_PIXELS, "use_resolution_binning": False, "clean_caption": False, "intermediate_timesteps": None
         },
         "sdxl_pruned": {},
+        "kolors": {},
+        "hunyuan_dit": {"use_resolution_binning": False, **_PIXELS},
     }
 )  # fmt: skip
+
+
+def seeded(make: Callable[[Path], None], folder: Path) -> None:
+    """Calls what builds and saves a pipeline, with always the same weights, as `save` does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        make(folder)
 
 
 def lcm() -> LatentConsistencyModelPipeline:
@@ -96,8 +125,97 @@ def sdxl_pruned() -> StableDiffusionXLPipeline:
     )  # fmt: skip
 
 
+def glm_tokenizer(folder: Path) -> ChatGLMTokenizer:
+    """Builds ChatGLM's tokenizer, which pads in front, with every word of the toy world as one token."""
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter([*vocabulary(), *LETTERS]), model_writer=trained, model_type="bpe", vocab_size=400,
+        hard_vocab_limit=False, user_defined_symbols=[METASPACE + word for word in vocabulary()],
+        character_coverage=1.0, minloglevel=2,
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(trained.getvalue())
+    return ChatGLMTokenizer(str(folder / "tokenizer.model"), model_max_length=512)
+
+
+def wide_vae() -> AutoencoderKL:
+    """Builds an autoencoder that enlarges eightfold, as some pipelines take for granted."""
+    return AutoencoderKL(
+        latent_channels=4, sample_size=SIDE, block_out_channels=(8, 8, 16, 16), norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
+    )  # fmt: skip
+
+
+def bert_tokenizer() -> BertTokenizer:
+    """Builds BERT's tokenizer, with every word of the toy world as one token."""
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    pieces = dict.fromkeys([*special, *vocabulary(), *LETTERS, *("##" + letter for letter in LETTERS)])
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=77)
+
+
+def kolors(folder: Path) -> None:
+    """Saves Kolors: the denoiser of SDXL behind a projection of ChatGLM's text."""
+    unet = UNet2DConditionModel(
+        sample_size=LATENT_SIDE, in_channels=4, out_channels=4, block_out_channels=(8, 16, 24), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2), attention_head_dim=(1, 2, 3), use_linear_projection=True,
+        cross_attention_dim=20, encoder_hid_dim=GLM, encoder_hid_dim_type="text_proj",
+        addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + GLM, norm_num_groups=4,
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        tokenizer = glm_tokenizer(Path(place))
+        encoder = ChatGLMModel(
+            ChatGLMConfig(
+                num_layers=3, padded_vocab_size=tokenizer.vocab_size, hidden_size=GLM, ffn_hidden_size=32,
+                kv_channels=8, num_attention_heads=4, multi_query_attention=True, multi_query_group_num=2,
+                seq_length=512, add_qkv_bias=True, original_rope=True,
+            ),
+            empty_init=False,
+        ).eval()  # fmt: skip
+        # Its norms begin as whatever lies in memory.
+        for name, weight in encoder.named_parameters():
+            if name.endswith("norm.weight"):
+                torch.nn.init.ones_(weight)
+        KolorsPipeline(
+            vae=vae(4, scaling_factor=0.13025), unet=unet, tokenizer=tokenizer, text_encoder=encoder,
+            scheduler=EulerDiscreteScheduler(
+                beta_start=0.00085, beta_end=0.014, beta_schedule="scaled_linear", timestep_spacing="leading",
+                steps_offset=1, num_train_timesteps=1100,
+            ),
+        ).save_pretrained(folder)  # fmt: skip
+
+
+def hunyuan_dit() -> HunyuanDiTPipeline:
+    """Builds HunyuanDiT: texts of BERT and T5 behind each other, of two widths, padding a vector of its own."""
+    tokenizer = bert_tokenizer()
+    encoder = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer), hidden_size=BERT, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=80,
+        )
+    ).eval()  # fmt: skip
+    transformer = HunyuanDiT2DModel(
+        sample_size=LATENT_SIDE, num_layers=4, num_attention_heads=2, attention_head_dim=16, hidden_size=32,
+        in_channels=4, patch_size=2, mlp_ratio=2.0, cross_attention_dim=BERT, cross_attention_dim_t5=T5,
+        pooled_projection_dim=16, use_style_cond_and_image_meta_size=False,
+    )  # fmt: skip
+    return HunyuanDiTPipeline(
+        vae=wide_vae(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer,
+        scheduler=DDPMScheduler(
+            beta_start=0.00085, beta_end=0.018, beta_schedule="scaled_linear", prediction_type="v_prediction",
+            steps_offset=1,
+        ),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False, **t5_pair("_2"),
+    )  # fmt: skip
+
+
 BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
-    {make.__name__: partial(save, make) for make in (lcm, sana_sprint, sdxl_pruned)}
+    {
+        **{make.__name__: partial(save, make) for make in (lcm, sana_sprint, sdxl_pruned, hunyuan_dit)},
+        "kolors": partial(seeded, kolors),
+    }
 )
 
 
