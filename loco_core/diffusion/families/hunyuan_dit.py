@@ -125,9 +125,11 @@ class Family(DiffusersFamily):
         """Returns embeddings and mask of either encoder."""
         config = pipeline.transformer.config
         widths = (config.cross_attention_dim, config.cross_attention_dim_t5)
-        parts = prompts.embeds.split(self._lengths(pipeline), dim=1)
+        first, _ = self._lengths(pipeline)
+        parts = (prompts.embeds[:, :first], prompts.embeds[:, first:])
         return tuple(
-            (part[..., :width].contiguous(), part[..., -1].round().long()) for part, width in zip(parts, widths, strict=True)
+            (part[..., :width].contiguous(), part[..., -1].round().long())
+            for part, width in zip(parts, widths, strict=True)
         )
 
 
