@@ -30,7 +30,6 @@ INFO = FamilyInfo(
             14.0, "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers", gigabytes=10, published=_TRANSFORMER
         )
     },
-    status="experimental",
     seconds_per_image=14.0,
     config_file="transformer/config.json",
     site_names=lambda config: block_names("blocks", config["num_layers"]),

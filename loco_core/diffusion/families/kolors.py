@@ -35,7 +35,6 @@ INFO = FamilyInfo(
             dtype="float16",
         )
     },
-    status="experimental",
     seconds_per_image=13.0,
     config_file="unet/config.json",
     site_names=unet_site_names,
