@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
-from loco_core.diffusion.model import PromptEmbeds
+from loco_core.diffusion.model import PromptEmbeds, load_model
 from loco_core.diffusion.packed import NO_TOKEN, aligned
 from loco_core.editing.token_pairs import changed_words
+from loco_core.types import Engine
+from tests.support.tiny_packed import build
 
 
 def text(tokens: int, first: int) -> PromptEmbeds:
@@ -28,3 +33,20 @@ def test_words_that_a_donor_changes_are_found_where_they_stand() -> None:
     # Of 5 6 against 4 5 6 a word is added in front; of 10 11 12 13 against 10 the last three are gone.
     assert changed_words(prompts, donors, 0) == [2]
     assert changed_words(prompts, donors, 1) == [1, 2, 3]
+
+
+def test_attentions_in_which_padding_is_hidden_are_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would keep the batch that they were compiled with."""
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr("loco_core.diffusion.engine.check", lambda *_: None)
+    model = load_model("lumina2", str(build("lumina2", tmp_path)), None, "float32", "cpu", Engine(compile=True))
+    inside = {id(part) for module in compiled for part in module.modules()}
+    transformer = model.pipeline.transformer
+    held = [transformer.get_submodule(site.attention_path) for site in model.sites]
+    held += [block.attn for block in transformer.context_refiner]
+    assert not inside & {id(module) for module in held}
+    assert {id(block.feed_forward) for block in transformer.context_refiner} <= inside
+    assert {id(block) for block in transformer.noise_refiner} <= inside
