@@ -5,16 +5,15 @@ Torch-free to import: what is to be checked is plain data, which `check` takes i
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loco_core.diffusion.loading import check_weights, check_words, reason_of
+from loco_core.diffusion import loading
+from loco_core.diffusion.loading import check_weights
 from loco_core.diffusion.schedules import check_schedule, make_scheduler, named_scheduler
 from loco_core.errors import ModelError, SpecError, located
-from loco_core.quiet import quiet_libraries
 from loco_core.types import Attribute
 
 # Tokenizers that do not know how much is read say a number beyond all sense.
@@ -202,19 +201,7 @@ def load_tokenizer(reader: Reader) -> Tokenizer:
     Raises:
         ModelError: it cannot be loaded, knows no words, or does not fit its text encoder.
     """
-    import transformers
-
-    quiet_libraries()
-    try:
-        options = {"trust_remote_code": False} if reader.class_name == "AutoTokenizer" else {}
-        library = transformers
-        if reader.library != "transformers":
-            library = importlib.import_module(f"diffusers.pipelines.{reader.library}")
-        cls = getattr(library, reader.class_name)
-        tokenizer = cls.from_pretrained(reader.folder, local_files_only=True, **options)
-    except Exception as error:  # a damaged folder makes libraries raise anything
-        raise ModelError(f"cannot load the tokenizer in {reader.folder}: {reason_of(error)}") from error
-    check_words(tokenizer, reader.folder)
+    tokenizer = loading.load_tokenizer(Path(reader.folder), reader.class_name, reader.library)
     longest = reader.tokens or min(tokenizer.model_max_length, _ENDLESS)
     if reader.class_name == "AutoTokenizer" and reader.positions is not None:
         longest = min(longest, reader.positions)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from loco_core.errors import ModelError, first_line
@@ -19,12 +20,17 @@ INDEX = "model_index.json"
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 VOCABULARIES = (
     "tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "*.model",
+    "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 _HALVES = {"vocab.json", "merges.txt"}
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+BY_KIND = MappingProxyType(
+    # A processor of texts and pictures holds a tokenizer.
+    {"tokenizer": VOCABULARIES, "scheduler": ("scheduler_config.json",), "processor": (*PROCESSORS, *VOCABULARIES)}
+)
+"""Names of the files that a component is loaded from, by its kind; those of models are told by their weights."""
+_BESIDE = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}
 _MOST_LAYERS = 4096
-SCHEDULERS = ("scheduler_config.json",)
 
 
 @dataclass(frozen=True)
@@ -147,10 +153,10 @@ def _readable(files: Collection[Path]) -> tuple[Path, ...]:
 
 
 def _named(place: Path, part: Component) -> list[Path]:
-    names = {"tokenizer": VOCABULARIES, "scheduler": SCHEDULERS, "processor": PROCESSORS}[part.kind]
+    names = BY_KIND[part.kind]
     files = [file for name in names for file in place.glob(name) if file.is_file()]
     there = {file.name for file in files}
-    if not there - {"tokenizer_config.json", "special_tokens_map.json"}:
+    if not there - _BESIDE:
         raise ModelError(f"{place} holds no {part.kind} for {part.name}, which {INDEX} names; expected {names[0]}")
     if part.kind == "tokenizer":
         _check_merges(place, there)

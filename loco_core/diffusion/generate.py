@@ -95,9 +95,9 @@ def _run(
     during: Callable[[], AbstractContextManager[None]],
 ) -> Pictures:
     pipeline, family = model.pipeline, model.family
-    # Models that read the scale as a number have no unconditional half, whatever their family.
+    # Models that read the scale as a number, or none, have no unconditional half, whatever their family.
     config: Any = family.denoiser(pipeline).config
-    distilled = config.get("time_cond_proj_dim") is not None
+    distilled = config.get("time_cond_proj_dim") is not None or pipeline.config.get("is_distilled", False)
     guided = model.facts.guided and not distilled and settings.guidance_scale > model.facts.unguided_scale
     prompts = encode([text for _, text in keys])
     router = Router(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -129,6 +130,34 @@ def reason_of(error: BaseException) -> str:
     for advice in (" If you want to instead", " You can ", " Please "):
         said = said.partition(advice)[0]
     return said if len(said) < 400 else f"{said[:400]}..."
+
+
+def load_tokenizer(folder: Path, class_name: str, library: str = "transformers") -> Any:
+    """Loads a tokenizer, of a processor of texts and pictures the part that reads texts.
+
+    Args:
+        folder: folder of the tokenizer.
+        class_name: its class.
+        library: library that the class is of: transformers, or a module of a pipeline of diffusers.
+
+    Raises:
+        ModelError: it cannot be loaded, or knows no words.
+    """
+    quiet_libraries()
+    import transformers
+
+    try:
+        # Processors want packages for pictures, which the project does without.
+        name = "AutoTokenizer" if class_name.endswith("Processor") else class_name
+        options = {"trust_remote_code": False} if name == "AutoTokenizer" else {}
+        module = transformers
+        if library != "transformers":
+            module = importlib.import_module(f"diffusers.pipelines.{library}")
+        tokenizer = getattr(module, name).from_pretrained(folder, local_files_only=True, **options)
+    except Exception as error:  # a damaged folder makes libraries raise anything
+        raise ModelError(f"cannot load the tokenizer in {folder}: {reason_of(error)}") from error
+    check_words(tokenizer, str(folder))
+    return tokenizer
 
 
 def check_words(tokenizer: Any, place: str) -> None:

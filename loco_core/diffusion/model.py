@@ -46,7 +46,8 @@ class ModelInfo:
         seconds_per_image: cost of one image of 50 steps on the slowest device that it is used on; plans start from it.
         gigabytes: memory of a GPU that tensors take at most while one image is drawn at half precision. Measured with
             random weights of sd15, sdxl, sd3, flux, pixart, sana and deepfloyd-if (without a second stage, which adds
-            2.4 as its weights add up); of the others as their weights differ from these. None where nobody knows.
+            2.4 as its weights add up); of FLUX.2 and AuraFlow as weights add up; of the others as their weights differ
+            from these. None where nobody knows.
         encoder_layers: transformer layers of its text encoders as published, all of them together; 0 without any.
         published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
             said of the model without its weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def clip_tokens(tokenizer: Any, prompts: list[str], *, cut: bool = False) -> tup
 
 
 def t5_tokens(tokenizer: Any, prompts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns ids and words of prompts as T5 reads them: words from the first position on, one end, padding.
+    """Returns ids and words of prompts as T5 reads them: words, one end, padding.
 
     Args:
         tokenizer: a T5 tokenizer.
@@ -72,14 +73,11 @@ def t5_tokens(tokenizer: Any, prompts: list[str], length: int) -> tuple[torch.Te
     Raises:
         ModelError: a prompt is longer than that.
     """
-    import torch
-
     check_lengths(prompts, [len(tokenizer(text).input_ids) for text in prompts], length)
     read = tokenizer(
         prompts, padding="max_length", max_length=length, truncation=True, add_special_tokens=True, return_tensors="pt"
     )
-    ends = (read.attention_mask * (read.input_ids != tokenizer.eos_token_id)).sum(1)
-    return read.input_ids, torch.arange(length) < ends[:, None]
+    return read.input_ids, read.attention_mask.bool() & (read.input_ids != tokenizer.eos_token_id)
 
 
 def chat_tokens(
@@ -124,6 +122,43 @@ def padded(tokens: torch.Tensor, length: int) -> torch.Tensor:
 
     more = tokens.new_zeros(len(tokens), length - tokens.shape[1], *tokens.shape[2:])
     return torch.cat([tokens, more], 1)
+
+
+def templated_tokens(
+    tokenizer: Any, write: Callable[[str], str], prompts: list[str], length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns ids and words of prompts that a language model reads inside a chat.
+
+    What the chat says in front of a prompt is no word of it, but stands in front of every sentence and counts as some;
+    what it says behind is its end. Padding stands on the side that the tokenizer puts it on.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        write: writes a prompt into the chat, special tokens included.
+        prompts: the prompts.
+        length: tokens a prompt is padded to.
+
+    Returns:
+        ``(prompts, tokens)`` int64 ids, and ``(prompts, tokens)`` bool: from the chat's first token to the last word.
+
+    Raises:
+        ModelError: a prompt is longer than that with what the chat says around it.
+    """
+
+    def read(text: str) -> list[int]:
+        found: list[int] = tokenizer(write(text), add_special_tokens=False).input_ids
+        return found
+
+    check_lengths(prompts, [len(read(text)) for text in prompts], length)
+    found = tokenizer(
+        [write(text) for text in prompts], padding="max_length", max_length=length, truncation=True,
+        add_special_tokens=False, return_tensors="pt",
+    )  # fmt: skip
+    nothing, something = read("")[::-1], read("a")[::-1]
+    behind = next(at for at, (one, other) in enumerate(zip(nothing, something, strict=False)) if one != other)
+    mask = found.attention_mask
+    follow = mask.sum(1, keepdim=True) - mask.cumsum(1)
+    return found.input_ids, mask.bool() & (follow >= behind)
 
 
 def check_lengths(prompts: list[str], counts: list[int], length: int) -> None:

@@ -14,20 +14,21 @@ _PRIOR = (
 _TWO = "two denoisers draw a picture, the first of them an embedding of it, and a sweep intervenes on one"
 _SINGLE = "text and image are one sequence in every block, and no family says where the text stands in it"
 _JOINT = "text and image attend to each other in every block, and no family says how it is prompted"
+_PRX = "with guidance its pipeline tells the denoiser two times whatever the batch, so that a batch holds one picture"
 REASONS = {
     "AmusedPipeline": "tokens of a codebook are predicted; nothing is denoised",
-    "AuraFlowPipeline": _JOINT,
     "BriaFibo2Pipeline": _JOINT,
     "BriaFiboPipeline": _JOINT,
     "BriaPipeline": _JOINT,
     "ErnieImagePipeline": _SINGLE,
-    "Flux2KleinPipeline": _JOINT,
-    "Flux2Pipeline": _JOINT,
     "GlmImagePipeline": (
         "a language model first draws tokens of the picture from the prompt; the denoiser reads these, and of the "
         "prompt the words in quotation marks alone"
     ),
-    "HiDreamImagePipeline": _JOINT,
+    "HiDreamImagePipeline": (
+        "every block of the denoiser reads another layer of a language model, and an encoded prompt holds one; it is "
+        "published without that language model, too"
+    ),
     "HunyuanImagePipeline": _JOINT,
     "Ideogram4Pipeline": _SINGLE,
     "Kandinsky3Pipeline": "no family says how it is prompted",
@@ -37,8 +38,8 @@ REASONS = {
     "NucleusMoEImagePipeline": _JOINT,
     "OmniGenPipeline": _SINGLE,
     "OvisImagePipeline": _JOINT,
-    "PRXPipeline": _JOINT,
-    "PRXPixelPipeline": _JOINT,
+    "PRXPipeline": _PRX,
+    "PRXPixelPipeline": _PRX,
     "QwenImage21Pipeline": (
         "a word's position counts on the axes of the picture, too, so that sentences of several lengths have no place "
         "in common; and K and V of the text are kept from the first step, whatever is read later"

@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from loco_core.diffusion.folders import (
+    BY_KIND,
     INDEX,
     PICKLES,
     PROCESSORS,
-    SCHEDULERS,
     VOCABULARIES,
     Component,
     checkpoint_name,
@@ -29,7 +29,6 @@ SMALL = ("*.index*.json", "*config.json", INDEX)
 """What the choice follows from, besides the listing."""
 Choose = Callable[[str, Collection[str], Path], tuple[str, ...]]
 """Takes a hub id, the names of its files, and a folder with the small ones; returns the names of those to fetch."""
-_BY_KIND = {"tokenizer": VOCABULARIES, "scheduler": SCHEDULERS, "processor": PROCESSORS}
 
 
 def pipeline_choice(left_out: Collection[str] = ()) -> Choose:
@@ -51,7 +50,7 @@ def pipeline_choice(left_out: Collection[str] = ()) -> Choose:
             if part.kind == "model":
                 chosen = _model(f"{repository}/{place}", there, folder / place, part.library, variant)
             else:
-                chosen = (name for name in there if _matches(name, _BY_KIND[part.kind]))
+                chosen = (name for name in there if _matches(name, BY_KIND[part.kind]))
             found |= {place + name for name in chosen}
         return tuple(sorted(found))
 

@@ -200,9 +200,13 @@ def corrupt(
 
 
 def _embeddings(encoder: Any) -> list[torch.nn.Module]:
-    """Returns the modules that hold an encoder's word embeddings: T5 has two, of which one is called."""
+    """Returns the modules that hold an encoder's word embeddings: T5 has two, of which one is called.
+
+    Language models may share the weight with what predicts the next word, which is no embedding.
+    """
     weight = encoder.get_input_embeddings().weight
-    return [module for module in encoder.modules() if getattr(module, "weight", None) is weight]
+    embeddings = [module for module in encoder.modules() if isinstance(module, torch.nn.Embedding)]
+    return [module for module in embeddings if module.weight is weight]
 
 
 def _subjects(

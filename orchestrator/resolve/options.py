@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from loco_core.diffusion.checks import Place, Steps
+from loco_core.diffusion.folders import INDEX, read_object
+from loco_core.diffusion.hub import cached_folder
 from loco_core.diffusion.model import families
 from loco_core.diffusion.schedules import KARRAS, is_scheduler
 from loco_core.diffusion.weights import read_json
@@ -50,7 +52,7 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                     f"in {model.id} ({model.family}) K and V of a prompt are the same whatever is drawn; expected "
                     "source: run"
                 )
-        if option.guidance_half != "conditional" and not facts.guided:
+        if option.guidance_half != "conditional" and (not facts.guided or _is_distilled(model)):
             with located("interventions", i, "guidance_half"):
                 raise SpecError(
                     f"{model.id} ({model.family}) has distilled guidance, without an unconditional half; expected "
@@ -78,6 +80,12 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                 f"every image of {model.id} reads from one that draws its donor beside it; expected a batch_size of "
                 f"{facts.least_batch} or more"
             )
+
+
+def _is_distilled(model: ResolvedModel) -> bool:
+    """Tells whether a pipeline runs no guidance at any scale, as the index of its folder says where it is here."""
+    folder = cached_folder(model.path, model.revision, INDEX)
+    return folder is not None and read_object(folder / INDEX).get("is_distilled") is True
 
 
 def check_methods(spec: SweepSpec, resolved: Resolved) -> None:

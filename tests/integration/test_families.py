@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from loco_core.diffusion.model import families
-from tests.support import tiny_cross, tiny_joint, tiny_packed
+from tests.support import tiny_cross, tiny_joint, tiny_packed, tiny_streams
 from tests.support.clusters import COMMAND_SECONDS
 from tests.support.runs import localizer_of
 from tests.support.sweeps import tiny_sweep
@@ -21,7 +21,7 @@ def test_one_sweep_of_every_family_runs_through_edits_and_report(tiny_pipeline: 
     (tmp_path / "first.py").write_text(localizer_of(start=1, size=1))
     models = [{"id": "stable_diffusion", "path": str(tiny_pipeline)}]
     models += [{"id": name, "path": str(build(name, tmp_path / name))} for name in BUILDERS]
-    for tiny in (tiny_cross, tiny_joint, tiny_packed):
+    for tiny in (tiny_cross, tiny_joint, tiny_packed, tiny_streams):
         models += [{"id": name, "path": str(tiny.build(name, tmp_path / name))} for name in tiny.BUILDERS]
     spec = tiny_sweep(
         tiny_pipeline, models=models, attributes=["style/velor"], prompts=1, seeds=1, images="report",

@@ -26,7 +26,8 @@ random pipelines of the real classes.
 with the project. No published weights have been checked yet."""
 MEMORY = """\
 Memory: of a GPU, at most, for one picture at half precision. It was measured with random weights, or estimated from
-such measurements. Format: of the denoiser's weights as published, the default of `dtype`."""
+such measurements; of FLUX.2 and AuraFlow it is what the weights take. Format: of the denoiser's weights as published,
+the default of `dtype`."""
 UNSERVED = """\
 `plan` says so of a folder of one of them. A [plug-in](../how-to/plug-ins.md) may add a family for it."""
 PRESETS = """\

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import (
+    AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     CogView3PlusTransformer2DModel,
     CogView4Transformer2DModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     Lumina2Transformer2DModel,
@@ -66,6 +68,12 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "flux-kontext": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
     "chroma": (ChromaTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
     "qwen-image": (QwenImageTransformer2DModel, 60, {59: "transformer_blocks.59"}),
+    "flux2-dev": (Flux2Transformer2DModel, 56, {7: "transformer_blocks.7", 8: "single_transformer_blocks.0"}),
+    "aura-flow": (
+        AuraFlowTransformer2DModel, 36, {3: "joint_transformer_blocks.3", 4: "single_transformer_blocks.0"},
+    ),
+    "flux2-klein-4b": (Flux2Transformer2DModel, 25, {4: "transformer_blocks.4", 24: "single_transformer_blocks.19"}),
+    "flux2-klein-9b": (Flux2Transformer2DModel, 32, {7: "transformer_blocks.7", 31: "single_transformer_blocks.23"}),
 }  # fmt: skip
 
 
@@ -84,7 +92,9 @@ def test_sites_of_the_full_size_models(name: str) -> None:
     assert {index: sites[index].name for index in known} == known
     for site in sites:
         projections = [denoiser.get_submodule(path) for path in (site.key_path, site.value_path)]
-        assert [p.out_features for p in projections] == [site.width, site.width]
+        columns = (site.key_columns, site.value_columns)
+        widths = [at[1] - at[0] if at else p.out_features for at, p in zip(columns, projections, strict=True)]
+        assert widths == [site.width, site.width]
         assert len({p.in_features for p in projections}) == 1
         assert site.text_only != bool(facts.shared and site.name.startswith(facts.shared))
 
