@@ -13,11 +13,14 @@ import pytest
 from loco_core.checking.certificate import BUNDLED, read_folder
 from loco_core.diffusion import model as models
 from loco_core.diffusion.model import known_models
-from tests.support import tiny_joint, tiny_models
+from tests.support import tiny_cross, tiny_joint, tiny_models, tiny_packed
 from tests.support.broken_models import DEAF, HALF, black, grey, installed, of_class, wide_denoiser, wide_vae
 from tests.support.sweeps import Command, tiny_sweep
 
 TOY = [name for name, (_, info) in known_models().items() if info.path]
+TINY: dict[str, Any] = {
+    name: tiny for tiny in (tiny_models, tiny_cross, tiny_joint, tiny_packed) for name in tiny.BUILDERS
+}
 QUICK = ("--steps", "2", "--seeds", "1", "--attribute", "style/lumio", "--scorer", "toy-clip", "--json")
 
 
@@ -182,23 +185,20 @@ def test_a_model_of_a_sweep_is_checked_as_the_sweep_has_it(command: Command, tmp
     assert (code, err) == (2, 'error: --model: tiny has no model "third"; did you mean "other"?\n')
 
 
-@pytest.mark.parametrize("name", [*tiny_models.BUILDERS, *tiny_joint.BUILDERS])
+@pytest.mark.parametrize("name", TINY)
 def test_a_random_pipeline_of_every_family_passes(
     name: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = tiny_models if name in tiny_models.BUILDERS else tiny_joint
-    sides = {key: made.CALL_ARGUMENTS[name][key] for key in ("height", "width") if key in made.CALL_ARGUMENTS[name]}
     sweep = tiny_sweep(
-        "unused", models=[{"id": name, "path": str(made.build(name, tmp_path / name))}],
-        generation={"guidance_scale": 3.0, **sides},
+        "unused", models=[{"id": name, "path": str(TINY[name].build(name, tmp_path / name))}],
+        generation={"guidance_scale": 3.0, "height": tiny_models.SIDE, "width": tiny_models.SIDE},
     )  # fmt: skip
     (tmp_path / "sweep.yaml").write_text(sweep.model_dump_json(exclude_unset=True))
     # What saving the pipeline has shown.
     capsys.readouterr()
     code, said = quickly(command, "sweep.yaml")
-    assert (code, [name for name, state in states(said).items() if state != "passed"]) == (
-        0, ["cost", "margin", "precision"]
-    )  # fmt: skip
+    assert (code, [each for each in said["checks"] if each["state"] == "failed"]) == (0, [])
+    assert [states(said)[each] for each in ("sites", "identity", "all_sites", "batch")] == ["passed"] * 4
     assert said["sites_found"] == said["sites_expected"] > 3
 
 
