@@ -20,6 +20,7 @@ REASONS = {
     "BriaFibo2Pipeline": _JOINT,
     "BriaFiboPipeline": _JOINT,
     "BriaPipeline": _JOINT,
+    "Cosmos2TextToImagePipeline": "it does not load without a safety checker, whose black would pass for effects",
     "ErnieImagePipeline": _SINGLE,
     "GlmImagePipeline": (
         "a language model first draws tokens of the picture from the prompt; the denoiser reads these, and of the "
@@ -31,7 +32,13 @@ REASONS = {
     ),
     "HunyuanImagePipeline": _JOINT,
     "Ideogram4Pipeline": _SINGLE,
-    "Kandinsky3Pipeline": "no family says how it is prompted",
+    "Kandinsky3Pipeline": (
+        "it cuts texts to the longest of a batch and pools what is left, so that a picture depends on the others of "
+        "its batch"
+    ),
+    "Kandinsky5T2IPipeline": (
+        "it reads texts of a batch without masking their padding, so that a picture depends on the others of its batch"
+    ),
     "Krea2Pipeline": _SINGLE,
     "LongCatImagePipeline": _JOINT,
     "LuminaPipeline": "no family says how it is prompted",
@@ -89,7 +96,7 @@ KINDS = (
     ),
     Kind(
         "pipelines for videos",
-        r"Video|AnimateDiff|T2V|I2V|V2V|CogVideo|^LTX|Mochi|Latte|Allegro|SkyReels|World|Wan(?!Pipeline)|EasyAnimate"
+        r"Video|AnimateDiff|T2V|I2V|V2V|CogVideo|^LTX|Mochi|Latte|Allegro|SkyReels|World|Wan|EasyAnimate"
         r"|Framepack|ConsisID|ChronoEdit|^PIA|Helios",
         "it draws videos",
     ),
