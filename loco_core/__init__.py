@@ -16,7 +16,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from loco_core.errors import LocoError
-from loco_core.types import Attribute, Engine, Generation, Intervention, PromptRecord, Row, Site, Window
+from loco_core.types import (
+    Attribute,
+    Engine,
+    Extras,
+    Generation,
+    Intervention,
+    Lora,
+    PromptRecord,
+    Row,
+    Site,
+    TextualInversion,
+    Window,
+)
 
 if TYPE_CHECKING:
     from loco_core.editing.deltas import WeightDelta
@@ -30,14 +42,17 @@ __all__ = [
     "AppliedEdit",
     "Attribute",
     "Engine",
+    "Extras",
     "Generation",
     "Intervention",
     "Localization",
     "LocoError",
+    "Lora",
     "Model",
     "PromptRecord",
     "Row",
     "Site",
+    "TextualInversion",
     "WeightDelta",
     "Window",
     "apply_edit",

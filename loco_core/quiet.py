@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +24,22 @@ def quiet_libraries() -> None:
         module.disable_progress_bar()
     # Seconds that it waits for a person who allows code beside weights to run; with none it refuses.
     transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Silences what diffusers, transformers and peft log and warn of what they then raise an error of, too."""
+    names = ("diffusers", "transformers", "peft")
+    before = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for name in names:
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
 
 
 @contextmanager

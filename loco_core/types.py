@@ -144,6 +144,52 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Weights that are added to a model's own: low-rank factors of changes, from a safetensors file.
+
+    Attributes:
+        path: file in the naming of diffusers, peft or kohya.
+        scale: factor of the change; 0 leaves the model as it is.
+    """
+
+    path: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class TextualInversion:
+    """A word that a model learns: embeddings from a safetensors file.
+
+    Attributes:
+        path: file with one or more embedding vectors for each text encoder that is to know the word.
+        token: the word as prompts write it, e.g. ``<cat>``.
+    """
+
+    path: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a model is loaded with beside its folder, hub id or file.
+
+    Attributes:
+        config: folder or hub id of a pipeline that lends a single file what that lacks: configurations, tokenizers,
+            scheduler, and the components that it does not hold; empty for a folder or hub id.
+        variant: variant of the weights, e.g. ``fp16``; None takes plain ones where there are any.
+        loras: changes of the weights, fused in this order.
+        textual_inversions: words that it learns.
+        parts: components whose weights a single file holds; what else there is `config` lends.
+    """
+
+    config: str = ""
+    variant: str | None = None
+    loras: tuple[Lora, ...] = ()
+    textual_inversions: tuple[TextualInversion, ...] = ()
+    parts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Engine:
     """How a model computes: memory and speed, not what is computed.
 

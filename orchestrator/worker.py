@@ -139,7 +139,7 @@ def _loaded(settings: WorkerSettings, model: str, scoring: Stopwatch) -> WorkerC
     second = info.super_resolution
     loaded = load_model(
         info.family, info.path, info.revision, info.dtype, device, info.engine,
-        (second.path, second.revision) if second else None,
+        (second.path, second.revision) if second else None, extras=info.extras,
     )  # fmt: skip
     if (found := tuple(site.name for site in loaded.sites)) != info.site_names:
         raise ModelError(

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from loco_core.diffusion import loading
+from loco_core.diffusion.adapters import teach
 from loco_core.diffusion.loading import check_weights
 from loco_core.diffusion.schedules import check_schedule, make_scheduler, named_scheduler
+from loco_core.diffusion.tokens import in_full
 from loco_core.errors import ModelError, SpecError, located
-from loco_core.types import Attribute
+from loco_core.types import Attribute, Extras, TextualInversion
 
 # Tokenizers that do not know how much is read say a number beyond all sense.
 _ENDLESS = 1_000_000
@@ -31,12 +33,16 @@ class Weights:
         digest: hash of its content.
         left_out: components that it is loaded without, sorted.
         place: where the sweep names it.
+        file: checkpoint in one file that the folder lends what it lacks; None where the folder is the model.
+        extras: what it is loaded with beside that; None for nothing.
     """
 
     folder: str
     digest: str
     left_out: tuple[str, ...]
     place: Place
+    file: str | None = None
+    extras: Extras | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Reader:
         whole: whether a tokenizer that cannot be loaded is an error; of a hub model half may be on this machine.
         place: where the sweep names the model or scorer.
         template: what a text is put into, ``{}`` in its place.
+        taught: words that it learns of textual inversions.
     """
 
     name: str
@@ -93,6 +100,7 @@ class Reader:
     whole: bool
     place: Place
     template: str = "{}"
+    taught: tuple[TextualInversion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ def check(wanted: Checks) -> None:
     """
     for item in wanted.weights:
         with located(*item.place):
-            check_weights(Path(item.folder), item.digest, frozenset(item.left_out))
+            check_weights(Path(item.folder), item.digest, frozenset(item.left_out), item.file, item.extras)
     for steps in wanted.steps:
         with located(*steps.place):
             _check_steps(steps)
@@ -179,7 +187,8 @@ class Tokenizer:
             SpecError: it is longer than that, or holds a token that the encoder does not know.
         """
         said = text.lower().strip() if self.lower else text
-        found = tuple(self.tokenizer(self.template.replace("{}", said)).input_ids)
+        read = in_full(self.tokenizer, self.template.replace("{}", said))
+        found = tuple(self.tokenizer(read).input_ids)
         if len(found) > self.tokens:
             raise SpecError(
                 f'{what} "{text[:60]}..." has {len(found)} tokens, of which {self.name} reads {self.tokens}; shorten it'
@@ -214,7 +223,9 @@ def load_tokenizer(reader: Reader) -> Tokenizer:
             f"the tokenizer in {reader.folder} gives {longest} tokens, and its text encoder reads {reader.positions}; "
             "expected a model_max_length of as many"
         )
-    return Tokenizer(tokenizer, reader.name, longest, reader.words, reader.lower, reader.template)
+    count = teach(tokenizer, reader.taught)
+    words = None if reader.words is None else reader.words + count
+    return Tokenizer(tokenizer, reader.name, longest, words, reader.lower, reader.template)
 
 
 def _loaded(reader: Reader) -> Tokenizer | None:

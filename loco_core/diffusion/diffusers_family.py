@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from loco_core.diffusion.model import PromptEmbeds, load_pipeline
 from loco_core.diffusion.sites import largest_side
+from loco_core.types import Extras
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +43,9 @@ class DiffusersFamily:
     mask_argument: ClassVar[str] = "attention_mask"
     call: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
-    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> Any:
+    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None, extras: Extras | None) -> Any:
         """Loads the pipeline; see :func:`loco_core.diffusion.model.load_pipeline`."""
-        return load_pipeline(self.pipeline_class, path, revision, dtype, device_map, **self.left_out)
+        return load_pipeline(self.pipeline_class, path, revision, dtype, device_map, extras, **self.left_out)
 
     def denoiser(self, pipeline: Any) -> torch.nn.Module:
         """Returns the module whose cross-attention is intervened on."""

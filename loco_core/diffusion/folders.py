@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+from loco_core.diffusion.headers import read_header
 from loco_core.errors import ModelError, first_line
 
 INDEX = "model_index.json"
@@ -109,24 +110,31 @@ def place_of(folder: Path, component: Component) -> Path:
     return own if own.is_dir() else folder
 
 
-def pipeline_files(folder: Path, left_out: Collection[str] = ()) -> tuple[Path, ...]:
+def pipeline_files(
+    folder: Path, left_out: Collection[str] = (), variant: str | None = None, held: Collection[str] = ()
+) -> tuple[Path, ...]:
     """Returns the files that a pipeline is loaded from, as paths below its folder.
 
     Args:
         folder: folder of the pipeline.
         left_out: components that it is loaded without.
+        variant: variant of weights that is asked for, e.g. ``fp16``; None takes plain ones where there are any.
+        held: components whose weights come from elsewhere, and of which only the configuration is read.
 
     Raises:
         ModelError: one of them is missing or damaged, lies outside, or weights are pickles.
     """
-    variant = variant_of(folder, left_out)
     found = {folder / INDEX}
-    if variant is not None:
+    chosen = variant_of(folder, {*left_out, *held}, variant)
+    if chosen is not None:
         _check_names(folder)
     for part in components(folder, left_out):
         place = place_of(folder, part)
-        if part.kind == "model":
-            found.update(model_files(place, part.library, variant))
+        if part.name in held:
+            _config(place)
+            found.add(place / "config.json")
+        elif part.kind == "model":
+            found.update(model_files(place, part.library, chosen))
         else:
             found.update(_named(place, part))
     return _readable(found)
@@ -186,27 +194,45 @@ def has_readers(folder: Path) -> bool:
     return whole and any((folder / name).is_file() for name in PROCESSORS)
 
 
-def variant_of(folder: Path, left_out: Collection[str] = ()) -> str | None:
-    """Returns the variant, e.g. ``fp16``, that a pipeline holds where it holds no plain weights; else None.
+def variant_of(folder: Path, left_out: Collection[str] = (), variant: str | None = None) -> str | None:
+    """Returns the variant, e.g. ``fp16``, whose weights are loaded of a pipeline; None for plain ones.
+
+    Args:
+        folder: folder of the pipeline.
+        left_out: components whose weights are not loaded from it.
+        variant: variant that is asked for; None takes plain weights, and another only where a component has none.
 
     Raises:
-        ModelError: it holds several, so that it is not clear which one is meant.
+        ModelError: it is not there, or there are several and no plain weights, so that it is not clear which one is
+            meant.
     """
-    lacking: list[tuple[Path, set[str]]] = []
-    for part in components(folder, left_out):
-        place = place_of(folder, part)
-        if part.kind == "model" and checkpoint_of(place, part.library) is None:
-            lacking.append((place, variants_in(_names(place), part.library)))
+    there = [(part, place_of(folder, part)) for part in components(folder, left_out) if part.kind == "model"]
+    if variant is not None:
+        held = {name for part, place in there for name in variants_in(_names(place), part.library)}
+        if variant not in held:
+            raise ModelError(f"{folder} holds no weights of the variant {variant}; {expected_variant(held)}")
+        return variant
+    lacking = [
+        (place, variants_in(_names(place), part.library))
+        for part, place in there
+        if checkpoint_of(place, part.library) is None
+    ]
     if not any(found for _, found in lacking):
         return None
     shared = set.intersection(*(found for _, found in lacking))
     if len(shared) != 1:
         names = sorted({name for _, found in lacking for name in found})
         raise ModelError(
-            f"{lacking[0][0]} holds weights as {' and '.join(names)} only; expected files without such a word in "
-            "their names, or the same one in every component"
+            f"{lacking[0][0]} holds weights as {' and '.join(names)} only; expected variant: {names[0]} in the sweep, "
+            "files without such a word in their names, or the same one in every component"
         )
     return shared.pop()
+
+
+def expected_variant(held: Collection[str]) -> str:
+    """Says which variants of weights there are in place of one that is not."""
+    names = " or ".join(sorted(held))
+    return f"expected {names}, or no variant" if held else "expected no variant: there are plain ones only"
 
 
 def _names(place: Path) -> list[str]:
@@ -285,7 +311,7 @@ def model_files(place: Path, library: str, variant: str | None) -> list[Path]:
     files = [place / "config.json", found, *(_shards(found) if found.suffix == ".json" else ())]
     for file in files:
         if file.suffix == ".safetensors":
-            _check_whole(file)
+            read_header(file)
     return files
 
 
@@ -319,18 +345,3 @@ def shard_names(index: Path) -> Iterator[str]:
         if path.is_absolute() or ".." in path.parts or path.suffix != ".safetensors":
             raise ModelError(f'{index} names "{name}"; expected names of safetensors files beside it')
         yield name
-
-
-def _check_whole(file: Path) -> None:
-    """Refuses a safetensors file that ends too early: half a download."""
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            head = json.loads(stream.read(length)) if 8 + length <= size else None
-        ends = [item["data_offsets"][1] for key, item in (head or {}).items() if key != "__metadata__"]
-        whole = head is not None and 8 + length + max(ends, default=0) == size
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise ModelError(f"{file} is damaged: not a whole safetensors file; expected it to be downloaded once more")

@@ -130,21 +130,23 @@ class Needs:
     is_whole: Callable[[Path, bool], bool]
 
 
-def pipeline_needs(left_out: Collection[str] = ()) -> Needs:
-    """Returns what is loaded of a pipeline.
+def pipeline_needs(left_out: Collection[str] = (), variant: str | None = None, held: Collection[str] = ()) -> Needs:
+    """Returns what is loaded of a pipeline; see `loco_core.diffusion.folders.pipeline_files`.
 
     Args:
         left_out: components that it is loaded without.
+        variant: variant of weights that is asked for.
+        held: components of which only the configuration is read.
     """
 
     def is_whole(folder: Path, variants: bool) -> bool:
         try:
-            pipeline_files(folder, left_out)
-            return variants or variant_of(folder, left_out) is None
+            pipeline_files(folder, left_out, variant, held)
+            return variants or variant is not None or variant_of(folder, {*left_out, *held}) is None
         except ModelError:
             return False
 
-    return Needs(INDEX, pipeline_choice(left_out), is_whole)
+    return Needs(INDEX, pipeline_choice(left_out, variant, held), is_whole)
 
 
 def _is_whole_scorer(folder: Path, _: bool) -> bool:
@@ -159,18 +161,26 @@ SCORER = Needs("config.json", scorer_choice, _is_whole_scorer)
 """What is loaded of a scorer of transformers."""
 
 
-def local_pipeline(path: str, revision: str | None, left_out: Collection[str] = ()) -> Path:
+def local_pipeline(
+    path: str,
+    revision: str | None,
+    left_out: Collection[str] = (),
+    variant: str | None = None,
+    held: Collection[str] = (),
+) -> Path:
     """Returns the folder of a pipeline; fetches it where the cache does not hold all of it.
 
     Args:
         path: folder or hub id.
         revision: commit on the hub.
         left_out: components that it is loaded without.
+        variant: variant of weights that is asked for.
+        held: components of which only the configuration is read.
 
     Raises:
         ModelError: it cannot be had.
     """
-    return local_folder(path, revision, pipeline_needs(left_out))
+    return local_folder(path, revision, pipeline_needs(left_out, variant, held))
 
 
 def local_folder(path: str, revision: str | None, needs: Needs) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from loco_core.diffusion.adapters import check_words_fit, fuse_loras, teach_words
 from loco_core.diffusion.folders import (
     INDEX,
     Component,
@@ -21,9 +22,11 @@ from loco_core.diffusion.folders import (
     read_object,
     variant_of,
 )
+from loco_core.diffusion.from_file import converted, lent_by
 from loco_core.diffusion.hub import local_pipeline
 from loco_core.errors import ModelError, first_line
 from loco_core.quiet import quiet_libraries
+from loco_core.types import Extras
 
 # A cause that keys tell: how they look, and what was done to the weights.
 _CAUSES = (
@@ -184,7 +187,13 @@ def check_words(tokenizer: Any, place: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def check_weights(folder: Path, weights: str, left_out: frozenset[str] = frozenset()) -> None:
+def check_weights(
+    folder: Path,
+    weights: str,
+    left_out: frozenset[str] = frozenset(),
+    file: str | None = None,
+    extras: Extras | None = None,
+) -> None:
     """Refuses a folder whose weights are not those of its models, without reading them: only their names and shapes.
 
     Every part is loaded as it will be, but onto the device that holds nothing.
@@ -193,27 +202,32 @@ def check_weights(folder: Path, weights: str, left_out: frozenset[str] = frozens
         folder: folder of a pipeline, or of a CLIP model.
         weights: hash of its content: what was found right once is not looked at again.
         left_out: components that it is loaded without.
+        file: checkpoint in one file that the folder lends what it lacks; None where the folder is the model.
+        extras: what it is loaded with beside that.
 
     Raises:
-        ModelError: weights are missing, or have another shape, or a configuration is of no model.
+        ModelError: weights are missing, or have another shape, or a configuration is of no model; a LoRA or a word
+            does not fit.
     """
     quiet_libraries()
     import diffusers
     import transformers
 
+    extras = extras or Extras()
     libraries = {"diffusers": diffusers, "transformers": transformers}
     scorer = Component("", "transformers", "CLIPModel")
     whole, variant = (folder / INDEX).is_file(), None
     if whole:
-        variant = variant_of(folder, left_out)
+        variant = variant_of(folder, left_out | extras.parts, extras.variant)
+    made: dict[str, Any] = {}
     for part in components(folder, left_out) if whole else (scorer,):
         cls, place = getattr(libraries.get(part.library), part.class_name, None), place_of(folder, part)
-        if part.kind != "model" or cls is None:
+        if part.kind != "model" or cls is None or part.name in extras.parts:
             continue
         own = variant if checkpoint_of(place, part.library, variant) is not None else None
         try:
             with noted() as parts:
-                cls.from_pretrained(
+                made[part.name] = cls.from_pretrained(
                     str(place), use_safetensors=True, device_map={"": "meta"}, variant=own, local_files_only=True
                 )
         except Exception as error:  # a damaged folder makes libraries raise anything
@@ -223,52 +237,145 @@ def check_weights(folder: Path, weights: str, left_out: frozenset[str] = frozens
             raise ModelError(f"cannot load {place} as a {part.class_name}: {reason_of(error)}") from error
         for loaded in parts:
             loaded.check()
+    if whole and (file is not None or extras.loras or extras.textual_inversions):
+        _check_extras(folder, file, left_out, extras, made)
+
+
+def _check_extras(
+    folder: Path, file: str | None, left_out: frozenset[str], extras: Extras, made: Mapping[str, Any]
+) -> None:
+    """Looks at a single file, LoRAs and words on a pipeline that holds no weights."""
+    import diffusers
+
+    class_name = str(read_object(folder / INDEX).get("_class_name"))
+    cls = getattr(diffusers, class_name)
+    given = {**_without(cls, folder), **dict.fromkeys(left_out), **made}
+    taken = {name: value for name, value in given.items() if name in inspect.signature(cls.__init__).parameters}
+    models = {part.name for part in components(folder, left_out) if part.kind == "model"}
+    if models - made.keys() - extras.parts:
+        # See above: whoever loads it will tell.
+        return
+    if file is not None:
+        pipeline = _converted(cls, file, folder, taken, None, on_meta=True)
+    else:
+        pipeline = cls.from_pretrained(str(folder), local_files_only=True, **taken)
+    fuse_loras(pipeline, extras.loras, on_meta=True)
+    check_words_fit(pipeline, extras.textual_inversions)
 
 
 def load_pipeline(
-    class_name: str, path: str, revision: str | None, dtype: str, device_map: str | None, **components: Any
+    class_name: str,
+    path: str,
+    revision: str | None,
+    dtype: str,
+    device_map: str | None,
+    extras: Extras | None = None,
+    **parts: Any,
 ) -> Any:
     """Loads a diffusers pipeline from safetensors, silently.
 
     Args:
         class_name: the pipeline's class, e.g. ``StableDiffusionPipeline``.
-        path: a folder or a hub id.
-        revision: the hub's commit; None for a folder.
+        path: a folder, a hub id, or a checkpoint in one file.
+        revision: the hub's commit, of a single file that of its configuration; None for a folder.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
         device_map: ``balanced`` spreads its components over all GPUs in sight; None leaves it in the main memory.
-        components: components of the pipeline, None for those to leave out.
+        extras: what it is loaded with beside its path; None for nothing.
+        parts: components of the pipeline, None for those to leave out.
 
     Raises:
-        ModelError: no such model, not in safetensors, or damaged; weights or a vocabulary are missing.
+        ModelError: no such model, not in safetensors, or damaged; weights or a vocabulary are missing; a LoRA or a word
+            does not fit.
     """
     # First: the import alone gives advice on packages that are not needed.
     quiet_libraries()
     import diffusers
     import torch
 
-    cls = getattr(diffusers, class_name)
-    left_out = {name for name, value in components.items() if value is None}
-    folder = local_pipeline(path, revision, left_out)
-    pipeline_files(folder, left_out)
-    # A folder that was saved without a part says so, which its class takes as an argument only: SD3 without T5.
-    takes = inspect.signature(cls.__init__).parameters
-    saved_without = {
-        name: None for name, value in read_object(folder / INDEX).items() if value == [None, None] and name in takes
-    }
+    cls, extras = getattr(diffusers, class_name), extras or Extras()
+    left_out, number = {name for name, value in parts.items() if value is None}, getattr(torch, dtype)
+    single = bool(extras.parts)
+    folder = local_pipeline(extras.config if single else path, revision, left_out, extras.variant, extras.parts)
+    pipeline_files(folder, left_out, extras.variant, extras.parts)
+    variant = variant_of(folder, left_out | extras.parts, extras.variant)
+    if single and device_map is not None:
+        raise ModelError(f"{path} is a single file, which cannot be spread over GPUs; expected a folder")
+    given = {**_without(cls, folder), **parts}
     try:
-        with noted() as parts:
-            pipeline = cls.from_pretrained(
-                str(folder), dtype=getattr(torch, dtype), use_safetensors=True, device_map=device_map,
-                variant=variant_of(folder, left_out), trust_remote_code=False, **{**saved_without, **components},
-            )  # fmt: skip
-    except torch.OutOfMemoryError:
+        with noted() as loaded:
+            if single:
+                lent = {
+                    part.name: lent_by(folder, part, variant, number)
+                    for part in components(folder, left_out)
+                    if part.kind == "model" and part.name not in extras.parts
+                }
+                pipeline = _converted(cls, path, folder, {**given, **lent}, number)
+            else:
+                pipeline = cls.from_pretrained(
+                    str(folder), dtype=number, use_safetensors=True, device_map=device_map, variant=variant,
+                    trust_remote_code=False, **given,
+                )  # fmt: skip
+    except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:  # a damaged folder makes libraries raise anything
         raise ModelError(f"cannot load {path} as a {class_name} from safetensors: {reason_of(error)}") from error
-    for part in parts:
-        part.check()
+    for each in loaded:
+        each.check()
     for name, part in pipeline.components.items():
         if callable(getattr(part, "get_vocab", None)):
-            check_words(part, str(Path(path) / name))
+            check_words(part, str(Path(extras.config if single else path) / name))
+    teach_words(pipeline, extras.textual_inversions)
+    fuse_loras(pipeline, extras.loras)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _without(cls: Any, folder: Path) -> dict[str, None]:
+    """Returns components that a folder was saved without: it says so, and its class takes it as an argument only."""
+    takes = inspect.signature(cls.__init__).parameters
+    index = read_object(folder / INDEX)
+    return {name: None for name, value in index.items() if value == [None, None] and name in takes}
+
+
+def _converted(
+    cls: Any, file: str, folder: Path, given: Mapping[str, Any], dtype: Any, *, on_meta: bool = False
+) -> Any:
+    """Loads a checkpoint in one file.
+
+    Args:
+        cls: class of the pipeline.
+        file: the checkpoint.
+        folder: folder of a pipeline, for configurations, tokenizers and the scheduler.
+        given: components that are loaded already, None for those to leave out, and flags.
+        dtype: dtype of weights; None leaves them as they are.
+        on_meta: whether only names and shapes are read.
+
+    Raises:
+        ModelError: the file is of other shapes than the folder says, or lacks weights.
+    """
+    found: list[tuple[Any, Mapping[str, Any]]] = []
+    device = {"device": "meta"} if on_meta else {}
+    try:
+        with converted(found, on_meta=on_meta):
+            pipeline = cls.from_single_file(
+                file, config=str(folder), torch_dtype=dtype, local_files_only=True, **device, **given
+            )
+    except Exception as error:  # of a file that it does not know, the library raises anything
+        _check_converted(file, folder, found)
+        said = f"it lacks {error}" if isinstance(error, KeyError) else reason_of(error)
+        raise ModelError(f"cannot read {file} with the configuration in {folder}: {said}") from error
+    _check_converted(file, folder, found)
+    return pipeline
+
+
+def _check_converted(file: str, folder: Path, found: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
+    for model, weights in found:
+        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        mismatched = tuple(
+            key for key, shape in shapes.items() if key in weights and tuple(weights[key].shape) != shape
+        )
+        said = {"missing_keys": shapes.keys() - weights.keys(), "mismatched_keys": mismatched}
+        try:
+            _loaded(model, file, said).check()
+        except ModelError as error:
+            raise ModelError(f"{error}; or config: a pipeline of the same shapes in place of {folder}") from error

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loco_core import plugins
 from loco_core.diffusion.loading import load_pipeline as load_pipeline
+from loco_core.diffusion.single_files import Layout, SingleFile, identify, is_single_file
 from loco_core.diffusion.site_check import check_sites
 from loco_core.diffusion.sites import record_sites
 from loco_core.diffusion.tokens import Reading
 from loco_core.diffusion.unserved import why_unserved
 from loco_core.errors import ModelError, OutOfMemoryError, SpecError, UnknownPipelineError, did_you_mean
-from loco_core.types import Engine, Site
+from loco_core.types import Engine, Extras, Site
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +116,7 @@ class FamilyInfo:
         steps: denoising steps of an image where a sweep of one of these models says none: what its pipeline takes
             where it is told none.
         guidance_scale: guidance scale likewise.
+        layouts: how single files of its models name their tensors; empty where there are none.
     """
 
     pipelines: tuple[str, ...]
@@ -144,6 +146,7 @@ class FamilyInfo:
     reading: Callable[[Mapping[str, Any]], Reading] | None = None
     steps: int = 50
     guidance_scale: float = 7.5
+    layouts: tuple[Layout, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses calls in an order in which nothing could be read.
@@ -205,7 +208,7 @@ class PromptEmbeds:
 class Family(Protocol):
     """How one family is loaded and prompted."""
 
-    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> Any:
+    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None, extras: Extras | None) -> Any:
         """Returns the diffusers pipeline in the main memory, from safetensors only; see :func:`load_pipeline`."""
 
     def denoiser(self, pipeline: Any) -> torch.nn.Module:
@@ -403,6 +406,15 @@ def left_out(family_key: str, *, second: bool = False) -> frozenset[str]:
     return frozenset(name for name, value in getattr(loader, "left_out", {}).items() if value is None)
 
 
+def single_file(path: str) -> SingleFile:
+    """Returns what a checkpoint in one file is.
+
+    Raises:
+        ModelError: it is missing, damaged, or none that a family knows.
+    """
+    return identify(path, {key: family.layouts for key, family in families().items()})
+
+
 def find_model(name: str) -> tuple[str, ModelInfo]:
     """Returns the family's key and the facts of a model known by name.
 
@@ -441,13 +453,14 @@ def load_model(
     super_resolution: tuple[str, str | None] | None = None,
     *,
     sites: bool = True,
+    extras: Extras | None = None,
 ) -> LoadedModel:
     """Loads a pipeline through its family's file.
 
     Args:
         family_key: key of the family, or its file.
-        path: a folder or a hub id.
-        revision: the hub's commit; None for a folder.
+        path: a folder, a hub id, or a checkpoint in one file.
+        revision: the hub's commit, of a single file that of its configuration; None for a folder.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
         device: e.g. ``cuda`` or ``cpu``.
         engine: settings of how it computes, a second stage too; None takes the defaults.
@@ -455,6 +468,7 @@ def load_model(
             none.
         sites: whether its sites are looked for, by a pass that reads all weights; without it weights that are loaded
             in the dtype of their files stay on the disk until somebody looks at them.
+        extras: what it is loaded with beside its path; None for nothing.
 
     Raises:
         ModelError: it cannot be loaded, has no second stage, cannot run as the engine says, its K and V cannot be
@@ -477,8 +491,11 @@ def load_model(
         engine = replace(engine, channels_last=facts.channels_last and device == "cpu")
     device_map = "balanced" if engine.device_map == "balanced" else None
     second: SuperResolution | None = None
+    if is_single_file(path):
+        parts = identify(path, {family_key: facts.layouts}).parts
+        extras = replace(extras or Extras(), parts=parts)
     try:
-        pipeline = family.load(path, revision, dtype, device_map)
+        pipeline = family.load(path, revision, dtype, device_map, extras)
         denoiser = family.denoiser(pipeline)
         place(pipeline, denoiser, engine, device)
         if super_resolution is not None:

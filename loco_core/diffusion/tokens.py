@@ -32,6 +32,22 @@ class Reading:
     template: str = "{}"
 
 
+def in_full(tokenizer: Any, text: str) -> str:
+    """Returns a text with words of several vectors in full: ``<cat>`` as ``<cat> <cat>_1``, as pipelines read it.
+
+    Args:
+        tokenizer: a tokenizer that textual inversions may have taught words.
+        text: the text.
+    """
+    added = getattr(tokenizer, "added_tokens_encoder", {})
+    longer = [word for word in added if f"{word}_1" in added]
+    # Told by its tokens, as one word may be the beginning of another.
+    for word in set(longer) & set(tokenizer.tokenize(text)) if longer else ():
+        rest = [f"{word}_{i}" for i in range(1, len(added)) if f"{word}_{i}" in added]
+        text = text.replace(word, " ".join([word, *rest]))
+    return text
+
+
 def clip_tokens(tokenizer: Any, prompts: list[str], *, cut: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ids and words of prompts as CLIP reads them.
 
@@ -50,7 +66,7 @@ def clip_tokens(tokenizer: Any, prompts: list[str], *, cut: bool = False) -> tup
     """
     import torch
 
-    length = tokenizer.model_max_length
+    length, prompts = tokenizer.model_max_length, [in_full(tokenizer, text) for text in prompts]
     ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     counts = [len(tokenizer(text).input_ids) for text in prompts]
     if not cut:

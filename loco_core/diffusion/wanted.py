@@ -18,6 +18,7 @@ from loco_core.diffusion.folders import (
     Component,
     checkpoint_name,
     components,
+    expected_variant,
     read_object,
     shard_names,
     stem_of,
@@ -31,11 +32,13 @@ Choose = Callable[[str, Collection[str], Path], tuple[str, ...]]
 """Takes a hub id, the names of its files, and a folder with the small ones; returns the names of those to fetch."""
 
 
-def pipeline_choice(left_out: Collection[str] = ()) -> Choose:
-    """Returns what chooses the files of a pipeline.
+def pipeline_choice(left_out: Collection[str] = (), variant: str | None = None, held: Collection[str] = ()) -> Choose:
+    """Returns what chooses the files of a pipeline; see `loco_core.diffusion.folders.pipeline_files`.
 
     Args:
         left_out: components that it is loaded without.
+        variant: variant of weights that is asked for.
+        held: components of which only the configuration is read.
     """
 
     def choose(repository: str, names: Collection[str], folder: Path) -> tuple[str, ...]:
@@ -43,12 +46,16 @@ def pipeline_choice(left_out: Collection[str] = ()) -> Choose:
         for part in parts:
             if f"{part.name}/{part.library}.py" in names:
                 raise ModelError(f"{repository}: {part.name} brings code of its own, which is never run")
-        variant = _variant(repository, names, folder, parts)
+        loaded = [part for part in parts if part.name not in held and part.kind == "model"]
+        chosen_variant = _variant(repository, names, folder, loaded, variant)
         found = {INDEX}
         for part in parts:
             place, there = _place(names, part)
-            if part.kind == "model":
-                chosen = _model(f"{repository}/{place}", there, folder / place, part.library, variant)
+            chosen: Iterator[str]
+            if part.name in held:
+                chosen = iter(("config.json",))
+            elif part.kind == "model":
+                chosen = _model(f"{repository}/{place}", there, folder / place, part.library, chosen_variant)
             else:
                 chosen = (name for name in there if _matches(name, BY_KIND[part.kind]))
             found |= {place + name for name in chosen}
@@ -72,13 +79,20 @@ def _place(names: Collection[str], part: Component) -> tuple[str, list[str]]:
     return place, [name for name in rests if "/" not in name]
 
 
-def _variant(repository: str, names: Collection[str], folder: Path, parts: Collection[Component]) -> str | None:
-    """Returns the variant to fetch: none, unless a component has no plain weights."""
-    lacking = []
+def _variant(
+    repository: str, names: Collection[str], folder: Path, parts: Collection[Component], variant: str | None
+) -> str | None:
+    """Returns the variant to fetch: the one that is asked for, else none, unless a component has no plain weights."""
+    held, lacking = set[str](), []
     for part in parts:
         place, there = _place(names, part)
-        if part.kind == "model" and checkpoint_name(there, part.library, None, _config(folder / place)) is None:
-            lacking.append(variants_in(there, part.library))
+        held |= (found := variants_in(there, part.library))
+        if checkpoint_name(there, part.library, None, _config(folder / place)) is None:
+            lacking.append(found)
+    if variant is not None and variant not in held:
+        raise ModelError(f"{repository} holds no weights of the variant {variant}; {expected_variant(held)}")
+    if variant is not None:
+        return variant
     if not any(lacking):
         return None
     shared = set.intersection(*lacking)

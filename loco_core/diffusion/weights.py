@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from loco_core.diffusion.folders import PICKLES, read_object
+from loco_core.diffusion.adapters import inversion_file, lora_file
+from loco_core.diffusion.folders import PICKLES, pipeline_files, read_object
 from loco_core.diffusion.hub import hub_file, on_hub
 from loco_core.errors import ModelError
+from loco_core.types import Extras
 
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
 def absolute(path: str) -> str:
-    """Returns a folder's full path: workers run in folders of their own."""
-    return str(Path(path).resolve()) if Path(path).is_dir() else path
+    """Returns the full path of a folder or file: workers run in folders of their own."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def read_json(path: str, revision: str | None, name: str) -> dict[str, Any]:
@@ -54,7 +57,13 @@ def commit(repository: str, revision: str | None) -> str:
     return hub_file(repository, revision, "config.json").parent.name
 
 
-def weights_hash(path: str, revision: str | None, files_of: Callable[[Path], Iterable[Path]] | None = None) -> str:
+def weights_hash(
+    path: str,
+    revision: str | None,
+    files_of: Callable[[Path], Iterable[Path]] | None = None,
+    *,
+    alone: bool = True,
+) -> str:
     """Returns a hash of what a folder's model is loaded from; of a hub model ``hub:`` and its commit.
 
     Args:
@@ -62,6 +71,7 @@ def weights_hash(path: str, revision: str | None, files_of: Callable[[Path], Ite
         revision: on the hub.
         files_of: returns the files that are loaded, such as `loco_core.diffusion.folders.pipeline_files`; None takes
             all weights, configurations and vocabularies in sight, where nobody knows which of them are.
+        alone: whether the folder must hold weights itself.
 
     Raises:
         ModelError: a folder holds no safetensors, something of it is missing, or the hub cannot be reached.
@@ -70,19 +80,48 @@ def weights_hash(path: str, revision: str | None, files_of: Callable[[Path], Ite
     if not folder.is_dir():
         return f"hub:{hub_file(path, revision, _index_name(path, revision)).parent.name}"
     files = sorted((files_of or _all_files)(folder))
-    if not any(file.suffix == ".safetensors" for file in files):
+    if alone and not any(file.suffix == ".safetensors" for file in files):
         pickles = [file for pattern in PICKLES for file in folder.rglob(pattern)]
         held = f"; {pickles[0].relative_to(folder)} is a pickle, which is never read" if pickles else ""
         raise ModelError(f"{path} holds no safetensors weights{held}")
     digest = hashlib.sha256()
     for file in files:
-        try:
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise ModelError(f"{file} cannot be read: {error.strerror or error}") from error
-        digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{file.relative_to(folder).as_posix()} {_hash(file)}\n".encode())
     return digest.hexdigest()
+
+
+def identity(path: str, revision: str | None, left_out: Collection[str], extras: Extras) -> tuple[str, str | None]:
+    """Returns a hash of all that a pipeline is loaded from, and the commit of what of it comes from the hub.
+
+    Args:
+        path: folder, hub id, or checkpoint in one file.
+        revision: on the hub, of a single file that of its configuration.
+        left_out: components that it is loaded without.
+        extras: what it is loaded with beside its path.
+
+    Raises:
+        ModelError: something of it is missing or damaged, or the hub cannot be reached.
+    """
+    where = extras.config if extras.parts else path
+    files_of = partial(pipeline_files, left_out=left_out, variant=extras.variant, held=extras.parts)
+    weights = weights_hash(where, revision, files_of, alone=not extras.parts)
+    on_the_hub = weights.startswith("hub:")
+    more = [f"file {_hash(Path(path))} {' '.join(sorted(extras.parts))}"] if extras.parts else []
+    if on_the_hub and extras.variant is not None:
+        more.append(f"variant {extras.variant}")
+    more += [f"lora {_hash(lora_file(item.path))} {item.scale!r}" for item in extras.loras]
+    more += [f"word {item.token} {_hash(inversion_file(item.path))}" for item in extras.textual_inversions]
+    # The commit, not the name of a branch: what is hashed is what every worker loads.
+    commit = weights.removeprefix("hub:") if on_the_hub else None
+    return (hashlib.sha256("\n".join([weights, *more]).encode()).hexdigest() if more else weights), commit
+
+
+def _hash(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def _index_name(path: str, revision: str | None) -> str:

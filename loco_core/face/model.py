@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion import model as models
-from loco_core.diffusion.folders import pipeline_files
+from loco_core.diffusion.checkpoints import class_of, lent
 from loco_core.diffusion.hub import on_hub
-from loco_core.diffusion.weights import read_json, weights_hash
+from loco_core.diffusion.single_files import is_single_file
+from loco_core.diffusion.weights import identity
 from loco_core.errors import SpecError
-from loco_core.types import Engine, Generation, Intervention, Row, Site, Window
+from loco_core.types import Engine, Extras, Generation, Intervention, Row, Site, Window
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,21 +35,24 @@ class Model:
     Attributes:
         name: name, folder or hub id that it was loaded by.
         loaded: the model underneath, see :class:`loco_core.diffusion.model.LoadedModel`.
-        path: its folder or hub id.
+        path: its folder, hub id or file.
     """
 
-    def __init__(self, name: str, loaded: LoadedModel, family: str, path: str, revision: str | None) -> None:
+    def __init__(
+        self, name: str, loaded: LoadedModel, family: str, path: str, revision: str | None, extras: Extras
+    ) -> None:
         """Takes what `load_model` has loaded.
 
         Args:
             name: name, folder or hub id that it was loaded by.
             loaded: the model underneath.
             family: key of its family.
-            path: its folder or hub id.
+            path: its folder, hub id or file.
             revision: commit on the hub; None for a folder.
+            extras: what it was loaded with beside its path.
         """
         self.name, self.loaded, self.path = name, loaded, path
-        self._family, self._revision = family, revision
+        self._family, self._revision, self._extras = family, revision, extras
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}: {len(self.sites)} sites, {self.loaded.dtype} on {self.loaded.device})"
@@ -70,15 +74,14 @@ class Model:
 
     @cached_property
     def weights(self) -> str:
-        """Hash of the weights and configuration, as sweeps record it; of a hub model ``hub:`` and its commit.
+        """Hash of all that it was loaded from, as sweeps record it; of a hub model alone ``hub:`` and its commit.
 
         Edits carry it. A folder is read whole for it, once.
 
         Raises:
             ModelError: the folder is gone or damaged.
         """
-        files_of = partial(pipeline_files, left_out=models.left_out(self._family))
-        return weights_hash(self.path, self._revision, files_of)
+        return identity(self.path, self._revision, models.left_out(self._family), self._extras)[0]
 
     def draw(
         self,
@@ -211,17 +214,20 @@ def load_model(
     device: str | None = None,
     dtype: str = "float32",
     engine: Engine | None = None,
+    extras: Extras | None = None,
 ) -> Model:
     """Loads a model onto a device, from safetensors only.
 
     Args:
-        name: name that a family knows (``loco-sweep models`` lists them), a folder of a diffusers pipeline, or a hub id
-            such as ``owner/name``.
+        name: name that a family knows (``loco-sweep models`` lists them), a folder of a diffusers pipeline, a hub id
+            such as ``owner/name``, or a checkpoint in one safetensors file.
         revision: commit, tag or branch on the hub; None for a folder, or for the commit that the family was written
             against.
         device: e.g. ``cuda`` or ``cpu``; None takes a GPU where torch sees one.
         dtype: dtype of weights and activations: ``float32``, ``float16`` or ``bfloat16``.
         engine: how it computes, e.g. ``loco_core.Engine(offload="model")``; None takes the defaults.
+        extras: LoRAs, words of textual inversions, a variant of the weights, and the pipeline that lends a single file
+            its configuration, e.g. ``loco_core.Extras(loras=(loco_core.Lora("a.safetensors", 0.8),))``; None for none.
 
     Raises:
         SpecError: there is no such name, folder or hub id.
@@ -235,17 +241,18 @@ def load_model(
     """
     import torch
 
-    name = str(name)
-    known = None if Path(name).is_dir() or on_hub(name) else models.find_model(name)
-    path, family = name, ""
-    if known is not None:
-        family, info = known
-        path, revision = str(info.path or info.hub_id), revision or info.revision
+    path, family, extras = str(name), "", extras or Extras()
+    if is_single_file(path):
+        found = lent(path, revision, extras)
+        family, revision, extras = found.family, found.revision, found.extras
+    elif Path(path).is_dir() or on_hub(path):
+        family = models.family_of_pipeline(class_of(path, revision), path)
     else:
-        family = models.family_of_pipeline(str(read_json(path, revision, "model_index.json").get("_class_name")), path)
+        family, info = models.find_model(path)
+        path, revision = str(info.path or info.hub_id), revision or info.revision
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = models.load_model(family, path, revision, dtype, device, engine)
-    return Model(name, loaded, family, path, revision)
+    loaded = models.load_model(family, path, revision, dtype, device, engine, extras=extras)
+    return Model(str(name), loaded, family, path, revision, extras)
 
 
 def _swaps(swap: Window | Intervention | Sequence[int] | Sequence[Intervention]) -> list[Intervention]:

@@ -247,6 +247,14 @@ def read_findings(store: Store) -> Findings:
             **{f"weights of {name}": digest for name, digest in pinned.models.items()},
             **{f"check of {name}": status_of(of_model(certificates, weights=w)) for name, w in pinned.models.items()},
             **{f"second stage of {m.id}": str(m.super_resolution) for m in spec.models if m.super_resolution},
+            **{f"configuration of {m.id}": m.config for m in spec.models if m.config},
+            **{f"variant of {m.id}": m.variant for m in spec.models if m.variant},
+            **{f"LoRAs of {m.id}": ", ".join(map(str, m.loras)) for m in spec.models if m.loras},
+            **{
+                f"words of {m.id}": ", ".join(map(str, m.textual_inversions))
+                for m in spec.models
+                if m.textual_inversions
+            },
             "weights of the scorer": pinned.scorer,
             **{f"file {name}": digest for name, digest in pinned.code.items()},
             "devices": ", ".join(used["device"]),

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from loco_core import plugins
 from loco_core.attributes import attribute
+from loco_core.diffusion.adapters import inversion_file, lora_file
 from loco_core.diffusion.checks import Checks, Weights, check
-from loco_core.diffusion.folders import pipeline_files, scorer_files
-from loco_core.diffusion.model import FamilyInfo, families, family_of_pipeline, find_model, left_out
-from loco_core.diffusion.weights import absolute, commit, read_json, weights_hash
+from loco_core.diffusion.folders import scorer_files
+from loco_core.diffusion.model import FamilyInfo, families, find_model, left_out
+from loco_core.diffusion.weights import absolute, commit, identity, read_json, weights_hash
 from loco_core.errors import ModelError, SpecError, did_you_mean, located
 from loco_core.scoring.base import find_scorer, named_scorers
 from loco_core.tracing.base import reads
-from loco_core.types import Attribute
+from loco_core.types import Attribute, Extras
 from orchestrator.presets import published
 from orchestrator.resolve.apart import once
+from orchestrator.resolve.checkpoints import checkpoint, looked_at
 from orchestrator.resolve.editable import check_editors
 from orchestrator.resolve.hooks import check_hooks
 from orchestrator.resolve.options import check_fit, check_scheduler, steps_of
@@ -69,7 +70,7 @@ def outline(spec: SweepSpec) -> Resolved:
     if Path(find_scorer(spec.scorer)[1]).is_dir():
         with located("scorer"):
             scorer = resolve_scorer(spec)
-    _look_closer(spec, [model for model in models if Path(model.path).is_dir()], attributes, scorer)
+    _look_closer(spec, [model for model in models if Path(model.described_in).is_dir()], attributes, scorer)
     return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
 
 
@@ -80,14 +81,13 @@ def _look_closer(
 
     Of texts that is as far as tokenizers are on this machine.
     """
-    weights, steps, readers = [], [], []
+    weights, steps, readers = list[Weights](), [], []
     numbers = {item.id: i for i, item in enumerate(spec.models)}
     for model in models:
         place = ("models", numbers[model.id])
         own, second = spec.models[numbers[model.id]], model.super_resolution
-        # Those that ship with the project, or come from the hub, are whole.
-        if own.path is not None and Path(model.path).is_dir():
-            weights.append(Weights(model.path, model.weights, tuple(sorted(left_out(model.family))), place))
+        with located(*place):
+            weights += looked_at(model, place) if own.path is not None or own.extras != Extras() else ()
         if second is not None and Path(second.path).is_dir():
             without = tuple(sorted(left_out(model.family, second=True)))
             weights.append(Weights(second.path, second.weights, without, (*place, "super_resolution")))
@@ -177,36 +177,27 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         SpecError: no model has this name.
         ModelError: it is not a pipeline, or holds pickles where safetensors belong.
     """
-    if spec.path is None:
-        family, known = find_model(spec.id)
-        path = str(known.path or known.hub_id)
-        revision, seconds = spec.revision or known.revision, known.seconds_per_image
-    else:
-        family, path, revision, seconds = "", spec.path, spec.revision, 0.0
-    index = read_json(path, revision, "model_index.json")
-    class_name = index.get("_class_name", "unnamed class")
-    if not isinstance(class_name, str):
-        raise ModelError(f"{path}/model_index.json: _class_name is {class_name}; expected a class of diffusers")
-    family = family or family_of_pipeline(class_name, path)
+    found = checkpoint(spec)
+    where, revision, family = found.described_in, found.revision, found.family
     info = families()[family]
-    site_names, native_side = _facts(info, read_json(path, revision, info.config_file), path)
-    scheduler = index.get("scheduler")
+    site_names, native_side = _facts(info, read_json(where, revision, info.config_file), where)
+    scheduler = found.index.get("scheduler")
     if not (isinstance(scheduler, list) and len(scheduler) == 2 and isinstance(scheduler[1], str)):
-        raise ModelError(f"{path}/model_index.json names no scheduler; expected a library and a class")
-    weights = weights_hash(path, revision, partial(pipeline_files, left_out=left_out(family)))
+        raise ModelError(f"{where}/model_index.json names no scheduler; expected a library and a class")
+    weights, pinned = identity(found.path, revision, left_out(family), found.extras)
     return ResolvedModel(
         id=spec.id,
         family=family,
-        path=absolute(path),
-        # The commit, not the name of a branch: what is hashed is what every worker loads.
-        revision=weights.removeprefix("hub:") if weights.startswith("hub:") else None,
+        path=absolute(found.path),
+        revision=pinned,
         weights=weights,
+        extras=found.extras,
         dtype=spec.dtype,
         engine=spec.how,
         guidance_scale=spec.guidance_scale,
         site_names=site_names,
         native_side=native_side,
-        seconds_per_image=seconds or info.seconds_per_image,
+        seconds_per_image=found.seconds or info.seconds_per_image,
         worker=spec.worker,
         scheduler=scheduler[1],
     )
@@ -218,11 +209,17 @@ def _as_published(spec: ModelSpec) -> ResolvedModel:
         return resolve_model(spec)
     if not known.published:
         raise ModelError(f"no configuration of {spec.id} is known without its weights")
+    # These are on this machine, whatever is not.
+    for lora in spec.loras:
+        lora_file(lora.path)
+    for word in spec.textual_inversions:
+        inversion_file(word.path)
     info, config = families()[family], dict(known.published)
     site_names, native_side = _facts(info, config, known.hub_id)
     return ResolvedModel(
         id=spec.id, family=family, path=known.hub_id, revision=spec.revision or known.revision, weights="",
-        dtype=spec.dtype, guidance_scale=spec.guidance_scale, site_names=site_names, native_side=native_side,
+        extras=spec.extras, dtype=spec.dtype, guidance_scale=spec.guidance_scale, site_names=site_names,
+        native_side=native_side,
         seconds_per_image=known.seconds_per_image, worker=spec.worker, encoder_layers=2 * known.encoder_layers,
     )  # fmt: skip
 

@@ -128,7 +128,7 @@ def steps_of(spec: SweepSpec, model: ResolvedModel, place: Place) -> Steps:
     Raises:
         ModelError: the scheduler has no configuration.
     """
-    config = read_json(model.path, model.revision, "scheduler/scheduler_config.json")
+    config = read_json(model.described_in, model.revision, "scheduler/scheduler_config.json")
     partly = any(option.steps not in (None, (0, spec.generation.steps)) for option in spec.interventions)
     return Steps(model.id, model.scheduler, config, spec.generation.scheduler, spec.generation.steps, partly, place)
 

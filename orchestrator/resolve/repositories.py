@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loco_core.diffusion.hub import SCORER, Needs, on_hub, pipeline_needs
-from loco_core.diffusion.model import known_models, left_out
+from loco_core.diffusion.model import left_out
 from loco_core.errors import located
 from loco_core.scoring.base import find_scorer
+from orchestrator.resolve.checkpoints import described_in
 from orchestrator.resolve.lookup import resolve_model, resolve_scorer
 from orchestrator.resolve.super_resolution import with_super_resolution
 from orchestrator.spec import SweepSpec
@@ -43,7 +44,8 @@ def repositories(spec: SweepSpec) -> tuple[Repository, ...]:
         with located("models", i):
             model = resolve_model(item)
         model = with_super_resolution(i, item, model)
-        found.append(Repository(model.path, model.revision, pipeline_needs(left_out(model.family))))
+        needs = pipeline_needs(left_out(model.family), model.extras.variant, model.extras.parts)
+        found.append(Repository(model.described_in, model.revision, needs))
         if (second := model.super_resolution) is not None:
             needs = pipeline_needs(left_out(model.family, second=True))
             found.append(Repository(second.path, second.revision, needs))
@@ -56,10 +58,9 @@ def repositories(spec: SweepSpec) -> tuple[Repository, ...]:
 
 def named_repositories(spec: SweepSpec) -> tuple[str, ...]:
     """Returns the hub ids that a sweep names, without asking the hub."""
-    known = known_models()
     paths = []
     for item in spec.models:
-        paths.append(item.path or known[item.id][1].hub_id)
+        paths.append(described_in(item))
         if item.super_resolution is not None:
             paths.append(item.super_resolution.path)
     key, where = find_scorer(spec.scorer)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from loco_core.diffusion.model import families
 from loco_core.editing.base import editor_info
 from loco_core.errors import SpecError
-from loco_core.types import Attribute, Engine, Generation
+from loco_core.types import Attribute, Engine, Extras, Generation
 from orchestrator.spec import WorkerNeeds
 
 
@@ -37,9 +37,10 @@ class ResolvedModel(BaseModel):
     Attributes:
         id: its name in the results.
         family: key of its family.
-        path: folder or hub id.
-        revision: commit on the hub; None for a folder.
-        weights: hash of weights and configuration (of a hub model, its commit).
+        path: folder, hub id, or checkpoint in one file.
+        revision: commit on the hub, of a single file that of its configuration; None for a folder.
+        weights: hash of all that it is loaded from (of a hub model with nothing beside it, its commit).
+        extras: what it is loaded with beside its path.
         dtype: of weights and activations.
         engine: how it computes.
         guidance_scale: where it is not the sweep's.
@@ -61,6 +62,7 @@ class ResolvedModel(BaseModel):
     path: str
     revision: str | None
     weights: str
+    extras: Extras = Extras()
     dtype: str
     engine: Engine = Engine()
     guidance_scale: float | None = None
@@ -73,6 +75,11 @@ class ResolvedModel(BaseModel):
     encoder_layers: int = 0
     probed_batch: int | None = None
     probed_seconds: float | None = None
+
+    @property
+    def described_in(self) -> str:
+        """Folder or hub id of its index, its configurations, tokenizers and scheduler."""
+        return self.extras.config if self.extras.parts else self.path
 
     @property
     def n_sites(self) -> int:

@@ -23,7 +23,7 @@ def prompt_reader(model: ResolvedModel, place: Place) -> Reader | None:
     Raises:
         ModelError: its folder names no tokenizer.
     """
-    reading, folder = families()[model.family].reading, cached_folder(model.path, model.revision, INDEX)
+    reading, folder = families()[model.family].reading, cached_folder(model.described_in, model.revision, INDEX)
     if reading is None or folder is None:
         return None
     read = reading(read_object(folder / INDEX))
@@ -31,17 +31,19 @@ def prompt_reader(model: ResolvedModel, place: Place) -> Reader | None:
     if read.tokenizer not in parts:
         raise ModelError(f"{folder / INDEX} names no {read.tokenizer}, which reads the prompts of a {model.family}")
     there = place_of(folder, parts[read.tokenizer])
-    whole = Path(model.path).is_dir()
+    whole = Path(model.described_in).is_dir()
     if not whole and not (there / "tokenizer_config.json").is_file():
         # Of a hub model only what was asked for is here.
         return None
     config = {}
     if read.encoder in parts and (file := place_of(folder, parts[read.encoder]) / "config.json").is_file():
         config = read_object(file)
+    # Others cut words of textual inversions into pieces, as they do all that they do not know.
+    learns = parts[read.tokenizer].class_name.startswith("CLIP")
     return Reader(
         model.id, str(there), parts[read.tokenizer].class_name, parts[read.tokenizer].library, model.weights,
         read.tokens, _number(config, "max_position_embeddings"), _number(config, "vocab_size"), read.lower, whole,
-        place, read.template,
+        place, read.template, model.extras.textual_inversions if learns else (),
     )  # fmt: skip
 
 

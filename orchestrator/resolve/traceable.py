@@ -40,7 +40,7 @@ def traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
 
 
 def _encoder_layers(model: ResolvedModel) -> int:
-    index = read_json(model.path, model.revision, INDEX)
+    index = read_json(model.described_in, model.revision, INDEX)
     # SD3 may be saved without its T5.
     parts = [part for part in families()[model.family].traced_encoders if (index.get(part) or [None])[0] is not None]
     return sum(_layers(model, part) for part in parts)
@@ -48,13 +48,13 @@ def _encoder_layers(model: ResolvedModel) -> int:
 
 def _layers(model: ResolvedModel, part: str) -> int:
     """Returns how many layers a text encoder has, as CLIP, T5, and language models with eyes or without tell it."""
-    config = read_json(model.path, model.revision, f"{part}/config.json")
+    config = read_json(model.described_in, model.revision, f"{part}/config.json")
     inner = config.get("text_config")
     for held in (config, inner if isinstance(inner, dict) else {}):
         for name in ("num_hidden_layers", "num_layers"):
             if isinstance(held.get(name), int):
                 return int(held[name])
-    raise ModelError(f"{model.path}: the configuration of {part} tells no num_hidden_layers and no num_layers")
+    raise ModelError(f"{model.described_in}: the configuration of {part} tells no num_hidden_layers and no num_layers")
 
 
 def check_subjects(spec: SweepSpec, attributes: tuple[Attribute, ...]) -> None:

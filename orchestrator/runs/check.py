@@ -185,8 +185,15 @@ def _settings(subject: Subject, model: ResolvedModel, steps: int | None) -> Gene
 
 
 def source_of(model: ResolvedModel) -> str:
-    """Returns where a model comes from, as a certificate says it: a hub id, or the name of a folder, never its path."""
-    return Path(model.path).name if Path(model.path).exists() else model.path
+    """Returns where a model comes from, as a certificate says it: a hub id, or the name of a folder, never its path.
+
+    With something beside it, it is no more the model of that hub id.
+    """
+    source, extras = Path(model.path).name if Path(model.path).exists() else model.path, model.extras
+    more = [extras.variant] if extras.variant else []
+    more += [f"{Path(item.path).name} x {item.scale:g}" for item in extras.loras]
+    more += [item.token for item in extras.textual_inversions]
+    return " + ".join([source, *more])
 
 
 def _loader(model: ResolvedModel, device: str) -> Callable[[str], LoadedModel]:
@@ -196,7 +203,7 @@ def _loader(model: ResolvedModel, device: str) -> Callable[[str], LoadedModel]:
         second = model.super_resolution
         return load_model(
             model.family, model.path, model.revision, dtype, device, model.engine,
-            (second.path, second.revision) if second else None,
+            (second.path, second.revision) if second else None, extras=model.extras,
         )  # fmt: skip
 
     return load

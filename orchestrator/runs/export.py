@@ -124,7 +124,9 @@ def export_edit(store: Store, edit: StoredEdit, out: Path, settings: ExportSetti
         model = resolve_model(spec)
         # No pass is made, and a LoRA looks at few weights: the others stay on the disk.
         engine, weights = Engine(channels_last=False), model.weights
-        loaded = load_model(model.family, model.path, model.revision, model.dtype, "cpu", engine, sites=False)
+        loaded = load_model(
+            model.family, model.path, model.revision, model.dtype, "cpu", engine, sites=False, extras=model.extras
+        )
     hub_id, commit = _base(spec, delta.provenance.weights)
     origin = Origin(
         hub_id, commit, edit.edit_id, store.sweep_id() or "", _figures(store, edit),

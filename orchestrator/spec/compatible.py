@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from loco_core.errors import SpecError
 from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.model import ModelSpec, SuperResolutionSpec
@@ -71,12 +73,19 @@ def _models(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
         if model.id in kept:
             for key in sorted(ModelSpec.model_fields.keys() - {"id", "worker", "engine"}):
                 before, after = getattr(model, key), getattr(kept[model.id], key)
-                moved = _in_folder(before) or _in_folder(after)
+                moved = _in_folder(before) or _in_folder(after) or _kept(before) == _kept(after)
                 if not moved or (key == "super_resolution" and None in (before, after)):
                     yield from _changed(f"models.{model.id}.{key}", before, after)
             engine, now = model.engine.model_dump(), kept[model.id].engine.model_dump()
             for key in sorted(engine.keys() - {"offload", "device_map"}):
                 yield from _changed(f"models.{model.id}.engine.{key}", engine[key], now[key])
+
+
+def _kept(value: Any) -> Any:
+    """Returns what has to stay as it is: of LoRAs and words not where their files lie, as their content is held."""
+    if isinstance(value, tuple):
+        return tuple(item.model_copy(update={"path": ""}) if isinstance(item, BaseModel) else item for item in value)
+    return value
 
 
 def _in_folder(value: Any) -> bool:
@@ -125,4 +134,6 @@ def _dropped(key: str, before: Iterable[Any], after: Iterable[Any]) -> Iterator[
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+        return ", ".join(map(str, value))
     return "default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from loco_core import types
 from loco_core.diffusion.model import ModelInfo, published_model
-from loco_core.types import Attention, DeviceMap, Engine, Generation, Offload
+from loco_core.diffusion.single_files import is_single_file
+from loco_core.types import Attention, DeviceMap, Engine, Extras, Generation, Offload, TextualInversion
 from orchestrator.spec.accelerators import ACCELERATOR_LABEL, Accelerator, memory_of
-from orchestrator.spec.places import ModelPlace
-from orchestrator.spec.rules import Name, Strict, problem
+from orchestrator.spec.places import ModelPlace, Place
+from orchestrator.spec.rules import Name, Strict, no_repeats, problem, spelled
 
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
@@ -154,6 +156,36 @@ class SuperResolutionSpec(Strict):
         return self.path if self.revision is None else f"{self.path} @ {self.revision}"
 
 
+class LoraSpec(Strict):
+    """A LoRA that is fused into a model's weights."""
+
+    path: Place = Field(
+        description="A .safetensors file in the naming of diffusers, peft or kohya.", examples=["./style.safetensors"]
+    )
+    scale: Annotated[float, Field(ge=-100, le=100)] = Field(
+        1.0, description="Factor of the change that it makes.", examples=[0.8]
+    )
+
+    def __str__(self) -> str:
+        return f"{self.path} x {self.scale:g}"
+
+
+class TextualInversionSpec(Strict):
+    """A word that a model learns."""
+
+    path: Place = Field(
+        description="A .safetensors file with one or more vectors, for models of two CLIP encoders as `clip_l` and "
+        "`clip_g`.",
+        examples=["./cat.safetensors"],
+    )
+    token: Annotated[str, spelled(r"^\S+$", "a word without spaces", shortest=1, longest=100)] = Field(
+        description="The word as prompts write it. It may be no word of the model's vocabulary.", examples=["<cat>"]
+    )
+
+    def __str__(self) -> str:
+        return f"{self.token} of {self.path}"
+
+
 def _by_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
@@ -161,6 +193,9 @@ def _by_path(value: Any) -> Any:
 SuperResolution = Annotated[
     SuperResolutionSpec, BeforeValidator(_by_path, json_schema_input_type=ModelPlace | SuperResolutionSpec)
 ]
+
+
+Lora = Annotated[LoraSpec, BeforeValidator(_by_path, json_schema_input_type=Place | LoraSpec)]
 
 
 class ModelSpec(Strict):
@@ -173,14 +208,38 @@ class ModelSpec(Strict):
     )
     path: ModelPlace | None = Field(
         None,
-        description="Folder or hub id of a diffusers pipeline. Default: the model that `id` names.",
+        description="Folder or hub id of a diffusers pipeline, or a checkpoint in one .safetensors file. Default: the "
+        "model that `id` names.",
         examples=["./my-pipeline"],
     )
     revision: Name | None = Field(
         None,
-        description="Revision of a hub id: a commit, a branch or a tag. Default: that of the model that `id` "
-        "names, else the newest.",
+        description="Revision of a hub id, of a single file that of its `config`: a commit, a branch or a tag. "
+        "Default: that of the model that `id` names, else the newest.",
         examples=["main"],
+    )
+    config: ModelPlace | None = Field(
+        None,
+        description="For a single file, a folder or hub id of a pipeline of the same kind, which lends it what it "
+        "lacks: configurations, tokenizers, scheduler, and text encoders or a VAE that it does not hold. Default: the "
+        "published model of its kind, from the hub or its cache.",
+        examples=["./sd15"],
+    )
+    variant: Annotated[str, spelled(r"^\w+$", "a word such as fp16", shortest=1, longest=50)] | None = Field(
+        None,
+        description="Variant of the weights, such as `fp16`: files with this word in their names. Default: plain "
+        "weights, and a variant where it is the only one. It does not change `dtype`.",
+        examples=["fp16"],
+    )
+    loras: tuple[Lora, ...] = Field(
+        (),
+        description="LoRAs, fused into the weights in this order when the model is loaded: files, or their keys.",
+        examples=[[{"path": "./style.safetensors", "scale": 0.8}]],
+    )
+    textual_inversions: tuple[TextualInversionSpec, ...] = Field(
+        (),
+        description="Words that the model learns before anything is drawn.",
+        examples=[[{"path": "./cat.safetensors", "token": "<cat>"}]],
     )
     dtype: Dtype = Field(
         "float32",
@@ -227,6 +286,28 @@ class ModelSpec(Strict):
         several = self.worker.gpus is not None and self.worker.gpus > 1
         device_map = self.engine.device_map or ("balanced" if several else "none")
         return Engine(**{**self.engine.model_dump(), "device_map": device_map})
+
+    @property
+    def extras(self) -> Extras:
+        """What it is loaded with beside its path, as the science knows it."""
+        loras = tuple(types.Lora(item.path, item.scale) for item in self.loras)
+        words = tuple(TextualInversion(item.path, item.token) for item in self.textual_inversions)
+        return Extras(self.config or "", self.variant, loras, words)
+
+    @property
+    def is_single_file(self) -> bool:
+        """Whether its path is a checkpoint in one file."""
+        return self.path is not None and is_single_file(self.path)
+
+    @model_validator(mode="after")
+    def _check_files(self) -> ModelSpec:
+        if self.config is not None and not self.is_single_file:
+            raise problem(("config",), "it is for a path that is one .safetensors file; expected none")
+        if self.is_single_file and self.how.device_map == "balanced":
+            message = "a single file cannot be spread over GPUs; expected worker.gpus: 1, or the folder of a pipeline"
+            raise problem(("path",), message)
+        no_repeats(("textual_inversions",), (item.token for item in self.textual_inversions), "token")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:

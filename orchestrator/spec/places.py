@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
+from loco_core.diffusion.single_files import is_single_file
 from loco_core.errors import SpecError
 from loco_core.scoring.base import named_scorers
 from orchestrator.spec.rules import PLAIN, expanded, problem, spelled
@@ -67,8 +68,12 @@ def _resolved(path: Path, written: Path) -> Path:
 
 
 def hub_or_folder(text: str, folder: str | Path = ".") -> str:
-    """Returns where a model lies: ``owner/name`` is on the hub unless there is such a folder; all else is a place."""
-    if text.count("/") == 1 and not text.startswith(_EXPLICIT) and not os.path.isdir(anchored(text, folder)):
+    """Returns where a model lies: ``owner/name`` is on the hub unless there is such a folder; all else is a place.
+
+    A name such as ``folder/model.safetensors`` is a file, whether it is there or not.
+    """
+    may_be = text.count("/") == 1 and not text.startswith(_EXPLICIT) and not is_single_file(text)
+    if may_be and not os.path.isdir(anchored(text, folder)):
         return text
     return anchored(text, folder)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loco_core import plugins
+from loco_core.diffusion.single_files import is_single_file
 from loco_core.errors import SpecError, did_you_mean
 from orchestrator.resolve.lookup import check_names
 from orchestrator.spec import ModelSpec, Source, SweepSpec, load_sweep, place
@@ -181,16 +182,22 @@ def _check_reachable(file: Source, spec: ClusterSpec, sweep: SweepSpec, sweep_fi
     for number, model in enumerate(sweep.models):
         second = model.super_resolution
         named += [(("models", number, "path"), model.path)]
+        named += [(("models", number, "config"), model.config)]
         named += [(("models", number, "super_resolution", "path"), None if second is None else second.path)]
+        named += [(("models", number, "loras", at, "path"), item.path) for at, item in enumerate(model.loras)]
+        words = enumerate(model.textual_inversions)
+        named += [(("models", number, "textual_inversions", at, "path"), item.path) for at, item in words]
     for loc, path in named:
         keys = loc if sweep_file != file else ("sweep", *loc)
         if path and Path(path).is_absolute() and not path.endswith(".py"):
             text = written(sweep_file, keys)
             if text is not None and not Path(text).is_absolute():
-                name = ".".join(map(str, loc)).removesuffix(".path" if "super_resolution" in loc else "")
+                name = ".".join(map(str, loc)).removesuffix(".path" if len(loc) > 3 else "")
+                alone = len(loc) == 5 or is_single_file(path)
+                what, other = ("file", "an") if alone else ("folder", "a hub id, or an")
                 raise SpecError(
-                    f"{place(sweep_file, keys)}: {name}: {text!r} is a folder of this machine; "
-                    "expected a hub id, or an absolute path that every node mounts"
+                    f"{place(sweep_file, keys)}: {name}: {text!r} is a {what} of this machine; "
+                    f"expected {other} absolute path that every node mounts"
                 )
 
 

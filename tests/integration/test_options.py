@@ -20,8 +20,12 @@ from orchestrator.resolve.lookup import resolve
 from orchestrator.runs.outlook import outlook
 from orchestrator.spec import SweepSpec
 from tests.support import outside, tiny_models
+from tests.support.adapters import diffusers_lora, inversion
+from tests.support.checkpoints import plain
+from tests.support.folders import to_variant
 from tests.support.inbox import inbox
 from tests.support.options import Flat, Pick, content, keys, pack, picks
+from tests.support.single_files import checkpoint, write
 from tests.support.sweeps import Command
 
 OBJECTS = ("circle", "square", "heart", "star")
@@ -52,6 +56,8 @@ OPEN: dict[str, list[Any]] = {
     "models.*.id": ["toy", "[mine]"],
     "models.*.revision": ["main"],
     "models.*.guidance_scale": [1.0, 4.0],
+    "models.*.loras.*.scale": [-0.5, 2],
+    "models.*.textual_inversions.*.token": ["<cat>"],
     "models.*.super_resolution.revision": ["main"],
     "models.*.worker.gpus": [0],
     "models.*.worker.accelerators": [["H100", "A100-80GB"]],
@@ -134,6 +140,11 @@ def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     folder = tmp_path_factory.mktemp("named")
     found = {"tiny": tiny_pipeline, "second": tiny_models.build_second_stage(folder / "second")}
     found |= {name: tiny_models.build(name, folder / name) for name in ("sdxl", "deepfloyd_if")}
+    found["folder"] = Path(shutil.copytree(tiny_pipeline, folder / "folder"))
+    to_variant("fp16", "unet", keep=True)(found["folder"])
+    found["file"] = write(checkpoint(plain(tiny_pipeline)), folder / "tiny.safetensors")
+    found["lora"] = diffusers_lora(plain(tiny_pipeline), folder / "lora.safetensors")
+    found["word"] = inversion(folder / "word.safetensors", {"emb_params": 128}, 2)
     found["clip"] = Path(shutil.copytree(WEIGHTS / "clip", folder / "clip"))
     found["hook"] = folder / "hook.py"
     found["hook"].write_text(HOOK)
@@ -145,7 +156,9 @@ def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 def wanted(named: dict[str, str]) -> list[Pick]:
     """Returns every key at every value to be tried."""
     places = {
-        "models.*.path": [named["sdxl"]], "models.*.super_resolution.path": [named["second"]],
+        "models.*.path": [named["sdxl"], named["file"]], "models.*.config": [named["folder"]],
+        "models.*.variant": ["fp16"], "models.*.loras.*.path": [named["lora"]],
+        "models.*.textual_inversions.*.path": [named["word"]], "models.*.super_resolution.path": [named["second"]],
         "scorer": [named["clip"], named["colours"], "toy-clip"], "results": [], "edit.editors": [[named["shrink"]]],
         "localize.localizer": [named["lowest"]],
         "hooks": [["tensorboard"], [{"tensorboard": {"folder": "curves"}}, {named["hook"]: {"path": "called"}}]],
@@ -163,6 +176,12 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "attributes.*.records.*.template_id": {**INLINE, "prompts": 2},
         "localize.max_share": {"windows.sizes": [1]},
         "models.*.path: None": {"models.*.id": "toy"}, "models.*.id: 'toy'": {"models.*.path": None},
+        f"models.*.path: {named['file']!r}": {"models.*.config": named["folder"]},
+        "models.*.config": {"models.*.path": named["file"]}, "models.*.variant": {"models.*.path": named["folder"]},
+        "models.*.config: None": {"models.*.path": named["tiny"]},
+        "models.*.loras.*.scale": {"models.*.loras.*.path": named["lora"]},
+        "models.*.textual_inversions.*.path": {"models.*.textual_inversions.*.token": "<cat>"},
+        "models.*.textual_inversions.*.token": {"models.*.textual_inversions.*.path": named["word"]},
         "models.*.super_resolution.path": second,
         "models.*.super_resolution.revision": {**second, "models.*.super_resolution.path": named["second"]},
         "models.*.engine.compile: True": {"models.*.path": named["tiny"], "models.*.dtype": "float32"},
@@ -200,10 +219,11 @@ def test_every_value_of_every_key_runs(
 ) -> None:
     # The same few folders over and over.
     known: dict[str, str] = {}
-    monkeypatch.setattr(
-        lookup, "weights_hash",
-        lambda path, *more: known.get(path) or known.setdefault(path, weights_hash(path, *more)),
-    )  # fmt: skip
+
+    def remembered(path: str, *more: Any, **options: Any) -> str:
+        return known.get(path) or known.setdefault(path, weights_hash(path, *more, **options))
+
+    monkeypatch.setattr(lookup, "weights_hash", remembered)
     # What compiled code does is tested elsewhere; it takes a minute to make.
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(module))

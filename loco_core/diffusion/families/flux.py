@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.headers import Header
 from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.single_files import DENOISER, Layout, holds
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import Reading, t5_tokens
 
@@ -21,8 +23,20 @@ _TRANSFORMER = {
     "num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128,
     "joint_attention_dim": 4096, "pooled_projection_dim": 768, "in_channels": 64, "guidance_embeds": True,
 }  # fmt: skip
+_PARTS = {
+    "transformer": (f"{DENOISER}double_blocks.", "double_blocks."), "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("text_encoders.clip_l.",), "text_encoder_2": ("text_encoders.t5xxl.",),
+}  # fmt: skip
+_NOISE = ("img_in.weight", "final_layer.linear.weight")
 PIXELS = 16
 """Side of what one image token stands for."""
+
+
+def _is_flux(header: Header) -> bool:
+    """Tells FLUX.1 from Chroma, which replaced its modulation, and FLUX.2, which shares one among blocks."""
+    return holds(header, "double_blocks.0.img_mod.lin.weight") and holds(header, "vector_in.in_layer.weight")
+
+
 INFO = FamilyInfo(
     pipelines=("FluxPipeline", "FluxKontextPipeline"),
     models={
@@ -61,6 +75,16 @@ INFO = FamilyInfo(
     side_multiple=PIXELS,
     schedulers=("FlowMatchEulerDiscreteScheduler",),
     reading=lambda _: Reading("tokenizer_2", 512, encoder="text_encoder_2"),
+    layouts=(
+        Layout(
+            "FLUX.1",
+            lambda header: _is_flux(header) and holds(header, "guidance_in.in_layer.weight"),
+            _PARTS,
+            "flux",
+            _NOISE,
+        ),
+        Layout("FLUX.1 schnell", _is_flux, _PARTS, noise=_NOISE),
+    ),
 )
 
 

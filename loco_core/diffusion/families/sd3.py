@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.headers import Header
 from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.single_files import DENOISER, Layout, holds
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, clip_tokens, t5_tokens
 
@@ -26,6 +28,17 @@ def _reading(index: Mapping[str, Any]) -> Reading:
     if (index.get("text_encoder_3") or [None])[0] is None:
         return Reading("tokenizer", encoder="text_encoder")
     return Reading("tokenizer_3", 256, encoder="text_encoder_3")
+
+
+_PARTS = {
+    "transformer": (f"{DENOISER}joint_blocks.", "joint_blocks."), "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("text_encoders.clip_l.",), "text_encoder_2": ("text_encoders.clip_g.",),
+    "text_encoder_3": ("text_encoders.t5xxl.",),
+}  # fmt: skip
+
+
+def _block(number: int, part: str) -> Callable[[Header], bool]:
+    return lambda header: holds(header, f"joint_blocks.{number}.{part}")
 
 
 INFO = FamilyInfo(
@@ -53,6 +66,11 @@ INFO = FamilyInfo(
     side_multiple=16,
     schedulers=("FlowMatchEulerDiscreteScheduler",),
     reading=_reading,
+    layouts=(
+        Layout("Stable Diffusion 3.5 large", _block(37, "x_block.attn.qkv.weight"), _PARTS, "sd35-large"),
+        Layout("Stable Diffusion 3.5 medium", _block(0, "x_block.attn2.qkv.weight"), _PARTS),
+        Layout("Stable Diffusion 3", _block(0, "x_block.attn.qkv.weight"), _PARTS, "sd3"),
+    ),
 )
 
 

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import UNetFamily
+from loco_core.diffusion.headers import Header
 from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.single_files import DENOISER, Layout
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading, clip_tokens
 
@@ -28,6 +30,18 @@ _SSD = {
     "reverse_transformer_layers_per_block": ((4, 4, 10), (2, 1, 1), (1, 1, 1)),
 }  # fmt: skip
 _VEGA = {**_UNET, "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": (1, 1, 2)}
+_PARTS = {
+    "unet": (DENOISER,), "vae": ("first_stage_model.",), "text_encoder": ("conditioner.embedders.0.transformer.",),
+    "text_encoder_2": ("conditioner.embedders.1.model.",),
+}  # fmt: skip
+
+
+def _is_base(header: Header) -> bool:
+    """Tells the base model from its refiner, which draws nothing alone, and whose first encoder is OpenCLIP."""
+    refiner = any(key.startswith("conditioner.embedders.0.model.") for key in header)
+    return f"{DENOISER}label_emb.0.0.weight" in header and not refiner
+
+
 INFO = FamilyInfo(
     pipelines=("StableDiffusionXLPipeline",),
     models={
@@ -53,6 +67,7 @@ INFO = FamilyInfo(
     clip_encoders=("text_encoder", "text_encoder_2"),
     pooled="the second encoder's projection, added to the time embedding",
     reading=lambda _: Reading("tokenizer", encoder="text_encoder"),
+    layouts=(Layout("Stable Diffusion XL", _is_base, _PARTS, "sdxl", ("input_blocks.0.0.weight", "out.2.weight")),),
 )
 
 

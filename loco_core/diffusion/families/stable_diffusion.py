@@ -6,7 +6,9 @@ from types import MappingProxyType
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import UNetFamily
+from loco_core.diffusion.headers import Header
 from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.single_files import DENOISER, Layout
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading, clip_tokens
 
@@ -19,6 +21,22 @@ _UNET_2 = {
     **_UNET, "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
     "use_linear_projection": True,
 }  # fmt: skip
+
+_PARTS = {"unet": (DENOISER,), "vae": ("first_stage_model.",), "text_encoder": ("cond_stage_model.",)}
+_NOISE = ("input_blocks.0.0.weight", "out.2.weight")
+
+
+def _is_unet(header: Header) -> bool:
+    """Tells a UNet that reads nothing beside one prompt: that of SDXL has an embedding of sizes and pooled text."""
+    return DENOISER + _NOISE[0] in header and not any(key.startswith(f"{DENOISER}label_emb.") for key in header)
+
+
+def _is_second(header: Header) -> bool:
+    """Tells Stable Diffusion 2, which reads OpenCLIP, from 1."""
+    reads = header.get(f"{DENOISER}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    wide = reads is not None and reads.shape[-1:] == (1024,)
+    return wide or any(key.startswith("cond_stage_model.model.") for key in header)
+
 
 # Seconds are of one consumer GPU, half precision.
 INFO = FamilyInfo(
@@ -60,6 +78,10 @@ INFO = FamilyInfo(
     # With the bundled model on two CPU cores, a step of 96 rows.
     channels_last=True,
     reading=lambda _: Reading("tokenizer", encoder="text_encoder"),
+    layouts=(
+        Layout("Stable Diffusion 2", lambda header: _is_unet(header) and _is_second(header), _PARTS, "sd21", _NOISE),
+        Layout("Stable Diffusion 1", _is_unet, _PARTS, "sd15", _NOISE),
+    ),
 )
 
 

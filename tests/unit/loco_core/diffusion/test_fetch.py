@@ -85,6 +85,31 @@ def test_of_a_model_with_variants_only_one_is_fetched_and_then_it_is_whole(
     assert len(served.requests) == asked
 
 
+def test_of_a_model_with_plain_weights_the_named_variant_is_fetched_alone(served: Hub) -> None:
+    folder = hub.local_pipeline("owner/tiny", COMMIT, SAFETY, "fp16")
+    assert {name for name in loaded_files(folder) if name.endswith(".safetensors")} == {
+        "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder/model.fp16.safetensors",
+    }  # fmt: skip
+    asked = len(served.requests)
+    assert hub.local_pipeline("owner/tiny", COMMIT, SAFETY, "fp16") == folder
+    assert len(served.requests) == asked
+    with pytest.raises(ModelError, match="owner/tiny holds no weights of the variant bf16; expected fp16 or non_ema"):
+        hub.local_pipeline("owner/tiny", COMMIT, SAFETY, "bf16")
+
+
+def test_what_a_single_file_holds_is_not_fetched_of_the_pipeline_that_lends(served: Hub) -> None:
+    folder = hub.local_pipeline("owner/tiny", COMMIT, SAFETY, held=frozenset({"unet", "text_encoder"}))
+    assert {name for name in loaded_files(folder) if name.endswith(".safetensors")} == {
+        "vae/diffusion_pytorch_model.safetensors"
+    }
+    assert {"unet/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json"} <= loaded_files(folder)
+    asked = len(served.requests)
+    everything = frozenset({"unet", "text_encoder", "vae"})
+    assert hub.local_pipeline("owner/tiny", COMMIT, SAFETY, held=everything) == folder
+    assert len(served.requests) == asked, "what is here is enough"
+
+
 def test_a_scorer_is_fetched_as_a_folder(served: Hub) -> None:
     folder = Path(hub.local_scorer("owner/clip", COMMIT))
     assert (folder / "model.safetensors").is_file()

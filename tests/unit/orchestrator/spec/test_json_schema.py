@@ -115,6 +115,7 @@ def test_every_word_that_a_key_admits_is_in_the_schema() -> None:
         {"models": ["toy", {"id": "mine", "path": "./x"}]},
         {"models": [{"id": "if", "super_resolution": "DeepFloyd/IF-II-L-v1.0"}]},
         {"models": [{"id": "if", "super_resolution": {"path": "x/y", "revision": "main"}}]},
+        {"models": [{"id": "a", "loras": ["./x.safetensors", {"path": "./y.safetensors", "scale": 1}]}]},
         {"models": [{"id": "a", "worker": {"min_gpu_memory": "24GiB"}}]},
         {"models": [{"id": "a", "worker": {"min_gpu_memory": 10**9}}]},
         {"seeds": 8},
@@ -135,7 +136,9 @@ def test_shorthands_are_valid(change: dict[str, Any]) -> None:
 RECORD = dict.fromkeys(("prompt", "score_text", "content_text"), "a") | dict.fromkeys(("donor", "donor_text"), "b")
 FULL = {
     **BASE,
-    "models": [{"id": "a", "engine": {}, "worker": {}, "super_resolution": {"path": "x/y"}}],
+    "models": [{"id": "a", "engine": {}, "worker": {}, "super_resolution": {"path": "x/y"},
+                "loras": [{"path": "a.safetensors"}],
+                "textual_inversions": [{"path": "b.safetensors", "token": "<x>"}]}],
     "attributes": [
         {
             "kind": "style", "name": "a", "mode": "remove", "records": [RECORD],

@@ -30,6 +30,10 @@ def of_models(spec: SweepSpec) -> str | None:
 KEYS: dict[str, tuple[Any, Any]] = {
     "results": (lambda at: {"results": at}, lambda spec: spec.results),
     "model": (lambda at: {"models": [{"id": "m", "path": at}]}, of_models),
+    "configuration": (
+        lambda at: {"models": [{"id": "m", "path": "/x.safetensors", "config": at}]},
+        lambda spec: spec.models[0].config,
+    ),
     "second stage": (
         lambda at: {"models": [{"id": "m", "super_resolution": at}]},
         lambda spec: spec.models[0].super_resolution.path,
@@ -52,6 +56,18 @@ FILES: dict[str, tuple[Any, Any]] = {
     "texts": (
         lambda at: {"attributes": [{**INLINE, "published": {at: {"keys": ["k"], "anchors": ["a"]}}}], "prompts": 1},
         lambda spec: next(iter(spec.attributes[0].published)),
+    ),
+}
+WEIGHTS: dict[str, tuple[Any, Any]] = {
+    "single file": (lambda at: {"models": [{"id": "m", "path": at}]}, of_models),
+    "LoRA": (lambda at: {"models": [{"id": "m", "loras": [at]}]}, lambda spec: spec.models[0].loras[0].path),
+    "LoRA, in full": (
+        lambda at: {"models": [{"id": "m", "loras": [{"path": at, "scale": 2}]}]},
+        lambda spec: spec.models[0].loras[0].path,
+    ),
+    "textual inversion": (
+        lambda at: {"models": [{"id": "m", "textual_inversions": [{"path": at, "token": "<x>"}]}]},
+        lambda spec: spec.models[0].textual_inversions[0].path,
     ),
 }
 WAYS = {
@@ -92,6 +108,15 @@ def test_code_goes_from_the_file_that_names_it(folder: Path, key: str, way: str)
     make, find = FILES[key]
     pattern = WAYS.get(way, "{file}/{}")
     assert find(read(folder, make(way.format("mine.py")))) == expected(folder, pattern, "mine.py")
+
+
+@pytest.mark.parametrize("way", [*WAYS, "{}"])
+@pytest.mark.parametrize("key", WEIGHTS)
+def test_files_of_weights_go_from_the_file_that_names_them(folder: Path, key: str, way: str) -> None:
+    make, find = WEIGHTS[key]
+    pattern = WAYS.get(way, "{file}/{}")
+    # With one slash, too: it is no hub id.
+    assert find(read(folder, make(way.format("x.safetensors")))) == expected(folder, pattern, "x.safetensors")
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key != "results"])

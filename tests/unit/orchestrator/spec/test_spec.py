@@ -336,6 +336,15 @@ def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
     check_compatible(spec(**sized), spec(**(sized | {name: GROWN[key]})))
 
 
+def test_a_lora_may_move_but_not_change_its_scale() -> None:
+    def with_lora(path: str, scale: float) -> SweepSpec:
+        return spec(models=[{"id": "toy", "loras": [{"path": path, "scale": scale}]}])
+
+    check_compatible(with_lora("/a.safetensors", 0.5), with_lora("/far/b.safetensors", 0.5))
+    with pytest.raises(SpecError, match=r"models.toy.loras /a.safetensors x 0.5 -> /a.safetensors x 1\."):
+        check_compatible(with_lora("/a.safetensors", 0.5), with_lora("/a.safetensors", 1))
+
+
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
@@ -356,6 +365,12 @@ def test_axes_grow_and_what_does_not_touch_cells_is_free(key: str) -> None:
             {"models": [{"id": "toy", "super_resolution": {"path": "a/b", "revision": "c"}}]},
             "models.toy.super_resolution default -> a/b @ c.",
         ),
+        ({"models": [{"id": "toy", "loras": ["/a.safetensors"]}]}, "models.toy.loras () -> /a.safetensors x 1."),
+        (
+            {"models": [{"id": "toy", "textual_inversions": [{"path": "/b.safetensors", "token": "<b>"}]}]},
+            "models.toy.textual_inversions () -> <b> of /b.safetensors.",
+        ),
+        ({"models": [{"id": "toy", "variant": "fp16"}]}, "models.toy.variant default -> fp16."),
         ({"models": ["other"]}, "models lacks toy"),
         ({"attributes": ["style/other"]}, "attributes lacks style/mori"),
         ({"seeds": 3}, "seeds lacks 3, which the results have"),

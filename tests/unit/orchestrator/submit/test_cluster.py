@@ -164,6 +164,31 @@ def test_a_model_folder_of_this_machine_is_refused_where_other_machines_work(fol
     assert load_cluster(folder / "cluster.yaml").sweep.models[0].path == str(folder / "mine")
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("path: ./x.safetensors", r"models.0.path: './x.safetensors' is a file .*; expected an absolute"),
+        (
+            "path: /m/x.safetensors, config: ./sd15",
+            r"models.0.config: './sd15' is a folder .*; expected a hub id, or",
+        ),
+        (
+            "path: /m, loras: [./a.safetensors]",
+            r"models.0.loras.0: './a.safetensors' is a file of this machine; expected an",
+        ),
+        ("path: /m, loras: [{path: a.safetensors, scale: 2}]", r"models.0.loras.0: 'a.safetensors' is a file of this"),
+        (
+            "path: /m, textual_inversions: [{path: ~/a.safetensors, token: <a>}]",
+            r"models.0.textual_inversions.0: '~/a.safetensors' is a file of this machine; expected an absolute path",
+        ),
+    ],
+)
+def test_files_of_weights_of_this_machine_are_refused_likewise(folder: Path, key: str, said: str) -> None:
+    (folder / "sweep.yaml").write_text(SMALL.replace("[toy]", f"[{{id: mine, {key}}}]"))
+    with pytest.raises(SpecError, match=said):
+        load_cluster(folder / "cluster.yaml")
+
+
 def test_a_sweep_in_the_cluster_file_may_name_files_of_its_own(folder: Path) -> None:
     (folder / "mine.py").write_text(
         "from loco_core.localization.localizers.window import localize  # noqa: F401\n", encoding="utf-8"
