@@ -14,6 +14,7 @@ from loco_core.diffusion.loading import load_tokenizer
 from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import Reading, templated_tokens
+from loco_core.types import Extras
 
 _TRANSFORMER = {
     "num_layers": 8, "num_single_layers": 48, "num_attention_heads": 48, "attention_head_dim": 128,
@@ -64,10 +65,10 @@ class Family(DiffusersFamily):
     pipeline_class = "Flux2Pipeline"
     text_width = "joint_attention_dim"
 
-    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> Any:
+    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None, extras: Extras | None) -> Any:
         """Loads the pipeline, of its processor of texts and pictures the tokenizer alone."""
-        folder = local_pipeline(path, revision)
-        pipeline = load_pipeline(self.pipeline_class, path, revision, dtype, device_map, tokenizer=None)
+        folder = local_pipeline(path, revision, variant=extras.variant if extras else None)
+        pipeline = load_pipeline(self.pipeline_class, path, revision, dtype, device_map, extras, tokenizer=None)
         pipeline.register_modules(tokenizer=load_tokenizer(folder / "tokenizer", "PixtralProcessor"))
         return pipeline
 
