@@ -78,7 +78,7 @@ def encoder_layers(model: LoadedModel) -> list[EncoderLayer]:
 
 
 def _layers_of(encoder: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
-    """Returns self-attention and MLP of every layer: of CLIP and language models, of T5, of ChatGLM."""
+    """Returns self-attention and MLP of every layer: of CLIP and language models, of ChatGLM, BERT and T5."""
     found = []
     for name, module in encoder.named_modules():
         part: Any = module
@@ -88,6 +88,8 @@ def _layers_of(encoder: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn
             found.append((part.self_attn, part.mlp))
         elif hasattr(part, "self_attention") and hasattr(part, "mlp"):
             found.append((part.self_attention, part.mlp))
+        elif hasattr(part, "attention") and hasattr(part, "intermediate") and hasattr(part, "output"):
+            found.append((part.attention.self, part.output.dense))
         elif isinstance(layers := getattr(part, "layer", None), torch.nn.ModuleList) and hasattr(
             layers[0], "SelfAttention"
         ):
@@ -344,7 +346,7 @@ def _disturb(subject: _Subject, noise: torch.Tensor, made: torch.Tensor) -> torc
 
 def _keep(kept: dict[int, torch.Tensor], number: int, subject: _Subject, made: Any) -> Any:
     whole = made[0] if isinstance(made, tuple) else made
-    kept[number] = whole[0, [at + subject.shift for at in subject.restored]].clone()
+    kept[number] = _by_token(whole)[[at + subject.shift for at in subject.restored]].clone()
     return made
 
 
@@ -352,8 +354,13 @@ def _put(kept: torch.Tensor, subject: _Subject, made: Any) -> Any:
     if isinstance(made, tuple):
         return (_put(kept, subject, made[0]), *made[1:])
     made = made.clone()
-    made[:, [at + subject.shift for at in subject.restored]] = kept
+    _by_token(made)[[at + subject.shift for at in subject.restored]] = kept
     return made
+
+
+def _by_token(made: torch.Tensor) -> torch.Tensor:
+    """Returns a view ``(tokens, width)`` of what a layer makes of one sentence: tokens come first in ChatGLM."""
+    return made[0] if len(made) == 1 else made[:, 0]
 
 
 def _conditional_from_first(rows: Sequence[int], model: LoadedModel, made: Any) -> Any:

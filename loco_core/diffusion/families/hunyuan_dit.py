@@ -35,6 +35,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("blocks", config["num_layers"]),
     native_side=lambda config: 8 * largest_side(config),
     encoders="a bilingual CLIP's BERT, and mT5-XL behind it",
+    text_encoders={"text_encoder": 0, "text_encoder_2": 1},
     pooled="attention pooling of all of T5's text, added to the time embedding",
     side_multiple=16,
     reading=lambda _: Reading("tokenizer", 77, encoder="text_encoder"),

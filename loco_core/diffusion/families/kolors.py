@@ -40,6 +40,7 @@ INFO = FamilyInfo(
     site_names=unet_site_names,
     native_side=lambda config: 8 * largest_side(config),
     encoders="ChatGLM3 6B, through a projection shared by all sites",
+    text_encoders={"text_encoder": 0},
     pooled="ChatGLM's last position, added to the time embedding",
     reading=lambda _: Reading("tokenizer", LENGTH, encoder="text_encoder"),
     guidance_scale=5.0,
