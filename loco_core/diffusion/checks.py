@@ -14,7 +14,7 @@ from loco_core.diffusion import loading
 from loco_core.diffusion.adapters import teach
 from loco_core.diffusion.loading import check_weights
 from loco_core.diffusion.schedules import check_schedule, make_scheduler, named_scheduler
-from loco_core.diffusion.tokens import in_full
+from loco_core.diffusion.tokens import UNQUOTED, in_full, quoted
 from loco_core.errors import ModelError, SpecError, located
 from loco_core.types import Attribute, Extras, TextualInversion
 
@@ -86,6 +86,7 @@ class Reader:
         place: where the sweep names the model or scorer.
         template: what a text is put into, ``{}`` in its place.
         taught: words that it learns of textual inversions.
+        unquoted: whether words in quotation marks are refused.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Reader:
     place: Place
     template: str = "{}"
     taught: tuple[TextualInversion, ...] = ()
+    unquoted: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Tokenizer:
         words: how many words the text encoder has embeddings of; None where nobody says so.
         lower: whether texts are written in small letters first.
         template: what a text is put into, ``{}`` in its place.
+        unquoted: whether words in quotation marks are refused.
     """
 
     tokenizer: Any
@@ -175,6 +178,7 @@ class Tokenizer:
     words: int | None
     lower: bool = False
     template: str = "{}"
+    unquoted: bool = False
 
     def ids(self, text: str, what: str) -> tuple[int, ...]:
         """Returns the token ids that are read of a text.
@@ -184,8 +188,10 @@ class Tokenizer:
             what: what the text is, for messages.
 
         Raises:
-            SpecError: it is longer than that, or holds a token that the encoder does not know.
+            SpecError: it is longer than that, holds a token that the encoder does not know, or is refused.
         """
+        if self.unquoted and quoted(text):
+            raise SpecError(f'{self.name}: {what} "{text[:60]}" {UNQUOTED}')
         said = text.lower().strip() if self.lower else text
         read = in_full(self.tokenizer, self.template.replace("{}", said))
         found = tuple(self.tokenizer(read).input_ids)
@@ -225,7 +231,7 @@ def load_tokenizer(reader: Reader) -> Tokenizer:
         )
     count = teach(tokenizer, reader.taught)
     words = None if reader.words is None else reader.words + count
-    return Tokenizer(tokenizer, reader.name, longest, words, reader.lower, reader.template)
+    return Tokenizer(tokenizer, reader.name, longest, words, reader.lower, reader.template, reader.unquoted)
 
 
 def _loaded(reader: Reader) -> Tokenizer | None:

@@ -94,6 +94,10 @@ class DiffusersFamily:
             found["negative_pooled_prompt_embeds"] = negative[1].pooled if negative else None
         return {**found, **self.call}
 
+    def guide(self, pipeline: Any, argument: str, scale: float, *, guided: bool) -> dict[str, Any]:
+        """Returns the argument of the pipeline's call that the guidance scale is."""
+        return {argument: scale}
+
     def attention_mask(self, own: torch.Tensor, seen: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor | None:
         """Returns the mask as diffusers adds it to the scores of a cross-attention: ``(rows, 1, tokens)``."""
         import torch

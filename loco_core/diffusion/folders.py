@@ -27,8 +27,11 @@ _HALVES = {"vocab.json", "merges.txt"}
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 BY_KIND = MappingProxyType(
     # A processor of texts and pictures holds a tokenizer.
-    {"tokenizer": VOCABULARIES, "scheduler": ("scheduler_config.json",), "processor": (*PROCESSORS, *VOCABULARIES)}
-)
+    {
+        "tokenizer": VOCABULARIES, "scheduler": ("scheduler_config.json",), "guider": ("guider_config.json",),
+        "processor": (*PROCESSORS, *VOCABULARIES),
+    }
+)  # fmt: skip
 """Names of the files that a component is loaded from, by its kind; those of models are told by their weights."""
 _BESIDE = {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}
 _MOST_LAYERS = 4096
@@ -50,7 +53,7 @@ class Component:
 
     @property
     def kind(self) -> str:
-        """``tokenizer``, ``scheduler``, ``processor`` or ``model``."""
+        """``tokenizer``, ``scheduler``, ``guider``, ``processor`` or ``model``."""
         for kind, ends in _KINDS:
             if self.class_name.endswith(ends):
                 return kind
@@ -61,6 +64,7 @@ _KINDS = (
     # The last is what a tokenizer without a class of its own is saved as.
     ("tokenizer", ("Tokenizer", "TokenizerFast", "TokenizersBackend")),
     ("scheduler", ("Scheduler",)),
+    ("guider", ("Guidance",)),
     ("processor", ("Processor", "ProcessorPil", "ProcessorFast", "FeatureExtractor")),
 )
 

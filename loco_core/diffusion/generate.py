@@ -113,7 +113,7 @@ def _run(
                 **family.arguments(pipeline, texts, pooled, negative),
                 **_callback(pipeline, last),
                 num_inference_steps=settings.steps,
-                **{model.facts.scale_argument: settings.guidance_scale},
+                **family.guide(pipeline, model.facts.scale_argument, settings.guidance_scale, guided=guided),
                 **{name: side for name in ("height", "width") if (side := getattr(settings, name)) is not None},
                 generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
                 output_type="pt",

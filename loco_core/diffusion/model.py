@@ -100,7 +100,8 @@ class FamilyInfo:
         passes: how guidance runs at every step: for every call of the denoiser, which halves of guidance its batch
             holds, in that order. Without an unconditional half the guidance scale, if there is any, is a number that a
             distilled denoiser reads. Rows of a later call may read what the donor made in an earlier one.
-        scale_argument: name of the argument that the pipeline's call takes the guidance scale by.
+        scale_argument: name of the argument that the pipeline's call takes the guidance scale by; empty where a part of
+            the pipeline has it, see :meth:`Family.guide`.
         text_last: whether the image stands in front of the text where one projection serves both.
         refiners: beginning of the module paths of attentions that refine the text alone before it meets the image, and
             take no mask of padding that they could be given; empty where there are none.
@@ -242,6 +243,16 @@ class Family(Protocol):
             texts: embeddings that the denoiser reads.
             pooled: sentence that its pooled text comes from.
             negative: both of the unconditional half; None where there is none.
+        """
+
+    def guide(self, pipeline: Any, argument: str, scale: float, *, guided: bool) -> dict[str, Any]:
+        """Returns the arguments of the pipeline's call that carry the guidance scale, or gives it to a part of it.
+
+        Args:
+            pipeline: the pipeline.
+            argument: the family's ``scale_argument``.
+            scale: guidance scale.
+            guided: whether there is an unconditional half.
         """
 
     def images(self, output: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ class Reading:
         encoder: component whose configuration says how many positions and words it has; empty where nobody needs to
             know.
         template: what the pipeline puts a prompt into, ``{}`` in its place, whose tokens count too.
+        unquoted: whether words in quotation marks are refused.
     """
 
     tokenizer: str
@@ -30,6 +31,7 @@ class Reading:
     lower: bool = False
     encoder: str = ""
     template: str = "{}"
+    unquoted: bool = False
 
 
 def in_full(tokenizer: Any, text: str) -> str:
@@ -175,6 +177,17 @@ def templated_tokens(
     mask = found.attention_mask
     follow = mask.sum(1, keepdim=True) - mask.cumsum(1)
     return found.input_ids, mask.bool() & (follow >= behind)
+
+
+def quoted(text: str) -> bool:
+    """Tells whether a text has words in quotation marks, as the pipelines do that read these with ByT5."""
+    from diffusers.pipelines.hunyuan_image.pipeline_hunyuanimage import extract_glyph_text
+
+    return extract_glyph_text(text) is not None
+
+
+UNQUOTED = "has words in quotation marks, which this model reads and guides apart; expected none"
+"""Said of a prompt that is refused for them."""
 
 
 def check_lengths(prompts: list[str], counts: list[int], length: int) -> None:

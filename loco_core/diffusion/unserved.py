@@ -30,7 +30,6 @@ REASONS = {
         "every block of the denoiser reads another layer of a language model, and an encoded prompt holds one; it is "
         "published without that language model, too"
     ),
-    "HunyuanImagePipeline": _JOINT,
     "Ideogram4Pipeline": _SINGLE,
     "Kandinsky3Pipeline": (
         "it cuts texts to the longest of a batch and pools what is left, so that a picture depends on the others of "

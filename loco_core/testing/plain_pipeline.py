@@ -191,7 +191,7 @@ class Plain:
                     positions, own = _within(positions, mask.shape[3]), mask[at, 0].amax(1, keepdim=True)
                     mask[at, 0][:, positions] = own * donor[0].amax(0)[positions]
                 else:
-                    positions = _within(positions, mask.shape[-1])
+                    positions = _within(positions, mask.shape[-1], last=self._model.facts.text_last)
                     mask[at, ..., positions] = donor[..., positions]
             return args, {**kwargs, name: mask}
 
@@ -233,17 +233,19 @@ class Calls:
 
 @contextmanager
 def _padded(pipeline: Any, tokens: int) -> Iterator[None]:
-    """Lengthens what a pipeline makes of a sentence to so many tokens; 0 leaves it."""
+    """Makes what a pipeline makes of a sentence so many tokens long, of one encoder alone; 0 leaves it."""
     if not tokens:
         yield
         return
     encode = pipeline.encode_prompt
 
-    def longer(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        embeds, mask = encode(*args, **options)
+    def longer(*args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        embeds, mask, *others = encode(*args, **options)
+        assert not any(other.any() for other in others)
         mask = torch.ones(embeds.shape[:2], dtype=torch.long) if mask is None else mask
         more = tokens - embeds.shape[1]
-        return torch.nn.functional.pad(embeds, (0, 0, 0, more)), torch.nn.functional.pad(mask, (0, more))
+        pad = torch.nn.functional.pad
+        return pad(embeds, (0, 0, 0, more)), pad(mask, (0, more)), *(other[:, :1] for other in others)
 
     pipeline.encode_prompt = longer
     try:
@@ -256,8 +258,9 @@ def _parts(site: Site) -> tuple[tuple[str, str, tuple[int, int] | None], ...]:
     return ("k", site.key_path, site.key_columns), ("v", site.value_path, site.value_columns)
 
 
-def _within(positions: torch.Tensor, count: int) -> torch.Tensor:
-    return torch.nn.functional.pad(positions, (0, count - len(positions)))
+def _within(positions: torch.Tensor, count: int, *, last: bool = False) -> torch.Tensor:
+    more = count - len(positions)
+    return torch.nn.functional.pad(positions, (more, 0) if last else (0, more))
 
 
 class _Beside:

@@ -43,7 +43,7 @@ def prompt_reader(model: ResolvedModel, place: Place) -> Reader | None:
     return Reader(
         model.id, str(there), parts[read.tokenizer].class_name, parts[read.tokenizer].library, model.weights,
         read.tokens, _number(config, "max_position_embeddings"), _number(config, "vocab_size"), read.lower, whole,
-        place, read.template, model.extras.textual_inversions if learns else (),
+        place, read.template, model.extras.textual_inversions if learns else (), read.unquoted,
     )  # fmt: skip
 
 

@@ -33,3 +33,9 @@ class TestChroma(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         return subject_of("chroma", "chroma", tmp_path_factory.mktemp("models"))
+
+
+class TestHunyuanImage(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("hunyuan_image", "hunyuan_image", tmp_path_factory.mktemp("models"), padding=64)

@@ -11,28 +11,40 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AdaptiveProjectedMixGuidance,
+    AutoencoderKLHunyuanImage,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     FluxKontextPipeline,
     FluxPipeline,
+    HunyuanImagePipeline,
+    HunyuanImageTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import (
+    ByT5Tokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    T5Config,
+    T5EncoderModel,
+)
 
 from loco_core.toyworld.world import vocabulary
 from tests.support.tiny_models import SIDE, T5, flow_vae, flux, heed_text, save, t5_pair
 
-# Of Qwen's embeddings; unlike all other widths, so that a mix-up shows.
-QWEN = 40
+# Of embeddings of Qwen and of ByT5; unlike all other widths, so that a mix-up shows.
+QWEN, BYT5 = 40, 20
 _PIXELS = MappingProxyType({"height": SIDE, "width": SIDE})
 CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "qwen_image": {**_PIXELS, "negative_prompt": " "},
         "chroma": {**_PIXELS},
+        "hunyuan_image": {**_PIXELS},
         "flux_schnell": {**_PIXELS},
     }
 )
@@ -123,8 +135,30 @@ def chroma() -> ChromaPipeline:
     )  # fmt: skip
 
 
+def hunyuan_image() -> HunyuanImagePipeline:
+    """Builds HunyuanImage 2.1: a text that is refined first, single blocks that begin with the image, and a guider."""
+    tokenizer = qwen_tokenizer()
+    transformer = HunyuanImageTransformer2DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, num_layers=2, num_single_layers=3,
+        num_refiner_layers=1, text_embed_dim=QWEN, text_embed_2_dim=BYT5, rope_axes_dim=(8, 8),
+    )  # fmt: skip
+    autoencoder = AutoencoderKLHunyuanImage(
+        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(32, 32, 64), layers_per_block=1,
+        spatial_compression_ratio=4, sample_size=SIDE, scaling_factor=0.75,
+    )  # fmt: skip
+    letters = T5Config(
+        vocab_size=384, d_model=BYT5, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return HunyuanImagePipeline(
+        tokenizer=tokenizer, text_encoder=qwen_vl(tokenizer), tokenizer_2=ByT5Tokenizer(),
+        text_encoder_2=T5EncoderModel(letters).eval(), transformer=heed_text(transformer), vae=autoencoder,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        guider=AdaptiveProjectedMixGuidance(guidance_scale=3.0, adaptive_projected_guidance_start_step=1),
+    )  # fmt: skip
+
+
 BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
-    {make.__name__: partial(save, make) for make in (qwen_image, chroma)}
+    {make.__name__: partial(save, make) for make in (qwen_image, chroma, hunyuan_image)}
 )
 
 

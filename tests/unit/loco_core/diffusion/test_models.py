@@ -17,6 +17,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
+    HunyuanImageTransformer2DModel,
     Lumina2Transformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -67,6 +68,7 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "flux-schnell": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
     "flux-kontext": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
     "chroma": (ChromaTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
+    "hunyuan-image": (HunyuanImageTransformer2DModel, 60, {20: "single_transformer_blocks.0"}),
     "qwen-image": (QwenImageTransformer2DModel, 60, {59: "transformer_blocks.59"}),
     "flux2-dev": (Flux2Transformer2DModel, 56, {7: "transformer_blocks.7", 8: "single_transformer_blocks.0"}),
     "aura-flow": (
