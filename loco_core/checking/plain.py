@@ -41,7 +41,7 @@ def draw_plainly(
         texts: one sentence per picture.
         seeds: seed of each picture's noise, which is drawn on the CPU.
         settings: steps, guidance scale and sides; its scheduler is that of the pipeline.
-        scale_argument: name of the argument that takes the guidance scale.
+        scale_argument: name of the argument that takes the guidance scale; empty where a part of the pipeline has it.
         arguments: further arguments of the call.
     """
     import torch
@@ -60,7 +60,7 @@ def draw_plainly(
             num_inference_steps=settings.steps,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="pt",
-            **{scale_argument: settings.guidance_scale},
+            **({scale_argument: settings.guidance_scale} if scale_argument else {}),
             **{name: side for name in ("height", "width") if (side := getattr(settings, name)) is not None},
             **({"callback_on_step_end": keep} if new else {"callback": keep, "callback_steps": 1}),
             **(arguments or {}),

@@ -46,7 +46,6 @@ INFO = FamilyInfo(
         )
     },
     guidance_scale=3.5,
-    status="experimental",
     seconds_per_image=100.0,
     config_file="transformer/config.json",
     site_names=lambda config: (
