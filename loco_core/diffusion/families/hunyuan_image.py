@@ -18,6 +18,7 @@ from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmb
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import UNQUOTED, Reading, chat_tokens, padded, quoted
 from loco_core.errors import ModelError
+from loco_core.types import Extras
 
 if TYPE_CHECKING:
     import torch
@@ -75,13 +76,13 @@ class Family(DiffusersFamily):
     text_width = "text_embed_dim"
     masked = True
 
-    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None) -> Any:
+    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None, extras: Extras | None) -> Any:
         """Loads the pipeline.
 
         Raises:
             ModelError: its guidance is distilled, or its guider is not that of HunyuanImage 2.1 for all steps.
         """
-        pipeline = super().load(path, revision, dtype, device_map)
+        pipeline = super().load(path, revision, dtype, device_map, extras)
         config = pipeline.transformer.config
         if config.guidance_embeds or config.use_meanflow:
             raise ModelError(
