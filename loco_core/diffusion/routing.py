@@ -60,6 +60,7 @@ class _Plan:
         count: positions of the text.
         conditional: ``(m,)`` whether a row is of the conditional half.
         drawn: whether the rows that draw donors are of this call; else they were of an earlier one.
+        touched: paths of the projections of which a row reads a donor's, at some step.
     """
 
     base: torch.Tensor
@@ -72,6 +73,7 @@ class _Plan:
     count: int
     conditional: torch.Tensor
     drawn: bool
+    touched: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Router:
         self._now: _Plan
         # What projections made of the text in a call whose donors a later one reads, by path.
         self._kept: dict[str, torch.Tensor] = {}
+        self._later: frozenset[str] = frozenset()
         self.step = 0
 
     @contextmanager
@@ -122,6 +125,7 @@ class Router:
         """
         passes = self._model.facts.passes if guided else UNGUIDED
         self._plans = [self._plan(keys, prompts, rows, steps, halves) for halves in passes]
+        self._later = frozenset(path for plan in self._plans if not plan.drawn for path in plan.touched)
         tables = {} if self._evolves else self._tables(prompts)
         self._calls = 0
         counter = self._denoiser.register_forward_pre_hook(self._count)
@@ -211,9 +215,15 @@ class Router:
             kind = [row.intervention.tokens for row in rows] * len(halves)
             tokens = torch.stack([_positions(words[i], name) for i, name in enumerate(kind)])
         conditional = torch.tensor([half == "conditional" for half in halves]).repeat_interleave(len(rows))
+        touched = frozenset(
+            path
+            for path, parts in self._parts().items()
+            if any(bool(swap[part.letter, part.site].any()) for part in parts)
+        )
         return _Plan(
             base_, donor_, torch.tensor(source, device=device), swap.to(device), torch.tensor(first, device=device),
             torch.tensor(end, device=device), tokens, prompts.embeds.shape[1], conditional, "conditional" in halves,
+            touched,
         )  # fmt: skip
 
     def _active(self, plan: _Plan, part: int, site: int) -> torch.Tensor:
@@ -248,8 +258,10 @@ class Router:
             plan = self._now
             # In blocks that the text shares with the image.
             text = slice(max(0, made.shape[1] - plan.count), None) if last else slice(0, plan.count)
-            if plan.drawn and any(not other.drawn for other in self._plans):
+            if plan.drawn and path in self._later:
                 self._kept[path] = made[:, text].clone()
+            if path not in plan.touched:
+                return made
             drawn = made[:, text] if plan.drawn else self._kept[path]
             mixed = made.clone()
             for part in parts:

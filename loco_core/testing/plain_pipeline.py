@@ -55,8 +55,9 @@ class Subject:
 class Plain:
     """The paper's intervention through the pipeline's own call with sentences, one image at a time, hook by hook.
 
-    It shares nothing with the engine: the donor is drawn first, alone, and what its conditional half makes of the text
-    at every site and step is noted; then the prompt is drawn, and hooks overwrite its rows with that.
+    It shares no mechanism with the engine, and takes from the family where sites and words are and how guidance runs.
+    The donor is drawn first, alone, and what its conditional half makes of the text at every site and step is noted;
+    then the prompt is drawn, and hooks overwrite its rows with that.
     """
 
     def __init__(self, subject: Subject, model: LoadedModel) -> None:

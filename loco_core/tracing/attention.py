@@ -63,15 +63,21 @@ def _batch(model: LoadedModel, rows: Sequence[Row], settings: Generation, batch_
 
 def _concepts(model: LoadedModel, rows: Sequence[Row]) -> torch.Tensor:
     """Returns ``(rows, tokens)``: which positions hold words that the donor changes."""
-    prompts = model.family.encode(model.pipeline, [row.prompt for row in rows])
-    donors = model.family.encode(model.pipeline, [row.donor for row in rows])
+    alone = model.family.encode(model.pipeline, [row.prompt for row in rows])
+    # Together, as some families pad to the longest of a list.
+    texts, count = [row.prompt for row in rows] + [row.donor for row in rows], len(rows)
+    both = model.family.encode(model.pipeline, texts)
+    prompts, donors = both.take(list(range(count))), both.take(list(range(count, 2 * count)))
     found = torch.zeros(prompts.ids.shape, dtype=torch.bool)
     for number, row in enumerate(rows):
         places = changed_words(prompts, donors, number)
         if not places:
             raise ModelError(f'the prompt "{row.prompt}" equals its donor; no word of it is a concept')
         found[number, places] = True
-    return found.to(prompts.embeds.device)
+    # Drawn are the prompts alone. Texts that no mask hides padding of are aligned at their ends.
+    length = alone.ids.shape[1]
+    behind = bool(model.family.mask_argument)
+    return (found[:, :length] if behind else found[:, found.shape[1] - length :]).to(prompts.embeds.device)
 
 
 @contextmanager
@@ -173,15 +179,20 @@ def _contributed(
     mask = call.attn_mask
     if mask is not None and mask.shape[-2] > 1:
         mask = mask[..., tokens.image, :]
+    # One row of FLUX at 1,024 pixels has 450 million weights: rows are cut, and queries where that is not enough.
     together = max(1, ATTENDED // (query.shape[1] * query.shape[2] * keys))
-    parts = []
+    queries = max(1, ATTENDED // (query.shape[1] * keys)) if together == 1 else query.shape[2]
+    sums = torch.zeros(len(rows), dtype=torch.float64)
     for begin in range(0, len(rows), together):
         at = rows[begin : begin + together]
         own = mask if mask is None or len(mask) == 1 else mask[at]
-        part = replace(call, query=query[at], key=call.key[at], value=call.value[at], attn_mask=own)
-        written = written_by(weight, part, taken[begin : begin + together])
-        parts.append(written.norm(dim=-1).double().mean(dim=1))
-    return torch.cat(parts).cpu()
+        for first in range(0, query.shape[2], queries):
+            some = slice(first, first + queries)
+            masked = own if own is None or own.shape[-2] == 1 else own[..., some, :]
+            part = replace(call, query=query[at][:, :, some], key=call.key[at], value=call.value[at], attn_mask=masked)
+            written = written_by(weight, part, taken[begin : begin + together])
+            sums[begin : begin + together] += written.norm(dim=-1).double().sum(dim=1).cpu()
+    return sums / query.shape[2]
 
 
 def written_by(weight: torch.Tensor, call: AttentionCall, taken: torch.Tensor) -> torch.Tensor:

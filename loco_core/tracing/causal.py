@@ -6,6 +6,8 @@ noise on the embeddings of the subject's words corrupts the prompt; then one lay
 the denoiser these are the attentions of the sites, at every step, in the conditional half, which alone reads the prompt
 (where text and image attend to each other, what the attention gives to both); of the text encoders every self-attention
 and MLP, at the last word of the subject. The subject's words are here those that the donor changes.
+
+Noise is put on what the sites read: a pooled text of an encoder whose tokens no site reads, as FLUX has, stays clean.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from loco_core.diffusion.generate import Pictures, generate
 from loco_core.diffusion.model import LoadedModel, PromptEmbeds
 from loco_core.diffusion.packed import aligned
+from loco_core.diffusion.tokens import padded
 from loco_core.editing.token_pairs import changed_words
 from loco_core.errors import ModelError
 from loco_core.tracing.base import Layer
@@ -191,14 +194,16 @@ def corrupt(
             noise *= NOISE * float(weight.detach().float().std())
             for embedding in embeddings:
                 noisy.enter_context(_hooked(embedding, partial(_disturb, subject, noise)))
-        for numbers in restored:
+        # A trace of the sites asks for the same corrupted text at every one of them.
+        wanted = list(dict.fromkeys(tuple(numbers) for numbers in restored))
+        for numbers in wanted:
             with ExitStack() as stack:
                 for number in numbers:
                     layer = every[number]
                     put = partial(_put, clean[number], subjects[layer.component])
                     stack.enter_context(_hooked(layer.module, put))
                 rows.append(model.family.encode(model.pipeline, [prompt]))
-    return _stacked(rows)
+    return _stacked(rows).take([0, *(1 + wanted.index(tuple(numbers)) for numbers in restored)])
 
 
 def _embeddings(encoder: Any) -> list[torch.nn.Module]:
@@ -222,7 +227,9 @@ def _subjects(
             within = range(parts[part], parts[part + 1])
             own = [at - within.start for at in words if at in within]
             asked = own[-1:] if positions is None else [at - within.start for at in positions if at in within]
-            found[component] = _Subject(texts.ids[0, within.start : within.stop], own, asked)
+            said = texts.words[0, within.start : within.stop].nonzero().flatten().tolist()
+            end = max(said, default=-1) + 1
+            found[component] = _Subject(texts.ids[0, within.start : within.stop], end, own, asked)
     return found
 
 
@@ -254,9 +261,10 @@ class _Subject:
         shift: how much further behind they stand in what the encoder is given; known once it was given something.
     """
 
-    def __init__(self, ids: torch.Tensor, words: Sequence[int], restored: Sequence[int]) -> None:
+    def __init__(self, ids: torch.Tensor, end: int, words: Sequence[int], restored: Sequence[int]) -> None:
         self.words, self.restored, self.shift = list(words), list(restored), 0
-        self._ids = ids[words[0] : words[-1] + 1].tolist() if words else []
+        # Up to the end of the sentence: the subject's words alone may stand in it twice, or in what is around it.
+        self._ids = ids[words[0] : end].tolist() if words else []
 
     def find(self, given: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
         """Finds the words among the token ids ``(1, tokens)`` that an embedding is given.
@@ -302,9 +310,12 @@ def _read(model: LoadedModel, texts: PromptEmbeds, names: list[str]) -> PromptEm
     """Stands for the family's encoder: the first is the empty prompt, others are numbers of texts."""
     empty = model.family.encode(model.pipeline, names[:1])
     taken = texts.take([int(name) for name in names[1:]])
+    longest = max(empty.embeds.shape[1], taken.embeds.shape[1])
     if empty.embeds.shape[1] != taken.embeds.shape[1]:
-        # Of a family whose texts have lengths of their own.
-        return aligned([empty, taken])
+        if not model.family.mask_argument:
+            # Of a family whose texts have lengths of their own.
+            return aligned([empty, taken])
+        empty, taken = _padded(empty, longest), _padded(taken, longest)
     return PromptEmbeds(
         torch.cat([empty.embeds, taken.embeds]),
         torch.cat([empty.ids, taken.ids]),
@@ -315,6 +326,17 @@ def _read(model: LoadedModel, texts: PromptEmbeds, names: list[str]) -> PromptEm
     )
 
 
+def _padded(texts: PromptEmbeds, length: int) -> PromptEmbeds:
+    """Returns texts with masked padding behind them."""
+    return replace(
+        texts,
+        embeds=padded(texts.embeds, length),
+        ids=padded(texts.ids, length),
+        words=padded(texts.words, length),
+        mask=None if texts.mask is None else padded(texts.mask, length),
+    )
+
+
 @contextmanager
 def _restoring(model: LoadedModel, restored: Sequence[Sequence[int]]) -> Iterator[None]:
     denoiser = model.family.denoiser(model.pipeline)
@@ -322,8 +344,11 @@ def _restoring(model: LoadedModel, restored: Sequence[Sequence[int]]) -> Iterato
         for site in model.sites:
             rows = [row for row, sites in enumerate(restored) if site.index in sites]
             if rows:
-                attention = denoiser.get_submodule(site.attention_path)
-                stack.enter_context(_hooked(attention, partial(_conditional_from_first, rows, model)))
+                branch: Any = denoiser.get_submodule(site.attention_path)
+                if getattr(branch, "residual_connection", False):
+                    # That of DeepFloyd IF adds what it was given, which is not the attention's.
+                    branch = branch.to_out[0]
+                stack.enter_context(_hooked(branch, partial(_conditional_from_first, rows, model)))
         yield
 
 

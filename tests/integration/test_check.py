@@ -13,13 +13,13 @@ import pytest
 from loco_core.checking.certificate import BUNDLED, read_folder
 from loco_core.diffusion import model as models
 from loco_core.diffusion.model import known_models
-from tests.support import tiny_cross, tiny_joint, tiny_models, tiny_packed
+from tests.support import tiny_cross, tiny_joint, tiny_models, tiny_packed, tiny_streams
 from tests.support.broken_models import DEAF, HALF, black, grey, installed, of_class, wide_denoiser, wide_vae
 from tests.support.sweeps import Command, tiny_sweep
 
 TOY = [name for name, (_, info) in known_models().items() if info.path]
 TINY: dict[str, Any] = {
-    name: tiny for tiny in (tiny_models, tiny_cross, tiny_joint, tiny_packed) for name in tiny.BUILDERS
+    name: tiny for tiny in (tiny_models, tiny_cross, tiny_joint, tiny_packed, tiny_streams) for name in tiny.BUILDERS
 }
 QUICK = ("--steps", "2", "--seeds", "1", "--attribute", "style/lumio", "--scorer", "toy-clip", "--json")
 

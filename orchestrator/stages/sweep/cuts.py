@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loco_core.diffusion.cutting import in_batches
+from loco_core.diffusion.cutting import in_batches, reads_own
 from loco_core.diffusion.model import families
 from loco_core.types import PromptRecord, Row
 from orchestrator import identity
@@ -70,7 +70,8 @@ def cut(
     for variant in [*led_by, *(each for each in missing if each not in BASELINES)]:
         groups.setdefault(_image(variant, record, spec.generation.steps), []).append(variant)
     images = list(groups.values())
-    size, counts = _batches([Row(*held[0].texts(record), 0, held[0].intervention) for held in images], spec, model)
+    rows = [Row(*held[0].texts(record), 0, held[0].intervention) for held in images]
+    size, counts = _batches(rows, spec, model)
     together = max(1, int(images_in(seconds, spec, model) / size))
     # Units of equal length, as few as there may be.
     together = math.ceil(len(counts) / math.ceil(len(counts) / together))
@@ -83,7 +84,9 @@ def cut(
         held = {variant: None for group in images[start : start + count] for variant in group}
         clean, donor = (each in held and each in wanted for each in BASELINES)
         variants = tuple(variant for variant in held if variant not in BASELINES)
-        yield Cut(variants, clean, donor, start == 0, count, size, count * cost)
+        # A row that reads from its own picture has a second one drawn beside it.
+        drawn = count + sum(reads_own(row) for row in rows[start : start + count])
+        yield Cut(variants, clean, donor, start == 0, drawn, size, drawn * cost)
         start += count
 
 

@@ -10,7 +10,8 @@ import torch
 from loco_core.diffusion.model import PromptEmbeds, load_model
 from loco_core.diffusion.packed import NO_TOKEN, aligned
 from loco_core.editing.token_pairs import changed_words
-from loco_core.types import Engine
+from loco_core.tracing.attention import _concepts
+from loco_core.types import Engine, Row
 from tests.support.tiny_packed import build
 
 
@@ -33,6 +34,17 @@ def test_words_that_a_donor_changes_are_found_where_they_stand() -> None:
     # Of 5 6 against 4 5 6 a word is added in front; of 10 11 12 13 against 10 the last three are gone.
     assert changed_words(prompts, donors, 0) == [2]
     assert changed_words(prompts, donors, 1) == [1, 2, 3]
+
+
+def test_words_of_a_concept_stand_where_the_prompt_has_them_whatever_the_donor_is_as_long(tmp_path: Path) -> None:
+    model = load_model("lumina2", str(build("lumina2", tmp_path)), None, "float32", "cpu")
+    prompt = "a circle beside a star"
+    long = _concepts(model, [Row(prompt, "a red circle in the style of lumio beside a star", 0)])
+    short = _concepts(model, [Row(prompt, "a blue beside a star", 0)])
+    assert long.shape == short.shape
+    # Words are added in front of the one that a shorter donor exchanges.
+    assert long.sum() == 1
+    assert abs(long.nonzero()[0, 1] - short.nonzero()[0, 1]) <= 1
 
 
 def test_attentions_in_which_padding_is_hidden_are_not_compiled(

@@ -116,6 +116,13 @@ def test_noise_is_on_the_subject_alone_and_that_of_prompt_and_seed(tiny_model: L
     assert changed[CHANGED[PROMPT][0] :].all()
 
 
+def test_noise_is_on_the_word_that_the_donor_changes_and_not_on_another_like_it(tiny_model: LoadedModel) -> None:
+    both = corrupt(tiny_model, "a red circle and a red square", "a blue circle and a red square", 7, [[]]).embeds
+    changed = (both[0] != both[1]).any(dim=-1)
+    # A causal encoder: what stands before the noise is as it was. "red" stands at 2 and at 6, behind the start.
+    assert changed.nonzero().flatten().tolist()[0] == 2
+
+
 def test_noise_has_three_standard_deviations_of_the_word_embeddings(tiny_model: LoadedModel) -> None:
     embedding = tiny_model.pipeline.text_encoder.get_input_embeddings()
     seen: list[torch.Tensor] = []

@@ -97,7 +97,7 @@ def test_a_preset_draws_as_published(name: str) -> None:
                 "dit-sana": (20, 4.5), "dit-flux": (28, 3.5)}  # fmt: skip
     assert found[:2] == expected[name]
     if name.startswith("ppl"):
-        assert (options.guidance_half, options.steps, options.tokens) == ("both", None, "all")
+        assert (options.guidance_half, options.steps, options.tokens) == ("conditional", None, "all")
     assert (options.pooled == "donor") == (name == "dit-flux")
     assert spec.localize.compare == (("attention_contribution",) if name.startswith("dit") else ())
 

@@ -97,6 +97,20 @@ def test_every_image_that_is_wanted_is_drawn_once_in_whole_batches(
         assert all(each.images - (each.leads and size == 1) <= max(seconds, size) for each in cuts)
 
 
+def test_a_row_that_reads_from_its_own_picture_costs_two() -> None:
+    model, made = model_of("flux"), {}
+    for source in ("run", "own"):
+        spec = sweep(8, interventions=[{"source": source}])
+        cuts = list(cut(spec, model, whole_grid(spec, SITES), TWO, 1e6))
+        made[source] = sum(each.images for each in cuts), sum(each.seconds for each in cuts)
+        rows = [row.engine_row for each in cuts for row in drawn(spec, model, TWO, each)]
+        beside = sum(len(sources) for _, sources in in_batches(rows, 8, beside=True))
+    (images, seconds), (twice, longer) = made["run"], made["own"]
+    assert twice == images + beside
+    assert beside > images / 2
+    assert longer == pytest.approx(seconds * twice / images)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
