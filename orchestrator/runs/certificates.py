@@ -27,9 +27,8 @@ def known_certificates(here: Path | None = None) -> tuple[Certificate, ...]:
     Raises:
         StoreError: a file is no certificate.
     """
-    found = {
-        each.to_json(): each for folder in (BUNDLED, (here or Path.cwd()) / FOLDER) for each in read_folder(folder)
-    }
+    # A job of Ray may be left without a working directory: a name below it need not be there either.
+    found = {each.to_json(): each for folder in (BUNDLED, (here or Path()) / FOLDER) for each in read_folder(folder)}
     return tuple(sorted(found.values(), key=lambda each: each.checked_at, reverse=True))
 
 
