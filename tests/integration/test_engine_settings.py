@@ -138,7 +138,7 @@ def test_a_batch_size_is_measured_once_and_stays(
 
     def probed(model: LoadedModel, *_: Any) -> BatchProbe:
         measured.append(model.device)
-        return BatchProbe(5, {1: 1.0, 5: 0.2}, 2.5)
+        return BatchProbe(5, {1: 1.0, 5: 0.2}, 2.5, {})
 
     def auto(**changes: Any) -> SweepSpec:
         spec = sweep(tiny_pipeline)
