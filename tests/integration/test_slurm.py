@@ -37,7 +37,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture
 def folder(tiny_pipeline: Path, tmp_path: Path) -> Path:
-    sweep = tiny_sweep(tiny_pipeline, attributes=["style/velor"], seeds=6)
+    # As many as are not done when a second command has been called and the job has been told to end.
+    sweep = tiny_sweep(tiny_pipeline, attributes=["style/velor"], seeds=24)
     (tmp_path / "sweep.yaml").write_text(sweep.model_dump_json(exclude_unset=True))
     return tmp_path
 
