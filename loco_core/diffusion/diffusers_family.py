@@ -84,15 +84,39 @@ class DiffusersFamily:
         pooled: PromptEmbeds,
         negative: tuple[PromptEmbeds, PromptEmbeds] | None,
     ) -> dict[str, Any]:
-        """Returns embeddings, with masks and pooled texts where the family has them."""
-        found = {"prompt_embeds": texts.embeds, "negative_prompt_embeds": negative[0].embeds if negative else None}
-        if self.masked:
+        """Returns the arguments of both halves of guidance, those of the unconditional one as diffusers names them."""
+        found = self.prompt_arguments(pipeline, texts, pooled)
+        if negative is not None:
+            found |= {f"negative_{name}": value for name, value in self.prompt_arguments(pipeline, *negative).items()}
+        return {**found, **self.call}
+
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
+        """Returns the arguments that one half of guidance has, named as those of the conditional one.
+
+        Here embeddings, with masks and pooled texts where the family has them.
+
+        Args:
+            pipeline: the pipeline.
+            texts: embeddings that the denoiser reads.
+            pooled: sentence that its pooled text comes from.
+        """
+        found = {"prompt_embeds": texts.embeds}
+        if self.masked and texts.mask is not None:
             found["prompt_attention_mask"] = texts.mask
-            found["negative_prompt_attention_mask"] = negative[0].mask if negative else None
         if pooled.pooled is not None:
             found["pooled_prompt_embeds"] = pooled.pooled
-            found["negative_pooled_prompt_embeds"] = negative[1].pooled if negative else None
-        return {**found, **self.call}
+        return found
+
+    def noise(self, pipeline: Any, count: int, *shape: int) -> torch.Tensor:
+        """Returns one noise ``(count, *shape)`` for every prompt, the same whenever it is asked for.
+
+        Where text and image share one softmax, it stands for as many image tokens as a picture has: with few of them
+        the text would read mostly itself.
+        """
+        import torch
+
+        made = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+        return made.to(**self.where(pipeline)).expand(count, *shape)
 
     def guide(self, pipeline: Any, argument: str, scale: float, *, guided: bool) -> dict[str, Any]:
         """Returns the argument of the pipeline's call that the guidance scale is."""

@@ -71,21 +71,10 @@ class Family(DiffusersFamily):
             torch.cat([words.new_zeros(len(prompts), REGISTERS), words], 1).to(embeds.device),
         )
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns the texts behind the transformer's own tokens, with masks, which the call asks for and ignores."""
-
-        def said(prompts: PromptEmbeds | None, name: str) -> dict[str, Any]:
-            embeds = None if prompts is None else prompts.embeds[:, REGISTERS:]
-            mask = None if embeds is None else embeds.new_ones(embeds.shape[:2])
-            return {f"{name}_embeds": embeds, f"{name}_attention_mask": mask}
-
-        return said(texts, "prompt") | said(negative[0] if negative else None, "negative_prompt")
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
+        """Returns texts behind the transformer's own tokens, with masks, which the call asks for and ignores."""
+        embeds = texts.embeds[:, REGISTERS:]
+        return {"prompt_embeds": embeds, "prompt_attention_mask": embeds.new_ones(embeds.shape[:2])}
 
     def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
         """Runs the transformer once, on the same noise for every prompt, at the first step's time, for 512 pixels."""
@@ -93,9 +82,8 @@ class Family(DiffusersFamily):
 
         denoiser, n, where = pipeline.transformer, len(prompts.embeds), self.where(pipeline)
         side = int(denoiser.config.sample_size)
-        noise = torch.randn(1, denoiser.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
         denoiser(
-            noise.to(**where).expand(n, -1, -1, -1),
+            self.noise(pipeline, n, denoiser.config.in_channels, side, side),
             encoder_hidden_states=prompts.embeds[:, REGISTERS:],
             timestep=torch.ones(n, **where),
         )

@@ -67,17 +67,10 @@ class Family(DiffusersFamily):
         ids, words = t5_tokens(pipeline.tokenizer, prompts, embeds.shape[1])
         return PromptEmbeds(embeds, ids, words.to(embeds.device), mask=mask.long())
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings, and masks in their format, as the pipeline has them."""
-        found = super().arguments(pipeline, texts, pooled, negative)
-        masks = ("prompt_attention_mask", "negative_prompt_attention_mask")
-        return {**found, **{name: found[name].to(texts.embeds) for name in masks if found[name] is not None}}
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
+        """Returns embeddings, and their mask in the same format, as the pipeline has it."""
+        found = super().prompt_arguments(pipeline, texts, pooled)
+        return {name: value.to(texts.embeds) for name, value in found.items()}
 
     def attention_mask(self, own: torch.Tensor, seen: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor | None:
         """Returns the mask of queries and keys, text and image: queries of the row's own text, keys of the one seen."""
@@ -91,7 +84,7 @@ class Family(DiffusersFamily):
         import torch
 
         where = self.where(pipeline)
-        given = flux.picture(pipeline.transformer, prompts, where)
+        given = flux.picture(self, pipeline, prompts)
         tokens = prompts.embeds.shape[1] + given["hidden_states"].shape[1]
         mask = None if prompts.mask is None else _with_image(prompts.mask.to(**where), tokens)
         pipeline.transformer(**given, timestep=torch.ones(len(prompts.embeds), **where), attention_mask=mask)

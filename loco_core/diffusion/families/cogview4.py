@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.families import cogview3
 from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
 from loco_core.diffusion.packed import NO_TOKEN, aligned
 from loco_core.diffusion.sites import block_names, largest_side
@@ -39,11 +39,10 @@ INFO = FamilyInfo(
 )
 
 
-class Family(DiffusersFamily):
-    """Loads and prompts a ``CogView4Pipeline``."""
+class Family(cogview3.Family):
+    """Loads and prompts a ``CogView4Pipeline``, whose transformer is called as that of CogView3+."""
 
     pipeline_class = "CogView4Pipeline"
-    text_width = "text_embed_dim"
     mask_argument = ""
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
@@ -62,15 +61,3 @@ class Family(DiffusersFamily):
             )  # fmt: skip
         ids = torch.nn.functional.pad(ids, (embeds.shape[1] - ids.shape[1], 0), value=NO_TOKEN)
         return PromptEmbeds(embeds, ids, (ids != NO_TOKEN).to(embeds.device))
-
-    def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
-        """Runs the transformer once."""
-        import torch
-
-        denoiser, n, where = pipeline.transformer, len(prompts.embeds), self.where(pipeline)
-        side = 2 * int(denoiser.config.patch_size)
-        sizes = torch.zeros(n, 2, **where)
-        denoiser(
-            torch.zeros(n, denoiser.config.in_channels, side, side, **where), prompts.embeds,
-            torch.zeros(n, device=where["device"]), original_size=sizes, target_size=sizes, crop_coords=sizes,
-        )  # fmt: skip

@@ -81,15 +81,9 @@ class Family(UNetFamily):
         ids, words = t5_tokens(pipeline.tokenizer, texts, embeds.shape[1])
         return PromptEmbeds(embeds, ids, words.to(embeds.device))
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
         """Returns the embeddings that are pooled: what cross-attention reads is routed, whatever is given here."""
-        return super().arguments(pipeline, pooled, pooled, (negative[1], negative[1]) if negative else None)
+        return super().prompt_arguments(pipeline, pooled, pooled)
 
     def images(self, output: torch.Tensor) -> torch.Tensor:
         """Brings pixels in [-1, 1], which this pipeline's tensors are, to [0, 1]."""

@@ -115,31 +115,31 @@ class Family(DiffusersFamily):
         """
         import torch
 
-        denoiser, where = pipeline.transformer, self.where(pipeline)
-        ones = torch.ones(len(prompts.embeds), **where)
+        denoiser = pipeline.transformer
+        ones = torch.ones(len(prompts.embeds), **self.where(pipeline))
         denoiser(
-            **picture(denoiser, prompts, where),
+            **picture(self, pipeline, prompts),
             pooled_projections=prompts.pooled,
             timestep=ones,
             guidance=3.5 * ones if denoiser.config.guidance_embeds else None,
         )
 
 
-def picture(denoiser: Any, prompts: PromptEmbeds, where: dict[str, Any]) -> dict[str, torch.Tensor]:
+def picture(family: DiffusersFamily, pipeline: Any, prompts: PromptEmbeds) -> dict[str, torch.Tensor]:
     """Returns the arguments of one noise for every prompt, of 512 pixels, beside prompts, and the places of both.
 
     Args:
-        denoiser: the transformer.
+        family: whose transformer it is.
+        pipeline: the pipeline.
         prompts: the prompts.
-        where: its format and device.
     """
     import torch
 
-    # Text and image share one softmax: with few image tokens the text would read mostly itself.
-    (n, count), side = prompts.embeds.shape[:2], 512 // PIXELS
-    noise = torch.randn(1, side * side, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
+    (n, count), side, where = prompts.embeds.shape[:2], 512 // PIXELS, family.where(pipeline)
     places = torch.tensor([[0, row, column] for row in range(side) for column in range(side)], **where)
     return {
-        "hidden_states": noise.to(**where).expand(n, -1, -1), "encoder_hidden_states": prompts.embeds,
-        "txt_ids": torch.zeros(count, 3, **where), "img_ids": places,
-    }  # fmt: skip
+        "hidden_states": family.noise(pipeline, n, side * side, pipeline.transformer.config.in_channels),
+        "encoder_hidden_states": prompts.embeds,
+        "txt_ids": torch.zeros(count, 3, **where),
+        "img_ids": places,
+    }

@@ -91,16 +91,6 @@ class Family(DiffusersFamily):
         found: str = pipeline.tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
         return found
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns the embeddings; the call takes no negative ones."""
-        return {"prompt_embeds": texts.embeds}
-
     def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
         """Runs the transformer once, on the same noise for every prompt, at the first step's time, for 512 pixels.
 
@@ -110,12 +100,10 @@ class Family(DiffusersFamily):
 
         denoiser, (n, count) = pipeline.transformer, prompts.embeds.shape[:2]
         where = self.where(pipeline)
-        # Text and image share one softmax: with few image tokens the text would read mostly itself.
         side = 512 // PIXELS
-        noise = torch.randn(1, side * side, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
         ones = torch.ones(n, **where)
         denoiser(
-            hidden_states=noise.to(**where).expand(n, -1, -1),
+            hidden_states=self.noise(pipeline, n, side * side, denoiser.config.in_channels),
             encoder_hidden_states=prompts.embeds,
             timestep=ones,
             guidance=4.0 * ones if denoiser.config.guidance_embeds else None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
 from loco_core.diffusion.families import flux2
-from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo
 from loco_core.diffusion.tokens import Reading
 
 _SMALL = {
@@ -80,13 +80,3 @@ class Family(flux2.Family):
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
         return found
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns the embeddings of both halves of guidance."""
-        return DiffusersFamily.arguments(self, pipeline, texts, pooled, negative)

@@ -102,19 +102,11 @@ class Family(DiffusersFamily):
             style=torch.zeros(n, dtype=torch.long, device=where["device"]),
         )
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
         """Returns the texts that are pooled: what cross-attention reads is routed, whatever is given here."""
-        found: dict[str, Any] = dict(self.call)
-        for prefix, text in (("", pooled), ("negative_", negative[1] if negative else None)):
-            parts = ((None, None),) * 2 if text is None else self._texts(pipeline, text)
-            for suffix, (embeds, mask) in zip(("", "_2"), parts, strict=True):
-                found |= {f"{prefix}prompt_embeds{suffix}": embeds, f"{prefix}prompt_attention_mask{suffix}": mask}
+        found: dict[str, Any] = {}
+        for suffix, (embeds, mask) in zip(("", "_2"), self._texts(pipeline, pooled), strict=True):
+            found |= {f"prompt_embeds{suffix}": embeds, f"prompt_attention_mask{suffix}": mask}
         return found
 
     def _lengths(self, pipeline: Any) -> tuple[int, int]:

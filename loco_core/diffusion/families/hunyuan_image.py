@@ -122,16 +122,16 @@ class Family(DiffusersFamily):
             padded(embeds, more), padded(ids, more), padded(words, more).to(embeds.device), mask=padded(mask, more)
         )
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings with their masks, and none of what ByT5 makes."""
-        found = _texts(pipeline, texts, "")
-        return found if negative is None else {**found, **_texts(pipeline, negative[0], "negative_")}
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
+        """Returns embeddings with their mask, and one empty token in place of what ByT5 makes."""
+        embeds, mask = texts.embeds, texts.mask
+        assert mask is not None
+        return {
+            "prompt_embeds": embeds[:, :-1],
+            "prompt_embeds_mask": mask[:, :-1],
+            "prompt_embeds_2": embeds.new_zeros(len(embeds), 1, pipeline.transformer.config.text_embed_2_dim),
+            "prompt_embeds_mask_2": mask.new_zeros(len(embeds), 1),
+        }
 
     def guide(self, pipeline: Any, argument: str, scale: float, *, guided: bool) -> dict[str, Any]:
         """Gives the scale to the pipeline's guider, and no argument to its call."""
@@ -153,27 +153,13 @@ class Family(DiffusersFamily):
 
         denoiser, n = pipeline.transformer, len(prompts.embeds)
         where = self.where(pipeline)
-        # Text and image share one softmax: with few image tokens the text would read mostly itself.
         side = 1024 // PIXELS
-        noise = torch.randn(1, denoiser.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
-        texts = _texts(pipeline, prompts, "")
+        texts = self.prompt_arguments(pipeline, prompts, prompts)
         denoiser(
-            noise.to(**where).expand(n, -1, -1, -1),
+            self.noise(pipeline, n, denoiser.config.in_channels, side, side),
             torch.full((n,), 1000.0, **where),
             texts["prompt_embeds"],
             texts["prompt_embeds_mask"],
             encoder_hidden_states_2=texts["prompt_embeds_2"],
             encoder_attention_mask_2=texts["prompt_embeds_mask_2"],
         )
-
-
-def _texts(pipeline: Any, texts: PromptEmbeds, half: str) -> dict[str, Any]:
-    """Returns the arguments of a half of guidance: the prompts, and an empty token of ByT5 behind each."""
-    embeds, mask = texts.embeds, texts.mask
-    assert mask is not None
-    return {
-        f"{half}prompt_embeds": embeds[:, :-1],
-        f"{half}prompt_embeds_mask": mask[:, :-1],
-        f"{half}prompt_embeds_2": embeds.new_zeros(len(embeds), 1, pipeline.transformer.config.text_embed_2_dim),
-        f"{half}prompt_embeds_mask_2": mask.new_zeros(len(embeds), 1),
-    }

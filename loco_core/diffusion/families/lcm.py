@@ -5,10 +5,8 @@ There is no unconditional half.
 
 from __future__ import annotations
 
-from typing import Any
-
 from loco_core.diffusion.families import stable_diffusion
-from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading
 
@@ -42,13 +40,3 @@ class Family(stable_diffusion.Family):
     """Loads and prompts a ``LatentConsistencyModelPipeline``, without its safety checker."""
 
     pipeline_class = "LatentConsistencyModelPipeline"
-
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns the embeddings; the call takes no negative ones."""
-        return {"prompt_embeds": texts.embeds, **self.call}

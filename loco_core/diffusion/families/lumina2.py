@@ -79,19 +79,9 @@ class Family(DiffusersFamily):
         embeds = made[0 if text else 2][:, : ids.shape[1]]
         return PromptEmbeds(embeds, ids, torch.ones_like(ids, dtype=torch.bool).to(embeds.device))
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
         """Returns embeddings as texts of one length; what is in front of shorter ones is hidden elsewhere."""
-        found = {"prompt_embeds": texts.embeds, "prompt_attention_mask": _whole(texts)}
-        if negative is not None:
-            found["negative_prompt_embeds"] = negative[0].embeds
-            found["negative_prompt_attention_mask"] = _whole(negative[0])
-        return {**found, **self.call}
+        return {"prompt_embeds": texts.embeds, "prompt_attention_mask": _whole(texts)}
 
     def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
         """Runs the transformer once."""

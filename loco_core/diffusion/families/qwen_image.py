@@ -74,20 +74,9 @@ class Family(DiffusersFamily):
         length = ids.shape[1]
         return PromptEmbeds(padded(embeds, length), ids, words.to(embeds.device), mask=padded(mask, length))
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
-        """Returns embeddings with their masks."""
-        found = {"prompt_embeds": texts.embeds, "prompt_embeds_mask": texts.mask, **self.call}
-        if negative is not None:
-            found |= {
-                "negative_prompt_embeds": negative[0].embeds, "negative_prompt_embeds_mask": negative[0].mask
-            }  # fmt: skip
-        return found
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
+        """Returns embeddings with their mask."""
+        return {"prompt_embeds": texts.embeds, "prompt_embeds_mask": texts.mask}
 
     def attention_mask(self, own: torch.Tensor, seen: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor | None:
         """Returns which positions of the text are looked at; the attention adds the image itself."""
@@ -99,11 +88,9 @@ class Family(DiffusersFamily):
 
         denoiser, n = pipeline.transformer, len(prompts.embeds)
         where = self.where(pipeline)
-        # Text and image share one softmax: with few image tokens the text would read mostly itself.
         side = 512 // INFO.side_multiple
-        noise = torch.randn(1, side * side, denoiser.config.in_channels, generator=torch.Generator().manual_seed(0))
         denoiser(
-            hidden_states=noise.to(**where).expand(n, -1, -1),
+            hidden_states=self.noise(pipeline, n, side * side, denoiser.config.in_channels),
             encoder_hidden_states=prompts.embeds,
             encoder_hidden_states_mask=prompts.mask,
             timestep=torch.ones(n, **where),

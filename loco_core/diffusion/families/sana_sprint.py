@@ -60,9 +60,9 @@ class Family(sana.Family):
         pooled: PromptEmbeds,
         negative: tuple[PromptEmbeds, PromptEmbeds] | None,
     ) -> dict[str, Any]:
-        """Returns embeddings and their mask, and no time between two steps where there are not two.
+        """Returns those of SANA, and no time between two steps where there are not two.
 
         How many there are says the scheduler, which has been told before.
         """
         between = {} if pipeline.scheduler.num_inference_steps == 2 else {"intermediate_timesteps": None}
-        return {"prompt_embeds": texts.embeds, "prompt_attention_mask": texts.mask, **between, **self.call}
+        return super().arguments(pipeline, texts, pooled, negative) | between

@@ -110,11 +110,9 @@ class Family(DiffusersFamily):
 
         denoiser, n = pipeline.transformer, len(prompts.embeds)
         where = self.where(pipeline)
-        # As many image tokens as at the first step of a generation: text and image share one softmax.
         side = int(denoiser.config.sample_size)
-        noise = torch.randn(1, denoiser.config.in_channels, side, side, generator=torch.Generator().manual_seed(0))
         denoiser(
-            noise.to(**where).expand(n, -1, -1, -1),
+            self.noise(pipeline, n, denoiser.config.in_channels, side, side),
             encoder_hidden_states=prompts.embeds,
             pooled_projections=prompts.pooled,
             timestep=torch.full((n,), 1000.0, device=where["device"]),

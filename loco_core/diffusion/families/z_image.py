@@ -103,19 +103,9 @@ class Family(DiffusersFamily):
         words = torch.arange(ids.shape[1] + missing, device=embeds.device) < ids.shape[1] - behind
         return PromptEmbeds(pad(embeds, (0, 0, 0, missing))[None], pad(ids, (0, missing), value=NO_TOKEN), words[None])
 
-    def arguments(
-        self,
-        pipeline: Any,
-        texts: PromptEmbeds,
-        pooled: PromptEmbeds,
-        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
-    ) -> dict[str, Any]:
+    def prompt_arguments(self, pipeline: Any, texts: PromptEmbeds, pooled: PromptEmbeds) -> dict[str, Any]:
         """Returns lists of embeddings, without the room behind them: the transformer fills it with its own token."""
-        return {
-            "prompt_embeds": _listed(texts),
-            "negative_prompt_embeds": _listed(negative[0]) if negative else None,
-            **self.call,
-        }
+        return {"prompt_embeds": _listed(texts)}
 
     def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
         """Runs the transformer once."""
