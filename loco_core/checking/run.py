@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -29,6 +28,7 @@ from loco_core.diffusion.site_check import SitesError
 from loco_core.errors import LocoError, OutOfMemoryError, first_line
 from loco_core.scoring.base import load_scorer
 from loco_core.types import Attribute, Engine, Generation
+from loco_core.versions import versions_of
 
 STEPS = 4
 """Denoising steps of the pictures that are compared bit by bit."""
@@ -219,7 +219,8 @@ def _certificate(wanted: Wanted, found: _Found, seconds: float) -> Certificate:
     return Certificate(
         model=wanted.model, family=wanted.family, pipeline=found.pipeline, source=wanted.source,
         weights=wanted.weights, dtype=wanted.dtype, device=_device(wanted.device), engine=wanted.engine.bits,
-        checked_at=datetime.now(UTC).isoformat(timespec="seconds"), versions=_versions(PACKAGES),
+        checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version(), **versions_of(PACKAGES, "unknown")},
         steps=wanted.settings.steps, guidance_scale=wanted.settings.guidance_scale, seeds=wanted.seeds,
         sites=found.sites, sites_found=len(found.sites),
         sites_expected=len(found.expected), checks=tuple(found.checks), costs=found.costs,
@@ -230,13 +231,3 @@ def _certificate(wanted: Wanted, found: _Found, seconds: float) -> Certificate:
 
 def _device(device: str) -> str:
     return torch.cuda.get_device_name() if device.startswith("cuda") else device
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found

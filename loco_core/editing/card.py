@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import yaml
 
 from loco_core.editing.base import named
 from loco_core.editing.deltas import DENOISER, Provenance, WeightDelta
+from loco_core.versions import versions_of
 
 Format = Literal["folder", "lora", "delta"]
 _PACKAGES = ("loco-sweep", "diffusers", "transformers", "torch", "safetensors")
@@ -157,19 +157,10 @@ def _facts(made: Provenance, written: Written, origin: Origin) -> list[tuple[str
         rows.append(("second stage", f"{origin.second_stage}, unchanged, not part of this"))
     if origin.edit_id:
         rows += [("edit", origin.edit_id), ("sweep", origin.sweep_id)]
-    return [*rows, ("versions", ", ".join(f"{name} {found}" for name, found in versions().items()))]
-
-
-def versions() -> Mapping[str, str]:
-    """Returns the versions of the packages that an export depends on."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            # Run from its sources, as this one may be.
-            found[name] = "not installed"
-    return found
+    return [
+        *rows,
+        ("versions", ", ".join(f"{name} {found}" for name, found in versions_of(_PACKAGES, "not installed").items())),
+    ]
 
 
 def _projections(delta: WeightDelta, written: Written) -> str:

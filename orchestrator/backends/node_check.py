@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 from loco_core.errors import LocoError, first_line
+from loco_core.versions import versions_of
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "s3fs", "pydantic", "numpy", "scipy")
 LEAST_BYTES = 2_000_000_000
@@ -112,13 +112,7 @@ class NodeCheck:
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **versions_of(PACKAGES)}
 
 
 def _cache() -> str:
