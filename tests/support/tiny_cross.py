@@ -44,10 +44,10 @@ from tests.support.tiny_models import (
     SIDE,
     T5,
     clip_encoder,
-    clip_pair,
     clip_tokenizer,
     sana,
     save,
+    sdxl_around,
     t5_pair,
     vae,
 )
@@ -116,13 +116,7 @@ def sdxl_pruned() -> StableDiffusionXLPipeline:
         use_linear_projection=True, cross_attention_dim=CLIP_L + CLIP_G, addition_embed_type="text_time",
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + PROJECTION_G, norm_num_groups=4,
     )  # fmt: skip
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
-    )
-    return StableDiffusionXLPipeline(
-        vae=vae(4, scaling_factor=0.13025), unet=unet, scheduler=scheduler, force_zeros_for_empty_prompt=True,
-        **clip_pair(CLIPTextModel, 16),
-    )  # fmt: skip
+    return sdxl_around(unet)
 
 
 def glm_tokenizer(folder: Path) -> ChatGLMTokenizer:

@@ -185,6 +185,17 @@ def stable_diffusion(**changes: Any) -> StableDiffusionPipeline:
     )  # fmt: skip
 
 
+def sdxl_around(unet: UNet2DConditionModel) -> StableDiffusionXLPipeline:
+    """Builds Stable Diffusion XL with a UNet of one's own."""
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+    return StableDiffusionXLPipeline(
+        vae=vae(4, scaling_factor=0.13025), unet=unet, scheduler=scheduler, force_zeros_for_empty_prompt=True,
+        **clip_pair(CLIPTextModel, 16),
+    )  # fmt: skip
+
+
 def sdxl() -> StableDiffusionXLPipeline:
     """Builds Stable Diffusion XL: several transformer blocks at a place, all reading the same two encoders."""
     unet = UNet2DConditionModel(
@@ -195,13 +206,7 @@ def sdxl() -> StableDiffusionXLPipeline:
         cross_attention_dim=CLIP_L + CLIP_G, addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + PROJECTION_G, norm_num_groups=4,
     )  # fmt: skip
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
-    )
-    return StableDiffusionXLPipeline(
-        vae=vae(4, scaling_factor=0.13025), unet=unet, scheduler=scheduler, force_zeros_for_empty_prompt=True,
-        **clip_pair(CLIPTextModel, 16),
-    )  # fmt: skip
+    return sdxl_around(unet)
 
 
 def deepfloyd_parts(sample_size: int, layers: int, **changes: Any) -> dict[str, Any]:
@@ -256,8 +261,8 @@ def pixart_sigma() -> PixArtSigmaPipeline:
     )
 
 
-def sana() -> SanaPipeline:
-    """Builds Sana: linear self-attention, and captions from a language model."""
+def gemma_pair() -> dict[str, Any]:
+    """Builds a Gemma 2 and its tokenizer, as components of a pipeline."""
     tokenizer = gemma_tokenizer()
     encoder = Gemma2Model(
         Gemma2Config(
@@ -265,6 +270,12 @@ def sana() -> SanaPipeline:
             num_attention_heads=2, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16,
         )
     ).eval()  # fmt: skip
+    return {"text_encoder": encoder, "tokenizer": tokenizer}
+
+
+def sana() -> SanaPipeline:
+    """Builds Sana: linear self-attention, and captions from a language model."""
+    captions = gemma_pair()
     transformer = SanaTransformer2DModel(
         sample_size=LATENT_SIDE, in_channels=8, out_channels=8, num_layers=4, num_attention_heads=2,
         attention_head_dim=16, num_cross_attention_heads=4, cross_attention_head_dim=8, cross_attention_dim=32,
@@ -280,9 +291,7 @@ def sana() -> SanaPipeline:
     scheduler = DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, final_sigmas_type="zero"
     )
-    return SanaPipeline(
-        tokenizer=tokenizer, text_encoder=encoder, vae=autoencoder, transformer=transformer, scheduler=scheduler
-    )
+    return SanaPipeline(vae=autoencoder, transformer=transformer, scheduler=scheduler, **captions)
 
 
 def sd3(dual_attention_layers: tuple[int, ...] = (), qk_norm: str | None = None) -> StableDiffusion3Pipeline:

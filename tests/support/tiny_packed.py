@@ -24,8 +24,6 @@ from diffusers import (
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
-    Gemma2Config,
-    Gemma2Model,
     GlmConfig,
     GlmModel,
     PreTrainedTokenizerFast,
@@ -34,7 +32,7 @@ from transformers import (
     Qwen3Model,
 )
 
-from tests.support.tiny_models import GEMMA, SIDE, T5, gemma_tokenizer, save, t5_pair
+from tests.support.tiny_models import GEMMA, SIDE, T5, gemma_pair, save, t5_pair
 
 _PIXELS = MappingProxyType({"height": 2 * SIDE, "width": 2 * SIDE})
 CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -73,22 +71,15 @@ def open_gates(blocks: Iterable[Any]) -> None:
 
 def lumina2() -> Lumina2Pipeline:
     """Builds Lumina-Image 2: captions of Gemma 2 behind a system prompt, heads that share keys and values."""
-    tokenizer = gemma_tokenizer()
-    encoder = Gemma2Model(
-        Gemma2Config(
-            vocab_size=len(tokenizer), hidden_size=GEMMA, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16,
-        )
-    ).eval()  # fmt: skip
+    captions = gemma_pair()
     transformer = Lumina2Transformer2DModel(
         sample_size=SIDE // 4, in_channels=16, hidden_size=64, num_layers=4, num_refiner_layers=1,
         num_attention_heads=4, num_kv_heads=2, multiple_of=16, axes_dim_rope=(4, 6, 6), cap_feat_dim=GEMMA,
     )  # fmt: skip
     open_gates(transformer.layers)
     return Lumina2Pipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), vae=eightfold(),
-        text_encoder=encoder, tokenizer=tokenizer,
-    )  # fmt: skip
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), vae=eightfold(), **captions
+    )
 
 
 def letters(special: tuple[str, ...]) -> Tokenizer:

@@ -12,29 +12,19 @@ from diffusers import (
     LuminaPipeline,
     UNet2DModel,
 )
-from transformers import Gemma2Config, Gemma2Model
 
-from tests.support.tiny_models import GEMMA, LATENT_SIDE, gemma_tokenizer, save, vae
+from tests.support.tiny_models import GEMMA, LATENT_SIDE, gemma_pair, save, vae
 
 
 def lumina() -> LuminaPipeline:
     """Builds Lumina-Next: cross-attention beside self-attention in each of three blocks."""
-    tokenizer = gemma_tokenizer()
-    encoder = Gemma2Model(
-        Gemma2Config(
-            vocab_size=len(tokenizer), hidden_size=GEMMA, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16,
-        )
-    ).eval()  # fmt: skip
+    captions = gemma_pair()
     transformer = LuminaNextDiT2DModel(
         sample_size=LATENT_SIDE, patch_size=2, in_channels=4, hidden_size=24, num_layers=3, num_attention_heads=3,
         num_kv_heads=1, multiple_of=16, ffn_dim_multiplier=None, norm_eps=1e-5, learn_sigma=True, qk_norm=True,
         cross_attention_dim=GEMMA, scaling_factor=1.0,
     )  # fmt: skip
-    return LuminaPipeline(
-        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), text_encoder=encoder,
-        tokenizer=tokenizer,
-    )  # fmt: skip
+    return LuminaPipeline(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(4), **captions)
 
 
 def textless() -> DDPMPipeline:
