@@ -102,6 +102,11 @@ class Router:
         self._model = model
         self._denoiser = model.family.denoiser(model.pipeline)
         self._evolves = model.facts.stream == "evolving"
+        # What the sites take from every projection, by its path.
+        self._parts: dict[str, list[_Part]] = {}
+        for site in model.sites:
+            self._parts.setdefault(site.key_path, []).append(_Part(0, site.index, site.key_columns))
+            self._parts.setdefault(site.value_path, []).append(_Part(1, site.index, site.value_columns))
         self._calls = 0
         self._plans: list[_Plan] = []
         self._now: _Plan
@@ -134,7 +139,7 @@ class Router:
         )
         try:
             with replaced_forwards() as replace, ExitStack() as stack:
-                for path, parts in self._parts().items():
+                for path, parts in self._parts.items():
                     projection = self._denoiser.get_submodule(path)
                     forward = (
                         self._borrow(path, projection, parts) if self._evolves else self._look_up(tables[path], parts)
@@ -159,14 +164,6 @@ class Router:
         self._model.running.conditional = self._now.conditional
         self._calls += 1
 
-    def _parts(self) -> dict[str, list[_Part]]:
-        """Returns what the sites take from every projection, by its path."""
-        found: dict[str, list[_Part]] = {}
-        for site in self._model.sites:
-            found.setdefault(site.key_path, []).append(_Part(0, site.index, site.key_columns))
-            found.setdefault(site.value_path, []).append(_Part(1, site.index, site.value_columns))
-        return found
-
     def _tables(self, prompts: PromptEmbeds) -> dict[str, torch.Tensor]:
         """Returns what every projection makes of every prompt: ``(prompts, tokens, width)`` by path.
 
@@ -174,7 +171,7 @@ class Router:
         """
         self._model.running.conditional = torch.zeros(len(prompts.embeds), dtype=torch.bool)
         try:
-            with outputs(self._denoiser, list(self._parts())) as found, torch.no_grad():
+            with outputs(self._denoiser, list(self._parts)) as found, torch.no_grad():
                 self._model.family.forward(self._model.pipeline, prompts)
         finally:
             self._model.running.conditional = None
@@ -217,7 +214,7 @@ class Router:
         conditional = torch.tensor([half == "conditional" for half in halves]).repeat_interleave(len(rows))
         touched = frozenset(
             path
-            for path, parts in self._parts().items()
+            for path, parts in self._parts.items()
             if any(bool(swap[part.letter, part.site].any()) for part in parts)
         )
         return _Plan(

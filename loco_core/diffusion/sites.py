@@ -16,6 +16,7 @@ from loco_core.types import Site
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
 
 
 def unet_site_names(config: dict[str, Any]) -> tuple[str, ...]:
@@ -162,11 +163,8 @@ def _token_counts(
         for name, place in places.items()
         for part, path in (("query", place.query), ("key", place.key))
     ]
-    try:
+    with removed(handles):
         length = run(tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
     return length, {name: (parts["query"], parts["key"]) for name, parts in seen.items() if len(parts) == 2}
 
 
@@ -219,6 +217,16 @@ def _place(name: str, module: Any) -> _Place | None:
 
 
 @contextmanager
+def removed(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Removes hooks behind a ``with`` block."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def inputs(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
     """Records what goes into modules while a ``with`` block runs, by path: float64, on the CPU.
 
@@ -236,11 +244,8 @@ def inputs(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str
         denoiser.get_submodule(path).register_forward_pre_hook(lambda _, given, path=path: keep(path, given[0]))
         for path in paths
     ]
-    try:
+    with removed(handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -253,8 +258,5 @@ def outputs(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[st
         )
         for path in paths
     ]
-    try:
+    with removed(handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

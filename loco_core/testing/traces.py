@@ -21,6 +21,7 @@ import torch
 from loco_core import plugins
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel
+from loco_core.diffusion.sites import removed
 from loco_core.errors import LocalizationError, ModelError
 from loco_core.localization.base import Localization, LocalizeSettings, Outcome
 from loco_core.statistics import Floats
@@ -121,15 +122,9 @@ def assert_attention_adds_up(
         calls.append(site.index)
 
     monkeypatch.setattr(attention, "written_by", checked)
-    handles = []
-    for site in model.sites:
-        out = output_of(denoiser, site)
-        handles.append(out.register_forward_pre_hook(partial(compare, site)))
-    try:
+    handles = [output_of(denoiser, site).register_forward_pre_hook(partial(compare, site)) for site in model.sites]
+    with removed(handles):
         found = attention.contributions(model, rows, settings, len(rows) + 1)
-    finally:
-        for handle in handles:
-            handle.remove()
     assert found.shape == (len(rows), len(model.sites))
     assert bool((found > 0).all())
     assert set(calls) == {site.index for site in model.sites}

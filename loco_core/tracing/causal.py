@@ -25,6 +25,7 @@ import torch
 from loco_core.diffusion.generate import Pictures, generate
 from loco_core.diffusion.model import LoadedModel, PromptEmbeds
 from loco_core.diffusion.packed import aligned
+from loco_core.diffusion.sites import removed
 from loco_core.diffusion.tokens import padded
 from loco_core.editing.token_pairs import changed_words
 from loco_core.errors import ModelError
@@ -356,10 +357,8 @@ def _restoring(model: LoadedModel, restored: Sequence[Sequence[int]]) -> Iterato
 def _hooked(module: torch.nn.Module, change: Any, *, given: bool = False) -> Iterator[None]:
     """Replaces what comes out of a module; ``change`` is called with what went in too where it is asked for."""
     handle = module.register_forward_hook(lambda _, args, made: change(args[0], made) if given else change(made))
-    try:
+    with removed([handle]):
         yield
-    finally:
-        handle.remove()
 
 
 def _disturb(subject: _Subject, noise: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
