@@ -11,7 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loco_core.checking.comparisons import Subject, compare_engine, difference, draw_alone, draw_with_engine
-from loco_core.diffusion.model import known_models, load_model
+from loco_core.diffusion.facts import known_models
+from loco_core.diffusion.model import load_model
 from loco_core.types import Generation
 from tests.support.tiny_models import BUILDERS, CALL_ARGUMENTS, build
 

@@ -15,8 +15,9 @@ import torch
 from benchmarks.record import Record
 from loco_core import plugins
 from loco_core.diffusion.batches import probe_batches
+from loco_core.diffusion.facts import find_model
 from loco_core.diffusion.generate import Pictures, generate
-from loco_core.diffusion.model import LoadedModel, find_model, load_model
+from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.errors import LocoError
 from loco_core.scoring.base import load_scorer
 from loco_core.testing.plain_pipeline import Plain, Subject

@@ -22,8 +22,9 @@ import torch
 
 from benchmarks.edits import localized, sweep
 from loco_core.attributes import attribute
+from loco_core.diffusion.facts import find_model
 from loco_core.diffusion.generate import generate
-from loco_core.diffusion.model import LoadedModel, find_model, load_model
+from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.editing.base import Concept, EditSettings, HeldHalf, Target, Targets, editor_info, fit_edit, named
 from loco_core.editing.deltas import WeightDelta, applied
 from loco_core.editing.editors.neurons import random_neurons

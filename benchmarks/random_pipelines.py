@@ -43,7 +43,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from loco_core.diffusion.model import find_model
+from loco_core.diffusion.facts import find_model
 from loco_core.toyworld.training.transformer import make_word_tokenizer
 from tests.support.tiny_models import clip_tokenizer, gemma_tokenizer
 

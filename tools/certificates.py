@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loco_core.checking.certificate import BUNDLED
-from loco_core.diffusion.model import known_models
+from loco_core.diffusion.facts import known_models
 from orchestrator.runs.certificates import FOLDER
 
 

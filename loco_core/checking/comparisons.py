@@ -2,8 +2,8 @@
 
 Batches of another shape round otherwise. How much that changes a picture depends on the device, its kernels and the
 number format, so that it is measured in every check: the pipeline alone draws the same picture by itself and in a
-batch of four. A mistake of the engine, such as a site that reads another prompt, is told from that by the picture of
-the donor prompt, which is as far away as a prompt can take a picture.
+batch of four. A mistake of the engine, such as a site that reads the wrong prompt, changes a picture far more than
+that. How far a prompt can take a picture at all is measured too: it is the distance to the donor prompt's picture.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loco_core.diffusion.facts import families, single_file
 from loco_core.diffusion.folders import INDEX
-from loco_core.diffusion.model import families, single_file
 from loco_core.diffusion.single_files import SingleFile
 from loco_core.diffusion.weights import absolute, read_json
 from loco_core.errors import ModelError

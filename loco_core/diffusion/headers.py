@@ -11,7 +11,7 @@ from loco_core.errors import ModelError
 
 SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
-"""Of files that run code when they are read."""
+"""Suffixes of pickle files, which run code when they are read."""
 
 
 @dataclass(frozen=True)

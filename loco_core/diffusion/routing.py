@@ -20,7 +20,8 @@ import torch
 
 from loco_core.diffusion.cutting import draws, follows, reads_own
 from loco_core.diffusion.engine import device_of, replaced_forwards
-from loco_core.diffusion.model import UNGUIDED, Half, LoadedModel, PromptEmbeds
+from loco_core.diffusion.facts import UNGUIDED, Half
+from loco_core.diffusion.model import LoadedModel, PromptEmbeds
 from loco_core.diffusion.packed import hidden, refiners
 from loco_core.diffusion.sites import outputs
 from loco_core.types import Row

@@ -110,9 +110,9 @@ def _check_usable(path: str, layout: Layout, header: Header) -> None:
 def _what_else(header: Header) -> str:
     """Says what a file is that is no checkpoint, and what to do with it."""
     if any(sign in key for key in header for sign in _LORA):
-        return "is a LoRA; expected it under loras: of the model that it was made for"
+        return "is a LoRA; expected it under loras, in the entry of its model"
     if _is_embedding(header):
-        return "is a textual inversion; expected it under textual_inversions: of the model that it was made for"
+        return "is a textual inversion; expected it under textual_inversions, in the entry of its model"
     tops = {key.partition(".")[0] for key in header}
     if tops and tops <= {"encoder", "decoder", "quant_conv", "post_quant_conv", "first_stage_model", "vae", "bn"}:
         return "holds a VAE and no denoiser; expected a whole checkpoint, or a diffusers folder whose vae/ it replaces"

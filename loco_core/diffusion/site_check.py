@@ -54,7 +54,7 @@ def check_sites(
 
     Args:
         found: addresses of the sites of a recorded forward pass, in execution order.
-        site_names: of the family: what a configuration tells.
+        site_names: the family's function that returns the addresses of the sites from a configuration.
         config: configuration of the denoiser as it was loaded, defaults included.
         where: folder or hub id of the model.
 

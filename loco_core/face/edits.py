@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from loco_core import plugins
 from loco_core.attributes import attribute as bundled
-from loco_core.diffusion.model import LoadedModel, family_of_pipeline
+from loco_core.diffusion.facts import family_of_pipeline
+from loco_core.diffusion.model import LoadedModel
 from loco_core.editing import base
 from loco_core.editing.base import Concept, EditSettings, Target
 from loco_core.editing.card import Format, Origin, Written

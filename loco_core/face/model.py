@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loco_core.diffusion import facts
 from loco_core.diffusion import model as models
 from loco_core.diffusion.checkpoints import class_of, lent
 from loco_core.diffusion.hub import on_hub
@@ -81,7 +82,7 @@ class Model:
         Raises:
             ModelError: the folder is gone or damaged.
         """
-        return identity(self.path, self._revision, models.left_out(self._family), self._extras)[0]
+        return identity(self.path, self._revision, facts.left_out(self._family), self._extras)[0]
 
     def draw(
         self,
@@ -246,9 +247,9 @@ def load_model(
         found = lent(path, revision, extras)
         family, revision, extras = found.family, found.revision, found.extras
     elif Path(path).is_dir() or on_hub(path):
-        family = models.family_of_pipeline(class_of(path, revision), path)
+        family = facts.family_of_pipeline(class_of(path, revision), path)
     else:
-        family, info = models.find_model(path)
+        family, info = facts.find_model(path)
         path, revision = str(info.path or info.hub_id), revision or info.revision
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded = models.load_model(family, path, revision, dtype, device, engine, extras=extras)

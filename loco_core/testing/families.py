@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from loco_core.diffusion.facts import families
 from loco_core.diffusion.generate import generate
-from loco_core.diffusion.model import LoadedModel, families
+from loco_core.diffusion.model import LoadedModel
 from loco_core.diffusion.sites import outputs
 from loco_core.editing.base import Concept, EditSettings, HeldHalf, Target, editor_info, fit_edit
 from loco_core.editing.deltas import DENOISER, Change, WeightDelta, applied, module_paths, projection

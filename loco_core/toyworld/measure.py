@@ -20,8 +20,9 @@ import torch
 from scipy.stats import binomtest
 
 from loco_core.attributes import attribute
+from loco_core.diffusion.facts import family_of_pipeline
 from loco_core.diffusion.generate import generate
-from loco_core.diffusion.model import LoadedModel, family_of_pipeline, load_model
+from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.scoring.base import load_judge, load_scorer
 from loco_core.toyworld import CLIP, JUDGE, WEIGHTS
 from loco_core.toyworld.judge import Judge

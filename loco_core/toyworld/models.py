@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loco_core.diffusion.model import ModelInfo
+from loco_core.diffusion.facts import ModelInfo
 from loco_core.toyworld import WEIGHTS
 
 # Of the UNets measured on two CPU cores (float32, batches of 64), of the transformers on one (batches of 32).

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from loco_core import plugins
-from loco_core.diffusion.model import FamilyInfo, LoadedModel, families
+from loco_core.diffusion.facts import FamilyInfo, families
+from loco_core.diffusion.model import LoadedModel
 from loco_core.errors import SpecError, did_you_mean
 from loco_core.localization.base import name_of
 from loco_core.types import Generation, PromptRecord

@@ -81,7 +81,7 @@ def _device() -> str:
 
 def _bundled() -> str:
     from loco_core import plugins
-    from loco_core.diffusion.model import known_models
+    from loco_core.diffusion.facts import known_models
 
     modules = (*plugins.modules("scorers"), *plugins.modules("judges"))
     weights = dict.fromkeys(folder for module in modules if isinstance(folder := getattr(module, "WEIGHTS", ""), Path))

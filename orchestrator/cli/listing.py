@@ -24,7 +24,7 @@ def models(
     as_json: JsonOption = False,
 ) -> None:
     """List models, or the sites of one."""
-    from loco_core.diffusion.model import families
+    from loco_core.diffusion.facts import families
     from orchestrator.cli import table
     from orchestrator.runs.certificates import known_certificates
 
@@ -57,14 +57,14 @@ def models(
 
 
 def _by_family() -> list[str]:
-    from loco_core.diffusion.model import known_models
+    from loco_core.diffusion.facts import known_models
 
     return [name for name, _ in sorted(known_models().items(), key=lambda item: (item[1][0], item[0]))]
 
 
 def _model(name: str, known: Sequence[Certificate]) -> dict[str, Any]:
     """Returns what is known of a model by its name."""
-    from loco_core.diffusion.model import families, find_model
+    from loco_core.diffusion.facts import families, find_model
 
     family, info = find_model(name)
     facts, bundled = families()[family], info.path is not None
@@ -81,8 +81,8 @@ def _certificates(name: str, known: Sequence[Certificate]) -> tuple[Certificate,
     """Returns the certificates of a model, of one that is bundled only those of its very weights."""
     from functools import partial
 
+    from loco_core.diffusion.facts import find_model, left_out
     from loco_core.diffusion.folders import pipeline_files
-    from loco_core.diffusion.model import find_model, left_out
     from loco_core.diffusion.weights import weights_hash
     from orchestrator.runs.certificates import of_model
 
@@ -95,7 +95,7 @@ def _certificates(name: str, known: Sequence[Certificate]) -> tuple[Certificate,
 
 def _others(known: Sequence[Certificate]) -> list[dict[str, Any]]:
     """Returns what is known of models that have no name here, and that were checked."""
-    from loco_core.diffusion.model import families, known_models
+    from loco_core.diffusion.facts import families, known_models
     from orchestrator.runs.certificates import of_model
 
     hub = {info.hub_id for _, info in known_models().values()}
@@ -126,7 +126,7 @@ def _entry(name: str, family: str, sites: Sequence[str], certificates: Sequence[
 
 def _names(model: str) -> tuple[str, ...]:
     """Returns a model's sites, of one that is not here as its publication tells them; none where nobody does."""
-    from loco_core.diffusion.model import families, find_model
+    from loco_core.diffusion.facts import families, find_model
 
     family, info = find_model(model)
     facts = families()[family]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loco_core.diffusion.model import families, find_model
+from loco_core.diffusion.facts import families, find_model
 from loco_core.statistics import crossed_means
 from loco_core.types import Window
 from orchestrator.presets import Published, PublishedEdit, PublishedWindow, published

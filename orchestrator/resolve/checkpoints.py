@@ -9,9 +9,9 @@ from typing import Any
 
 from loco_core.diffusion.checkpoints import lender, lent, named_class
 from loco_core.diffusion.checks import Place, Weights
+from loco_core.diffusion.facts import family_of_pipeline, find_model, left_out
 from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.hub import cached_folder, pipeline_needs
-from loco_core.diffusion.model import family_of_pipeline, find_model, left_out
 from loco_core.diffusion.weights import read_json
 from loco_core.types import Extras
 from orchestrator.resolve.resolved import ResolvedModel

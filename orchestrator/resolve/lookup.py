@@ -11,8 +11,8 @@ from loco_core import plugins
 from loco_core.attributes import attribute
 from loco_core.diffusion.adapters import inversion_file, lora_file
 from loco_core.diffusion.checks import Checks, Weights, check
+from loco_core.diffusion.facts import FamilyInfo, families, find_model, left_out
 from loco_core.diffusion.folders import scorer_files
-from loco_core.diffusion.model import FamilyInfo, families, find_model, left_out
 from loco_core.diffusion.weights import absolute, commit, identity, read_json, weights_hash
 from loco_core.errors import ModelError, SpecError, did_you_mean, located
 from loco_core.scoring.base import find_scorer, named_scorers

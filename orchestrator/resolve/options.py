@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from loco_core.diffusion.checks import Place, Steps
+from loco_core.diffusion.facts import families
 from loco_core.diffusion.folders import INDEX, read_object
 from loco_core.diffusion.hub import cached_folder
-from loco_core.diffusion.model import families
 from loco_core.diffusion.schedules import KARRAS, is_scheduler
 from loco_core.diffusion.weights import read_json
 from loco_core.errors import SpecError, did_you_mean, located

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loco_core.diffusion.facts import left_out
 from loco_core.diffusion.hub import SCORER, Needs, on_hub, pipeline_needs
-from loco_core.diffusion.model import left_out
 from loco_core.errors import located
 from loco_core.scoring.base import find_scorer
 from orchestrator.resolve.checkpoints import described_in

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
-from loco_core.diffusion.model import families
+from loco_core.diffusion.facts import families
 from loco_core.editing.base import editor_info
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, Engine, Extras, Generation

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from loco_core.diffusion.facts import families, left_out
 from loco_core.diffusion.folders import pipeline_files
 from loco_core.diffusion.hub import on_hub
-from loco_core.diffusion.model import families, left_out
 from loco_core.diffusion.weights import absolute, read_json, weights_hash
 from loco_core.errors import ModelError, SpecError, located
 from orchestrator.resolve.resolved import ResolvedModel, ResolvedSuperResolution

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from loco_core.diffusion.checks import Place, Reader
+from loco_core.diffusion.facts import families
 from loco_core.diffusion.folders import INDEX, components, place_of, read_object
 from loco_core.diffusion.hub import cached_folder
-from loco_core.diffusion.model import families
 from loco_core.errors import ModelError
 from orchestrator.resolve.resolved import ResolvedModel
 

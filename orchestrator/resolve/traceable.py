@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from loco_core.diffusion.facts import families
 from loco_core.diffusion.folders import INDEX
-from loco_core.diffusion.model import families
 from loco_core.diffusion.weights import read_json
 from loco_core.errors import ModelError, SpecError, located
 from loco_core.tracing.base import check_traceable, reads, tracer_info

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from loco_core.attributes import attribute, bundled, made_for
-from loco_core.diffusion.model import families, find_model, known_models, published_model
+from loco_core.diffusion.facts import families, find_model, known_models, published_model
 from loco_core.errors import SpecError, did_you_mean
 from loco_core.scoring.base import find_scorer, named_scorers
 from loco_core.scoring.base import made_for as scorer_made_for

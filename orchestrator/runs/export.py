@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from loco_core.diffusion.facts import find_model
 from loco_core.diffusion.hub import on_hub
-from loco_core.diffusion.model import find_model, load_model
+from loco_core.diffusion.model import load_model
 from loco_core.editing.base import named
 from loco_core.editing.card import Origin, Written
 from loco_core.editing.deltas import from_bytes

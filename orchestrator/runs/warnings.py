@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loco_core.attributes import made_for
-from loco_core.diffusion.model import known_models
+from loco_core.diffusion.facts import known_models
 from loco_core.localization.base import rule
 from loco_core.scoring.base import made_for as scorer_made_for
 from orchestrator.resolve.resolved import Resolved, ResolvedModel

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from loco_core import types
-from loco_core.diffusion.model import ModelInfo, published_model
+from loco_core.diffusion.facts import ModelInfo, published_model
 from loco_core.diffusion.single_files import is_single_file
 from loco_core.types import Attention, DeviceMap, Engine, Extras, Generation, Offload, TextualInversion
 from orchestrator.spec.accelerators import ACCELERATOR_LABEL, Accelerator, memory_of

@@ -12,7 +12,7 @@ import pytest
 
 from loco_core.checking.certificate import BUNDLED, read_folder
 from loco_core.diffusion import model as models
-from loco_core.diffusion.model import known_models
+from loco_core.diffusion.facts import known_models
 from tests.support import tiny_cross, tiny_joint, tiny_models, tiny_packed, tiny_streams
 from tests.support.broken_models import DEAF, HALF, black, grey, installed, of_class, wide_denoiser, wide_vae
 from tests.support.sweeps import Command, tiny_sweep

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from loco_core.diffusion.model import families
+from loco_core.diffusion.facts import families
 from tests.support import tiny_cross, tiny_joint, tiny_packed, tiny_streams
 from tests.support.clusters import COMMAND_SECONDS
 from tests.support.runs import localizer_of

@@ -23,7 +23,7 @@ CODE = """\
 import loco_core, orchestrator
 assert all({source!r} not in m.__file__ and {site!r} in m.__file__ for m in (loco_core, orchestrator))
 from loco_core.attributes import bundled
-from loco_core.diffusion.model import known_models
+from loco_core.diffusion.facts import known_models
 from orchestrator.cli.demo import SWEEP
 from orchestrator.resolve.lookup import resolve
 from orchestrator.spec import load_sweep

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from loco_core.checking.certificate import BUNDLED, Certificate, read_folder
-from loco_core.diffusion.model import FamilyInfo, ModelInfo, families, known_models
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo, families, known_models
 from loco_core.diffusion.unserved import KINDS, REASONS
 from loco_core.localization.base import LocalizeSettings
 from orchestrator.presets import presets, published
@@ -25,9 +25,9 @@ random pipelines of the real classes.
 *Status* is what [`loco-sweep check`](../how-to/check.md) found with the weights of a model: the certificates that ship
 with the project. No published weights have been checked yet."""
 MEMORY = """\
-Memory: of a GPU, at most, for one picture at half precision. It was measured with random weights, or estimated from
-such measurements; of FLUX.2 and AuraFlow it is what the weights take. Format: of the denoiser's weights as published,
-the default of `dtype`."""
+*Memory* is the most GPU memory that one picture needs at half precision. It was measured with random weights, or
+estimated from such measurements. For FLUX.2 and AuraFlow it is the size of the weights. *Format* is the number format
+in which the denoiser's weights were published, and the default of `dtype`."""
 UNSERVED = """\
 `plan` says so of a folder of one of them. A [plug-in](../how-to/plug-ins.md) may add a family for it."""
 PRESETS = """\

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.facts import SEPARATE, FamilyInfo, ModelInfo
 from loco_core.diffusion.families import flux
-from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.tokens import Reading, t5_tokens
 
 if TYPE_CHECKING:

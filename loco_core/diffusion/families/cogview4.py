@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from loco_core.diffusion.facts import SEPARATE, FamilyInfo, ModelInfo
 from loco_core.diffusion.families import cogview3
-from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.packed import NO_TOKEN, aligned
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, check_lengths

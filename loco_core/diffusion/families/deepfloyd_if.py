@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import UNetFamily
-from loco_core.diffusion.model import FamilyInfo, LoadedModel, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo
+from loco_core.diffusion.model import LoadedModel, PromptEmbeds, load_pipeline
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading, t5_tokens
 

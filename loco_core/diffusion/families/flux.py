@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.facts import UNGUIDED, FamilyInfo, ModelInfo
 from loco_core.diffusion.headers import Header
-from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.single_files import DENOISER, Layout, holds
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import Reading, t5_tokens

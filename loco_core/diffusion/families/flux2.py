@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.facts import UNGUIDED, FamilyInfo, ModelInfo
 from loco_core.diffusion.hub import local_pipeline
 from loco_core.diffusion.loading import load_tokenizer
-from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds, load_pipeline
+from loco_core.diffusion.model import PromptEmbeds, load_pipeline
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import Reading, templated_tokens
 from loco_core.types import Extras

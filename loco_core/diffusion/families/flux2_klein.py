@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
+from loco_core.diffusion.facts import SEPARATE, FamilyInfo, ModelInfo
 from loco_core.diffusion.families import flux2
-from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo
 from loco_core.diffusion.tokens import Reading
 
 _SMALL = {

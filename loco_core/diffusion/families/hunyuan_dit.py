@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
-from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, check_lengths, t5_tokens
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
-from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.facts import SEPARATE, FamilyInfo, ModelInfo
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import UNQUOTED, Reading, chat_tokens, padded, quoted
 from loco_core.errors import ModelError

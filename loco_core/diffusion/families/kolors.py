@@ -8,8 +8,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo
 from loco_core.diffusion.families import sdxl
-from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading, check_lengths
 

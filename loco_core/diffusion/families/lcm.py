@@ -5,8 +5,8 @@ There is no unconditional half.
 
 from __future__ import annotations
 
+from loco_core.diffusion.facts import UNGUIDED, FamilyInfo, ModelInfo
 from loco_core.diffusion.families import stable_diffusion
-from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
-from loco_core.diffusion.model import SEPARATE, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.facts import SEPARATE, FamilyInfo, ModelInfo
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.packed import aligned, refiners
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, check_lengths

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import AS_GIVEN, DiffusersFamily
-from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, t5_tokens
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from loco_core.diffusion.facts import UNGUIDED, FamilyInfo, ModelInfo
 from loco_core.diffusion.families import sana
-from loco_core.diffusion.model import UNGUIDED, FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.sites import block_names, largest_side
 
 _TRANSFORMER = {

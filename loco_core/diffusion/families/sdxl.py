@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import UNetFamily
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo
 from loco_core.diffusion.headers import Header
-from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.single_files import DENOISER, Layout
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading, clip_tokens

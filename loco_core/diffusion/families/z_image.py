@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion.diffusers_family import DiffusersFamily
-from loco_core.diffusion.model import FamilyInfo, ModelInfo, PromptEmbeds
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo
+from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.packed import NO_TOKEN, aligned
 from loco_core.diffusion.sites import block_names
 from loco_core.diffusion.tokens import Reading, check_lengths

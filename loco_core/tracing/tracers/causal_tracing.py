@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from loco_core.diffusion.model import FamilyInfo, LoadedModel
+from loco_core.diffusion.facts import FamilyInfo
+from loco_core.diffusion.model import LoadedModel
 from loco_core.tracing.base import Cost, Trace, TracedModel, TracerInfo
 from loco_core.types import Generation, PromptRecord
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loco_core.diffusion.cutting import in_batches, reads_own
-from loco_core.diffusion.model import families
+from loco_core.diffusion.facts import families
 from loco_core.types import PromptRecord, Row
 from orchestrator import identity
 from orchestrator.resolve.resolved import ResolvedModel

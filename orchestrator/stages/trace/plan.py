@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loco_core.diffusion.model import families
+from loco_core.diffusion.facts import families
 from loco_core.tracing.base import Cost, TracedModel, reads, tracer_id, tracer_info
 from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity

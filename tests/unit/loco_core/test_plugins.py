@@ -9,7 +9,7 @@ import pytest
 
 from loco_core import plugins
 from loco_core.attributes import attribute, bundled
-from loco_core.diffusion.model import find_model
+from loco_core.diffusion.facts import find_model
 from loco_core.editing.base import editor_info
 from loco_core.errors import SpecError
 from loco_core.scoring.base import judge_id

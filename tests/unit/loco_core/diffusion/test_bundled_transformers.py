@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from loco_core.diffusion.facts import find_model
 from loco_core.diffusion.generate import generate
-from loco_core.diffusion.model import find_model, load_model
+from loco_core.diffusion.model import load_model
 from loco_core.scoring.base import load_judge
 from loco_core.toyworld import JUDGE, WEIGHTS
 from loco_core.toyworld.judge import Judge

@@ -30,7 +30,8 @@ from diffusers import (
 )
 
 from loco_core import plugins
-from loco_core.diffusion.model import REMEMBERED, LoadedModel, families, find_model, load_model, pass_of
+from loco_core.diffusion.facts import families, find_model
+from loco_core.diffusion.model import REMEMBERED, LoadedModel, load_model, pass_of
 from loco_core.diffusion.sites import record_sites, unet_site_names
 from loco_core.diffusion.tokens import clip_tokens, t5_tokens
 from loco_core.editing.deltas import Provenance, WeightDelta, applied

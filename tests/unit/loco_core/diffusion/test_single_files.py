@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from loco_core.diffusion.facts import families, left_out, single_file
 from loco_core.diffusion.headers import read_header
 from loco_core.diffusion.loading import check_weights
-from loco_core.diffusion.model import families, left_out, single_file
 from loco_core.errors import ModelError
 from loco_core.types import Extras
 from tests.support.single_files import (

@@ -11,8 +11,9 @@ import pytest
 
 import loco_core
 from loco_core.diffusion import model as models
+from loco_core.diffusion.facts import find_model, known_models
 from loco_core.diffusion.families import stable_diffusion
-from loco_core.diffusion.model import find_model, load_model
+from loco_core.diffusion.model import load_model
 from loco_core.diffusion.site_check import SitesError, check_sites, spans
 from loco_core.diffusion.sites import unet_site_names
 from loco_core.errors import ModelError
@@ -66,7 +67,7 @@ def test_addresses_are_written_as_spans() -> None:
 
 
 def test_every_bundled_model_passes(tmp_path: Path) -> None:
-    bundled = [(family, info.path) for family, info in models.known_models().values() if info.path]
+    bundled = [(family, info.path) for family, info in known_models().values() if info.path]
     assert len(bundled) == 6
     for family, path in bundled:
         assert load_model(family, str(path), None, "float32", "cpu").sites

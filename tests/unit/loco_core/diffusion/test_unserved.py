@@ -9,7 +9,7 @@ import diffusers
 import pytest
 from diffusers.pipelines import auto_pipeline
 
-from loco_core.diffusion.model import families, family_of_pipeline
+from loco_core.diffusion.facts import families, family_of_pipeline
 from loco_core.diffusion.unserved import why_unserved
 from loco_core.errors import ModelError
 

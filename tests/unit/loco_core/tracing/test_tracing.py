@@ -14,8 +14,9 @@ import torch
 
 from loco_core import plugins
 from loco_core.attributes import attribute
+from loco_core.diffusion.facts import families, find_model
 from loco_core.diffusion.generate import generate
-from loco_core.diffusion.model import LoadedModel, families, find_model, load_model
+from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.errors import ModelError, SpecError
 from loco_core.scoring.base import load_scorer
 from loco_core.testing.plain_loop import encode
