@@ -34,7 +34,8 @@ def converted(found: list[tuple[Any, Mapping[str, Any]]], *, on_meta: bool = Fal
     def fill(model: Any, weights: Mapping[str, Any], **options: Any) -> Any:
         found.append((model, weights))
         # What does not fit is said by whoever asked, for all models at once and by name.
-        fits = {key: value for key, value in weights.items() if _shape(model, key) in (None, value.shape)}
+        known = model.state_dict()
+        fits = {key: value for key, value in weights.items() if key not in known or known[key].shape == value.shape}
         return None if on_meta else original(model, fits, **options)
 
     def outline(path: str, **_: Any) -> dict[str, Any]:
@@ -53,11 +54,6 @@ def converted(found: list[tuple[Any, Mapping[str, Any]]], *, on_meta: bool = Fal
         for place in places:
             place.load_model_dict_into_meta = original
         single_file.load_single_file_checkpoint = read
-
-
-def _shape(model: Any, key: str) -> Any:
-    found = model.state_dict().get(key)
-    return None if found is None else found.shape
 
 
 def lent_by(folder: Path, part: Component, variant: str | None, dtype: Any, *, on_meta: bool = False) -> Any:

@@ -178,10 +178,12 @@ def look_at(subject: Subject, options: Options) -> Look:
 
 
 def _settings(subject: Subject, model: ResolvedModel, steps: int | None) -> Generation:
-    facts, known = families()[model.family], published_model(subject.model.path or subject.model.id)
-    published = facts.steps if known is None or known.steps is None else known.steps
-    scale = facts.guidance_scale if known is None or known.guidance_scale is None else known.guidance_scale
-    return replace(subject.settings or Generation(guidance_scale=scale), steps=steps or min(STEPS, published))
+    # Of a model as published both are known; else they are those of its family.
+    known = published_model(subject.model.path or subject.model.id) or families()[model.family]
+    assert known.steps is not None
+    assert known.guidance_scale is not None
+    settings = subject.settings or Generation(guidance_scale=known.guidance_scale)
+    return replace(settings, steps=steps or min(STEPS, known.steps))
 
 
 def source_of(model: ResolvedModel) -> str:
