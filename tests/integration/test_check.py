@@ -255,7 +255,7 @@ def test_models_shows_certificates_in_place_of_a_status(command: Command, tmp_pa
     kept.write_text(kept.read_text()[:400].replace('"model"', '"modell"') + '"format": "loco-sweep certificate 1"')
     code, out, err = command("models")
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: {kept}: a certificate that cannot be read")
+    assert err.startswith(f"error: certificates/{kept.name}: a certificate that cannot be read")
 
 
 def test_the_report_says_whether_a_model_was_checked(command: Command, tmp_path: Path, tiny_pipeline: Path) -> None:
