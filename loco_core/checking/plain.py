@@ -64,5 +64,5 @@ def draw_plainly(
             **{name: side for name in ("height", "width") if (side := getattr(settings, name)) is not None},
             **({"callback_on_step_end": keep} if new else {"callback": keep, "callback_steps": 1}),
             **(arguments or {}),
-        ).images
+        )[0]
     return Plain(last[0].float().cpu(), images)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loco_core.diffusion.facts import families, single_file
+from loco_core.diffusion.facts import families, family_of_pipeline, single_file
 from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.single_files import SingleFile
 from loco_core.diffusion.weights import absolute, read_json
@@ -109,3 +109,22 @@ def named_class(index: Mapping[str, Any], path: str) -> str:
     if not isinstance(name, str):
         raise ModelError(f"{path}/{INDEX}: _class_name is {name}; expected a class of diffusers")
     return name
+
+
+def family_of_index(index: Mapping[str, Any], path: str) -> str:
+    """Returns the key of the family that serves a pipeline.
+
+    Args:
+        index: its ``model_index.json``, or its configuration in memory.
+        path: its folder or hub id, for messages.
+
+    Raises:
+        UnknownPipelineError: no family knows its class.
+        ModelError: the index names none, or the family serves others of the class alone.
+    """
+    class_name = named_class(index, path)
+    family = family_of_pipeline(class_name, path)
+    refuses = families()[family].refuses
+    if refuses is not None and (why := refuses(index)):
+        raise ModelError(f'{path} is a "{class_name}" that no family supports: {why}')
+    return family

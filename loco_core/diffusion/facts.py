@@ -102,6 +102,8 @@ class FamilyInfo:
         steps: default number of denoising steps, for a sweep that names none; the pipeline's own default.
         guidance_scale: default guidance scale, likewise.
         layouts: how single files of its models name their tensors; empty where there are none.
+        refuses: function that says from the index of a pipeline why it is not served although its class is, in words;
+            None where all of the class are.
     """
 
     pipelines: tuple[str, ...]
@@ -132,6 +134,7 @@ class FamilyInfo:
     steps: int = 50
     guidance_scale: float = 7.5
     layouts: tuple[Layout, ...] = ()
+    refuses: Callable[[Mapping[str, Any]], str] | None = None
 
     def __post_init__(self) -> None:
         """Refuses calls in an order in which nothing could be read.

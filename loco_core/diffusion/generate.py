@@ -109,6 +109,7 @@ def _run(
     last: list[torch.Tensor] = []
     with kernels(model.engine.attention, model.dtype):
         with router.route(keys, prompts, rows, settings.steps, guided), during():
+            # The first of what a pipeline returns: images, or frames of videos.
             images = pipeline(
                 **family.arguments(pipeline, texts, pooled, negative),
                 **_callback(pipeline, last),
@@ -117,7 +118,7 @@ def _run(
                 **{name: side for name in ("height", "width") if (side := getattr(settings, name)) is not None},
                 generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
                 output_type="pt",
-            ).images
+            )[0]
         if model.super_resolution is not None:
             # What is drawn from no picture looks like one.
             failed = of_one_colour(family.images(images))

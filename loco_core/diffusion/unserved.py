@@ -97,7 +97,7 @@ KINDS = (
         "pipelines for videos",
         r"Video|AnimateDiff|T2V|I2V|V2V|CogVideo|^LTX|Mochi|Latte|Allegro|SkyReels|World|Wan|EasyAnimate"
         r"|Framepack|ConsisID|ChronoEdit|^PIA|Helios",
-        "it draws videos",
+        "it draws videos, and no family takes one frame of them as a picture",
     ),
     Kind(
         "pipelines that draw Stable Diffusion in another way",

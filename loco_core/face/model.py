@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from loco_core.diffusion import facts
 from loco_core.diffusion import model as models
-from loco_core.diffusion.checkpoints import class_of, lent
+from loco_core.diffusion.checkpoints import family_of_index, lent
+from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.hub import on_hub
 from loco_core.diffusion.single_files import is_single_file
-from loco_core.diffusion.weights import identity
+from loco_core.diffusion.weights import identity, read_json
 from loco_core.errors import SpecError
 from loco_core.types import Engine, Extras, Generation, Intervention, Row, Site, Window
 
@@ -247,7 +248,7 @@ def load_model(
         found = lent(path, revision, extras)
         family, revision, extras = found.family, found.revision, found.extras
     elif Path(path).is_dir() or on_hub(path):
-        family = facts.family_of_pipeline(class_of(path, revision), path)
+        family = family_of_index(read_json(path, revision, INDEX), path)
     else:
         family, info = facts.find_model(path)
         path, revision = str(info.path or info.hub_id), revision or info.revision

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loco_core.diffusion.checkpoints import lender, lent, named_class
+from loco_core.diffusion.checkpoints import family_of_index, lender, lent, named_class
 from loco_core.diffusion.checks import Place, Weights
-from loco_core.diffusion.facts import family_of_pipeline, find_model, left_out
+from loco_core.diffusion.facts import find_model, left_out
 from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.hub import cached_folder, pipeline_needs
 from loco_core.diffusion.weights import read_json
@@ -63,8 +63,7 @@ def checkpoint(spec: ModelSpec) -> Checkpoint:
         index = read_json(found.extras.config, found.revision, INDEX)
         return Checkpoint(spec.path, found.revision, found.extras, found.family, index)
     index = read_json(spec.path, spec.revision, INDEX)
-    family = family_of_pipeline(named_class(index, spec.path), spec.path)
-    return Checkpoint(spec.path, spec.revision, spec.extras, family, index)
+    return Checkpoint(spec.path, spec.revision, spec.extras, family_of_index(index, spec.path), index)
 
 
 def described_in(spec: ModelSpec) -> str:

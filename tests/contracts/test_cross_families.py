@@ -44,3 +44,9 @@ class TestHunyuanDiT(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         return subject_of("hunyuan_dit", "hunyuan_dit", tmp_path_factory.mktemp("models"))
+
+
+class TestWan(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("wan", "wan", tmp_path_factory.mktemp("models"))

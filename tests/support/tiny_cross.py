@@ -15,6 +15,7 @@ import sentencepiece
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLWan,
     DDPMScheduler,
     EulerDiscreteScheduler,
     HunyuanDiT2DModel,
@@ -27,12 +28,15 @@ from diffusers import (
     SCMScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
-from transformers import BertConfig, BertModel, BertTokenizer, CLIPTextModel
+from transformers import BertConfig, BertModel, BertTokenizer, CLIPTextModel, UMT5Config, UMT5EncoderModel
 
-from loco_core.toyworld.training.transformer import METASPACE
+from loco_core.toyworld.training.transformer import METASPACE, make_word_tokenizer
 from loco_core.toyworld.world import vocabulary
 from tests.support.tiny_models import (
     CLIP_G,
@@ -65,6 +69,7 @@ CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sdxl_pruned": {},
         "kolors": {},
         "hunyuan_dit": {"use_resolution_binning": False, **_PIXELS},
+        "wan": {"num_frames": 1, **_PIXELS},
     }
 )  # fmt: skip
 
@@ -205,9 +210,41 @@ def hunyuan_dit() -> HunyuanDiTPipeline:
     )  # fmt: skip
 
 
+def wan(**changes: Any) -> WanPipeline:
+    """Builds Wan: a transformer for videos with norms over all heads, and texts of which padding is zeros.
+
+    Args:
+        changes: of the pipeline.
+    """
+    tokenizer = make_word_tokenizer()
+    encoder = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer), d_model=T5, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+            feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        )
+    ).eval()  # fmt: skip
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=16, out_channels=16, text_dim=T5, freq_dim=32,
+        ffn_dim=64, num_layers=4, rope_max_seq_len=64,
+    )  # fmt: skip
+    with torch.no_grad():
+        for block in transformer.blocks:
+            # Nothing masks the hundreds of positions of padding.
+            block.attn2.norm_k.weight.mul_(4.0)
+            block.attn2.to_v.weight.mul_(8.0)
+    return WanPipeline(
+        tokenizer=tokenizer, text_encoder=encoder, transformer=transformer,
+        vae=AutoencoderKLWan(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        **changes,
+    )  # fmt: skip
+
+
 BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
     {
-        **{make.__name__: partial(save, make) for make in (lcm, sana_sprint, sdxl_pruned, hunyuan_dit)},
+        **{make.__name__: partial(save, make) for make in (lcm, sana_sprint, sdxl_pruned, hunyuan_dit, wan)},
         "kolors": partial(seeded, kolors),
     }
 )

@@ -26,6 +26,7 @@ from diffusers import (
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    WanTransformer3DModel,
     ZImageTransformer2DModel,
 )
 
@@ -56,6 +57,9 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "sana-sprint": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),
     "kolors": (UNet2DConditionModel, 70, {45: "up_blocks.0.attentions.1.transformer_blocks.1"}),
     "hunyuan-dit": (HunyuanDiT2DModel, 40, {2: "blocks.2", 39: "blocks.39"}),
+    "wan21-1.3b": (WanTransformer3DModel, 30, {2: "blocks.2", 29: "blocks.29"}),
+    "wan21-14b": (WanTransformer3DModel, 40, {39: "blocks.39"}),
+    "wan22-5b": (WanTransformer3DModel, 30, {29: "blocks.29"}),
     "deepfloyd-if": (UNet2DConditionModel, 22, {9: "mid_block.attentions.0", 17: "up_blocks.1.attentions.3"}),
     "pixart": (PixArtTransformer2DModel, 28, {2: "transformer_blocks.2", 10: "transformer_blocks.10"}),
     "sana": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),

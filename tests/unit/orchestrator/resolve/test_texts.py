@@ -13,12 +13,13 @@ from loco_core.errors import ModelError, SpecError
 from orchestrator.resolve.lookup import outline, resolve, resolve_model
 from orchestrator.resolve.texts import prompt_reader
 from orchestrator.spec import ModelSpec, SweepSpec
-from tests.support import tiny_joint, tiny_packed
+from tests.support import tiny_cross, tiny_joint, tiny_packed
 from tests.support.folders import said
 from tests.support.sweeps import Command, tiny_sweep
 from tests.support.tiny_models import BUILDERS, build, save, sd3
 
 FAMILY = {"pixart_alpha": "pixart", "pixart_sigma": "pixart"}
+CROSS = ("wan",)
 LETTERS = ("z_image", "cogview4")
 SANA_SLACK = 2
 """Tokens by which plan may be milder: what an instruction and a prompt make together is counted by the pipeline."""
@@ -32,10 +33,12 @@ def refused(act: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", [*BUILDERS, *tiny_joint.BUILDERS, *tiny_packed.BUILDERS, "sd3 without T5"])
+@pytest.mark.parametrize("name", [*BUILDERS, *CROSS, *tiny_joint.BUILDERS, *tiny_packed.BUILDERS, "sd3 without T5"])
 def test_plan_and_worker_refuse_the_same_prompts(name: str, tmp_path: Path) -> None:
     if name in BUILDERS:
         build(name, tmp_path)
+    elif name in CROSS:
+        tiny_cross.build(name, tmp_path)
     elif name in tiny_joint.BUILDERS:
         tiny_joint.build(name, tmp_path)
     elif name in tiny_packed.BUILDERS:
