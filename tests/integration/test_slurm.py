@@ -85,6 +85,7 @@ def test_a_job_that_is_about_to_end_is_queued_again_until_the_sweep_is_done(clus
         # As Slurm does before the time limit.
         cluster.call("scancel", "--batch", "--signal=USR1", job)
         _until(lambda: cluster.call("squeue", "--noheader", f"--jobs={job}", "--format=%T %r") == "PENDING BeginTime")
+        _until(lambda: cluster.has_ended(job))
         done = len(open_store(str(folder / "results")).committed())
         # Slurm itself waits two minutes.
         cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
