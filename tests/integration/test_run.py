@@ -108,9 +108,9 @@ def test_a_killed_driver_loses_nothing(spec: SweepSpec, undisturbed: Path, tmp_p
     words = context.Queue()
     child = context.Process(target=_killed_run, args=(spec, tmp_path, call, words))
     child.start()
-    child.join(120)
+    child.join(300)
     assert child.exitcode == -signal.SIGKILL
-    print(words.get(timeout=5))
+    print(words.get(timeout=60))
     run(spec, tmp_path)
     found = open_store(str(tmp_path)).read("scores")
     assert_each_once(found)

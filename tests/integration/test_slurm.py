@@ -37,7 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture
 def folder(tiny_pipeline: Path, tmp_path: Path) -> Path:
-    # As many as are not done when a second command has been called and the job has been told to end.
+    # As many as are not done when the job has been told to end.
     sweep = tiny_sweep(tiny_pipeline, attributes=["style/velor"], seeds=24)
     (tmp_path / "sweep.yaml").write_text(sweep.model_dump_json(exclude_unset=True))
     return tmp_path
@@ -80,11 +80,12 @@ def _submitted(slurm: Slurm, folder: Path, more: str) -> Iterator[tuple[subproce
 
 def test_a_job_that_is_about_to_end_is_queued_again_until_the_sweep_is_done(cluster: Slurm, folder: Path) -> None:
     with _submitted(cluster, folder, "nodes: 2, time: 0:30:00, notice: 40") as (process, job):
-        code, _, err = _call(cluster, folder, "submit", "cluster.yaml")
-        assert (code, f"job {job} of small is running; `loco-sweep logs` follows it" in err) == (1, True), err
         # As Slurm does before the time limit.
         cluster.call("scancel", "--batch", "--signal=USR1", job)
         _until(lambda: cluster.call("squeue", "--noheader", f"--jobs={job}", "--format=%T %r") == "PENDING BeginTime")
+        _until(lambda: cluster.has_ended(job))
+        code, _, err = _call(cluster, folder, "submit", "cluster.yaml")
+        assert (code, f"job {job} of small is pending; `loco-sweep logs` follows it" in err) == (1, True), err
         done = len(open_store(str(folder / "results")).committed())
         # Slurm itself waits two minutes.
         cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")

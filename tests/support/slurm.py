@@ -90,14 +90,25 @@ class Slurm:
 
     def kill(self, name: str) -> None:
         """Kills a node where it stands, with all that runs on it."""
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                variables = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if {f"SLURMD_NODENAME={name}".encode(), f"SLURM_CONF={self.folder}/slurm.conf".encode()} <= set(variables):
-                os.kill(int(path.parent.name), signal.SIGKILL)
+        for process, _ in self._processes(f"SLURMD_NODENAME={name}"):
+            os.kill(process, signal.SIGKILL)
         os.kill(int((self.folder / f"{name}.pid").read_text()), signal.SIGKILL)
+
+    def has_ended(self, job: str) -> bool:
+        """Whether a start of a job has said how it ended: a later start would be taken for it."""
+        return not any(words.startswith(f"slurmstepd: [{job}.") for _, words in self._processes())
+
+    def _processes(self, *variables: str) -> Iterator[tuple[int, str]]:
+        """Yields number and command of each process of this Slurm that has variables in its environment."""
+        wanted = {variable.encode() for variable in (f"SLURM_CONF={self.folder}/slurm.conf", *variables)}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                found, words = ((path / name).read_bytes() for name in ("environ", "cmdline"))
+            except OSError:
+                # It has ended meanwhile.
+                continue
+            if wanted <= set(found.split(b"\0")):
+                yield int(path.name), words.decode(errors="replace")
 
     @contextmanager
     def node(self, name: str) -> Iterator[subprocess.Popen[bytes]]:

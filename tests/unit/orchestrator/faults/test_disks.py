@@ -142,7 +142,7 @@ def asleep(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def wake(process: subprocess.Popen[str]) -> tuple[str, str]:
     process.send_signal(signal.SIGCONT)
-    return process.communicate(timeout=60)
+    return process.communicate(timeout=300)
 
 
 def test_a_worker_that_wakes_up_late_does_not_replace_a_unit(asleep: subprocess.Popen[str], tmp_path: Path) -> None:
