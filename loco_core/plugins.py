@@ -36,12 +36,14 @@ GROUPS = {
     "tracers": "loco_core.tracing.tracers",
     "hooks": "orchestrator.hooks.adapters",
     "models": "",
+    "pipelines": "",
     "attributes": "",
     "tables": "",
 }
 """The package whose files are plug-ins of each group; empty where entry points alone add to it.
 
-``models`` are names of models, ``attributes`` YAML files of them, ``tables`` score tables whose truth is known.
+``models`` are names of models, ``pipelines`` classes of pipelines that diffusers does not have, ``attributes`` YAML
+files of them, ``tables`` score tables whose truth is known.
 """
 ENTRY_POINTS = "entry_points.txt"
 _SINGULAR = {"families": "family"}

@@ -6,18 +6,21 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loco_core import plugins
 from loco_core.errors import ModelError, OutOfMemoryError
 from loco_core.types import Generation
-from orchestrator.resolve.resolved import Resolved
+from orchestrator.resolve.resolved import Resolved, ResolvedModel
 from orchestrator.scheduler.host import one_line, release_memory
 from orchestrator.scheduler.protocol import Attempt, Unit, UnitReport
 from orchestrator.stages.context import Result, WorkerContext
 from orchestrator.stages.registry import work_of
 from orchestrator.stages.timing import Stopwatch, TimedJudge, TimedScorer
 from orchestrator.store import open_as_worker
+
+if TYPE_CHECKING:
+    from loco_core.diffusion.model import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +124,24 @@ class PipelineWorker:
         )
 
 
+def check_default(loaded: LoadedModel, info: ResolvedModel) -> None:
+    """Refuses a model of the default family that is not what was planned, or that is drawn otherwise than it draws.
+
+    Raises:
+        ModelError: it is.
+    """
+    from loco_core.checking.trial import try_out
+
+    found = loaded.family.profile  # type: ignore[attr-defined]
+    if found != info.profile:
+        differs = [name for name, value in vars(found).items() if value != getattr(info.profile, name)]
+        raise ModelError(
+            f"{info.id}: calling it tells another {', '.join(differs)} here than where it was planned; it cannot be "
+            "swept"
+        )
+    try_out(loaded, info.id)
+
+
 def _loaded(settings: WorkerSettings, model: str, scoring: Stopwatch) -> WorkerContext:
     """Loads a model, the scorer and the judge.
 
@@ -146,6 +167,8 @@ def _loaded(settings: WorkerSettings, model: str, scoring: Stopwatch) -> WorkerC
             f"{model} runs sites that its configuration does not tell: {len(found)}, not {info.n_sites}; it cannot be "
             "swept"
         )
+    if info.profile is not None:
+        check_default(loaded, info)
     scorer = settings.resolved.scorer
     judge = TimedJudge(load_judge(settings.judge, device), scoring) if settings.judge else None
     return WorkerContext(

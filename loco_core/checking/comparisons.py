@@ -16,6 +16,7 @@ import torch
 
 from loco_core.checking.certificate import Check
 from loco_core.checking.plain import draw_plainly
+from loco_core.diffusion.default.calls import TRUE_SCALE
 from loco_core.diffusion.engine import kernels
 from loco_core.diffusion.generate import generate, of_one_colour
 from loco_core.diffusion.model import LoadedModel
@@ -29,8 +30,6 @@ TIMES = 4.0
 LEAST = {"float32": 2e-5, "float16": 3e-3, "bfloat16": 1e-2}
 """What the engine may always differ by: ten times the largest difference that `python -m benchmarks.check` measured in
 float32 (2.1e-6), and a few roundings of the others, which it measured as 0 on a CPU."""
-TRUE_SCALE = "true_cfg_scale"
-"""Pipelines that take the guidance scale by this name guide only where they are given a negative prompt."""
 TELLING = 0.5
 """A limit above this share of what the donor prompt changes tells nothing."""
 

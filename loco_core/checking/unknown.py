@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 
+from loco_core.diffusion.default.calls import CALL, TEXT, again, denoiser_of, noted
 from loco_core.diffusion.loading import load_pipeline, reason_of
 from loco_core.diffusion.site_check import spans
 from loco_core.diffusion.sites import record_sites
 from loco_core.errors import ModelError
 
-DENOISERS = ("transformer", "unet")
 STEPS = 2
 PROMPT = "a photo of a red circle"
-TEXT = "encoder_hidden_states"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def look(path: str, revision: str | None, dtype: str, device: str) -> Look:
         ModelError: it cannot be loaded, has no denoiser, takes no sentence, or its call fails.
     """
     pipeline = load_pipeline("DiffusionPipeline", path, revision, dtype, None).to(device)
-    name, denoiser = _denoiser(pipeline)
+    name, denoiser = denoiser_of(pipeline)
     calls = _called(pipeline, denoiser)
     first, missing = calls[0], []
     text = first.get(TEXT)
@@ -84,12 +83,12 @@ def look(path: str, revision: str | None, dtype: str, device: str) -> Look:
         )
     try:
         with torch.no_grad():
-            sites = record_sites(denoiser, lambda tokens: _again(denoiser, first, tokens))
+            sites = record_sites(denoiser, lambda tokens: again(denoiser, first, tokens))
     except (RuntimeError, ValueError, IndexError) as error:
         # It reads texts of one length alone, so that two lengths cannot be told from each other.
         missing.append(f"sites by two lengths of text ({reason_of(error)})")
         with torch.no_grad():
-            sites = record_sites(denoiser, lambda _: _again(denoiser, first, text.shape[1]))
+            sites = record_sites(denoiser, lambda _: again(denoiser, first, text.shape[1]))
     names = tuple(site.name for site in sites)
     blocks = _blocks(denoiser, tuple(site.key_path for site in sites))
     missing += [f"what of {spread} has no site" for spread in (_bare(blocks),) if spread]
@@ -101,59 +100,25 @@ def look(path: str, revision: str | None, dtype: str, device: str) -> Look:
     )  # fmt: skip
 
 
-def _denoiser(pipeline: Any) -> tuple[str, torch.nn.Module]:
-    for name in DENOISERS:
-        if isinstance(part := getattr(pipeline, name, None), torch.nn.Module):
-            return name, part
-    raise ModelError(
-        f"a {type(pipeline).__name__} has neither a transformer nor a unet; expected a pipeline whose denoiser is one"
-    )
-
-
 def _called(pipeline: Any, denoiser: torch.nn.Module) -> list[dict[str, Any]]:
     """Calls a pipeline with a sentence; returns the arguments of every call of its denoiser, by name."""
-    takes, calls = inspect.signature(pipeline.__call__).parameters, []
+    takes = inspect.signature(pipeline.__call__).parameters
+    calls: list[dict[str, Any]] = []
     if "prompt" not in takes:
         raise ModelError(f"the call of a {type(pipeline).__name__} takes no prompt: no text reaches its pictures")
-    signature = inspect.signature(denoiser.forward)
-
-    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        calls.append(dict(signature.bind_partial(*args, **kwargs).arguments))
-
-    handle = denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    options = {"num_inference_steps": STEPS, **CALL}
     try:
-        with torch.no_grad():
-            pipeline(prompt=PROMPT, **{name: value for name, value in _CALL.items() if name in takes})
+        with noted(denoiser, calls.append), torch.no_grad():
+            pipeline(prompt=PROMPT, **{name: value for name, value in options.items() if name in takes})
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a pipeline that nobody knows raises
         raise ModelError(
             f"the call of a {type(pipeline).__name__} with a sentence fails: {reason_of(error)}"
         ) from error
-    finally:
-        handle.remove()
     if not calls:
         raise ModelError(f"the call of a {type(pipeline).__name__} never runs its {type(denoiser).__name__}")
     return calls
-
-
-# Captions are cleaned with packages that this project does without.
-_CALL: Mapping[str, Any] = {"num_inference_steps": STEPS, "clean_caption": False}
-
-
-def _again(denoiser: torch.nn.Module, given: Mapping[str, Any], tokens: int) -> int:
-    """Runs a denoiser as it was called, with a text of so many tokens; returns their number."""
-    text = given[TEXT]
-    rows, length, width = text.shape
-
-    def cut(name: str, value: Any) -> Any:
-        if name == TEXT:
-            return text.new_zeros(rows, tokens, width)
-        is_mask = "mask" in name and isinstance(value, torch.Tensor) and value.shape == (rows, length)
-        return value.new_ones(rows, tokens) if is_mask else value
-
-    denoiser(**{name: cut(name, value) for name, value in given.items()})
-    return tokens
 
 
 def _blocks(denoiser: torch.nn.Module, paths: tuple[str, ...]) -> tuple[tuple[str, int, int], ...]:

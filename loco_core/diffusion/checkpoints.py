@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loco_core.diffusion.facts import families, family_of_pipeline, single_file
+from loco_core.diffusion.facts import DEFAULT, families, family_of_pipeline, single_file
 from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.single_files import SingleFile
 from loco_core.diffusion.weights import absolute, read_json
@@ -124,7 +124,7 @@ def family_of_index(index: Mapping[str, Any], path: str) -> str:
     """
     class_name = named_class(index, path)
     family = family_of_pipeline(class_name, path)
-    refuses = families()[family].refuses
+    refuses = families()[family].refuses if family != DEFAULT else None
     if refuses is not None and (why := refuses(index)):
         raise ModelError(f'{path} is a "{class_name}" that no family supports: {why}')
     return family

@@ -122,6 +122,16 @@ class DiffusersFamily:
         """Returns the argument of the pipeline's call that the guidance scale is."""
         return {argument: scale}
 
+    def drawing(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> AbstractContextManager[None]:
+        """Returns nothing to enter: all that a call needs are its arguments."""
+        return nullcontext()
+
     def attention_mask(self, own: torch.Tensor, seen: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor | None:
         """Returns the mask as diffusers adds it to the scores of a cross-attention: ``(rows, 1, tokens)``."""
         import torch

@@ -14,6 +14,8 @@ from loco_core.diffusion.unserved import why_unserved
 from loco_core.errors import SpecError, UnknownPipelineError, did_you_mean
 
 Half = Literal["conditional", "unconditional"]
+DEFAULT = "default"
+"""Key of the family that serves pipelines of classes that have none."""
 STACKED: tuple[tuple[Half, ...], ...] = (("unconditional", "conditional"),)
 """Both halves in one batch, as most pipelines run guidance."""
 SEPARATE: tuple[tuple[Half, ...], ...] = (("conditional",), ("unconditional",))
@@ -88,6 +90,7 @@ class FamilyInfo:
         scale_argument: name of the argument that the pipeline's call takes the guidance scale by; empty where a part of
             the pipeline has it, see :meth:`Family.guide`.
         text_last: whether the image stands in front of the text where one projection serves both.
+        words: whether it is known which tokens of a text are words: edits and traces are of words.
         refiners: beginning of the module paths of attentions that refine the text alone before it meets the image, and
             take no mask of padding that they could be given; empty where there are none.
         unguided_scale: largest guidance scale at which the pipeline runs no guidance.
@@ -124,6 +127,7 @@ class FamilyInfo:
     passes: tuple[tuple[Half, ...], ...] = STACKED
     scale_argument: str = "guidance_scale"
     text_last: bool = False
+    words: bool = True
     refiners: str = ""
     unguided_scale: float = 1.0
     guidance_example: str = ""
@@ -198,6 +202,9 @@ def left_out(family_key: str, *, second: bool = False) -> frozenset[str]:
         family_key: key of the family.
         second: whether its second stage is meant.
     """
+    if family_key == DEFAULT:
+        # Its black would pass for effects.
+        return frozenset({"safety_checker"})
     loader = getattr(plugins.load("families", family_key), "SuperResolution" if second else "Family")
     return frozenset(name for name, value in getattr(loader, "left_out", {}).items() if value is None)
 
@@ -226,14 +233,14 @@ def find_model(name: str) -> tuple[str, ModelInfo]:
 
 
 def family_of_pipeline(class_name: str, where: str) -> str:
-    """Returns the key of the family that a pipeline class belongs to.
+    """Returns the key of the family that a pipeline class belongs to: of one that nobody has looked at the default one.
 
     Raises:
-        UnknownPipelineError: no family knows the class.
+        UnknownPipelineError: no family knows the class, and it is known why none can.
     """
     known = {pipeline: key for key, family in families().items() for pipeline in family.pipelines}
     if class_name not in known:
-        why = why_unserved(class_name)
-        said = f": {why}" if why else did_you_mean(class_name, known)
-        raise UnknownPipelineError(f'{where} is a "{class_name}", which no family supports{said}')
+        if (why := why_unserved(class_name)) is None:
+            return DEFAULT
+        raise UnknownPipelineError(f'{where} is a "{class_name}", which no family supports: {why}')
     return known[class_name]

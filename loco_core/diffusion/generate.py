@@ -71,6 +71,8 @@ def generate(
         beyond = [site for site in row.intervention.sites if not 0 <= site < len(model.sites)]
         if beyond:
             raise ModelError(f"site {beyond[0]} is not in the model, which has sites 0 to {len(model.sites) - 1}")
+    if not model.facts.words and any(row.intervention.tokens != "all" for row in rows):
+        raise ModelError("of this model nobody knows which tokens of a text are words; expected tokens: all")
     pipeline = model.pipeline
     if settings.scheduler is not None:
         pipeline.scheduler = named_scheduler(settings.scheduler, pipeline.scheduler)
@@ -108,7 +110,11 @@ def _run(
     negative = (prompts.take([0] * len(rows)), prompts.take(halves["unconditional"])) if guided else None
     last: list[torch.Tensor] = []
     with kernels(model.engine.attention, model.dtype):
-        with router.route(keys, prompts, rows, settings.steps, guided), during():
+        with (
+            family.drawing(pipeline, texts, pooled, negative),
+            router.route(keys, prompts, rows, settings.steps, guided),
+            during(),
+        ):
             # The first of what a pipeline returns: images, or frames of videos.
             images = pipeline(
                 **family.arguments(pipeline, texts, pooled, negative),

@@ -24,6 +24,7 @@ from loco_core.diffusion.folders import (
 )
 from loco_core.diffusion.from_file import converted, lent_by
 from loco_core.diffusion.hub import local_pipeline
+from loco_core.diffusion.pipelines import pipeline_class
 from loco_core.errors import ModelError, first_line
 from loco_core.quiet import quiet_libraries
 from loco_core.types import Extras
@@ -245,10 +246,8 @@ def _check_extras(
     folder: Path, file: str | None, left_out: frozenset[str], extras: Extras, made: Mapping[str, Any]
 ) -> None:
     """Looks at a single file, LoRAs and words on a pipeline that holds no weights."""
-    import diffusers
-
     class_name = str(read_object(folder / INDEX).get("_class_name"))
-    cls = getattr(diffusers, class_name)
+    cls = pipeline_class(class_name, str(folder))
     given = {**_without(cls, folder), **dict.fromkeys(left_out), **made}
     taken = {name: value for name, value in given.items() if name in inspect.signature(cls.__init__).parameters}
     models = {part.name for part in components(folder, left_out) if part.kind == "model"}
@@ -289,10 +288,9 @@ def load_pipeline(
     """
     # First: the import alone gives advice on packages that are not needed.
     quiet_libraries()
-    import diffusers
     import torch
 
-    cls, extras = getattr(diffusers, class_name), extras or Extras()
+    cls, extras = pipeline_class(class_name, path), extras or Extras()
     left_out, number = {name for name, value in parts.items() if value is None}, getattr(torch, dtype)
     single = bool(extras.parts)
     folder = local_pipeline(extras.config if single else path, revision, left_out, extras.variant, extras.parts)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loco_core import plugins
-from loco_core.diffusion.facts import FamilyInfo
+from loco_core.diffusion.facts import DEFAULT, FamilyInfo
 from loco_core.diffusion.loading import load_pipeline as load_pipeline
 from loco_core.diffusion.single_files import identify, is_single_file
 from loco_core.diffusion.site_check import check_sites
@@ -97,6 +97,15 @@ class Family(Protocol):
             pooled: sentence that its pooled text comes from.
             negative: both of the unconditional half; None where there is none.
         """
+
+    def drawing(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> AbstractContextManager[None]:
+        """Returns what is entered around a call of the pipeline; see :meth:`arguments`."""
 
     def guide(self, pipeline: Any, argument: str, scale: float, *, guided: bool) -> dict[str, Any]:
         """Returns the arguments of the pipeline's call that carry the guidance scale, or gives it to a part of it.
@@ -268,7 +277,7 @@ def load_model(
 
     engine = engine or Engine()
     check(engine, device)
-    module = plugins.load("families", family_key)
+    module = _module_of(family_key)
     family: Family = module.Family()
     facts: FamilyInfo = module.INFO
     if super_resolution is not None and not facts.super_resolution_class:
@@ -297,14 +306,34 @@ def load_model(
     found: tuple[Site, ...] = ()
     if sites:
         with torch.no_grad(), kernels(engine.attention, dtype):
-            found = record_sites(denoiser, partial(pass_of, family, pipeline))
-        config: Any = denoiser.config
-        check_sites([site.name for site in found], facts.site_names, config, path)
+            facts, found = _find_sites(family_key, family, facts, pipeline, path)
     if engine.compile:
         compile_between(denoiser, found, refiners(denoiser, facts.refiners))
         if second is not None:
             compile_between(family.denoiser(second.pipeline), ())
     return LoadedModel(pipeline, family, facts, found, device, dtype, engine, super_resolution=second)
+
+
+def _module_of(family_key: str) -> Any:
+    """Returns the file of a family, or the package of the default one."""
+    if family_key == DEFAULT:
+        from loco_core.diffusion.default import family
+
+        return family
+    return plugins.load("families", family_key)
+
+
+def _find_sites(
+    family_key: str, family: Any, facts: FamilyInfo, pipeline: Any, path: str
+) -> tuple[FamilyInfo, tuple[Site, ...]]:
+    """Returns facts and sites of a pipeline, which of the default family the pipeline alone can tell."""
+    if family_key == DEFAULT:
+        found = family.probe(pipeline, path)
+        return family.profile.facts, found
+    found = record_sites(family.denoiser(pipeline), partial(pass_of, family, pipeline))
+    config: Any = family.denoiser(pipeline).config
+    check_sites([site.name for site in found], facts.site_names, config, path)
+    return facts, found
 
 
 def pass_of(family: Family, pipeline: Any, tokens: int) -> int:

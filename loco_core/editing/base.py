@@ -299,11 +299,14 @@ def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> Weig
     """Fits an edit with the editor that the settings name.
 
     Raises:
-        EditError: see :class:`Editor`; or the file raised what a mistake in it raises, or returned no changes.
+        EditError: see :class:`Editor`; or the words of a text are not known; or the file raised what a mistake in it
+            raises, or returned no changes.
         SpecError: there is no such editor.
     """
     from loco_core.editing.deltas import Change, Provenance, WeightDelta
 
+    if not model.facts.words:
+        raise EditError("of this model nobody knows which tokens of a text are words, so that it admits no edit")
     edit: Editor = plugins.function("editors", settings.editor, "edit")
     try:
         changes = tuple(edit(model, target, settings))

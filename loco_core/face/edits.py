@@ -9,6 +9,7 @@ from typing import Any, get_args
 from loco_core import plugins
 from loco_core.attributes import attribute as bundled
 from loco_core.diffusion.checkpoints import family_of_index
+from loco_core.diffusion.facts import DEFAULT
 from loco_core.diffusion.model import LoadedModel
 from loco_core.editing import base
 from loco_core.editing.base import Concept, EditSettings, Target
@@ -199,7 +200,10 @@ def apply_edit(pipeline: Any, edit: WeightDelta) -> AppliedEdit:
     """
     if isinstance(pipeline, Model):
         return AppliedEdit(pipeline.loaded, edit, pipeline.weights)
-    family = family_of_index({**pipeline.config, "_class_name": type(pipeline).__name__}, "the pipeline")
+    kind = type(pipeline).__name__
+    family = family_of_index({**pipeline.config, "_class_name": kind}, "the pipeline")
+    if family == DEFAULT:
+        raise EditError(f"the pipeline is a {kind}, which no family serves but the default one; that edits no weights")
     if any(change.conditional is not None for change in edit.changes):
         raise EditError(f"the edit cannot act in a plain pipeline: {edit.runtime_only}; draw with loco_core.load_model")
     module = plugins.load("families", family)

@@ -243,6 +243,8 @@ def load_model(
     """
     import torch
 
+    from loco_core.checking.trial import try_out
+
     path, family, extras = str(name), "", extras or Extras()
     if is_single_file(path):
         found = lent(path, revision, extras)
@@ -254,6 +256,9 @@ def load_model(
         path, revision = str(info.path or info.hub_id), revision or info.revision
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded = models.load_model(family, path, revision, dtype, device, engine, extras=extras)
+    if family == facts.DEFAULT:
+        # Nobody has checked how it is drawn.
+        try_out(loaded, str(name))
     return Model(str(name), loaded, family, path, revision, extras)
 
 

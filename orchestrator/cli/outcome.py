@@ -48,8 +48,11 @@ def execute(
     from orchestrator.runs.failures import advice, folded
     from orchestrator.runs.sweep import run_sweep
     from orchestrator.runs.usage import NO_PRICES
+    from orchestrator.runs.warnings import default_lines
     from orchestrator.scheduler.loop import StopSwitch
 
+    for line in default_lines(spec):
+        print(printable(line))
     stop = StopSwitch()
     make = backend_maker(backend, workers, threads, address, priority)
     with reporter() as report, signals(stop):

@@ -82,6 +82,8 @@ def plan(
     else:
         print(f"power:   {spec.localize.localizer} always picks a window, without a bound: not whether it holds the")
         print("         attribute, and nothing of other pictures")
+    for line in found.by_default:
+        print(f"family:  {printable(line)}")
     for warning in found.warnings:
         print(f"warning: {printable(warning)}")
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from loco_core.errors import LocoError, ModelError
 
 T = TypeVar("T")
-_LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers")
+LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers")
 _CHILD = "from orchestrator.resolve.apart import answer; answer()"
 
 
@@ -71,7 +71,7 @@ def once(check: Callable[[Any], None], wanted: Any) -> None:
     Raises:
         LocoError: as of `check`.
     """
-    versions = [f"{name} {version(name)}" for name in ("loco-sweep", *_LIBRARIES)]
+    versions = [f"{name} {version(name)}" for name in ("loco-sweep", *LIBRARIES)]
     key = hashlib.sha256("\n".join([check.__qualname__, repr(wanted), *versions]).encode()).hexdigest()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     mark = Path(cache) / "loco-sweep" / "checked" / key

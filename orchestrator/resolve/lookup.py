@@ -11,7 +11,7 @@ from loco_core import plugins
 from loco_core.attributes import attribute
 from loco_core.diffusion.adapters import inversion_file, lora_file
 from loco_core.diffusion.checks import Checks, Weights, check
-from loco_core.diffusion.facts import FamilyInfo, families, find_model, left_out
+from loco_core.diffusion.facts import DEFAULT, FamilyInfo, families, find_model, left_out
 from loco_core.diffusion.folders import scorer_files
 from loco_core.diffusion.weights import absolute, commit, identity, read_json, weights_hash
 from loco_core.errors import ModelError, SpecError, did_you_mean, located
@@ -21,6 +21,7 @@ from loco_core.types import Attribute, Extras
 from orchestrator.presets import published
 from orchestrator.resolve.apart import once
 from orchestrator.resolve.checkpoints import checkpoint, looked_at
+from orchestrator.resolve.default import profile_of
 from orchestrator.resolve.editable import check_editors
 from orchestrator.resolve.hooks import check_hooks
 from orchestrator.resolve.options import check_fit, check_scheduler, steps_of
@@ -179,12 +180,13 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
     """
     found = checkpoint(spec)
     where, revision, family = found.described_in, found.revision, found.family
-    info = families()[family]
+    weights, pinned = identity(found.path, revision, left_out(family), found.extras)
+    profile = profile_of(found, weights, spec.dtype) if family == DEFAULT else None
+    info = profile.facts if profile else families()[family]
     site_names, native_side = _facts(info, read_json(where, revision, info.config_file), where)
     scheduler = found.index.get("scheduler")
     if not (isinstance(scheduler, list) and len(scheduler) == 2 and isinstance(scheduler[1], str)):
         raise ModelError(f"{where}/model_index.json names no scheduler; expected a library and a class")
-    weights, pinned = identity(found.path, revision, left_out(family), found.extras)
     return ResolvedModel(
         id=spec.id,
         family=family,
@@ -200,6 +202,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
         seconds_per_image=found.seconds or info.seconds_per_image,
         worker=spec.worker,
         scheduler=scheduler[1],
+        profile=profile,
     )
 
 

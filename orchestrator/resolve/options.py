@@ -35,7 +35,7 @@ def check_fit(spec: SweepSpec, models: Sequence[ResolvedModel]) -> None:
 
 def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
     """Refuses options that mean nothing in a model's family."""
-    facts = families()[model.family]
+    facts = model.facts
     if spec.edit is not None and model.engine.offload == "sequential":
         with located("models", [item.id for item in spec.models].index(model.id), "engine", "offload"):
             raise SpecError(
@@ -46,6 +46,12 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
         if option.pooled == "donor" and not facts.pooled:
             with located("interventions", i, "pooled"):
                 raise SpecError(f"nothing in {model.id} ({model.family}) reads a pooled text; expected pooled: prompt")
+        if option.tokens != "all" and not facts.words:
+            with located("interventions", i, "tokens"):
+                raise SpecError(
+                    f"{model.id} is served by the default family, which does not know which "
+                    "tokens are words; expected tokens: all, or a family for this class of pipelines (how-to: plug-ins)"
+                )
         if option.source == "own" and facts.stream == "fixed":
             with located("interventions", i, "source"):
                 raise SpecError(

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
-from loco_core.diffusion.facts import families
+from loco_core.diffusion.default.profile import Profile
+from loco_core.diffusion.facts import FamilyInfo, families
 from loco_core.editing.base import editor_info
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, Engine, Extras, Generation
@@ -50,6 +51,7 @@ class ResolvedModel(BaseModel):
         seconds_per_image: expected cost of an image of 50 steps.
         worker: what a worker needs.
         scheduler: class of its own scheduler; empty where nobody has looked.
+        profile: what calling it has told, where its class has no family; None elsewhere.
         encoder_layers: self-attentions and MLPs of its text encoders; 0 where nobody asked for them.
         probed_batch: rows a forward pass, where the sweep leaves them to a probe that has been made.
         probed_seconds: cost of an image of all steps in such batches, as that probe measured it.
@@ -72,6 +74,7 @@ class ResolvedModel(BaseModel):
     seconds_per_image: float
     worker: WorkerNeeds
     scheduler: str = ""
+    profile: Profile | None = None
     encoder_layers: int = 0
     probed_batch: int | None = None
     probed_seconds: float | None = None
@@ -80,6 +83,11 @@ class ResolvedModel(BaseModel):
     def described_in(self) -> str:
         """Folder or hub id of its index, its configurations, tokenizers and scheduler."""
         return self.extras.config if self.extras.parts else self.path
+
+    @property
+    def facts(self) -> FamilyInfo:
+        """Facts of its family; of the default family what calling the model has told."""
+        return self.profile.facts if self.profile else families()[self.family]
 
     @property
     def n_sites(self) -> int:
@@ -105,7 +113,9 @@ class ResolvedModel(BaseModel):
     @property
     def editable_sites(self) -> tuple[int, ...]:
         """The sites whose K and V an edit may change."""
-        shared = families()[self.family].shared
+        shared = self.facts.shared
+        if self.profile is not None:
+            return ()
         return tuple(i for i, name in enumerate(self.site_names) if not (shared and name.startswith(shared)))
 
     def check_sites(self) -> None:
@@ -114,6 +124,11 @@ class ResolvedModel(BaseModel):
         Raises:
             SpecError: text and image share all of them.
         """
+        if self.profile is not None:
+            raise SpecError(
+                f"{self.id} ({self.profile.pipeline}) is served by the default family, which edits no weights; "
+                "expected a family for this class of pipelines (how-to: plug-ins)"
+            )
         if not self.editable_sites:
             raise SpecError(
                 f"every site of {self.id} ({self.family}) has one K and V for text and image, so that no edit of the "
@@ -126,7 +141,7 @@ class ResolvedModel(BaseModel):
         Raises:
             SpecError: the model has no such text encoder, or no site that admits an edit.
         """
-        facts = families()[self.family]
+        facts = self.facts
         if editor_info(editor).place != "text_encoder":
             self.check_sites()
             return self.editable_sites

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from loco_core.diffusion.facts import families, left_out
+from loco_core.diffusion.facts import DEFAULT, families, left_out
 from loco_core.diffusion.folders import pipeline_files
 from loco_core.diffusion.hub import on_hub
 from loco_core.diffusion.weights import absolute, read_json, weights_hash
@@ -20,7 +20,7 @@ def check_super_resolution(model: str, family: str) -> None:
         SpecError: it has none.
     """
     known = families()
-    if not known[family].super_resolution_class:
+    if family == DEFAULT or not known[family].super_resolution_class:
         able = " and ".join(key for key, facts in known.items() if facts.super_resolution_class)
         raise SpecError(f"super_resolution: {model} ({family}) has no second stage; only {able} has one")
 
@@ -78,5 +78,5 @@ def with_super_resolution(number: int, spec: ModelSpec, model: ResolvedModel, *,
             found = resolve_super_resolution(second, model.family)
         else:
             found = ResolvedSuperResolution(path=second.path, revision=second.revision, weights="", native_side=0)
-    seconds = families()[model.family].super_resolution_cost * model.seconds_per_image
+    seconds = model.facts.super_resolution_cost * model.seconds_per_image
     return model.model_copy(update={"super_resolution": found, "seconds_per_image": seconds})

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from loco_core.diffusion.checks import Place, Reader
-from loco_core.diffusion.facts import families
 from loco_core.diffusion.folders import INDEX, components, place_of, read_object
 from loco_core.diffusion.hub import cached_folder
 from loco_core.errors import ModelError
@@ -23,7 +22,7 @@ def prompt_reader(model: ResolvedModel, place: Place) -> Reader | None:
     Raises:
         ModelError: its folder names no tokenizer.
     """
-    reading, folder = families()[model.family].reading, cached_folder(model.described_in, model.revision, INDEX)
+    reading, folder = model.facts.reading, cached_folder(model.described_in, model.revision, INDEX)
     if reading is None or folder is None:
         return None
     read = reading(read_object(folder / INDEX))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from loco_core.diffusion.facts import families
 from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.weights import read_json
 from loco_core.errors import ModelError, SpecError, located
@@ -24,6 +23,11 @@ def traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
             if (tracer := reads(name)) is None:
                 continue
             info = tracer_info(tracer)
+            if model.profile is not None:
+                raise SpecError(
+                    f"{model.id} ({model.profile.pipeline}) is served by the default family, whose models cannot be "
+                    f"traced by {name}; expected a family for this class of pipelines (how-to: plug-ins)"
+                )
             check_traceable(model.family, tracer, model.id)
             if model.engine.offload == "sequential":
                 raise SpecError(
@@ -42,7 +46,7 @@ def traceable(spec: SweepSpec, model: ResolvedModel) -> ResolvedModel:
 def _encoder_layers(model: ResolvedModel) -> int:
     index = read_json(model.described_in, model.revision, INDEX)
     # SD3 may be saved without its T5.
-    parts = [part for part in families()[model.family].traced_encoders if (index.get(part) or [None])[0] is not None]
+    parts = [part for part in model.facts.traced_encoders if (index.get(part) or [None])[0] is not None]
     return sum(_layers(model, part) for part in parts)
 
 

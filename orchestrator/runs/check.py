@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from loco_core.attributes import attribute, bundled, made_for
-from loco_core.diffusion.facts import families, find_model, known_models, published_model
+from loco_core.diffusion.facts import find_model, known_models, published_model
 from loco_core.errors import SpecError, did_you_mean
 from loco_core.scoring.base import find_scorer, named_scorers
 from loco_core.scoring.base import made_for as scorer_made_for
@@ -179,7 +179,7 @@ def look_at(subject: Subject, options: Options) -> Look:
 
 def _settings(subject: Subject, model: ResolvedModel, steps: int | None) -> Generation:
     # Of a model as published both are known; else they are those of its family.
-    known = published_model(subject.model.path or subject.model.id) or families()[model.family]
+    known = published_model(subject.model.path or subject.model.id) or model.facts
     assert known.steps is not None
     assert known.guidance_scale is not None
     settings = subject.settings or Generation(guidance_scale=known.guidance_scale)

@@ -16,7 +16,7 @@ from orchestrator.runs.session import (
     pinned_names,
 )
 from orchestrator.runs.usage import HOUR, Spent, is_enough, spent
-from orchestrator.runs.warnings import warnings_of
+from orchestrator.runs.warnings import default_lines, warnings_of
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.base import Count, PlanContext, sweep_id
@@ -98,6 +98,7 @@ class Outlook:
             model. Nothing where the sweep does not edit.
         unedited: why attributes and models are not edited though the sweep edits, a sentence each.
         warnings: what the sweep cannot show or cannot mean, and what to change, a sentence each.
+        by_default: which models have no family of their own, and whether they were checked, a sentence each.
         unswept: the largest window sizes in range of models in which not all windows of that size are swept. Where no
             window passes there, the outcome is ``inconclusive``, never ``distributed``.
     """
@@ -117,6 +118,7 @@ class Outlook:
     edits: Count = field(default_factory=Count)
     unedited: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    by_default: tuple[str, ...] = ()
     unswept: tuple[int, ...] = ()
 
 
@@ -188,6 +190,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         edits=replace(edits, seconds=HOUR * sum(item.edit_hours for item in models)),
         unedited=unedited,
         warnings=(*warnings_of(spec, resolved, can_show), *hook_warnings(spec)),
+        by_default=default_lines(spec),
         unswept=_unswept(spec, resolved),
         units=left.units + len(outside),
         images=left.images,

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loco_core.attributes import made_for
-from loco_core.diffusion.facts import known_models
+from loco_core.diffusion.facts import DEFAULT, known_models
 from loco_core.localization.base import rule
 from loco_core.scoring.base import made_for as scorer_made_for
+from orchestrator.resolve.default import default_class
 from orchestrator.resolve.resolved import Resolved, ResolvedModel
+from orchestrator.runs.certificates import known_certificates, status_of
 from orchestrator.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -28,6 +30,23 @@ def warnings_of(spec: SweepSpec, resolved: Resolved, reach: Reach) -> tuple[str,
         reach: what a sweep of its size can show.
     """
     return (*_too_small(spec, reach), *_other_worlds(spec, resolved))
+
+
+def default_lines(spec: SweepSpec) -> tuple[str, ...]:
+    """Says of every model whose class has no family that the default one serves it, and whether it was checked.
+
+    Raises:
+        LocoError: a model cannot be looked up, or a certificate cannot be read.
+    """
+    kinds = {item.id: (default_class(item), item.path) for item in spec.models}
+    lines = []
+    for model, (kind, path) in kinds.items():
+        if not kind:
+            continue
+        own = [each for each in known_certificates() if each.pipeline == kind and each.family == DEFAULT]
+        known = status_of(own) if own and own[0].passed else f"not checked: loco-sweep check {path}"
+        lines.append(f"{model} is a {kind}, which has no family: the default family serves it, {known}")
+    return tuple(lines)
 
 
 def _too_small(spec: SweepSpec, reach: Reach) -> list[str]:

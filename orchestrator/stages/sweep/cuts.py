@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loco_core.diffusion.cutting import in_batches, reads_own
-from loco_core.diffusion.facts import families
 from loco_core.types import PromptRecord, Row
 from orchestrator import identity
 from orchestrator.resolve.resolved import ResolvedModel
@@ -99,7 +98,7 @@ def _image(variant: CellVariant, record: PromptRecord, steps: int) -> tuple[str,
 
 def _batches(rows: Sequence[Row], spec: SweepSpec, model: ResolvedModel) -> tuple[int, list[int]]:
     """Returns the size of batches, and how many of the rows each one draws."""
-    beside = families()[model.family].stream == "evolving"
+    beside = model.facts.stream == "evolving"
 
     def cut_by(size: int) -> list[int]:
         return [len(batch) for batch, _ in in_batches(rows, size, beside=beside)]

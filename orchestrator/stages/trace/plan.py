@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loco_core.diffusion.facts import families
 from loco_core.tracing.base import Cost, TracedModel, reads, tracer_id, tracer_info
 from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
@@ -123,7 +122,7 @@ def count_traces(spec: SweepSpec, resolved: Resolved, traced: Collection[Pair]) 
 
 def _cost(spec: SweepSpec, model: ResolvedModel, tracer: str, pairs: int) -> tuple[Cost, int]:
     """Returns what tracing takes, and prompts and seeds per unit."""
-    traced = TracedModel(families()[model.family], model.n_sites, model.encoder_layers)
+    traced = TracedModel(model.facts, model.n_sites, model.encoder_layers)
     cost = tracer_info(tracer).cost(traced, pairs, batch_size(spec, model))
     images = images_in(short_seconds(spec), spec, model)
     return cost, cost.together * max(1, int(images / (cost.images * cost.together)))

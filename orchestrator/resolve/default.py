@@ -1,0 +1,81 @@
+"""Models that the default family serves: what calling them tells, found out once, and what is said of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from loco_core.diffusion.checkpoints import class_of, named_class
+from loco_core.diffusion.default.profile import Profile
+from loco_core.diffusion.facts import DEFAULT, family_of_pipeline
+from loco_core.diffusion.folders import INDEX, read_object
+from loco_core.diffusion.hub import cached_folder
+from loco_core.types import Extras
+from orchestrator.resolve.apart import LIBRARIES, apart
+from orchestrator.resolve.checkpoints import Checkpoint
+from orchestrator.spec import ModelSpec
+
+_PROFILE = TypeAdapter(Profile)
+
+
+def profile_of(found: Checkpoint, weights: str, dtype: str) -> Profile:
+    """Returns what calling a pipeline tells of it; its user's cache folder remembers that.
+
+    Workers find it out anew, and refuse a model that is not what is remembered.
+
+    Args:
+        found: where the weights are.
+        weights: hash of them.
+        dtype: number format that it is swept in.
+
+    Raises:
+        ModelError: the default family cannot serve it.
+    """
+    versions = [f"{name} {version(name)}" for name in ("loco-sweep", *LIBRARIES)]
+    kind = class_of(found.path, found.revision)
+    key = hashlib.sha256("\n".join([kind, weights, repr(found.extras), *versions]).encode()).hexdigest()
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    file = Path(cache) / "loco-sweep" / "profiles" / f"{key}.json"
+    try:
+        return _PROFILE.validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        # Not there, or of an earlier version.
+        profile: Profile = apart(probed, found.path, found.revision, dtype, found.extras)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(_PROFILE.dump_json(profile))
+    except OSError:
+        # Found out again next time, that is all.
+        pass
+    return profile
+
+
+def probed(path: str, revision: str | None, dtype: str, extras: Extras) -> Profile:
+    """Loads a pipeline on the CPU, and returns what calling it tells.
+
+    Raises:
+        ModelError: the default family cannot serve it.
+    """
+    from loco_core.diffusion.model import load_model
+
+    # Of half precision a CPU computes in bfloat16 alone.
+    number = "bfloat16" if dtype == "float16" else dtype
+    family = load_model(DEFAULT, path, revision, number, "cpu", extras=extras).family
+    profile: Profile = family.profile  # type: ignore[attr-defined]
+    return profile
+
+
+def default_class(spec: ModelSpec) -> str:
+    """Returns the class of a model that the default family serves; empty of any other, or of one that is not here.
+
+    Raises:
+        ModelError: its index is none, or it is known why no family serves it.
+    """
+    if spec.path is None or spec.is_single_file or (folder := cached_folder(spec.path, spec.revision, INDEX)) is None:
+        return ""
+    kind = named_class(read_object(folder / INDEX), spec.path)
+    return kind if family_of_pipeline(kind, spec.path) == DEFAULT else ""

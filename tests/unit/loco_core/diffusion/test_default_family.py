@@ -1,0 +1,170 @@
+"""The default family: it serves classes that nobody wrote a family for, and refuses what it cannot find out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from loco_core.checking.trial import try_out
+from loco_core.diffusion.default.attentions import find_sites
+from loco_core.diffusion.default.calls import again, record
+from loco_core.diffusion.default.probe import probe
+from loco_core.diffusion.facts import DEFAULT, SEPARATE, family_of_pipeline
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel, load_model
+from loco_core.diffusion.site_check import SitesError
+from loco_core.errors import ModelError, UnknownPipelineError
+from loco_core.types import Generation, Intervention, Row
+from tests.support.tiny_models import build, save, stable_diffusion
+from tests.support.tiny_own import OwnPipeline, build_own, own
+
+PROMPT, DONOR = "a red circle in the style of lumio", "a blue star"
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diffusers, "OwnPipeline", OwnPipeline, raising=False)
+
+
+def rows(sites: int, *, guided: bool, pooled: bool) -> list[Row]:
+    """Rows of all kinds that the default family draws."""
+    every = tuple(range(sites))
+    found = [
+        Row(PROMPT, DONOR, 0),
+        Row(PROMPT, DONOR, 0, Intervention((1,))),
+        Row(PROMPT, DONOR, 1, Intervention((0, 2), part="k")),
+        Row(PROMPT, PROMPT, 0, Intervention(every)),
+        Row(DONOR, PROMPT, 3, Intervention((0,), step_start=1)),
+        Row(DONOR, PROMPT, 3, Intervention((1,), part="v", step_end=1)),
+    ]
+    if guided:
+        found += [Row(PROMPT, DONOR, 0, Intervention((1,), guidance_half=half)) for half in ("unconditional", "both")]
+    if pooled:
+        found += [Row(PROMPT, DONOR, 0, Intervention(sites, pooled="donor")) for sites in ((), every)]
+    return found
+
+
+def drawn(model: LoadedModel, cells: list[Row], side: int | None, scale: float) -> torch.Tensor:
+    settings = Generation(steps=3, guidance_scale=scale, height=side, width=side)
+    return torch.cat([each.images for each in generate(model, cells, settings, 6)])
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "side"),
+    [("sd", "stable_diffusion", None), ("pixart_alpha", "pixart", 32), ("sd3", "sd3", None), ("sdxl", "sdxl", None)],
+)
+def test_it_draws_what_a_family_draws_that_somebody_wrote(
+    tmp_path: Path, name: str, family: str, side: int | None
+) -> None:
+    if name == "sd":
+        save(stable_diffusion, tmp_path / name)
+    else:
+        build(name, tmp_path / name)
+    found = load_model(DEFAULT, str(tmp_path / name), None, "float32", "cpu")
+    written = load_model(family, str(tmp_path / name), None, "float32", "cpu")
+    assert [site.name for site in found.sites] == [site.name for site in written.sites]
+    assert found.facts.passes == written.facts.passes
+    assert bool(found.facts.pooled) == bool(written.facts.pooled)
+    cells = rows(len(found.sites), guided=True, pooled=bool(found.facts.pooled))
+    for scale in (3.0, 1.0):
+        mine, theirs = drawn(found, cells, side, scale), drawn(written, cells, side, scale)
+        assert float((mine - theirs).abs().max()) < 1e-4
+        assert float((mine[1] - mine[0]).abs().max()) > 1e-3
+
+
+def test_a_class_of_ones_own_is_served_and_tried_out(tmp_path: Path) -> None:
+    assert family_of_pipeline("OwnPipeline", "here") == DEFAULT
+    model = load_model(DEFAULT, str(build_own(tmp_path / "own")), None, "float32", "cpu")
+    assert [site.name for site in model.sites] == [f"transformer_blocks.{number}" for number in range(3)]
+    assert model.facts.passes == SEPARATE
+    assert (model.facts.native_side({}), model.facts.steps, model.facts.guidance_scale) == (32, 10, 3.0)
+    try_out(model, "own")
+
+
+def test_a_prompt_that_the_pipeline_cuts_is_refused(tmp_path: Path) -> None:
+    model = load_model(DEFAULT, str(build_own(tmp_path / "own")), None, "float32", "cpu")
+    model.encode(["red " * 12 + "circle"])
+    with pytest.raises(ModelError, match=r'the prompt "red red .* is longer than a OwnPipeline reads'):
+        model.encode(["red " * 20 + "circle"])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("unconditional_first", "its guidance runs the unconditional half first, in a call of its own"),
+        ("longest", "so that a picture depends on the others of its batch"),
+    ],
+)
+def test_what_would_be_drawn_wrongly_is_refused_when_it_is_loaded(tmp_path: Path, option: str, said: str) -> None:
+    folder = build_own(tmp_path / "own", **{option: True})
+    with pytest.raises(ModelError) as error:
+        load_model(DEFAULT, str(folder), None, "float32", "cpu")
+    assert str(error.value).startswith(f"{folder}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+class Strange(torch.nn.Module):
+    """A cross-attention whose projections have names that nobody knows."""
+
+    def __init__(self, known: Any) -> None:
+        super().__init__()
+        self.wq, self.wk, self.wv, self.out = known.to_q, known.to_k, known.to_v, known.to_out[0]
+
+    def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
+        q, k, v = self.wq(hidden_states), self.wk(encoder_hidden_states), self.wv(encoder_hidden_states)
+        return self.out(torch.nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0])
+
+
+def test_a_part_of_the_sites_is_refused_by_their_number() -> None:
+    pipeline = own()
+    pipeline.transformer.eval()
+    pipeline.transformer.transformer_blocks[1].attn2 = Strange(pipeline.transformer.transformer_blocks[1].attn2)
+    with pytest.raises(SitesError) as error:
+        probe(pipeline, "here")
+    assert "here: found 2 of 3 sites: transformer_blocks.0, transformer_blocks.2; not found: " in str(error.value)
+
+
+def test_a_text_that_passes_by_the_sites_is_refused_by_the_trial(tmp_path: Path) -> None:
+    """No attention reads it there: only pictures tell."""
+    model = load_model(DEFAULT, str(build_own(tmp_path / "own")), None, "float32", "cpu")
+
+    def leak(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        more = kwargs["encoder_hidden_states"][:, :, 0].mean(1)[:, None, None, None]
+        return (args[0] + more, *args[1:]), kwargs
+
+    model.pipeline.transformer.register_forward_pre_hook(leak, with_kwargs=True)
+    with pytest.raises(ModelError, match="own: the default family cannot serve this OwnPipeline: all_sites failed"):
+        try_out(model, "own")
+
+
+def test_guidance_that_runs_otherwise_than_it_did_is_refused(tmp_path: Path) -> None:
+    model = load_model(DEFAULT, str(build_own(tmp_path / "own")), None, "float32", "cpu")
+    model.pipeline.__class__ = type("Turned", (OwnPipeline,), {"__call__": _unguided})
+    with pytest.raises(ModelError, match="guidance runs otherwise than it did when the model was loaded"):
+        drawn(model, [Row(PROMPT, DONOR, 0)], None, 3.0)
+
+
+def _unguided(self: OwnPipeline, guidance_scale: float = 1.0, callback_on_step_end: Any = None, **given: Any) -> Any:
+    return OwnPipeline.__call__(self, guidance_scale=1.0, callback_on_step_end=callback_on_step_end, **given)
+
+
+def test_sites_are_found_where_text_and_image_share_a_projection(tmp_path: Path) -> None:
+    """And where the text stands in what they share: in front in FLUX."""
+    pipeline = load_model("flux", str(build("flux", tmp_path / "flux")), None, "float32", "cpu").pipeline
+    given = record(pipeline, [PROMPT], scale=3.5, steps=1, first_only=True).first
+    sites, more, last = find_sites(
+        pipeline.transformer, lambda tokens: again(pipeline.transformer, given, tokens), "here"
+    )
+    assert (len(sites), more, last) == (5, 0, False)
+
+
+def test_a_class_that_is_nowhere_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = build_own(tmp_path / "own")
+    monkeypatch.delattr(diffusers, "OwnPipeline")
+    with pytest.raises(UnknownPipelineError, match='own is a "OwnPipeline", which no family supports and diffusers'):
+        load_model(DEFAULT, str(folder), None, "float32", "cpu")
