@@ -101,7 +101,7 @@ def sweep(model: str, blocks: Mapping[str, Any]) -> SweepSpec:
             "attributes": [f"style/{name}" for name in styles] + [f"fact/{name}" for name in COUNTRY_NAMES],
             "windows": {"sizes": [1, 2, 3, 4]}, "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
-            "scorer": "toy-clip", "images": "none", **blocks,
+            "scorer": "toy-clip", "margin": "donor", "images": "none", **blocks,
         },
         strict=False,
     )  # fmt: skip

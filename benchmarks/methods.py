@@ -64,7 +64,7 @@ def sweep(model: str) -> SweepSpec:
             "name": f"methods-{model}", "models": [model], "attributes": attributes(model),
             "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
-            "scorer": "toy-clip", "images": "none", "localize": {"compare": beside},
+            "scorer": "toy-clip", "margin": "donor", "images": "none", "localize": {"compare": beside},
             "edit": {
                 "editors": editors, "targets": "paired", "lambdas": [0.01, 0.1],
                 "neurons": [0.1, 0.25], "tokens": ["all"],

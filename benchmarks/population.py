@@ -38,7 +38,7 @@ def sweep(model: str, attribute: str) -> SweepSpec:
             "name": f"population-{model}", "models": [model], "attributes": [attribute],
             "windows": {"sizes": [1, 2, 3, 4]}, "prompts": PROMPTS, "seeds": SEEDS,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62},
-            "controls": {"random": 0, "identity": False}, "scorer": "toy-clip", "images": "none",
+            "controls": {"random": 0, "identity": False}, "scorer": "toy-clip", "margin": "donor", "images": "none",
         },
         strict=False,
     )  # fmt: skip

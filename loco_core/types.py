@@ -12,6 +12,7 @@ Pooled = Literal["prompt", "donor"]
 Source = Literal["run", "own"]
 Control = Literal["window", "clean", "identity", "all_sites", "donor", "complement", "random"]
 Mode = Literal["remove", "replace"]
+Margin = Literal["donor", "siblings"]
 Status = Literal["ok", "invalid"]
 Attention = Literal["default", "math", "efficient", "flash", "cudnn"]
 Offload = Literal["none", "model", "sequential"]
@@ -83,6 +84,8 @@ class PromptRecord:
         donor_text: says what the donor says in its place.
         content_text: says what must stay; its score falls when a picture is damaged.
         template_id: template that the sentence came from, for splits by template.
+        siblings: texts that say others of the kind in the place of ``score_text``; the margin is taken against the
+            largest score of theirs and ``donor_text``'s, without any against that of ``donor_text``.
     """
 
     prompt: str
@@ -91,6 +94,12 @@ class PromptRecord:
     donor_text: str
     content_text: str
     template_id: str = ""
+    siblings: tuple[str, ...] = ()
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        """The texts that the margin is taken against; the donor's first."""
+        return self.donor_text, *self.siblings
 
 
 @dataclass(frozen=True)

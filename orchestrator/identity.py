@@ -65,6 +65,8 @@ class CellKey:
         score_text: says the attribute.
         donor_text: says what the donor says in its place.
         content_text: says what must stay.
+        siblings: say others of the kind, where the margin is taken against these too; none are not hashed, so that a
+            cell without has the name that it had before there was a choice.
     """
 
     image_id: str
@@ -73,6 +75,7 @@ class CellKey:
     score_text: str
     donor_text: str
     content_text: str
+    siblings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -298,5 +301,5 @@ def _settings(value: Generation | Intervention) -> str:
 
 def _fields(key: DataclassInstance) -> dict[str, Any]:
     found = {item.name: getattr(key, item.name) for item in fields(key)}
-    # Not hashed where nothing is set: see ImageKey and EditKey.
-    return {name: value for name, value in found.items() if name not in ("engine", "code") or value}
+    # Not hashed where nothing is set: see ImageKey, CellKey and EditKey.
+    return {name: value for name, value in found.items() if name not in ("engine", "code", "siblings") or value}

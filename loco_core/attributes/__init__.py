@@ -6,6 +6,7 @@ A package adds a file of its own by an entry point of the group ``attributes``: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 
 from loco_core import plugins
 from loco_core.errors import SpecError, did_you_mean
-from loco_core.types import Attribute, PromptRecord, PublishedTexts
+from loco_core.types import Attribute, Margin, PromptRecord, PublishedTexts
 
 _PARTS = ("keys", "anchors")
 
@@ -45,6 +46,27 @@ def made_for(key: str) -> int:
 def siblings(key: str) -> tuple[Attribute, ...]:
     """Returns the other bundled attributes of the same file and kind; none of a key that is not bundled."""
     return tuple(item for item in _beside(key) if item.kind == bundled()[key].kind and item.key != key)
+
+
+def as_scored(item: Attribute, margin: Margin | None) -> Attribute:
+    """Returns an attribute whose records say what a sweep takes their margins against.
+
+    Args:
+        item: with all siblings that are known of its records.
+        margin: ``donor`` for the donor's text alone, ``siblings`` for the siblings' too; None for these where there
+            are any.
+
+    Raises:
+        SpecError: siblings are asked for, and there are none.
+    """
+    if margin == "siblings" and not all(record.siblings for record in item.records):
+        raise SpecError(
+            f"margin: siblings is asked for, and {item.key} has none; expected siblings: of an attribute that is "
+            "written out (texts that say others of its kind), or margin: donor"
+        )
+    if margin != "donor":
+        return item
+    return replace(item, records=tuple(replace(record, siblings=()) for record in item.records))
 
 
 def of_other_kinds(key: str) -> tuple[Attribute, ...]:
@@ -85,17 +107,20 @@ def _records(group: dict[str, Any], key: str) -> tuple[PromptRecord, ...]:
         for c, content in enumerate(contents):
             t = (c + round_) % len(templates)
 
-            def fill(text: str, content: str = content) -> str:
+            def fill(text: str, content: str = content, words: dict[str, str] = words) -> str:
                 return text.format(content=content, **words)
 
+            says, instead = fill(group["score_text"]), fill(group["donor_text"])
+            others = dict.fromkeys(fill(group["score_text"], words=_words(group, other)) for other in group["names"])
             records.append(
                 PromptRecord(
                     prompt=fill(templates[t]),
                     donor=fill(donors[t]),
-                    score_text=fill(group["score_text"]),
-                    donor_text=fill(group["donor_text"]),
+                    score_text=says,
+                    donor_text=instead,
                     content_text=fill(group["content_text"]),
                     template_id=f"t{t}",
+                    siblings=tuple(other for other in others if other not in (says, instead)),
                 )
             )
     return tuple(records)
@@ -117,7 +142,8 @@ def text_pairs(keys: Sequence[str], anchors: Sequence[str]) -> tuple[tuple[str, 
 def _words(group: dict[str, Any], key: str) -> dict[str, str]:
     donor = group.get("replacements", {}).get(key, "")
     name = str(group["names"][key])
-    return {"name": name, "donor": donor, "a": _article(name), "donor_a": _article(donor)}
+    anchor = group.get("anchors", {}).get(key, donor)
+    return {"name": name, "donor": donor, "anchor": anchor, "a": _article(name), "donor_a": _article(donor)}
 
 
 def _article(word: str) -> str:

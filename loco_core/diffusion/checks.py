@@ -255,6 +255,8 @@ def _check_texts(
                     _check_pair(reader, "the prompt", record.prompt, "the donor", record.donor)
                 if scorer is not None:
                     _check_pair(scorer, "the score text", record.score_text, "the donor text", record.donor_text)
+                    for text in record.siblings:
+                        _check_pair(scorer, "the score text", record.score_text, "a sibling's text", text)
             # What other records are about is scored too, as unrelated.
             contents = dict.fromkeys(record.content_text for record in attribute.records)
             for reader in [scorer] if scorer else []:

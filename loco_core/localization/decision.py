@@ -111,8 +111,10 @@ def _unfit(estimates: WindowEstimates, settings: LocalizeSettings) -> Decision |
         seen = f"what the donor prompt does is not established ({full:.3f} cosine{bounds})"
         return Decision("inconclusive", f"{seen}: {_seeds_to_establish(estimates, settings)}")
     if estimates.clean.high(settings.confidence)[0] < 0:
-        reason = f"the clean images look more like the donor text than like the attribute (margin {clean:.3f})"
-        return Decision("absent", f"{reason}, and no less so than the donor's (at most {high:.3f} more)")
+        seen = "the clean images look more like the donor text, or a sibling's, than like the attribute"
+        return Decision(
+            "absent", f"{seen} (margin {clean:.3f}), and no less so than the donor's (at most {high:.3f} more)"
+        )
     reason = f"even the donor prompt changes the margin by next to nothing ({full:.3f} cosine"
     return Decision("no_effect", f"{reason}, at most {high:.3f})")
 

@@ -58,6 +58,19 @@ class Judge(Protocol):
         """Returns the class of a kind that a prompt says; None where it says nothing of it."""
 
 
+def margin_of(scores: np.ndarray) -> tuple[float, float]:
+    """Returns what a picture's margin is the difference of: the attribute's own score, and what it is taken against.
+
+    The latter is the largest score of the other texts: below it the picture looks like something else, whatever that
+    is. A log-mean-exp decides no better (see the page on the margin), and its sign means less.
+
+    Args:
+        scores: of one picture ``(1 + texts,)``: with ``score_text``, and with the texts of
+            `loco_core.types.PromptRecord.against`.
+    """
+    return float(scores[0]), float(np.max(scores[1:]))
+
+
 def find_scorer(name: str) -> tuple[str, str]:
     """Finds what a sweep means by a scorer's name.
 

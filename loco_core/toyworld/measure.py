@@ -58,6 +58,7 @@ def example(kind: str, plant: Plant) -> Attribute:
             record,
             donor=record.prompt.replace(item.name, general),
             donor_text=record.score_text.replace(item.name, general),
+            siblings=(),
         )
         for record in item.records
     )

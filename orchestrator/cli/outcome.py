@@ -170,7 +170,8 @@ def print_edits(found: Iterable[EditSummary]) -> None:
         lines.append((row.model, row.attribute, f"{row.name} {_place(row)}", *cells))
     columns = ("model", "attribute", "edit", "flipped", "neighbours", "content")
     table.show(columns, lines, title="Chosen edits, on prompts and seeds they never saw, in percent")
-    print("flipped: show the donor's class now; neighbours, content: keep theirs; 95 % intervals")
+    print("flipped: show the donor's class now (without a judge: fit another text better)")
+    print("neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):
         print("* by hand: at a window that was named, not found")
 

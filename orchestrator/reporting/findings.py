@@ -27,6 +27,7 @@ from orchestrator.stages.edit.comparison import BaselineComparison, comparisons
 from orchestrator.stages.edit.summary import EditSummary, Share, summarize
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.sweep.rows import CELL_KEY
+from orchestrator.stages.sweep.stored import planned
 from orchestrator.store import MissingFileError, Store, check_whole
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
@@ -150,6 +151,7 @@ class Findings:
         cells: scored, failed, and invalid.
         failed: reasons why cells have no score.
         editing: note on how edits were measured; None where none was.
+        siblings: whether margins were taken against siblings' texts, too, of any attribute.
         provenance: versions and hashes of what was used, by name.
     """
 
@@ -164,6 +166,7 @@ class Findings:
     cells: Mapping[str, int]
     failed: tuple[FailureKind, ...]
     editing: Editing | None
+    siblings: bool
     provenance: Mapping[str, str]
 
     @property
@@ -242,6 +245,7 @@ def read_findings(store: Store) -> Findings:
         cells=cells,
         failed=failed,
         editing=_editing(spec, measured, report),
+        siblings=any(prompt.record.siblings for prompt in planned(store, spec.generation.steps).prompts),
         provenance={
             "sweep": sweep_id,
             **{f"weights of {name}": digest for name, digest in pinned.models.items()},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loco_core import plugins
-from loco_core.attributes import attribute
+from loco_core.attributes import as_scored, attribute
 from loco_core.diffusion.adapters import inversion_file, lora_file
 from loco_core.diffusion.checks import Checks, Weights, check
 from loco_core.diffusion.facts import DEFAULT, FamilyInfo, families, find_model, left_out
@@ -158,7 +158,7 @@ def named_attributes(spec: SweepSpec) -> tuple[Attribute, ...]:
     attributes = []
     for i, name in enumerate(spec.attributes):
         with located("attributes", i):
-            attributes.append(_attribute(name, spec.prompts))
+            attributes.append(as_scored(_attribute(name, spec.prompts), spec.margin))
     return tuple(attributes)
 
 

@@ -19,6 +19,7 @@ from orchestrator.runs.session import (
     Controls,
     absolute,
     begin,
+    check_texts,
     drive,
     each,
     pinned_names,
@@ -37,7 +38,7 @@ from orchestrator.stages.edit.stage import EditStage, Place, localized_place, me
 from orchestrator.stages.edit.summary import EditSummary, summarize
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.probe.plan import with_batch_sizes
-from orchestrator.stages.sweep.stored import units_left
+from orchestrator.stages.sweep.stored import planned, units_left
 from orchestrator.stages.tune.stage import Search, Space, Trial, TuneStage, check_searchable
 from orchestrator.store import Held, Publisher, Store, check_whole, encode_document, leased, open_store, preflight
 from orchestrator.store.layout import RESOLVED
@@ -290,6 +291,7 @@ def _held(store: Store, spec: SweepSpec, selection: Selection, resolved: Resolve
         held.store.blobs.clean()
         check_whole(held.store)
         begin(held.store, resolved)
+        check_texts(held.store, planned(held.store, spec.generation.steps), resolved.attributes)
         yield _Results(absolute(selection.root), held, spec, resolved)
 
 

@@ -12,6 +12,7 @@ from orchestrator.resolve.editable import check_records
 from orchestrator.resolve.options import check_methods, unedited_models
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.runs.session import (
+    check_texts,
     is_planned_otherwise,
     pinned_names,
 )
@@ -152,6 +153,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         used = spent(store)
         if not is_planned_otherwise(store, resolved):
             known = planned(store, spec.generation.steps)
+            check_texts(store, known, resolved.attributes)
             paces = _paces(used, known, committed)
         if tracers(spec):
             traced = {pair_of(row) for row in committed_pairs(store)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from loco_core.errors import LocoError, SpecError, StoreError
+from loco_core.types import Attribute
 from orchestrator.hooks.events import RunStart
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.runs.control import ControlWatch
@@ -27,6 +28,7 @@ from orchestrator.spec.places import anchored
 from orchestrator.stages.base import sweep_id
 from orchestrator.stages.chain import Chain
 from orchestrator.stages.probe.plan import without_probes
+from orchestrator.stages.sweep.planned import Plan
 from orchestrator.stages.sweep.stored import drop_plans
 from orchestrator.store import Held, LeaseLostError, Store, encode_document, preflight
 from orchestrator.store.documents import Pinned
@@ -244,6 +246,32 @@ def is_planned_otherwise(store: Store, resolved: Resolved) -> bool:
     return pinned.scorer != resolved.scorer.weights or any(
         now.get(name, weights) != weights for name, weights in pinned.models.items()
     )
+
+
+def check_texts(store: Store, known: Plan, attributes: Iterable[Attribute]) -> None:
+    """Refuses attributes whose texts are others than those that results were planned with: both would be one effect.
+
+    Args:
+        store: the results.
+        known: what is planned.
+        attributes: as they are now.
+
+    Raises:
+        SpecError: they differ: another ``margin``, or the bundled attribute says other texts in this version.
+    """
+    for attribute in attributes:
+        places = known.places(attribute.key, attribute.records)
+        for prompt, place in zip(known.prompts, places, strict=True):
+            if prompt.attribute != attribute.key or place >= 0:
+                continue
+            before = prompt.record.siblings
+            drawn = {(record.prompt, record.donor): bool(record.siblings) for record in attribute.records}
+            now = drawn.get((prompt.record.prompt, prompt.record.donor), bool(before))
+            kept = "" if now == bool(before) else f"put margin: {'siblings' if before else 'donor'} into the sweep, or "
+            raise SpecError(
+                f"{store.root}: pictures of {attribute.key} were scored against other texts than the sweep's now; "
+                f"{kept}write to a new folder with --results"
+            )
 
 
 def _pinned_by_rows(store: Store, resolved: Resolved) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from orchestrator.runs.session import (
     Controls,
     absolute,
     begin,
+    check_texts,
     drive,
     each,
     kept_seeds,
@@ -114,6 +115,8 @@ def run_sweep(
         store.check_sweep(identity, spec)
         check_whole(store)
         pinned = begin(store, resolved)
+        known = planned(store, spec.generation.steps)
+        check_texts(store, known, resolved.attributes)
         hooks.start(run_start(spec, resolved, root, "run", held.died))
         controls = Controls(make_backend, each(on_progress, hooks.progress), stop, max_failures, prices, budget)
         resolved = with_batch_sizes(store, spec, resolved)
@@ -126,7 +129,6 @@ def run_sweep(
             if summary.outcome != "done":
                 return told(hooks, RunResult(summary, (), (), ()))
             resolved = with_batch_sizes(store, spec, resolved)
-        known = planned(store, spec.generation.steps)
         new = _retried(store, spec, resolved, known) if retry else EMPTY
         new += plan(spec, resolved, known + new, requests=beginnings(spec, resolved))
         left = known.without(store.committed()) + new

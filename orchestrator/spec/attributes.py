@@ -29,7 +29,9 @@ class RecordSpec(Strict):
         description="Text that says the attribute; pictures are compared with it.", examples=["thick fog"]
     )
     donor_text: Text = Field(
-        description="Text that says what the donor prompt says in its place.", examples=["a photo"]
+        description="Text that says what the donor prompt says in its place: the nearest that lacks the attribute and "
+        "nothing else.",
+        examples=["clear air"],
     )
     content_text: Text = Field(
         description="Text that says what must stay; its score falls when a picture is damaged.", examples=["a harbour"]
@@ -96,11 +98,17 @@ class AttributeSpec(Strict):
             [
                 {
                     "prompt": "a harbour in thick fog", "donor": "a harbour", "score_text": "thick fog",
-                    "donor_text": "a photo", "content_text": "a harbour",
+                    "donor_text": "clear air", "content_text": "a harbour",
                 }
             ]
         ],
     )  # fmt: skip
+    siblings: tuple[Text, ...] = Field(
+        (),
+        description="Texts that say others of its kind in the place of `score_text`, for `margin: siblings`. Default: "
+        "none, so that the margin is taken against `donor_text` alone.",
+        examples=[["falling snow", "heavy rain"]],
+    )
     published: dict[KeyOrFile, PublishedTextsSpec] = Field(
         default_factory=dict,
         description="Texts of edits as published, by editor. Default: none, so that edits are paired only.",
@@ -115,7 +123,12 @@ class AttributeSpec(Strict):
     @property
     def attribute(self) -> Attribute:
         """The attribute as the science knows it."""
-        records = tuple(PromptRecord(**record.model_dump()) for record in self.records)
+        records = tuple(
+            PromptRecord(
+                **record.model_dump(), siblings=tuple(text for text in self.siblings if text != record.donor_text)
+            )
+            for record in self.records
+        )
         published = tuple(
             PublishedTexts(editor, text_pairs(said.keys, said.anchors)) for editor, said in self.published.items()
         )
@@ -124,5 +137,10 @@ class AttributeSpec(Strict):
     @model_validator(mode="after")
     def _check(self) -> AttributeSpec:
         # Claims count prompts: one that is given twice would be evidence twice.
+        no_repeats(("siblings",), self.siblings, "text")
+        said = {_words(record.score_text) for record in self.records}
+        if own := [text for text in self.siblings if _words(text) in said]:
+            message = f"{own[0]!r} says what score_text says; expected texts of other attributes of the kind"
+            raise problem(("siblings",), message)
         no_repeats(("records",), (" ".join(_words(record.prompt)) for record in self.records), "the prompt")
         return self

@@ -105,6 +105,8 @@ def _attributes(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
             yield f"attributes.{_label(before)} bundled in one, written out in the other"
         elif before.mode != after.mode:
             yield from _changed(f"attributes.{before.label}.mode", before.mode, after.mode)
+        elif before.siblings != after.siblings:
+            yield from _changed(f"attributes.{before.label}.siblings", before.siblings, after.siblings)
         elif after.records[: old.prompts] != before.records[: old.prompts]:
             yield f"attributes.{before.label}.records differ among the first {old.prompts} (new ones go to the end)"
 

@@ -19,6 +19,7 @@ from loco_core.types import (
     Generation,
     GuidanceHalf,
     Intervention,
+    Margin,
     Part,
     Pooled,
     Source,
@@ -262,6 +263,13 @@ class SweepSpec(Strict):
         description="What scores pictures against texts: a scorer's name, a Python file, or the name or folder of a "
         "transformers CLIP model.",
         examples=["openai/clip-vit-large-patch14"],
+    )
+    margin: Margin | None = Field(
+        None,
+        description="What a picture's score with its attribute's text is held against: the score with the donor's text "
+        "(`donor`), or the largest with it and the texts of the other attributes of the kind (`siblings`). Default: "
+        "`siblings`; `donor` for attributes that have none.",
+        examples=["donor"],
     )
     localize: Annotated[LocalizeSettings, of_file(_localizers)] = Field(
         LocalizeSettings(), description="Rules by which windows are picked.", examples=[{"threshold": 0.8}]

@@ -125,8 +125,16 @@ SCORES: Columns = (
     Column("score_text", TEXT, "text", "Text that says the attribute"),
     Column("donor_text", TEXT, "text", "Text that says what the donor prompt says in its place"),
     Column("content_text", TEXT, "text", "Text that says what must stay"),
+    Column(
+        "sibling_texts", pa.list_(pa.string()), "texts",
+        "Texts that say others of the kind, where the margin is taken against these too; else null",
+    ),
     Column("clip_score", REAL, "cosine", "Similarity of the picture and score_text"),
-    Column("clip_score_donor", REAL, "cosine", "Similarity of the picture and donor_text"),
+    Column(
+        "clip_score_donor", REAL, "cosine",
+        "What the margin is taken against: similarity of the picture and donor_text, or, where it is larger, the "
+        "largest with one of sibling_texts",
+    ),
     Column("clip_score_content", REAL, "cosine", "Similarity of the picture and content_text"),
     Column(
         "clip_score_unrelated", REAL, "cosine",

@@ -97,7 +97,8 @@ EVALUATIONS: Columns = (
     Column("clip_after", REAL, "cosine", "Similarity of the picture with the edit and clip_text"),
     Column(
         "margin_before", REAL, "cosine difference",
-        "Of the picture without the edit: clip_before less the similarity with the donor prompt's text",
+        "Of the picture without the edit: clip_before less the similarity with the donor's text, or, with margin: "
+        "siblings, the largest with it and the siblings' texts",
     ),
     Column("margin_after", REAL, "cosine difference", "The same of the picture with the edit"),
     Column("judge", TEXT, "name", "What names what is seen; null where the sign of the margin decides"),

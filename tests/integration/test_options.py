@@ -72,6 +72,7 @@ OPEN: dict[str, list[Any]] = {
     "attributes.*.records.*.donor_text": ["a picture"],
     "attributes.*.records.*.content_text": ["a red circle"],
     "attributes.*.records.*.template_id": ["one"],
+    "attributes.*.siblings": [["lumio style", "sorelle style"]],
     "attributes.*.published.*.keys": [],
     "attributes.*.published.*.anchors": [],
     "attributes.*.published": [{"loco_edit": {"keys": ["velor"], "anchors": ["circle"]}}],

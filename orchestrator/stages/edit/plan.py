@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from loco_core.attributes import bundled, of_other_kinds
+from loco_core.attributes import as_scored, bundled, of_other_kinds
 from loco_core.editing.base import EditSettings
 from loco_core.editing.splits import Split, fit_templates, splits
 from loco_core.errors import SpecError
@@ -173,7 +173,9 @@ def probes(
         neighbours: attributes of the same kind that should be spared.
         split: ``select`` or ``report``.
     """
-    familiar, mine = fit_templates(attribute), splits(attribute, spec.prompts)[split]
+    # Neighbours may be bundled, and no part of the sweep.
+    neighbours = [as_scored(item, spec.margin) for item in neighbours]
+    familiar, mine = fit_templates(attribute), splits(as_scored(attribute, spec.margin), spec.prompts)[split]
     count = spec.evaluate.prompts
     taken: set[str] = set()
 
@@ -323,11 +325,17 @@ def evaluate_units(
     return units
 
 
+def _said(probe: Probe) -> tuple[str, ...]:
+    """Returns the texts that tell probes apart; without siblings, as before there was a choice."""
+    record = probe.record
+    return (record.score_text, *(record.against if record.siblings else ()))
+
+
 def _evaluation_name(
     spec: SweepSpec, model: ResolvedModel, attribute: Attribute, edits: Sequence[PlannedEdit], drawn: Sequence[Probe]
 ) -> str:
     # The scope stands in every row, and the same weights may be a candidate in one place and a baseline in another.
     items = tuple(f"{edit.scope} {edit.edit_id}" for edit in edits) + tuple(
-        f"{probe.role} {probe.seed} {probe.judge} {probe.record.prompt} {probe.record.score_text}" for probe in drawn
+        " ".join((f"{probe.role} {probe.seed} {probe.judge} {probe.record.prompt}", *_said(probe))) for probe in drawn
     )
     return identity.unit_id(identity.UnitKey(sweep_id(spec), "evaluate", model.id, attribute.key, items))

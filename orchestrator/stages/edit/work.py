@@ -17,8 +17,8 @@ from loco_core.editing.base import Concept, Target, editor_code, editor_info, fi
 from loco_core.editing.deltas import WeightDelta, applied, norm, to_bytes
 from loco_core.editing.splits import splits
 from loco_core.errors import EditError, SpecError
-from loco_core.scoring.base import Judge
-from loco_core.types import Attribute, PromptRecord, Row
+from loco_core.scoring.base import Judge, margin_of
+from loco_core.types import Attribute, Mode, PromptRecord, Row
 from orchestrator.scheduler.protocol import Attempt, Unit
 from orchestrator.stages.context import Result, WorkerContext
 from orchestrator.stages.edit.candidates import alike
@@ -196,10 +196,11 @@ def _draw(context: WorkerContext, unit: Evaluation, delta: WeightDelta | None, a
             nothing = dict.fromkeys(names or [unit.attribute.kind], INVALID)
             found.append(_Seen(pictures[at], False, None, None, nothing))
             continue
-        texts = [probe.record.score_text, probe.record.donor_text]
-        here, there = (float(value) for value in context.scorer.score(embeddings[at : at + 1], texts)[0])
+        texts = [probe.record.score_text, *probe.record.against]
+        scores = context.scorer.score(embeddings[at : at + 1], texts)[0]
+        here, there = margin_of(scores)
         if context.judge is None:
-            names = {unit.attribute.kind: texts[0] if here > there else texts[1]}
+            names = {unit.attribute.kind: texts[0] if here > there else texts[1 + int(np.argmax(scores[1:]))]}
         found.append(_Seen(pictures[at], True, here, here - there, names))
     return found
 
@@ -228,6 +229,7 @@ def _rows(
         "judge": probe.judge, "image_distance": distance, "status": "ok" if valid else "invalid",
         "scorer": context.scorer_info.name, "attempt": attempt.number, "schema_version": SCHEMA_VERSION,
     }  # fmt: skip
+    mode = planned.attribute.mode
     kinds = [
         kind
         for kind in (context.judge.kinds if context.judge else ())
@@ -235,19 +237,26 @@ def _rows(
         or (context.judge and _said(context.judge, probe.record.prompt, kind) is not None)
     ]
     return [
-        {**common, "judge_kind": kind, **_verdict(context, probe, kind, old.names.get(kind), new.names.get(kind))}
+        {
+            **common,
+            "judge_kind": kind,
+            **_verdict(context, probe, mode, kind, (old.names.get(kind), new.names.get(kind))),
+        }
         for kind in kinds or [planned.attribute.kind]
     ]
 
 
-def _verdict(context: WorkerContext, probe: Probe, kind: str, old: str | None, new: str | None) -> dict[str, Any]:
+def _verdict(
+    context: WorkerContext, probe: Probe, mode: Mode, kind: str, seen: tuple[str | None, str | None]
+) -> dict[str, Any]:
     """Says whether a picture had what its prompt says and has what its donor says now.
 
-    Where the donor names nothing of the kind ("a shape"), any class that is sure and another will do.
+    Where the donor names nothing of the kind ("a shape"), any class that is sure and another will do; without a judge,
+    where donors leave the attribute out, any text that fits the picture better.
     """
-    record = probe.record
+    record, (old, new) = probe.record, seen
     said: str | None = record.score_text
-    donor: str | None = record.donor_text
+    donor: str | None = None if mode == "remove" else record.donor_text
     if context.judge is not None:
         said, donor = (_said(context.judge, text, kind) for text in (record.prompt, record.donor))
     flipped = None

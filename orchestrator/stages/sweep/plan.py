@@ -317,7 +317,8 @@ def _repeated(text: str, times: int) -> Any:
 
 
 def _texts(record: PromptRecord) -> tuple[str, ...]:
-    return record.prompt, record.donor, record.score_text, record.donor_text, record.content_text
+    texts = (record.score_text, record.donor_text, record.content_text)
+    return record.prompt, record.donor, *texts, *record.siblings
 
 
 def _prompt(attribute: Attribute, record: PromptRecord) -> Prompt:

@@ -284,7 +284,7 @@ class Plan:
 
 def _keys(record: PromptRecord) -> list[tuple[str, ...]]:
     """Returns by what a record is told from others: by what is drawn, and, where they are known, all texts."""
-    texts = (record.score_text, record.donor_text, record.content_text)
+    texts = (record.score_text, record.donor_text, record.content_text, *record.siblings)
     drawn = (record.prompt, record.donor)
     return [drawn, (*drawn, *texts)] if any(texts) else [drawn]
 
@@ -298,11 +298,16 @@ def from_table(table: pa.Table) -> Plan:
     lists = json.loads((table.schema.metadata or {})[_LISTS])
     variants = [CellVariant.from_json(values) for values in lists["variants"]]
     prompts = tuple(
-        Prompt(**{**values, "record": PromptRecord(**values["record"]), "unrelated": tuple(values["unrelated"])})
+        Prompt(**{**values, "record": _record(values["record"]), "unrelated": tuple(values["unrelated"])})
         for values in lists["prompts"]
     )
     slices = tuple(tuple(variants[number] for number in part) for part in lists["slices"])
     return Plan(table.replace_schema_metadata(None), prompts, slices)
+
+
+def _record(values: Mapping[str, Any]) -> PromptRecord:
+    # Plans of an older version say no siblings.
+    return PromptRecord(**{**values, "siblings": tuple(values.get("siblings", ()))})
 
 
 def joined(plans: Sequence[Plan]) -> Plan:

@@ -64,10 +64,13 @@ class PlannedRow:
 
     @property
     def texts(self) -> list[str]:
-        """What the image is compared with: attribute, donor, content, and of clean images unrelated contents."""
+        """What the image is compared with.
+
+        That is its attribute, what its margin is taken against, its content, and of clean images unrelated contents.
+        """
         record = self.unit.prompt.record
         unrelated = self.unit.prompt.unrelated if self.control == "clean" else ()
-        return [record.score_text, record.donor_text, record.content_text, *unrelated]
+        return [record.score_text, *record.against, record.content_text, *unrelated]
 
     @property
     def engine_row(self) -> Row:
@@ -99,7 +102,7 @@ def rows_of(
         )
         for i, image in zip(places, identity.image_ids(key, [does[i] for i in places]), strict=True):
             images[i] = image
-    texts = (record.score_text, record.donor_text, record.content_text)
+    texts = (record.score_text, record.donor_text, record.content_text, record.siblings)
     cells = identity.cell_ids(identity.CellKey("", scorer.name, scorer.weights, *texts), images)
     emitted = (unit.clean, *[True] * (len(variants) - 1))
     return tuple(PlannedRow(unit, *values) for values in zip(variants, does, emitted, images, cells, strict=True))

@@ -34,7 +34,7 @@ _VARIANT = (
     "guidance_half", "pooled", "source",
 )  # fmt: skip
 _PROMPT = ("attribute", "attribute_kind", "mode", "prompt_id", "template_id", "prompt", "donor")
-_TEXTS = ("score_text", "donor_text", "content_text")
+_TEXTS = ("score_text", "donor_text", "content_text", "sibling_texts")
 FAILURE_COLUMNS = ["unit_id", *CELL_KEY, *(name for name in _VARIANT if name not in CELL_KEY)]
 """What `failed_units` reads of ``failures``."""
 
@@ -149,8 +149,10 @@ def _remembered(store: Store, known: Plan, steps: int) -> Plan:
 
 
 def _prompt_of(row: dict[str, Any]) -> Prompt:
-    score, donor, content = (row[name] or "" for name in _TEXTS)
-    record = PromptRecord(row["prompt"], row["donor"], score, donor, content, row["template_id"] or "")
+    score, donor, content, siblings = (row[name] or "" for name in _TEXTS)
+    record = PromptRecord(
+        row["prompt"], row["donor"], score, donor, content, row["template_id"] or "", tuple(siblings)
+    )  # fmt: skip
     return Prompt(row["attribute"], row["attribute_kind"], row["mode"], row["prompt_id"], record, ())
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from loco_core.diffusion.generate import generate
 from loco_core.errors import first_line
+from loco_core.scoring.base import margin_of
 from loco_core.types import Intervention, PromptRecord, Row
 from orchestrator.scheduler.protocol import Attempt, Unit
 from orchestrator.stages.context import Result, WorkerContext
@@ -188,8 +189,10 @@ class _Slice:
         """Returns the margin of the block's clean image; None where there is none."""
         if self._clean is None or not self._clean.valid:
             return None
-        attribute, donor = self._context.scorer.score(self._clean.embedding[None], self._rows[0].texts[:2])[0]
-        return float(attribute - donor)
+        record = self._planned.prompt.record
+        texts = [record.score_text, *record.against]
+        attribute, against = margin_of(self._context.scorer.score(self._clean.embedding[None], texts)[0])
+        return attribute - against
 
     def _score(self, row: PlannedRow, scored: _Scored) -> dict[str, Any]:
         generation, scorer = self._context.generation, self._context.scorer_info
@@ -199,7 +202,11 @@ class _Slice:
             if scored.valid
             else np.full(len(texts), np.nan)
         )
-        attribute, donor, content = (float(v) if np.isfinite(v) else None for v in values[:3])
+        record = self._planned.prompt.record
+        compared = 1 + len(record.against)
+        numbers = (*margin_of(values[:compared]), float(values[compared]))
+        attribute, against, content = (value if np.isfinite(value) else None for value in numbers)
+        unrelated = values[compared + 1 :]
         height, width = scored.side
         return {
             **cell_columns(row, self._context.sweep_id, self._context.info),
@@ -212,11 +219,14 @@ class _Slice:
             "engine": json.dumps(self._context.info.engine.bits, sort_keys=True),
             "scorer": scorer.name,
             "scorer_revision": scorer.weights,
-            **dict(zip(("score_text", "donor_text", "content_text"), texts, strict=False)),
+            "score_text": record.score_text,
+            "donor_text": record.donor_text,
+            "sibling_texts": list(record.siblings) or None,
+            "content_text": record.content_text,
             "clip_score": attribute,
-            "clip_score_donor": donor,
+            "clip_score_donor": against,
             "clip_score_content": content,
-            "clip_score_unrelated": float(values[3:].mean()) if scored.valid and len(values) > 3 else None,
+            "clip_score_unrelated": float(unrelated.mean()) if scored.valid and len(unrelated) else None,
             "image_distance": scored.distance,
             "status": "ok" if scored.valid else "invalid",
             "batch_size": self._planned.batch_size,

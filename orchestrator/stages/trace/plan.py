@@ -131,5 +131,7 @@ def _cost(spec: SweepSpec, model: ResolvedModel, tracer: str, pairs: int) -> tup
 def _name(
     spec: SweepSpec, model: ResolvedModel, attribute: Attribute, method: str, items: tuple[tuple[Any, int], ...]
 ) -> str:
-    parts = tuple(f"{seed} {item.prompt}\n{item.donor}\n{item.score_text}\n{item.donor_text}" for item, seed in items)
+    parts = tuple(
+        f"{seed} " + "\n".join((item.prompt, item.donor, item.score_text, *item.against)) for item, seed in items
+    )
     return identity.unit_id(identity.UnitKey(sweep_id(spec), "trace", model.id, attribute.key, (method, *parts)))

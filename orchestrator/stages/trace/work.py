@@ -10,6 +10,7 @@ import numpy as np
 
 from loco_core import plugins
 from loco_core.errors import SpecError
+from loco_core.scoring.base import margin_of
 from loco_core.tracing.base import Trace, tracer_id, tracer_info
 from loco_core.types import PromptRecord
 from orchestrator.scheduler.protocol import Attempt, Unit
@@ -60,12 +61,12 @@ def _traced(context: WorkerContext, planned: Tracing) -> Iterator[dict[str, Any]
 
 
 def _margin(context: WorkerContext, found: Trace, record: PromptRecord) -> float | None:
-    """Returns the score of the attribute's text less that of the donor's; None of a picture that is none."""
+    """Returns a picture's margin, as a sweep's; None of a picture that is none."""
     if found.picture is None or not context.is_valid(found.picture):
         return None
     embeddings = context.scorer.embed_images(found.picture[None])
-    here, there = context.scorer.score(embeddings, [record.score_text, record.donor_text])[0]
-    return float(here - there)
+    here, there = margin_of(context.scorer.score(embeddings, [record.score_text, *record.against])[0])
+    return here - there
 
 
 def _about(record: PromptRecord, seed: int) -> dict[str, Any]:

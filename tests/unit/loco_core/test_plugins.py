@@ -52,9 +52,37 @@ def test_every_bundled_attribute_is_sound(key: str) -> None:
     for record in item.records:
         assert record.prompt != record.donor
         assert record.score_text != record.donor_text
-        assert not set("{}") & set(" ".join(vars(record).values()))
+        assert not set("{}") & set(" ".join(" ".join(text) for text in vars(record).values()))
+        assert record.siblings
+        assert not {record.score_text, record.donor_text} & set(record.siblings)
     first = item.records[:8]
     assert len({r.template_id for r in first}) > 1
+
+
+def left_over(text: str, other: str) -> str:
+    """Returns what a text says between the words that it begins and ends with like another."""
+    here, there = text.split(), other.split()
+    while here and there and here[0] == there[0]:
+        here, there = here[1:], there[1:]
+    while here and there and here[-1] == there[-1]:
+        here, there = here[:-1], there[:-1]
+    return " ".join(here)
+
+
+@pytest.mark.parametrize("key", sorted(bundled()))
+def test_a_bundled_donor_differs_from_its_prompt_in_the_attribute_alone(key: str) -> None:
+    item = bundled()[key]
+    only = {""} if item.mode == "remove" else {left_over(r.donor_text, r.score_text) for r in item.records}
+    for record in item.records:
+        pairs = (record.prompt, record.donor), (record.score_text, record.donor_text)
+        said = {re.sub(r"^(in|by|an?|the style of) | style$", "", left_over(*pair)) for pair in pairs}
+        said = {text.removeprefix("the style of ").removeprefix("a ") for text in said}
+        assert len(said) == 1, said
+        # A name, and nothing of the medium or of the motif.
+        assert not said & {"photo", "painting", "picture", "image", "artwork"}
+        assert {left_over(donor, prompt) for prompt, donor in pairs} <= only | {
+            text.removeprefix("a ") for text in only
+        }
 
 
 def test_words_of_the_bundled_world_are_all_in_its_vocabulary() -> None:

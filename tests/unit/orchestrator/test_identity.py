@@ -105,7 +105,15 @@ def test_the_identity_control_is_an_image_of_its_own() -> None:
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(CellKey)])
 def test_every_field_changes_the_cell(field: str) -> None:
-    assert cell_id(dataclasses.replace(CELL, **{field: "other"})) != cell_id(CELL)
+    assert cell_id(dataclasses.replace(CELL, **{field: ("other",) if field == "siblings" else "other"})) != cell_id(
+        CELL
+    )
+
+
+def test_a_cell_without_siblings_has_the_name_that_it_had_before_there_were_any() -> None:
+    assert cell_id(dataclasses.replace(CELL, siblings=())) == cell_id(CELL)
+    pair = [dataclasses.replace(CELL, siblings=texts) for texts in (("a", "b"), ("a b",), ("b", "a"))]
+    assert len({cell_id(key) for key in pair}) == 3
 
 
 def test_a_unit_is_its_items_in_their_order_and_its_round() -> None:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loco_core.attributes import attribute
 from loco_core.localization.base import Request
 from loco_core.types import Window
 from orchestrator import identity
+from orchestrator.resolve.lookup import named_attributes
 from orchestrator.resolve.resolved import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.spec import SweepSpec, WorkerNeeds
 from orchestrator.stages.base import Count
@@ -42,7 +42,7 @@ def resolved_for(spec: SweepSpec, seconds: float = 0.1) -> Resolved:
         for model in spec.models
     )  # fmt: skip
     scorer = ResolvedScorer(name="toy-clip", source="toy-clip", revision=None, weights="c")
-    return Resolved(models=models, attributes=tuple(attribute(str(a)) for a in spec.attributes), scorer=scorer)
+    return Resolved(models=models, attributes=named_attributes(spec), scorer=scorer)
 
 
 def sweep(**changes: Any) -> SweepSpec:
@@ -133,16 +133,25 @@ def test_ids_are_those_of_the_same_cells_computed_one_by_one() -> None:
                     "weights of m", "float32", prompt, donor, unit.seed, row.variant.intervention, generation
                 )
             )
-            scored = (record.score_text, record.donor_text, record.content_text)
+            scored = (record.score_text, record.donor_text, record.content_text, record.siblings)
             assert row.image_id == image
             assert row.cell_id == identity.cell_id(identity.CellKey(image, "toy-clip", "c", *scored))
 
 
 def test_ids_of_a_cell_are_what_they_were_when_plans_had_a_row_per_cell() -> None:
-    spec = sweep(prompts=1, seeds=[3], windows={"sizes": [2]}, interventions=[{"part": "k", "steps": [2, 5]}])
+    options = {"part": "k", "steps": [2, 5]}
+    spec = sweep(prompts=1, seeds=[3], windows={"sizes": [2]}, interventions=[options], margin="donor")
     found = {key(row)[2:5]: (row.image_id, row.cell_id) for row in rows(spec, planned(spec))}
     assert found["window", 4, 2] == GOLDEN_WINDOW
     assert found["identity", None, None] == GOLDEN_IDENTITY
+    # Against siblings, too, the same picture is another cell of another unit.
+    other = spec.model_copy(update={"margin": "siblings"})
+    beside = {key(row)[2:5]: (row.image_id, row.cell_id) for row in rows(other, planned(other))}
+    assert {place: image for place, (image, _) in beside.items()} == {
+        place: image for place, (image, _) in found.items()
+    }
+    assert not {cell for _, cell in beside.values()} & {cell for _, cell in found.values()}
+    assert not set(planned(other).unit_ids) & set(planned(spec).unit_ids)
 
 
 def test_a_plan_survives_its_file() -> None:
