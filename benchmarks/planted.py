@@ -9,7 +9,7 @@ import argparse
 import itertools
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -24,7 +24,7 @@ from orchestrator.backends.ray.backend import RayBackend
 from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
-from orchestrator.spec.sweep import AttributeSpec, RecordSpec
+from orchestrator.spec.attributes import AttributeSpec, RecordSpec
 from orchestrator.store import open_store
 
 FIRST_SEEDS = (0, 100, 200)
@@ -71,7 +71,9 @@ def attributes(model: str, budget: Budget) -> list[str | AttributeSpec]:
         if BUDGETS.get((model, kind), Budget()) != budget:
             continue
         item = example(kind, plant)
-        records = tuple(RecordSpec(**asdict(record)) for record in item.records)
+        records = tuple(
+            RecordSpec(**{name: getattr(record, name) for name in RecordSpec.model_fields}) for record in item.records
+        )
         bundled = item == attribute(item.key)
         found.append(item.key if bundled else AttributeSpec(kind=kind, name=item.name, mode=item.mode, records=records))
     if planted.undrawable is not None and budget == Budget():
@@ -87,7 +89,7 @@ def sweep(model: str, first_seed: int, budget: Budget) -> SweepSpec:
             "windows": {"sizes": list(budget.sizes)}, "prompts": 8,
             "seeds": list(range(first_seed, first_seed + budget.seeds)),
             "generation": {"steps": budget.steps, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
-            "scorer": "toy-clip", "images": "none",
+            "scorer": "toy-clip", "margin": "donor", "images": "none",
         },
         strict=False,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -11,6 +11,7 @@ from loco_core.attributes import bundled, of_other_kinds, siblings
 from loco_core.editing.splits import splits
 from loco_core.errors import SpecError
 from loco_core.types import PromptRecord
+from orchestrator.spec.attributes import RecordSpec
 from orchestrator.stages.edit.candidates import candidates
 from orchestrator.stages.edit.plan import (
     FIRST_SEED,
@@ -86,7 +87,12 @@ def test_an_attribute_of_a_kind_of_its_own_takes_unrelated_prompts_from_the_swee
         PromptRecord(f"a {word} dog", f"a {word} cat", "dog", "cat", word, f"t{n % 2}")
         for n, word in enumerate(("red", "blue", "green", "grey", "black", "white"))
     )
-    own = {"kind": "animal", "name": "dog", "mode": "replace", "records": [asdict(record) for record in records]}
+    own = {
+        "kind": "animal",
+        "name": "dog",
+        "mode": "replace",
+        "records": [{name: getattr(record, name) for name in RecordSpec.model_fields} for record in records],
+    }
     for others, expected in (
         ([], set()),
         (["style/lumio"], {"style"}),
