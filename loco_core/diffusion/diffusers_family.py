@@ -140,7 +140,7 @@ class DiffusersFamily:
         return ((1 - seen.to(dtype)) * -10000.0)[:, None]
 
     def placing(self, pipeline: Any, own: Callable[[], torch.Tensor]) -> AbstractContextManager[None]:
-        """Returns nothing to enter: positions are counted from the text, and the image stands behind it."""
+        """Returns nothing to enter: nothing but attentions heeds padding, and the image stands behind the text."""
         return nullcontext()
 
     def images(self, output: torch.Tensor) -> torch.Tensor:

@@ -91,8 +91,8 @@ class FamilyInfo:
             the pipeline has it, see :meth:`Family.guide`.
         text_last: whether the image stands in front of the text where one projection serves both.
         words: whether it is known which tokens of a text are words: edits and traces are of words.
-        refiners: beginning of the module paths of attentions that refine the text alone before it meets the image, and
-            take no mask of padding that they could be given; empty where there are none.
+        refiners: beginning of the module paths of attentions that refine or pool the text alone before it meets the
+            image, and take no mask of padding that they could be given: they are no sites. Empty where there are none.
         unguided_scale: largest guidance scale at which the pipeline runs no guidance.
         guidance_example: a model with the scale that it was distilled for, where there is no unconditional half.
         channels_last: whether the denoiser was measured faster in that memory layout on a CPU.

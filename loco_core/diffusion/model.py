@@ -138,7 +138,7 @@ class Family(Protocol):
         """
 
     def placing(self, pipeline: Any, own: Callable[[], torch.Tensor]) -> AbstractContextManager[None]:
-        """Returns what is entered while rows whose texts have lengths of their own are denoised.
+        """Returns what is entered while rows are denoised whose texts have padding, or lengths of their own.
 
         Args:
             pipeline: the pipeline.
@@ -330,7 +330,7 @@ def _find_sites(
     if family_key == DEFAULT:
         found = family.probe(pipeline, path)
         return family.profile.facts, found
-    found = record_sites(family.denoiser(pipeline), partial(pass_of, family, pipeline))
+    found = record_sites(family.denoiser(pipeline), partial(pass_of, family, pipeline), facts.refiners)
     config: Any = family.denoiser(pipeline).config
     check_sites([site.name for site in found], facts.site_names, config, path)
     return facts, found

@@ -10,8 +10,9 @@ same noise.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -150,6 +151,7 @@ class Router:
                     for site in self._model.sites:
                         attention = self._denoiser.get_submodule(site.attention_path)
                         replace(attention, self._masked(attention, prompts.mask, site.index))
+                    stack.enter_context(self._placing(prompts.mask))
                 elif prompts.mask is not None and not prompts.mask.all():
                     self._hide(prompts.mask, stack)
                 yield
@@ -272,11 +274,15 @@ class Router:
     def _masked(self, attention: torch.nn.Module, mask: torch.Tensor, site: int):  # type: ignore[no-untyped-def]
         """Returns a forward of an attention whose mask of padding goes with the text that K comes from."""
         original, family = attention.forward, self._model.family
+        name = family.mask_argument
+        names = list(inspect.signature(original).parameters)
 
         def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
-            plan, name = self._now, family.mask_argument
-            own = mask[plan.base]
+            plan, own = self._now, mask[self._now.base]
             seen = torch.where(self._taken(plan, 0, site), mask[plan.donor], own)
+            if name in names[: len(args)]:
+                # Some blocks give it without its name.
+                args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
             made: torch.Tensor = original(*args, **{**kwargs, name: family.attention_mask(own, seen, kwargs.get(name))})
             return made
 
@@ -297,7 +303,10 @@ class Router:
         visible: dict[str, Any] = dict.fromkeys(refiners(self._denoiser, self._model.facts.refiners), own)
         visible |= {site.attention_path: partial(seen, site.index) for site in self._model.sites}
         stack.enter_context(hidden(self._denoiser, visible, last=self._model.facts.text_last))
-        stack.enter_context(self._model.family.placing(self._model.pipeline, own))
+        stack.enter_context(self._placing(mask))
+
+    def _placing(self, mask: torch.Tensor) -> AbstractContextManager[None]:
+        return self._model.family.placing(self._model.pipeline, lambda: mask[self._now.base])
 
 
 def _followed(rows: Sequence[Row]) -> dict[int, int]:

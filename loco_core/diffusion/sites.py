@@ -105,7 +105,7 @@ _PLAIN = (("to_q", "to_k", "to_v"), ("to_query", "to_key", "to_value"))
 _SUFFIXES = (".attn2", ".attn1", ".attn", ".attention", ".cross_attention")
 
 
-def record_sites(denoiser: torch.nn.Module, run: Callable[[int], int]) -> tuple[Site, ...]:
+def record_sites(denoiser: torch.nn.Module, run: Callable[[int], int], refiners: str = "") -> tuple[Site, ...]:
     """Finds a denoiser's sites, by how many tokens its projections are given.
 
     K of a cross-attention is given as many tokens as the text has, and its queries are not. What serves text and image
@@ -115,6 +115,7 @@ def record_sites(denoiser: torch.nn.Module, run: Callable[[int], int]) -> tuple[
     Args:
         denoiser: a UNet or transformer of diffusers.
         run: runs one forward pass of it with a text of about so many tokens, and returns how many it had.
+        refiners: beginning of the module paths of attentions that are no sites; empty for none.
 
     Returns:
         the sites in execution order.
@@ -122,7 +123,11 @@ def record_sites(denoiser: torch.nn.Module, run: Callable[[int], int]) -> tuple[
     Raises:
         ModelError: projections are fused, or a LoRA is loaded, so that K and V of the text cannot be told apart.
     """
-    places = {name: place for name, module in denoiser.named_modules() if (place := _place(name, module))}
+    places = {
+        name: place
+        for name, module in denoiser.named_modules()
+        if not (refiners and name.startswith(refiners)) and (place := _place(name, module))
+    }
     short, few = _token_counts(denoiser, places, run, SHORT)
     _, many = _token_counts(denoiser, places, run, LONG)
     grown = {name for name in few if many.get(name, few[name])[1] > few[name][1]}

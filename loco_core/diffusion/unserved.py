@@ -31,10 +31,6 @@ REASONS = {
         "published without that language model, too"
     ),
     "Ideogram4Pipeline": _SINGLE,
-    "Kandinsky3Pipeline": (
-        "it cuts texts to the longest of a batch and pools what is left, so that a picture depends on the others of "
-        "its batch"
-    ),
     "Kandinsky5T2IPipeline": (
         "it reads texts of a batch without masking their padding, so that a picture depends on the others of its batch"
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Subject:
         padding: tokens to which sentences with an intervention are padded, their padding masked, where the pipeline
             leaves every sentence as long as it is: two sentences have positions in common only then.
         rotary: how keys of the text are turned, where texts have lengths of their own.
+        prepared: returns what is entered on the pipeline while it draws sentences with an intervention, such as what
+            gives both of them positions in common where `padding` does not.
     """
 
     family: str
@@ -41,6 +43,7 @@ class Subject:
     side: int | None = None
     padding: int = 0
     rotary: Rotary = field(default_factory=Rotary)
+    prepared: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 
     @property
     def settings(self) -> Generation:
@@ -81,6 +84,7 @@ class Plain:
         own, calls = does.source == "own", Calls(self._passes)
         with ExitStack() as stack:
             stack.enter_context(_padded(self._model.pipeline, self._subject.padding))
+            stack.enter_context(self._subject.prepared(self._model.pipeline))
             seen, given = ({}, self._given(row)) if own else (self._watched(row), [])
             stack.enter_context(_Removing(self._denoiser.register_forward_pre_hook(calls.advance)))
             if own:
@@ -181,10 +185,11 @@ class Plain:
         self, seen: list[torch.Tensor], calls: Calls, row: Row, taken: dict[str, torch.Tensor]
     ) -> Callable[..., Any]:
         def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            name = next((name for name in MASKS if kwargs.get(name) is not None), None)
-            if name is None:
+            place = next((name for name in MASKS if kwargs.get(name) is not None), None)
+            given = _mask_among(args, kwargs)
+            if given is None:
                 return None
-            mask = kwargs[name].clone()
+            mask = given.clone()
             for at, half in calls.covered(row, taken):
                 positions, donor = taken[half], seen[calls.step]
                 if mask.ndim == 4 and mask.shape[2] > 1:
@@ -194,13 +199,20 @@ class Plain:
                 else:
                     positions = _within(positions, mask.shape[-1], last=self._model.facts.text_last)
                     mask[at, ..., positions] = donor[..., positions]
-            return args, {**kwargs, name: mask}
+            return (args, {**kwargs, place: mask}) if place else ((*args[:2], mask, *args[3:]), kwargs)
 
         return hook
 
 
 MASKS = ("attention_mask", "encoder_hidden_states_mask")
 """Names by which attentions of diffusers take masks of the text's padding."""
+
+
+def _mask_among(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Returns the mask that an attention is given: by its name, or third, behind the image and the text."""
+    named = next((kwargs[name] for name in MASKS if kwargs.get(name) is not None), None)
+    found: torch.Tensor | None = named if named is not None or len(args) < 3 else args[2]
+    return found
 
 
 class Calls:
@@ -327,8 +339,8 @@ def _note(made: list[torch.Tensor], calls: Calls) -> Callable[..., None]:
 
 
 def _note_mask(seen: dict[str, list[torch.Tensor]], site: Site, calls: Calls) -> Callable[..., None]:
-    def hook(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        given = next((kwargs[name] for name in MASKS if kwargs.get(name) is not None), None)
+    def hook(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        given = _mask_among(args, kwargs)
         if given is not None and "conditional" in calls.halves:
             seen.setdefault(site.attention_path, []).append(given[calls.halves.index("conditional")].clone())
 

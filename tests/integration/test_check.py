@@ -189,9 +189,10 @@ def test_a_model_of_a_sweep_is_checked_as_the_sweep_has_it(command: Command, tmp
 def test_a_random_pipeline_of_every_family_passes(
     name: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    side = TINY[name].CALL_ARGUMENTS.get(name, {}).get("height", tiny_models.SIDE)
     sweep = tiny_sweep(
         "unused", models=[{"id": name, "path": str(TINY[name].build(name, tmp_path / name))}],
-        generation={"guidance_scale": 3.0, "height": tiny_models.SIDE, "width": tiny_models.SIDE},
+        generation={"guidance_scale": 3.0, "height": side, "width": side},
     )  # fmt: skip
     (tmp_path / "sweep.yaml").write_text(sweep.model_dump_json(exclude_unset=True))
     # What saving the pipeline has shown.

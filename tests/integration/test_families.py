@@ -16,6 +16,9 @@ from tests.support.runs import localizer_of
 from tests.support.sweeps import tiny_sweep
 from tests.support.tiny_models import BUILDERS, SIDE, build
 
+# The least side that every family takes.
+LEAST = 2 * SIDE
+
 
 def test_one_sweep_of_every_family_runs_through_edits_and_report(tiny_pipeline: Path, tmp_path: Path) -> None:
     (tmp_path / "first.py").write_text(localizer_of(start=1, size=1))
@@ -26,7 +29,7 @@ def test_one_sweep_of_every_family_runs_through_edits_and_report(tiny_pipeline: 
     spec = tiny_sweep(
         tiny_pipeline, models=models, attributes=["style/velor"], prompts=1, seeds=1, images="report",
         controls={"random": 0}, windows={"sizes": [1], "stride": 2},
-        generation={"steps": 2, "guidance_scale": 3.0, "batch_size": 8, "height": SIDE, "width": SIDE},
+        generation={"steps": 2, "guidance_scale": 3.0, "batch_size": 8, "height": LEAST, "width": LEAST},
         localize={"localizer": str(tmp_path / "first.py"), "resamples": 100},
         edit={"lambdas": [0.1], "neurons": [0.1], "tokens": ["all"], "preserve": 1},
         evaluate={"prompts": 1, "seeds": 1, "neighbours": 1, "judge": "toy-judge", "windows": False},

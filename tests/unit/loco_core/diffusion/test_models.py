@@ -19,6 +19,7 @@ from diffusers import (
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
     HunyuanImageTransformer2DModel,
+    Kandinsky3UNet,
     Lumina2Transformer2DModel,
     ModelMixin,
     PixArtTransformer2DModel,
@@ -57,6 +58,10 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "sana-sprint": (SanaTransformer2DModel, 20, {19: "transformer_blocks.19"}),
     "kolors": (UNet2DConditionModel, 70, {45: "up_blocks.0.attentions.1.transformer_blocks.1"}),
     "hunyuan-dit": (HunyuanDiT2DModel, 40, {2: "blocks.2", 39: "blocks.39"}),
+    "kandinsky3": (
+        Kandinsky3UNet, 18,
+        {0: "down_blocks.1.attentions.1", 8: "down_blocks.3.attentions.3", 9: "up_blocks.0.attentions.1"},
+    ),
     "wan21-1.3b": (WanTransformer3DModel, 30, {2: "blocks.2", 29: "blocks.29"}),
     "wan21-14b": (WanTransformer3DModel, 40, {39: "blocks.39"}),
     "wan22-5b": (WanTransformer3DModel, 30, {29: "blocks.29"}),
@@ -96,7 +101,7 @@ def test_sites_of_the_full_size_models(name: str) -> None:
     with torch.device("meta"), whatever:
         denoiser = denoiser_class(**info.published)
         pipeline = SimpleNamespace(unet=denoiser, transformer=denoiser)
-        sites = record_sites(denoiser, partial(pass_of, family, pipeline))
+        sites = record_sites(denoiser, partial(pass_of, family, pipeline), facts.refiners)
     assert [site.name for site in sites] == list(facts.site_names(dict(info.published)))
     assert len(sites) == count
     assert {index: sites[index].name for index in known} == known

@@ -19,7 +19,7 @@ from tests.support.sweeps import Command, tiny_sweep
 from tests.support.tiny_models import BUILDERS, build, save, sd3
 
 FAMILY = {"pixart_alpha": "pixart", "pixart_sigma": "pixart"}
-CROSS = ("wan",)
+CROSS = ("wan", "kandinsky3")
 LETTERS = ("z_image", "cogview4")
 SANA_SLACK = 2
 """Tokens by which plan may be milder: what an instruction and a prompt make together is counted by the pipeline."""
