@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -236,11 +237,23 @@ def family_of_pipeline(class_name: str, where: str) -> str:
     """Returns the key of the family that a pipeline class belongs to: of one that nobody has looked at the default one.
 
     Raises:
-        UnknownPipelineError: no family knows the class, and it is known why none can.
+        UnknownPipelineError: no family knows the class, nor its :func:`plain_class`, and it is known why none can.
     """
     known = {pipeline: key for key, family in families().items() for pipeline in family.pipelines}
-    if class_name not in known:
+    key = known.get(class_name) or known.get(plain_class(class_name))
+    if key is None:
         if (why := why_unserved(class_name)) is None:
             return DEFAULT
         raise UnknownPipelineError(f'{where} is a "{class_name}", which no family supports: {why}')
-    return known[class_name]
+    return key
+
+
+def plain_class(class_name: str) -> str:
+    """Returns the pipeline class that draws with the same weights without perturbed-attention guidance.
+
+    A family that says nothing of that guidance draws so: it is a third part of the batch, and no weights belong to it.
+
+    Args:
+        class_name: name of a class; the same is returned where it has none of that guidance.
+    """
+    return re.sub(r"PAG(?=Pipeline$)", "", class_name)

@@ -62,7 +62,7 @@ class Kind(NamedTuple):
     Attributes:
         words: what they are, in words.
         pattern: what their names hold.
-        reason: why none is served; ``{plain}`` is the name without what it holds.
+        reason: why none is served.
     """
 
     words: str
@@ -75,11 +75,6 @@ KINDS = (
         "pipelines with a control image",
         r"Control|Adapter|GLIGEN",
         "it draws from a control image beside the text, and a sweep has none",
-    ),
-    Kind(
-        "pipelines with perturbed-attention guidance",
-        r"PAG(?=Pipeline$)",
-        "its guidance is a third part of every batch; expected the same weights saved from a {plain}",
     ),
     Kind("priors", r"Prior", "it draws an embedding of a picture, not a picture"),
     Kind("Kandinsky 1 and 2", r"^Kandinsky(V22)?(Combined)?Pipeline$", _PRIOR),
@@ -124,7 +119,4 @@ def why_unserved(class_name: str) -> str | None:
     """
     if class_name in REASONS:
         return REASONS[class_name]
-    for kind in KINDS:
-        if re.search(kind.pattern, class_name):
-            return kind.reason.format(plain=re.sub(kind.pattern, "", class_name))
-    return None
+    return next((kind.reason for kind in KINDS if re.search(kind.pattern, class_name)), None)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loco_core.attributes import made_for
-from loco_core.diffusion.facts import DEFAULT, known_models
+from loco_core.diffusion.facts import DEFAULT, families, known_models, plain_class
+from loco_core.diffusion.folders import INDEX, read_object
+from loco_core.diffusion.hub import cached_folder
 from loco_core.localization.base import rule
 from loco_core.scoring.base import made_for as scorer_made_for
 from orchestrator.resolve.default import default_class
@@ -29,7 +31,22 @@ def warnings_of(spec: SweepSpec, resolved: Resolved, reach: Reach) -> tuple[str,
         resolved: the sweep with its names looked up.
         reach: what a sweep of its size can show.
     """
-    return (*_too_small(spec, reach), *_other_worlds(spec, resolved))
+    return (*_too_small(spec, reach), *_other_worlds(spec, resolved), *_drawn_plainly(resolved))
+
+
+def _drawn_plainly(resolved: Resolved) -> list[str]:
+    """Names models that are drawn without a guidance that the pipeline they are saved as has by default."""
+    found = []
+    for model in resolved.models:
+        folder = cached_folder(model.described_in, model.revision, INDEX)
+        saved = str(read_object(folder / INDEX).get("_class_name")) if folder is not None else ""
+        plain = plain_class(saved)
+        if plain != saved and model.family != DEFAULT and saved not in families()[model.family].pipelines:
+            found.append(
+                f"{model.id} is saved as a {saved} and drawn as a {plain}, without perturbed-attention guidance: no "
+                "weights belong to it, and its defaults are not those of the pictures here"
+            )
+    return found
 
 
 def default_lines(spec: SweepSpec) -> tuple[str, ...]:

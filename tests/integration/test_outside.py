@@ -70,7 +70,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small pipeline of a class that no bundled family knows, with seven sites."""
+    """A small pipeline of a class that no bundled family names, with seven sites."""
     folder = tmp_path_factory.mktemp("models") / "pag"
     torch.manual_seed(5)
     unet = UNet2DConditionModel(

@@ -66,7 +66,7 @@ def _unserved() -> list[str]:
         if name not in served:
             classes.setdefault(why, []).append(code(name))
     rows = [(", ".join(names), why) for why, names in classes.items()]
-    rows += [(kind.words, kind.reason.format(plain="pipeline without it")) for kind in KINDS]
+    rows += [(kind.words, kind.reason) for kind in KINDS]
     return ["## Pipelines that are not served", UNSERVED, table(("pipelines of diffusers", "why"), rows)]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from loco_core.diffusion.diffusers_family import AS_GIVEN, DiffusersFamily
-from loco_core.diffusion.facts import FamilyInfo, ModelInfo
-from loco_core.diffusion.model import PromptEmbeds
+from loco_core.diffusion.facts import FamilyInfo, ModelInfo, plain_class
+from loco_core.diffusion.model import PromptEmbeds, load_pipeline
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, t5_tokens
+from loco_core.types import Extras
 
 _TRANSFORMER = {
     "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
@@ -38,10 +39,15 @@ INFO = FamilyInfo(
 class Family(DiffusersFamily):
     """Loads and prompts a ``PixArtAlphaPipeline`` or ``PixArtSigmaPipeline``, as its folder names it."""
 
-    pipeline_class = "DiffusionPipeline"
     text_width = "caption_channels"
     masked = True
     call = AS_GIVEN
+
+    def load(self, path: str, revision: str | None, dtype: str, device_map: str | None, extras: Extras | None) -> Any:
+        """Loads the pipeline as the class that its folder names, without perturbed-attention guidance."""
+        from loco_core.diffusion.checkpoints import class_of
+
+        return load_pipeline(plain_class(class_of(path, revision)), path, revision, dtype, device_map, extras)
 
     def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with T5."""

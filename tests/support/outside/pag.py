@@ -1,4 +1,4 @@
-"""A family that the project does not know: Stable Diffusion with perturbed-attention guidance, here switched off."""
+"""A family of a class that no bundled one names: Stable Diffusion with perturbed-attention guidance, switched off."""
 
 from __future__ import annotations
 
