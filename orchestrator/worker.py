@@ -36,7 +36,6 @@ class WorkerSettings:
         generation: settings, where a model has none of its own.
         kept_seeds: seeds whose images are kept.
         marker: what the driver wrote into the results root; every worker must see it.
-        judge: what names what edited pictures show; None where the CLIP margin's sign does.
         device: ``auto`` takes a GPU where torch sees one.
     """
 
@@ -46,7 +45,6 @@ class WorkerSettings:
     generation: Generation
     kept_seeds: frozenset[int]
     marker: str
-    judge: str | None = None
     device: str = "auto"
 
     def __call__(self, model: str) -> PipelineWorker:
@@ -68,7 +66,8 @@ class PipelineWorker:
         # Before gigabytes of weights are read for a folder that is not there, or for other code.
         self._store = open_as_worker(settings.results, settings.marker)
         # Localizers stay with the driver, and editors are looked at with every edit.
-        code, loaded = settings.resolved.code, (settings.resolved.scorer.source, settings.judge)
+        judge = settings.resolved.judge
+        code, loaded = settings.resolved.code, (settings.resolved.scorer.source, judge.use if judge else "")
         plugins.hold([(source, code[source]) for source in loaded if source in code])
         self._scoring = Stopwatch()
         self._context = _loaded(settings, model, self._scoring)
@@ -152,6 +151,7 @@ def _loaded(settings: WorkerSettings, model: str, scoring: Stopwatch) -> WorkerC
 
     from loco_core.diffusion.model import load_model
     from loco_core.scoring.base import load_judge, load_scorer
+    from loco_core.scoring.classes import classes_of
 
     device = settings.device
     if device == "auto":
@@ -170,7 +170,10 @@ def _loaded(settings: WorkerSettings, model: str, scoring: Stopwatch) -> WorkerC
     if info.profile is not None:
         check_default(loaded, info)
     scorer = settings.resolved.scorer
-    judge = TimedJudge(load_judge(settings.judge, device), scoring) if settings.judge else None
+    judge = None
+    if (named := settings.resolved.judge) is not None:
+        classes = classes_of(settings.resolved.attributes)
+        judge = TimedJudge(load_judge(named.choice, device, classes), scoring)
     return WorkerContext(
         loaded, info, TimedScorer(load_scorer(scorer.source, scorer.revision, device), scoring), scorer, judge,
         info.generation(settings.generation), settings.sweep_id, settings.resolved.attributes, settings.kept_seeds,

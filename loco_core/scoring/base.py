@@ -5,19 +5,29 @@ A scorer's file exports a class ``Scorer`` that fulfils :class:`Scorer`, a judge
 
 - ``WEIGHTS``: folder or hub id of its weights, which becomes the path; empty where it has none;
 - ``TOKENIZED`` (scorers): whether a tokenizer beside the weights tells how much of a text is read. Longer texts are
-  refused before anything is drawn.
+  refused before anything is drawn;
+- ``Settings`` (judges): a :class:`JudgeSettings`. Such a judge takes a model that a sweep names, and is built from a
+  fourth value, a :class:`JudgeTask`: the classes that it chooses among, and its settings. Beside it ``MODEL_TYPES``
+  says which ``model_type`` the model may have (none: any), ``PICTURES`` whether it wants a folder of pictures,
+  ``FILES`` which further files of the model's folder it reads; a function ``check(task)`` refuses what it cannot judge,
+  and ``seen(task, kind)`` returns the classes that it may name, where these are not all.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from loco_core import plugins
+from loco_core.errors import SpecError, did_you_mean
 from loco_core.quiet import quiet_libraries
+from loco_core.scoring.classes import KindClasses
 
 if TYPE_CHECKING:
     import torch
@@ -120,20 +130,137 @@ def load_scorer(name: str, revision: str | None, device: str) -> Scorer:
     return scorer
 
 
-def load_judge(name: str, device: str) -> Judge:
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Kinds = Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_listed)]
+"""Kinds of attributes: a list, or one alone."""
+
+
+class JudgeSettings(BaseModel):
+    """Settings of a judge that takes a model: the keys of a sweep's ``evaluate.judge`` beside those of all judges.
+
+    Attributes:
+        kinds: kinds that it is asked about; None for all that the sweep and the bundled attributes beside it have.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kinds: Kinds = None
+
+
+@dataclass(frozen=True)
+class JudgeTask:
+    """What a judge with settings is to tell apart.
+
+    Attributes:
+        classes: the classes by kind.
+        settings: its settings, of its own class.
+        pictures: folder with pictures of the classes; empty where it has none.
+    """
+
+    classes: Mapping[str, KindClasses]
+    settings: Any
+    pictures: str = ""
+
+
+@dataclass(frozen=True)
+class JudgeChoice:
+    """A judge as a sweep names it.
+
+    Attributes:
+        use: key of the plug-in group, or a Python file.
+        model: folder or hub id of its model; empty where it brings its own.
+        revision: the hub's commit; None for a folder or a judge without a model.
+        pictures: folder with pictures of the classes.
+        settings: its own settings, by name.
+    """
+
+    use: str
+    model: str = ""
+    revision: str | None = None
+    pictures: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_judge(judge: str | JudgeChoice, device: str, classes: Mapping[str, KindClasses] | None = None) -> Judge:
     """Loads a judge.
 
     Args:
-        name: a key of the plug-in group, or a Python file.
+        judge: a judge as a sweep names it, or a key or Python file alone.
         device: e.g. ``cuda`` or ``cpu``.
+        classes: classes by kind, see `loco_core.scoring.classes.classes_of`; only a judge with settings reads them.
 
     Raises:
         ModelError: it cannot be loaded.
-        SpecError: there is no such file, or it has no ``Judge``.
+        SpecError: there is no such file, it has no ``Judge``, or it takes other settings.
     """
     quiet_libraries()
-    judge: Judge = plugins.function("judges", name, "Judge")(_weights("judges", name), None, device)
-    return judge
+    choice = JudgeChoice(judge) if isinstance(judge, str) else judge
+    made = plugins.function("judges", choice.use, "Judge")
+    task = judge_task(choice, classes or {})
+    path = choice.model or _weights("judges", choice.use)
+    found: Judge = made(path, choice.revision, device, *([task] if task is not None else []))
+    return found
+
+
+def judge_task(choice: JudgeChoice, classes: Mapping[str, KindClasses]) -> JudgeTask | None:
+    """Returns what a judge with settings is to tell apart; None of one that takes none.
+
+    Args:
+        choice: the judge as a sweep names it.
+        classes: all classes, by kind.
+
+    Raises:
+        SpecError: it does not take what was given, or lacks something; ``loc`` begins with the key.
+    """
+    given = {"model": choice.model, "pictures": choice.pictures, **choice.settings}
+    kind: type[JudgeSettings] | None = getattr(plugins.load("judges", choice.use), "Settings", None)
+    named = Path(choice.use).name
+    if kind is None:
+        for key, value in given.items():
+            if value:
+                raise _about(key, f"{named} takes no settings, but {key} is given; expected its name alone")
+        return None
+    pictures = plugins.declared("judges", choice.use, "PICTURES", False)
+    if not choice.model:
+        raise SpecError(f"{named} needs a model: {{use: {named}, model: FOLDER or hub id}}")
+    if bool(choice.pictures) != pictures:
+        wanted = "needs pictures: FOLDER, with a folder of pictures per class" if pictures else "takes no pictures"
+        raise _about("pictures", f"{named} {wanted}")
+    settings = _settings(kind, named, choice.settings)
+    kinds = settings.kinds or tuple(classes)
+    for each in kinds:
+        if each not in classes:
+            raise _about("kinds", f'{named}: no attribute is of the kind "{each}"{did_you_mean(each, classes)}')
+    task = JudgeTask({each: classes[each] for each in kinds}, settings, choice.pictures)
+    check = getattr(plugins.load("judges", choice.use), "check", None)
+    if check is not None:
+        check(task)
+    return task
+
+
+def _settings(kind: type[JudgeSettings], named: str, given: Mapping[str, Any]) -> JudgeSettings:
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            known = ("use", "model", "revision", *kind.model_fields)
+            raise _about(key, f'{named} has no setting "{key}"{did_you_mean(key, known)}') from None
+        where = ".".join(map(str, first["loc"]))
+        expected = first["msg"].replace("Input should be", "expected")
+        for word, plain in (("a valid tuple", "a list"), ("a valid dictionary", "a mapping"), ("a valid ", "a ")):
+            expected = expected.replace(word, plain)
+        raise _about(key, f"{named}: {where} is {first['input']!r}; {expected}") from None
+
+
+def _about(key: str, message: str) -> SpecError:
+    error = SpecError(message)
+    error.loc = (key,)
+    return error
 
 
 def judge_id(name: str) -> str:

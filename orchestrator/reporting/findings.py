@@ -19,6 +19,7 @@ from loco_core.errors import StoreError
 from loco_core.localization.base import in_words
 from loco_core.tables import distinct, where
 from orchestrator import __version__
+from orchestrator.reporting.judging import described, judging
 from orchestrator.reporting.methods import Comparison, compare, effects_by_window
 from orchestrator.runs.certificates import known_certificates, of_model, status_of
 from orchestrator.runs.failures import FailureKind, failure_kinds
@@ -81,6 +82,7 @@ class Editing:
         editors: names of those that edit where something was localized, or where they were asked to.
         methods: published methods that edit a place of their own, with that place, in words.
         judges: judges that named what is seen; empty where only the sign of the CLIP margin did.
+        judging: sentence on what chose and what graded edits, and where they share weights.
         seeds: seeds of the ``report`` split.
         max_neighbour_loss: share of the neighbours' pictures that a chosen edit may spoil.
         texts: what editors say of their method.
@@ -90,6 +92,7 @@ class Editing:
     editors: Sequence[str]
     methods: Sequence[str]
     judges: Sequence[str]
+    judging: str
     seeds: int
     max_neighbour_loss: float
     seen: Sequence[str]
@@ -192,7 +195,7 @@ def read_findings(store: Store) -> Findings:
         )
     edits = store.read("edits").to_pylist()
     evaluations = store.read("evaluations").to_pylist()
-    measured = summarize(edits, evaluations)
+    measured = summarize(edits, evaluations, judge=pinned.judge)
     rows = {(row["edit_id"], row["scope"], row["localization"]): row for row in edits}
     report = [row for row in evaluations if row["split"] == "report"]
     evaluated: dict[Block, set[str]] = {}
@@ -244,7 +247,7 @@ def read_findings(store: Store) -> Findings:
         outcomes=dict(Counter(row["outcome"] for row in localized).most_common()),
         cells=cells,
         failed=failed,
-        editing=_editing(spec, measured, report),
+        editing=_editing(spec, measured, report, judging(spec, pinned, edits, report)),
         siblings=any(prompt.record.siblings for prompt in planned(store, spec.generation.steps).prompts),
         provenance={
             "sweep": sweep_id,
@@ -260,6 +263,7 @@ def read_findings(store: Store) -> Findings:
                 if m.textual_inversions
             },
             "weights of the scorer": pinned.scorer,
+            **described(pinned),
             **{f"file {name}": digest for name, digest in pinned.code.items()},
             "devices": ", ".join(used["device"]),
             "torch": ", ".join(used["torch_version"]),
@@ -271,7 +275,9 @@ def read_findings(store: Store) -> Findings:
     )
 
 
-def _editing(spec: SweepSpec, measured: Sequence[EditSummary], rows: Sequence[Mapping[str, Any]]) -> Editing | None:
+def _editing(
+    spec: SweepSpec, measured: Sequence[EditSummary], rows: Sequence[Mapping[str, Any]], judged: str
+) -> Editing | None:
     if not measured:
         return None
     inline = {item.label: item.attribute for item in spec.attributes if not isinstance(item, str)}
@@ -281,6 +287,7 @@ def _editing(spec: SweepSpec, measured: Sequence[EditSummary], rows: Sequence[Ma
         editors=sorted({item.name for item in measured} - {item.name for item in elsewhere}),
         methods=sorted({f"{item.name} ({_method_place(item.sites)})" for item in elsewhere}),
         judges=sorted({row["judge"] for row in rows if row["judge"] is not None}),
+        judging=judged,
         seeds=len({row["seed"] for row in rows}),
         max_neighbour_loss=(spec.edit or EditSpec()).max_neighbour_loss,
         seen=[key for key in edited if contents_were_swept(inline.get(key) or attribute(key), spec.prompts)],

@@ -24,6 +24,7 @@ from orchestrator.resolve.checkpoints import checkpoint, looked_at
 from orchestrator.resolve.default import profile_of
 from orchestrator.resolve.editable import check_editors
 from orchestrator.resolve.hooks import check_hooks
+from orchestrator.resolve.judge import check_judge, resolve_judge
 from orchestrator.resolve.options import check_fit, check_scheduler, steps_of
 from orchestrator.resolve.resolved import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.resolve.super_resolution import check_super_resolution, with_super_resolution
@@ -49,7 +50,10 @@ def resolve(spec: SweepSpec) -> Resolved:
     with located("scorer"):
         scorer = resolve_scorer(spec)
     _look_closer(spec, models, attributes, scorer)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, code=plugins.digests(spec.files))
+    judge = resolve_judge(spec, attributes, scorer)
+    return Resolved(
+        models=tuple(models), attributes=attributes, scorer=scorer, judge=judge, code=plugins.digests(spec.files)
+    )
 
 
 def outline(spec: SweepSpec) -> Resolved:
@@ -72,7 +76,8 @@ def outline(spec: SweepSpec) -> Resolved:
         with located("scorer"):
             scorer = resolve_scorer(spec)
     _look_closer(spec, [model for model in models if Path(model.described_in).is_dir()], attributes, scorer)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer)
+    judge = resolve_judge(spec, attributes, scorer, hub=False)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, judge=judge)
 
 
 def _look_closer(
@@ -142,9 +147,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
             plugins.function("localizers", name, "localize")
             reads(name)
     check_editors(spec, attributes)
-    if spec.evaluate.judge is not None:
-        with located("evaluate", "judge"):
-            plugins.function("judges", spec.evaluate.judge, "Judge")
+    check_judge(spec, attributes)
     check_scheduler(spec)
     return attributes
 

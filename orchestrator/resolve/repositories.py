@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from loco_core.diffusion.facts import left_out
 from loco_core.diffusion.hub import SCORER, Needs, on_hub, pipeline_needs
+from loco_core.diffusion.weights import commit
 from loco_core.errors import located
 from loco_core.scoring.base import find_scorer
 from orchestrator.resolve.checkpoints import described_in
@@ -53,6 +54,10 @@ def repositories(spec: SweepSpec) -> tuple[Repository, ...]:
     if key == CLIP and on_hub(where):
         with located("scorer"):
             found.append(Repository(where, resolve_scorer(spec).revision, SCORER))
+    judge = spec.evaluate.judge
+    if judge is not None and judge.model is not None and on_hub(judge.model):
+        with located("evaluate", "judge"):
+            found.append(Repository(judge.model, commit(judge.model, judge.revision), SCORER))
     return tuple({(each.path, each.revision): each for each in found if on_hub(each.path)}.values())
 
 
@@ -65,4 +70,5 @@ def named_repositories(spec: SweepSpec) -> tuple[str, ...]:
             paths.append(item.super_resolution.path)
     key, where = find_scorer(spec.scorer)
     paths += [where] if key == CLIP else []
+    paths += [spec.evaluate.judge.model or ""] if spec.evaluate.judge else []
     return tuple(dict.fromkeys(path for path in paths if path and on_hub(path)))

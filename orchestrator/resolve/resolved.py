@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +11,7 @@ from loco_core.diffusion.default.profile import Profile
 from loco_core.diffusion.facts import FamilyInfo, families
 from loco_core.editing.base import editor_info
 from loco_core.errors import SpecError
+from loco_core.scoring.base import JudgeChoice
 from loco_core.types import Attribute, Engine, Extras, Generation
 from orchestrator.spec import WorkerNeeds
 
@@ -171,6 +173,39 @@ class ResolvedScorer(BaseModel):
     weights: str
 
 
+class ResolvedJudge(BaseModel):
+    """The judge, pinned.
+
+    Attributes:
+        id: what it is called in results: with a model, a hash of all that its word depends on stands in it.
+        use: key of the plug-in, or a Python file.
+        model: folder or hub id of its model; empty where it brings its own.
+        revision: commit on the hub; None for a folder.
+        weights: hash of its weights; empty where it has none.
+        pictures: folder with pictures of the classes; empty where it takes none.
+        pictures_hash: hash of these.
+        settings: its own settings as the sweep gives them.
+        is_scorer: whether its weights are those of the scorer.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    use: str
+    model: str = ""
+    revision: str | None = None
+    weights: str = ""
+    pictures: str = ""
+    pictures_hash: str = ""
+    settings: dict[str, Any] = {}
+    is_scorer: bool = False
+
+    @property
+    def choice(self) -> JudgeChoice:
+        """The judge as it is loaded."""
+        return JudgeChoice(self.use, self.model, self.revision, self.pictures, self.settings)
+
+
 class Resolved(BaseModel):
     """A sweep with every name looked up.
 
@@ -178,6 +213,7 @@ class Resolved(BaseModel):
         models: in their order.
         attributes: likewise.
         scorer: what scores.
+        judge: what names what edited pictures show; None where the sign of the scorer's margin does.
         code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; what workers run of
             them is the same.
     """
@@ -187,7 +223,13 @@ class Resolved(BaseModel):
     models: tuple[ResolvedModel, ...]
     attributes: tuple[Attribute, ...]
     scorer: ResolvedScorer
+    judge: ResolvedJudge | None = None
     code: dict[str, str] = {}
+
+    @property
+    def judge_id(self) -> str | None:
+        """What the judge is called in results; None without one."""
+        return None if self.judge is None else self.judge.id
 
     def model(self, model_id: str) -> ResolvedModel:
         """Returns a model by its id.

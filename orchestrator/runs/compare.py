@@ -17,8 +17,12 @@ from loco_core.localization.score_table import read_scores as read_table
 from loco_core.tables import rows_where
 from loco_core.types import Window
 from orchestrator.runs.localize import ScoreSource, localize_results, read_scores, site_names
-from orchestrator.spec import SweepSpec
 from orchestrator.stages.localize import under
+from orchestrator.store.documents import Pinned
+from orchestrator.store.layout import RESOLVED
+
+JUDGES = "judges of edits"
+"""Stands for the judges beside the keys of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ class Comparison:
 
     Attributes:
         attributes: one per model and attribute of either.
-        spec: keys of the sweep that differ, with the first and the second value, as JSON; absent keys are None. None
-            where one of them is a table without a sweep.
+        spec: keys of the sweep that differ, with the first and the second value, as JSON; absent keys are None. Judges
+            of edits stand among them by the names that they have in ``evaluations``, which tell their weights and
+            settings. None where one of them is a table without a sweep.
     """
 
     attributes: tuple[Compared, ...]
@@ -81,7 +86,7 @@ def compare_results(first: str, second: str) -> Comparison:
     sources = [read_scores(root) for root in (first, second)]
     found = [{(item.model, item.attribute): item for item in localize_results(source, {})[0]} for source in sources]
     keys = sorted(found[0].keys() | found[1].keys())
-    specs = [_flat(source.spec) for source in sources]
+    specs = [_flat(source) for source in sources]
     differing = sorted(key for key in specs[0].keys() | specs[1].keys() if specs[0].get(key) != specs[1].get(key))
     return Comparison(
         tuple(_compared(key, sources, [of.get(key) for of in found]) for key in keys),
@@ -114,9 +119,13 @@ def _scores(source: ScoreSource, model: str, attribute: str) -> pa.Table:
     return under(rows_where(source.scores, model=model, attribute=attribute), source.intervention)
 
 
-def _flat(spec: SweepSpec | None) -> dict[str, str]:
+def _flat(source: ScoreSource) -> dict[str, str]:
     """Returns the keys of a sweep with their values as JSON; of lists of models and the like as a whole."""
-    return {} if spec is None else dict(_leaves("", spec.model_dump(mode="json", exclude={"results"})))
+    if source.spec is None:
+        return {}
+    pinned = source.store.document(RESOLVED, Pinned) if source.store else None
+    judges = {JUDGES: json.dumps(sorted(pinned.judges))} if pinned and pinned.judges else {}
+    return {**dict(_leaves("", source.spec.model_dump(mode="json", exclude={"results"}))), **judges}
 
 
 def _leaves(above: str, content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

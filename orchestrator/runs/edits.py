@@ -32,6 +32,7 @@ from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.base import PlannedStage, Stage, StageContext, sweep_id
 from orchestrator.stages.chain import Chain
 from orchestrator.stages.edit.candidates import methods
+from orchestrator.stages.edit.chooser import latest_judge
 from orchestrator.stages.edit.missing import as_chosen, missing_evaluations
 from orchestrator.stages.edit.plan import check_editable
 from orchestrator.stages.edit.stage import EditStage, Place, localized_place, method_places, place_by_hand
@@ -325,7 +326,7 @@ def _driven(
 
 def _summaries(store: Store, selection: Selection) -> tuple[EditSummary, ...]:
     rows = (row for row in store.read("edits").to_pylist() if selection.holds(row))
-    return tuple(summarize(rows, store.read("evaluations").to_pylist()))
+    return tuple(summarize(rows, store.read("evaluations").to_pylist(), judge=latest_judge(store)))
 
 
 def _named(held: _Results, selection: Selection, window: Window) -> list[Place]:

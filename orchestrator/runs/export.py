@@ -19,6 +19,7 @@ from loco_core.errors import EditError, did_you_mean
 from loco_core.types import Engine
 from orchestrator.resolve.lookup import resolve_model
 from orchestrator.spec import ModelSpec, SuperResolutionSpec
+from orchestrator.stages.edit.chooser import latest_judge
 from orchestrator.stages.edit.plan import CANDIDATES
 from orchestrator.stages.edit.summary import Share, summarize
 from orchestrator.store import DamagedFileError, Store
@@ -147,8 +148,8 @@ def _figures(store: Store, edit: StoredEdit) -> list[tuple[str, str]]:
     """Returns what the results say that an edit did and spared, in words."""
     rows = [row for row in store.read("edits").to_pylist() if row["edit_id"] == edit.edit_id]
     seen = store.read("evaluations").filter(pc.field("edit_id") == edit.edit_id)
-    found = [(words, getattr(item, name)) for item in summarize(rows, seen.to_pylist())[:1]
-             for name, words in _FIGURES.items()]  # fmt: skip
+    measured = summarize(rows, seen.to_pylist(), judge=latest_judge(store))[:1]
+    found = [(words, getattr(item, name)) for item in measured for name, words in _FIGURES.items()]
     return [(words, _share(share)) for words, share in found if share.of]
 
 

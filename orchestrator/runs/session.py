@@ -170,9 +170,7 @@ def worker_settings(root: str, sweep_id: str, spec: SweepSpec, resolved: Resolve
         resolved: the sweep with its names looked up.
         marker: see :func:`orchestrator.store.preflight`.
     """
-    return WorkerSettings(
-        root, sweep_id, resolved, spec.generation.settings, kept_seeds(spec), marker, spec.evaluate.judge
-    )
+    return WorkerSettings(root, sweep_id, resolved, spec.generation.settings, kept_seeds(spec), marker)
 
 
 def kept_seeds(spec: SweepSpec) -> frozenset[int]:
@@ -212,6 +210,11 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
             )
     # Provenance: what a changed file changes has a name of its own.
     pinned["code"] = {**pinned.get("code", {}), **resolved.code}
+    pinned["judge"] = resolved.judge_id
+    if (judge := resolved.judge) is not None:
+        # Another judge, or one of other weights, has another name.
+        said = judge.model_dump(exclude={"id"}, exclude_defaults=True)
+        pinned["judges"] = {**pinned.get("judges", {}), judge.id: said}
     if pinned["scorer"] != resolved.scorer.weights:
         raise SpecError(
             f"{store.root}: scores were made with scorer weights {pinned['scorer'][:12]}, {resolved.scorer.name} now "

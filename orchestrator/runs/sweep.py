@@ -146,7 +146,10 @@ def run_sweep(
         failed = failure_kinds(store.read_columns("scores", CELL_KEY), failures) if failures.num_rows else ()
         if failed and summary.outcome != "lease_lost":
             record_failed_cells(store, sum(kind.cells for kind in failed))
-        edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist()) if spec.edit else []
+        edits = list[EditSummary]()
+        if spec.edit:
+            rows = store.read("evaluations").to_pylist()
+            edits = summarize(store.read("edits").to_pylist(), rows, judge=resolved.judge_id)
         return told(hooks, RunResult(summary, tables.main, tuple(edits), failed))
 
 

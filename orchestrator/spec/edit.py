@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from loco_core.editing.base import Fill, HeldHalf, Neurons, Targets, TokenSet
 from loco_core.errors import did_you_mean
-from orchestrator.spec.places import KeyOrFile
-from orchestrator.spec.rules import Strict, listed, no_repeats, problem
+from orchestrator.spec.places import KeyOrFile, ModelPlace, Place
+from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
 
 Lambdas = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
@@ -85,6 +85,13 @@ class EditSpec(Strict):
         description="Largest share of the neighbours' pictures that the chosen edit may spoil.",
         examples=[0.05],
     )
+    choose_by: Literal["judge", "scorer"] | None = Field(
+        None,
+        description="What tells which strength of an edit works best on the `select` split: the `judge` of `evaluate`, "
+        "or the margin of the sweep's `scorer`. What edits are graded by on `report` stays. Default: the judge if "
+        "there is one, else the scorer.",
+        examples=["scorer"],
+    )
 
     @model_validator(mode="after")
     def _check(self) -> EditSpec:
@@ -96,6 +103,39 @@ class EditSpec(Strict):
                 raise problem(loc, f"it is none of the editors{did_you_mean(editor, self.editors)}")
             no_repeats(loc, values, "the value")
         return self
+
+
+class JudgeSpec(Strict):
+    """A judge with what it is given; its own settings stand beside these keys."""
+
+    # Which settings a judge has is said by its plug-in, which is not loaded where a file is read.
+    model_config = ConfigDict(extra="allow")
+
+    use: KeyOrFile = Field(description="A judge's name, or a Python file.", examples=["zero_shot"])
+    model: ModelPlace | None = Field(
+        None,
+        description="Folder or hub id of the model that it judges by, other weights than the scorer's. Default: the "
+        "judge's own.",
+        examples=["google/siglip-base-patch16-224"],
+    )
+    revision: Name | None = Field(
+        None, description="Commit, branch or tag of a model on the hub. Default: its main branch.", examples=["main"]
+    )
+    pictures: Place | None = Field(
+        None,
+        description="Folder with a folder of pictures per class, of judges that compare with pictures. Default: none.",
+        examples=["references"],
+    )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The judge's own settings, by name."""
+        return dict(self.model_extra or {})
+
+
+def judge_named(value: Any) -> Any:
+    """Returns the block that a judge's name alone stands for; else the value as it is."""
+    return {"use": value} if isinstance(value, str) else tuples(value)
 
 
 class EvaluateSpec(Strict):
@@ -110,11 +150,11 @@ class EvaluateSpec(Strict):
     neighbours: Annotated[int, Field(ge=0)] = Field(
         2, description="Number of nearest attributes of the same kind that are watched.", examples=[4]
     )
-    judge: KeyOrFile | None = Field(
+    judge: Annotated[JudgeSpec, BeforeValidator(judge_named, json_schema_input_type=str | JudgeSpec)] | None = Field(
         None,
-        description="What names what a picture shows: a judge's name, or a Python file. Default: the sign of the CLIP "
-        "margin decides.",
-        examples=["toy-judge"],
+        description="What names what a picture shows: a judge's name, a Python file, or a judge with its model and its "
+        "settings. A name alone stands for `{use: ..}`. Default: the sign of the CLIP margin decides.",
+        examples=["toy-judge", {"use": "zero_shot", "model": "google/siglip-base-patch16-224", "abstain": 0.1}],
     )
     windows: bool = Field(
         True,

@@ -47,6 +47,9 @@ class Pinned(Document):
         sites: addresses of its sites, in execution order.
         engines: what was set of how it computes; results of an earlier version do not say it.
         scorer: hash of the weights of the scorer.
+        judge: the judge of the last run, by its name in ``evaluations``; None without one.
+        judges: what each judge of edits was, by its name in ``evaluations``: model, revision, hash of its weights,
+            settings; results of an earlier version do not say it.
         code: hashes of the user's own Python files, by path; results of an earlier version do not say it.
         plans: how many plan files were written; results of an earlier version do not say it.
     """
@@ -55,6 +58,8 @@ class Pinned(Document):
     sites: dict[str, tuple[str, ...]]
     engines: dict[str, dict[str, Any]] = Field(default_factory=dict)
     scorer: str
+    judge: str | None = None
+    judges: dict[str, dict[str, Any]] = Field(default_factory=dict)
     code: dict[str, str] = Field(default_factory=dict)
     plans: Annotated[int, Field(ge=0)] = 0
 

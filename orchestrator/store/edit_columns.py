@@ -73,6 +73,11 @@ EDITS: Columns = (
         "Texts that it was fitted on: published or paired; null of editors without published texts of their own",
     ),
     Column("guidance_half", TEXT, "word", "Of neuron edits: conditional or both"),
+    Column(
+        "chosen_by", TEXT, "name",
+        "What told which of the candidates to choose: a judge, as in evaluations, or the scorer by the sign of its "
+        "margin; null in fits",
+    ),
 )  # fmt: skip
 
 EVALUATIONS: Columns = (
@@ -101,7 +106,8 @@ EVALUATIONS: Columns = (
         "siblings, the largest with it and the siblings' texts",
     ),
     Column("margin_after", REAL, "cosine difference", "The same of the picture with the edit"),
-    Column("judge", TEXT, "name", "What names what is seen; null where the sign of the margin decides"),
+    Column("judge", TEXT, "name", "What names what is seen, with a hash of its weights and settings where it "
+        "has some; null where the sign of the margin decides"),
     Column("judge_kind", TEXT, "word", "Kind that the row is about: style, object, ..; a picture has a row per kind"),
     Column("judge_said", TEXT, "name", "What the prompt says of that kind"),
     Column("judge_before", TEXT, "name", "What the judge sees without the edit"),

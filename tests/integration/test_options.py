@@ -24,6 +24,7 @@ from tests.support.adapters import diffusers_lora, inversion
 from tests.support.checkpoints import plain
 from tests.support.folders import to_variant
 from tests.support.inbox import inbox
+from tests.support.judge_models import other_clip, references
 from tests.support.options import Flat, Pick, content, keys, pack, picks
 from tests.support.single_files import checkpoint, write
 from tests.support.sweeps import Command
@@ -108,6 +109,8 @@ OPEN: dict[str, list[Any]] = {
     "evaluate.seeds": [2],
     "evaluate.neighbours": [1],
     "evaluate.judge": ["toy-judge"],
+    "evaluate.judge.use": ["toy-judge"],
+    "evaluate.judge.revision": ["main"],
     "reproduces": ["locogen-sd14"],
     "stages": [{}],
     "notify": [ADDRESS],
@@ -117,7 +120,7 @@ REFUSED = {
     "models.*.engine.attention: 'efficient'": "kernel of GPUs", "models.*.engine.attention: 'cudnn'": "kernel of GPUs",
     "models.*.engine.offload: 'model'": "runs on the CPU", "models.*.engine.offload: 'sequential'": "runs on the CPU",
     "models.*.engine.device_map: 'balanced'": "sees 0", "models.*.revision: 'main'": "hub id",
-    "models.*.super_resolution.revision: 'main'": "hub id",
+    "models.*.super_resolution.revision: 'main'": "hub id", "evaluate.judge.revision: 'main'": "no hub id",
     "interventions.*.source: 'own'": "the same whatever is drawn",
 }  # fmt: skip
 """What a machine without a GPU refuses, and a model in a folder, and in which words."""
@@ -147,6 +150,8 @@ def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     found["lora"] = diffusers_lora(plain(tiny_pipeline), folder / "lora.safetensors")
     found["word"] = inversion(folder / "word.safetensors", {"emb_params": 128}, 2)
     found["clip"] = Path(shutil.copytree(WEIGHTS / "clip", folder / "clip"))
+    found["judge"] = other_clip(folder / "judge")
+    found["pictures"] = references(folder / "pictures", ("velor", "a shape"))
     found["hook"] = folder / "hook.py"
     found["hook"].write_text(HOOK)
     for file in ("lowest", "shrink", "colours"):
@@ -161,7 +166,8 @@ def wanted(named: dict[str, str]) -> list[Pick]:
         "models.*.variant": ["fp16"], "models.*.loras.*.path": [named["lora"]],
         "models.*.textual_inversions.*.path": [named["word"]], "models.*.super_resolution.path": [named["second"]],
         "scorer": [named["clip"], named["colours"], "toy-clip"], "results": [], "edit.editors": [[named["shrink"]]],
-        "localize.localizer": [named["lowest"]],
+        "localize.localizer": [named["lowest"]], "evaluate.judge.model": [named["judge"]],
+        "evaluate.judge.pictures": [named["pictures"]],
         "hooks": [["tensorboard"], [{"tensorboard": {"folder": "curves"}}, {named["hook"]: {"path": "called"}}]],
     }  # fmt: skip
     return picks(SweepSpec, {path: [*OPEN.get(path, ()), *places.get(path, ())] for path in OPEN.keys() | places})
@@ -172,6 +178,7 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
     # Neurons are ranked by how they vary over prompts.
     neurons = {"edit.editors": ["neurons"], "prompts": 2}
     second = {"models.*.path": named["deepfloyd_if"], "scorer": "toy-clip"}
+    judged = {"evaluate.judge.use": "zero_shot", "evaluate.judge.model": named["judge"]}
     return {
         **{path: INLINE for path, _, _ in keys(SweepSpec) if path.startswith("attributes.")},
         "attributes.*.records.*.template_id": {**INLINE, "prompts": 2},
@@ -187,7 +194,11 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "models.*.super_resolution.revision": {**second, "models.*.super_resolution.path": named["second"]},
         "models.*.engine.compile: True": {"models.*.path": named["tiny"], "models.*.dtype": "float32"},
         "interventions.*.pooled: 'donor'": {"models.*.path": named["sdxl"]},
-        "edit.method_lambdas": {"edit.targets": None},
+        "edit.method_lambdas": {"edit.targets": None}, "edit.choose_by: 'judge'": {"evaluate.judge": "toy-judge"},
+        **{f"evaluate.judge.{key}": judged for key in ("model", "revision")},
+        "evaluate.judge.model: None": {"evaluate.judge.use": "toy-judge"},
+        "evaluate.judge.pictures: None": {"evaluate.judge.use": "zero_shot"},
+        "evaluate.judge.pictures": {**judged, "evaluate.judge.use": "style"},
         **{f"edit.{name}": neurons for name in ("neurons", "fill", "guidance_half", "neuron_tokens")},
         "edit.editors": {"prompts": 2}, "notify.when": {"notify.to": [ADDRESS]},
         "models.*.engine.offload: 'sequential'": {"edit": None}, "models.*.engine.device_map: 'balanced'":

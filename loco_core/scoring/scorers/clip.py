@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loco_core.errors import ModelError
+from loco_core.scoring.transformers_models import as_pictures
 
 if TYPE_CHECKING:
     import torch
@@ -49,18 +50,16 @@ class Scorer:
     def embed_images(self, images: torch.Tensor) -> np.ndarray:
         """Returns unit embeddings ``(n, width)``; a picture that is not finite embeds to not-a-number."""
         import torch
-        from PIL import Image
 
         from loco_core.diffusion.engine import unrounded
 
-        finite = images.isfinite().all(dim=(1, 2, 3)) if images.ndim == 4 else torch.ones(len(images), dtype=torch.bool)
-        bytes_ = (images.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        pixels = self._processor([Image.fromarray(picture) for picture in bytes_], return_tensors="pt")["pixel_values"]
+        pictures, finite = as_pictures(images)
+        pixels = self._processor(pictures, return_tensors="pt")["pixel_values"]
         with torch.no_grad(), unrounded():
             vision = self._model.vision_model(pixel_values=pixels.to(self._device))
             embeds = torch.nn.functional.normalize(self._model.visual_projection(vision.pooler_output), dim=-1)
         result: np.ndarray = embeds.cpu().numpy().astype(np.float32)
-        result[~finite.numpy()] = np.nan
+        result[~finite] = np.nan
         return result
 
     def score(self, embeddings: np.ndarray, texts: list[str]) -> np.ndarray:

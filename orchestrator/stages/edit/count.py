@@ -48,7 +48,7 @@ def _of_pair(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, attribut
         )  # fmt: skip
         for split, edits in splits:
             units = evaluate_units(
-                spec, model, attribute, edits, "", probes(spec, attribute, beside, split), split, 0
+                spec, model, attribute, edits, "", probes(spec, attribute, beside, split, resolved.judge_id), split, 0
             )  # fmt: skip
             images = sum(len(unit.payload.probes) * (1 + len(unit.payload.edits)) for unit in units)
             found += Count(len(units), images, 0, sum(unit.expected_seconds for unit in units))

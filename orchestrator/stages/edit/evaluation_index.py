@@ -13,7 +13,7 @@ from orchestrator.store import Publisher, Store
 
 COLUMNS = (
     "model", "attribute", "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed", "judge",
-    "judge_kind", "judge_said", "judge_before", "judge_after", "flipped", "status",
+    "judge_kind", "judge_said", "judge_before", "judge_after", "flipped", "status", "margin_before", "margin_after",
 )  # fmt: skip
 """What is read of ``evaluations``, and what a worker reports of them."""
 MOST_CHUNKS = 200

@@ -17,7 +17,6 @@ from loco_core.editing.base import EditSettings
 from loco_core.editing.splits import Split, fit_templates, splits
 from loco_core.errors import SpecError
 from loco_core.scoring.base import UNKNOWN as UNNAMED
-from loco_core.scoring.base import judge_id
 from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
 from orchestrator.resolve.resolved import ResolvedModel
@@ -71,7 +70,7 @@ class Probe:
         role: what it shows about the edit.
         record: its prompt, with the texts that score it.
         seed: of the initial noise.
-        judge: what names what is seen, as `loco_core.scoring.base.judge_id` calls it.
+        judge: what names what is seen, as it is called in results.
     """
 
     role: Role
@@ -159,7 +158,11 @@ def watched(spec: SweepSpec, known: Mapping[str, Attribute], names: Iterable[str
 
 
 def probes(
-    spec: SweepSpec, attribute: Attribute, neighbours: Sequence[Attribute], split: Literal["select", "report"]
+    spec: SweepSpec,
+    attribute: Attribute,
+    neighbours: Sequence[Attribute],
+    split: Literal["select", "report"],
+    judge: str | None = None,
 ) -> list[Probe]:
     """Returns what edits of an attribute are measured on, in one split; no prompt has two roles.
 
@@ -172,6 +175,7 @@ def probes(
         attribute: what is edited.
         neighbours: attributes of the same kind that should be spared.
         split: ``select`` or ``report``.
+        judge: what names what is seen, as it is called in results; None where the sign of the scorer's margin does.
     """
     # Neighbours may be bundled, and no part of the sweep.
     neighbours = [as_scored(item, spec.margin) for item in neighbours]
@@ -206,7 +210,6 @@ def probes(
     if attribute.mode == "replace":
         roles["unrelated"] = new(_of_other_kinds(spec, attribute, split), count)
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + spec.evaluate.seeds)
-    judge = judge_id(spec.evaluate.judge) if spec.evaluate.judge else None
     return [Probe(role, record, seed, judge) for role, records in roles.items() for record in records for seed in seeds]
 
 

@@ -24,6 +24,7 @@ from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.base import Stage, StageContext
 from orchestrator.stages.edit.candidates import baselines, candidates, methods
+from orchestrator.stages.edit.chooser import chooser, chosen_by
 from orchestrator.stages.edit.evaluation_index import EvaluationIndex
 from orchestrator.stages.edit.plan import (
     CANDIDATES,
@@ -227,8 +228,9 @@ class EditStage(Stage):
         beside = watched(spec, known_attributes(self._resolved), fits["neighbours"][0].as_py() or [])
         if missing := self._missing(place, self._unmeasured(place, first, beside, "select")):
             return missing
-        rows = self._measured.rows(model.id, attribute.key, first, probes(spec, attribute, beside, "select"))
-        measured = summarize(fits.to_pylist(), rows, "select")
+        drawn = probes(spec, attribute, beside, "select", resolved.judge_id)
+        rows = self._measured.rows(model.id, attribute.key, first, drawn)
+        measured = summarize(fits.to_pylist(), chosen_by(spec, resolved, attribute.kind, rows), "select")
         chosen = choose(first, measured, spec.edit.max_neighbour_loss if spec.edit else 0.0)
         others = baselines(spec, model, attribute, [edit for edit in first if edit.edit_id in chosen])
         if not others:
@@ -244,7 +246,8 @@ class EditStage(Stage):
         self._finish(place, [fit, more], chosen)
         if self._on_edited is not None:
             edits = [edit for edit in first if edit.edit_id in chosen]
-            rows = self._measured.rows(model.id, attribute.key, edits, probes(spec, attribute, beside, "report"))
+            drawn = probes(spec, attribute, beside, "report", resolved.judge_id)
+            rows = self._measured.rows(model.id, attribute.key, edits, drawn)
             fitted = [{**row, "chosen": True} for row in fits.to_pylist() if row["edit_id"] in chosen]
             self._on_edited(summarize(fitted, rows))
         return []
@@ -264,7 +267,7 @@ class EditStage(Stage):
         split: Literal["select", "report"],
     ) -> list[Unit]:
         attribute = self._resolved.attribute(place.attribute)
-        drawn = probes(self._spec, attribute, beside, split)
+        drawn = probes(self._spec, attribute, beside, split, self._resolved.judge_id)
         return evaluate_units(
             self._spec, self._resolved.model(place.model), attribute, edits, place.localization, drawn, split,
             self._order, self._measured.pairs(place.model, place.attribute, edits, drawn),
@@ -293,6 +296,7 @@ class EditStage(Stage):
         columns: dict[str, pa.Array[Any]] = {
             "chosen": pa.array(flags, pa.bool_()),
             "localization": pa.array(where, pa.string()),
+            "chosen_by": pa.array([chooser(self._spec, self._resolved)] * len(flags), pa.string()),
         }
         for name, values in columns.items():
             at = table.schema.get_field_index(name)

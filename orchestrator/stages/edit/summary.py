@@ -115,17 +115,22 @@ def _design_effect(pictures: Mapping[Picture, bool]) -> float:
 
 
 def summarize(
-    edits: Iterable[Mapping[str, Any]], evaluations: Iterable[Mapping[str, Any]], split: str = "report"
+    edits: Iterable[Mapping[str, Any]],
+    evaluations: Iterable[Mapping[str, Any]],
+    split: str = "report",
+    judge: str | None = None,
 ) -> list[EditSummary]:
     """Sums up the evaluations of every edit on one split.
 
     A picture that was none without the edit says nothing of it; one that the edit destroyed counts against it. Where
-    some were seen by a judge and some judged by the sign of the CLIP margin, the judge's word counts alone.
+    some were seen by a judge and some judged by the sign of the CLIP margin, the judge's word counts alone; of several
+    judges that of the one that is named.
 
     Args:
         edits: rows of ``edits``.
         evaluations: rows of ``evaluations``.
         split: ``report`` or ``select``.
+        judge: the judge whose word counts where it has seen an edit; None takes that of any.
     """
     by_edit: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in evaluations:
@@ -134,7 +139,8 @@ def summarize(
     found = []
     for edit in edits:
         rows = by_edit.get((edit["edit_id"], edit["scope"]), [])
-        judged = [row for row in rows if row["judge"] is not None] or rows
+        named = [row for row in rows if row["judge"] == judge] if judge is not None else []
+        judged = named or [row for row in rows if row["judge"] is not None] or rows
         if judged:
             found.append(_summary(edit, judged))
     return found

@@ -77,7 +77,7 @@ def _fit(context: WorkerContext, unit: Unit, planned: Fit) -> Result:
                 "targets": edit.settings.targets if info.published else None,
                 "lambda_absolute": delta.ridge, **info.filled(edit.settings, delta),
                 "norm": norm(context.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
-                "base": edit.base or None,
+                "chosen_by": None, "base": edit.base or None,
                 "localization": planned.localization, "neighbours": neighbours,
                 "settings": json.dumps(edit.settings.model_dump(), sort_keys=True), "schema_version": SCHEMA_VERSION,
             }

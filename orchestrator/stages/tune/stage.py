@@ -18,6 +18,7 @@ from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.spec import EditSpec
 from orchestrator.stages.base import Stage, StageContext
 from orchestrator.stages.edit.candidates import paired, planned_edit
+from orchestrator.stages.edit.chooser import chosen_by
 from orchestrator.stages.edit.evaluation_index import EvaluationIndex
 from orchestrator.stages.edit.plan import (
     FIRST_SEED,
@@ -249,7 +250,8 @@ class TuneStage(Stage):
 
     def _probes(self, seeds: int) -> list[Probe]:
         last = FIRST_SEED["select"] + seeds
-        return [p for p in probes(self._spec, self._attribute, self._beside or [], "select") if p.seed < last]
+        drawn = probes(self._spec, self._attribute, self._beside or [], "select", self._resolved.judge_id)
+        return [probe for probe in drawn if probe.seed < last]
 
     def _units(self, wanted: Iterable[Request]) -> list[Unit]:
         """Cuts what trials ask for into units, those that ask for the same seeds together: they share a clean image."""
@@ -307,7 +309,7 @@ class TuneStage(Stage):
             "scope": edit.scope,
             "chosen": False, "site_indices": edit.sites, "localization": LOCALIZATION,
         }  # fmt: skip
-        found = summarize([row], rows, "select")
+        found = summarize([row], chosen_by(self._spec, self._resolved, self._attribute.kind, rows), "select")
         pictures = len({(row["prompt_role"], row["prompt"], row["clip_text"], row["seed"]) for row in rows})
         if not found:
             return Trial(request, edit.edit_id, pictures, 0.0, 0.0, FAILED)

@@ -99,6 +99,7 @@ def test_every_word_that_a_key_admits_is_in_the_schema() -> None:
     flat = {
         "name": "first", "models.*.id": "toy", "attributes": ["style/lumio"], "scorer": "toy-clip",
         "edit.editors": ["neurons"], "notify.to": ["${env:ANY}"],
+        "evaluate.judge.use": "toy-judge",
     }  # fmt: skip
     tried = [
         (path, value) for path, finite, _ in keys(SweepSpec) for value in finite

@@ -180,9 +180,9 @@ def test_neighbours_without_prompts_enough_are_passed_over() -> None:
 def test_another_judge_measures_anew() -> None:
     names = []
     for judge in ("toy-judge", None):
-        wanted = spec(evaluate={"judge": judge})
+        wanted = spec()
         edits = candidates(wanted, TOY, STYLE, (8,), "localized")
-        drawn = probes(wanted, STYLE, [VELOR], "report")
+        drawn = probes(wanted, STYLE, [VELOR], "report", judge)
         names.append({unit.unit_id for unit in evaluate_units(wanted, TOY, STYLE, edits, "", drawn, "report", 0)})
     assert not names[0] & names[1]
 

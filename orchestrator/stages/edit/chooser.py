@@ -1,0 +1,78 @@
+"""By whose word the strength of an edit is chosen: the judge's, or the sign of the scorer's margin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from orchestrator.resolve.resolved import Resolved
+from orchestrator.spec import EditSpec, SweepSpec
+from orchestrator.stages.edit.plan import INVALID
+from orchestrator.store import Store
+from orchestrator.store.documents import Pinned
+from orchestrator.store.layout import RESOLVED
+
+OTHER = "other"
+
+
+def latest_judge(store: Store) -> str | None:
+    """Returns the judge that results were last measured by; None where that was the margin, or nobody wrote it down."""
+    pinned = store.document(RESOLVED, Pinned)
+    return None if pinned is None else pinned.judge
+
+
+def chooser(spec: SweepSpec, resolved: Resolved) -> str:
+    """Returns the name in results of what strengths are chosen by: of the judge, or of the scorer.
+
+    Args:
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+    """
+    wanted = (spec.edit or EditSpec()).choose_by
+    return resolved.scorer.name if resolved.judge_id is None or wanted == "scorer" else resolved.judge_id
+
+
+def chosen_by(
+    spec: SweepSpec, resolved: Resolved, kind: str, rows: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Returns what was seen of edits as the chooser sees it.
+
+    Args:
+        spec: the sweep.
+        resolved: the sweep with its names looked up.
+        kind: kind of the attribute that is edited.
+        rows: of ``evaluations``.
+    """
+    rows = list(rows)
+    if resolved.judge_id is None or chooser(spec, resolved) == resolved.judge_id:
+        return rows
+    return by_margin(kind, rows)
+
+
+def by_margin(kind: str, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns rows as they would be without a judge: one a picture, named by the sign of the scorer's margin.
+
+    Rows do not say which text fits a picture better than its own: where the margin is against several, any of them
+    counts as a flip.
+
+    Args:
+        kind: kind of the attribute that is edited.
+        rows: of ``evaluations``; of what a judge says of several kinds of a picture one is kept.
+    """
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        names = ("model", "attribute", "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed")
+        said = row["clip_text"]
+        before, after = (_seen(row[name], said) for name in ("margin_before", "margin_after"))
+        flipped = None if before != said else after == OTHER
+        found[tuple(row[name] for name in names)] = {
+            **row, "judge": None, "judge_kind": kind, "judge_said": said, "judge_before": before, "judge_after": after,
+            "flipped": flipped,
+        }  # fmt: skip
+    return list(found.values())
+
+
+def _seen(margin: float | None, said: str) -> str:
+    if margin is None:
+        return INVALID
+    return said if margin > 0 else OTHER
