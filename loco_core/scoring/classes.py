@@ -62,7 +62,8 @@ def classes_of(attributes: Iterable[Attribute]) -> dict[str, KindClasses]:
     """Returns the classes of every kind: of some attributes, and of those that are bundled in the same files.
 
     A donor's class is the attribute that has the donor text for its own ("a cross"), or else the donor text itself ("a
-    painting"). Where donors replace, and all attributes of a kind have one and the same ("a shape"), theirs names nothing.
+    painting"). Where donors replace, and all attributes of a kind have one and the same ("a shape"), theirs names
+    nothing.
 
     Args:
         attributes: attributes of a sweep.
