@@ -39,7 +39,6 @@ REASONS = {
     "LuminaPipeline": "no family says how it is prompted",
     "NucleusMoEImagePipeline": _JOINT,
     "OmniGenPipeline": _SINGLE,
-    "OvisImagePipeline": _JOINT,
     "PRXPipeline": _PRX,
     "PRXPixelPipeline": _PRX,
     "QwenImage21Pipeline": (

@@ -39,3 +39,9 @@ class TestHunyuanImage(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         return subject_of("hunyuan_image", "hunyuan_image", tmp_path_factory.mktemp("models"), padding=64)
+
+
+class TestOvisImage(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+        return subject_of("ovis_image", "ovis_image", tmp_path_factory.mktemp("models"))

@@ -21,6 +21,8 @@ from diffusers import (
     FluxPipeline,
     HunyuanImagePipeline,
     HunyuanImageTransformer2DModel,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -30,12 +32,15 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
 )
 
 from loco_core.toyworld.world import vocabulary
 from tests.support.tiny_models import SIDE, T5, flow_vae, flux, heed_text, save, t5_pair
+from tests.support.tiny_streams import QWEN_CHAT
 
 # Of embeddings of Qwen and of ByT5; unlike all other widths, so that a mix-up shows.
 QWEN, BYT5 = 40, 20
@@ -46,6 +51,7 @@ CALL_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "chroma": {**_PIXELS},
         "hunyuan_image": {**_PIXELS},
         "flux_schnell": {**_PIXELS},
+        "ovis_image": {**_PIXELS},
     }
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
@@ -135,6 +141,34 @@ def chroma() -> ChromaPipeline:
     )  # fmt: skip
 
 
+def ovis_image() -> OvisImagePipeline:
+    """Builds Ovis-Image: Flux's blocks over Qwen3, in a chat whose words in front of a prompt are cut off."""
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = QWEN_CHAT
+    encoder = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=QWEN, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=16, max_position_embeddings=512,
+        )
+    ).eval()  # fmt: skip
+    transformer = OvisImageTransformer2DModel(
+        in_channels=4 * 16, out_channels=4 * 16, num_layers=2, num_single_layers=3, num_attention_heads=2,
+        attention_head_dim=16, joint_attention_dim=QWEN, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    with torch.no_grad():
+        # So that the text heeds the picture: gates are nearly shut, and most tokens are padding.
+        for block in transformer.transformer_blocks:
+            block.attn.to_add_out.weight.mul_(16.0)
+            block.norm1_context.linear.weight.mul_(16.0)
+        for block in transformer.single_transformer_blocks:
+            block.norm.linear.weight.mul_(16.0)
+    return OvisImagePipeline(
+        vae=flow_vae(scaling_factor=0.3611, shift_factor=0.1159), transformer=heed_text(transformer),
+        tokenizer=tokenizer, text_encoder=encoder,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )  # fmt: skip
+
+
 def hunyuan_image() -> HunyuanImagePipeline:
     """Builds HunyuanImage 2.1: a text that is refined first, single blocks that begin with the image, and a guider."""
     tokenizer = qwen_tokenizer()
@@ -158,7 +192,7 @@ def hunyuan_image() -> HunyuanImagePipeline:
 
 
 BUILDERS: Mapping[str, Callable[[Path], None]] = MappingProxyType(
-    {make.__name__: partial(save, make) for make in (qwen_image, chroma, hunyuan_image)}
+    {make.__name__: partial(save, make) for make in (qwen_image, chroma, ovis_image, hunyuan_image)}
 )
 
 

@@ -22,6 +22,7 @@ from diffusers import (
     Kandinsky3UNet,
     Lumina2Transformer2DModel,
     ModelMixin,
+    OvisImageTransformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SanaTransformer2DModel,
@@ -80,6 +81,7 @@ PUBLISHED: dict[str, tuple[type[ModelMixin], int, dict[int, str]]] = {
     "flux-kontext": (FluxTransformer2DModel, 57, {19: "single_transformer_blocks.0"}),
     "chroma": (ChromaTransformer2DModel, 57, {18: "transformer_blocks.18", 19: "single_transformer_blocks.0"}),
     "hunyuan-image": (HunyuanImageTransformer2DModel, 60, {20: "single_transformer_blocks.0"}),
+    "ovis-image": (OvisImageTransformer2DModel, 33, {5: "transformer_blocks.5", 6: "single_transformer_blocks.0"}),
     "qwen-image": (QwenImageTransformer2DModel, 60, {59: "transformer_blocks.59"}),
     "flux2-dev": (Flux2Transformer2DModel, 56, {7: "transformer_blocks.7", 8: "single_transformer_blocks.0"}),
     "aura-flow": (
