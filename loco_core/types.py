@@ -9,7 +9,7 @@ Part = Literal["kv", "k", "v"]
 Tokens = Literal["all", "words", "padding"]
 GuidanceHalf = Literal["conditional", "unconditional", "both"]
 Pooled = Literal["prompt", "donor"]
-Source = Literal["run", "own"]
+Source = Literal["run", "own", "weights"]
 Control = Literal["window", "clean", "identity", "all_sites", "donor", "complement", "random"]
 Mode = Literal["remove", "replace"]
 Margin = Literal["donor", "siblings"]
@@ -120,7 +120,8 @@ class Intervention:
             denoiser beside cross-attention.
         source: where text and image attend to each other, what K and V of the donor's text come from: ``run``, a
             picture that the donor draws from the same noise (activation patching); ``own``, the row's own picture,
-            with the donor's text in place of its own at that step. Elsewhere both are the same.
+            with the donor's text in place of its own at that step. Elsewhere both are the same. ``weights``: the row's
+            own text, in both halves as they are, through the projections of another model, the model's donor.
     """
 
     sites: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loco_core import plugins
+from loco_core.diffusion.donor import Donor
 from loco_core.errors import ModelError, OutOfMemoryError
 from loco_core.types import Generation
 from orchestrator.resolve.resolved import Resolved, ResolvedModel
@@ -158,9 +159,11 @@ def _loaded(settings: WorkerSettings, model: str, scoring: Stopwatch) -> WorkerC
         device = "cuda" if torch.cuda.is_available() else "cpu"
     info = settings.resolved.model(model)
     second = info.super_resolution
+    other = info.donor
+    donor = Donor(other.family, other.path, other.revision, other.extras) if other else None
     loaded = load_model(
         info.family, info.path, info.revision, info.dtype, device, info.engine,
-        (second.path, second.revision) if second else None, extras=info.extras,
+        (second.path, second.revision) if second else None, extras=info.extras, donor=donor,
     )  # fmt: skip
     if (found := tuple(site.name for site in loaded.sites)) != info.site_names:
         raise ModelError(

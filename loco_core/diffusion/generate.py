@@ -80,6 +80,8 @@ def generate(
     check_schedule(pipeline.scheduler, settings.steps, partly=partly)
     if not model.facts.pooled and any(row.intervention.pooled == "donor" for row in rows):
         raise ModelError("nothing in this model reads a pooled text; expected pooled: prompt")
+    if model.donor is None and any(row.intervention.source == "weights" for row in rows):
+        raise ModelError("this model was loaded without a donor, whose weights rows could read; expected one")
     for batch, sources in in_batches(rows, batch_size, beside=model.facts.stream == "evolving"):
         drawn = batch + sources
         filled = drawn + [drawn[-1]] * (batch_size - len(drawn))

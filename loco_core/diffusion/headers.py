@@ -77,3 +77,21 @@ def read_header(file: Path) -> Header:
     if head is None or 8 + length + end != size:
         raise ModelError(f"{file} is damaged: not a whole safetensors file; expected it to be downloaded once more")
     return found
+
+
+def read_spans(file: Path) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Returns the format of every tensor of a safetensors file, and its first byte in the file and the one behind it.
+
+    Raises:
+        ModelError: as of `read_header`.
+    """
+    read_header(file)
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        head = json.loads(stream.read(length))
+    start = 8 + length
+    return {
+        key: (str(item["dtype"]), (start + item["data_offsets"][0], start + item["data_offsets"][1]))
+        for key, item in head.items()
+        if key != "__metadata__"
+    }

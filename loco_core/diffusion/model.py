@@ -5,13 +5,14 @@ What is known of families without torch stands in :mod:`loco_core.diffusion.fact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loco_core import plugins
+from loco_core.diffusion.donor import Donor, donor_projections
 from loco_core.diffusion.facts import DEFAULT, FamilyInfo
 from loco_core.diffusion.loading import load_pipeline as load_pipeline
 from loco_core.diffusion.single_files import identify, is_single_file
@@ -204,6 +205,8 @@ class LoadedModel:
         engine: settings of how it computes.
         encoded: prompts that were encoded before; see :meth:`encode`.
         super_resolution: second stage that enlarges its images; None leaves them as they are.
+        donor: K and V projections of another model by their paths, for rows whose source is ``weights``; None where
+            there is none.
         running: call that is running now, as `loco_core.diffusion.routing` says.
     """
 
@@ -216,6 +219,7 @@ class LoadedModel:
     engine: Engine = field(default_factory=Engine)
     encoded: dict[tuple[str, ...], PromptEmbeds] = field(default_factory=dict, repr=False, compare=False)
     super_resolution: SuperResolution | None = field(default=None, repr=False)
+    donor: Mapping[str, torch.nn.Module] | None = field(default=None, repr=False)
     running: Running = field(default_factory=Running, repr=False, compare=False)
 
     @property
@@ -249,6 +253,7 @@ def load_model(
     *,
     sites: bool = True,
     extras: Extras | None = None,
+    donor: Donor | None = None,
 ) -> LoadedModel:
     """Loads a pipeline through its family's file.
 
@@ -264,10 +269,11 @@ def load_model(
         sites: whether its sites are looked for, by a pass that reads all weights; without it weights that are loaded
             in the dtype of their files stay on the disk until somebody looks at them.
         extras: what it is loaded with beside its path; None for nothing.
+        donor: another model, whose K and V projections of the sites are kept beside it; None for none.
 
     Raises:
         ModelError: it cannot be loaded, has no second stage, cannot run as the engine says, its K and V cannot be
-            told apart, or it runs other sites than its configuration tells.
+            told apart, it runs other sites than its configuration tells, or its donor has others.
         OutOfMemoryError: it does not fit.
     """
     import torch
@@ -311,7 +317,8 @@ def load_model(
         compile_between(denoiser, found, refiners(denoiser, facts.refiners))
         if second is not None:
             compile_between(family.denoiser(second.pipeline), ())
-    return LoadedModel(pipeline, family, facts, found, device, dtype, engine, super_resolution=second)
+    others = None if donor is None else donor_projections(donor, found, denoiser, facts, dtype)
+    return LoadedModel(pipeline, family, facts, found, device, dtype, engine, super_resolution=second, donor=others)
 
 
 def _module_of(family_key: str) -> Any:

@@ -41,7 +41,8 @@ def prompt_keys(rows: Sequence[Row]) -> list[PromptKey]:
     found = dict.fromkeys([UNCONDITIONAL])
     for row in rows:
         found[("prompt", row.prompt)] = None
-        if row.intervention.sites or row.intervention.pooled == "donor":
+        swaps = row.intervention.sites and row.intervention.source != "weights"
+        if swaps or row.intervention.pooled == "donor":
             found[("donor", row.donor)] = None
     return list(found)
 
@@ -53,6 +54,8 @@ class _Plan:
     Attributes:
         base: ``(m,)`` prompt number read where no intervention says otherwise.
         donor: ``(m,)`` prompt number read by the intervention.
+        read: the same as a row of a projection's table, where what the donor's weights make of the prompts stands
+            behind what the model's own make of them.
         source: ``(m,)`` row that draws the donor, of the call that holds the conditional half; itself where nothing is
             read from another.
         swap: ``(2, sites, m)`` whether the intervention covers K (0) or V (1) at a site.
@@ -67,6 +70,7 @@ class _Plan:
 
     base: torch.Tensor
     donor: torch.Tensor
+    read: torch.Tensor
     source: torch.Tensor
     swap: torch.Tensor
     first: torch.Tensor
@@ -133,7 +137,8 @@ class Router:
         passes = self._model.facts.passes if guided else UNGUIDED
         self._plans = [self._plan(keys, prompts, rows, steps, halves) for halves in passes]
         self._later = frozenset(path for plan in self._plans if not plan.drawn for path in plan.touched)
-        tables = {} if self._evolves else self._tables(prompts)
+        others = any(row.intervention.source == "weights" for row in rows)
+        tables = {} if self._evolves else self._tables(prompts, (self._model.donor or {}) if others else {})
         self._calls = 0
         counter = self._denoiser.register_forward_pre_hook(self._count)
         following = self._denoiser.register_forward_pre_hook(
@@ -167,18 +172,26 @@ class Router:
         self._model.running.conditional = self._now.conditional
         self._calls += 1
 
-    def _tables(self, prompts: PromptEmbeds) -> dict[str, torch.Tensor]:
+    def _tables(self, prompts: PromptEmbeds, others: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
         """Returns what every projection makes of every prompt: ``(prompts, tokens, width)`` by path.
 
         A text has no half of guidance yet: an edit that holds one holds rows of the batch, after they are looked up.
+
+        Args:
+            prompts: the encoded texts.
+            others: projections of the donor by path; what they make of the same prompts stands behind.
         """
         self._model.running.conditional = torch.zeros(len(prompts.embeds), dtype=torch.bool)
         try:
-            with outputs(self._denoiser, list(self._parts)) as found, torch.no_grad():
+            with (
+                outputs(self._denoiser, list(self._parts)) as found,
+                outputs(self._denoiser, list(others), others) as theirs,
+                torch.no_grad(),
+            ):
                 self._model.family.forward(self._model.pipeline, prompts)
         finally:
             self._model.running.conditional = None
-        return found
+        return {path: torch.cat([made, theirs[path]]) if others else made for path, made in found.items()}
 
     def _plan(
         self,
@@ -194,13 +207,15 @@ class Router:
         drawn = {draws(row): behind + r for r, row in enumerate(rows)}
         own = {reader: behind + r for r, reader in _followed(rows).items()}
         device = device_of(self._denoiser)
-        base, donor, source, first, end = [], [], [], [], []
+        base, donor, read, source, first, end = [], [], [], [], [], []
         swap = torch.zeros(2, len(self._model.sites), len(halves) * len(rows), dtype=torch.bool)
         for h, half in enumerate(halves):
             for r, row in enumerate(rows):
                 does, at = row.intervention, h * len(rows) + r
                 base.append(number[("prompt", row.prompt) if half == "conditional" else UNCONDITIONAL])
-                donor.append(number[("donor", row.donor)] if does.sites else base[-1])
+                weights = does.source == "weights"
+                donor.append(number[("donor", row.donor)] if does.sites and not weights else base[-1])
+                read.append(donor[-1] + len(keys) * weights)
                 reads = self._evolves and does.sites
                 source.append((own[r] if r in own else drawn[row.donor, row.seed]) if reads else at)
                 first.append(does.step_start)
@@ -221,9 +236,9 @@ class Router:
             if any(bool(swap[part.letter, part.site].any()) for part in parts)
         )
         return _Plan(
-            base_, donor_, torch.tensor(source, device=device), swap.to(device), torch.tensor(first, device=device),
-            torch.tensor(end, device=device), tokens, prompts.embeds.shape[1], conditional, "conditional" in halves,
-            touched,
+            base_, donor_, torch.tensor(read, device=device), torch.tensor(source, device=device), swap.to(device),
+            torch.tensor(first, device=device), torch.tensor(end, device=device), tokens, prompts.embeds.shape[1],
+            conditional, "conditional" in halves, touched,
         )  # fmt: skip
 
     def _active(self, plan: _Plan, part: int, site: int) -> torch.Tensor:
@@ -240,8 +255,8 @@ class Router:
         def forward(_: torch.Tensor) -> torch.Tensor:
             plan, (part, *more) = self._now, parts
             if plan.tokens is None and not more and part.columns is None:
-                return table[torch.where(self._active(plan, part.letter, part.site), plan.donor, plan.base)]
-            made, others = table[plan.base], table[plan.donor]
+                return table[torch.where(self._active(plan, part.letter, part.site), plan.read, plan.base)]
+            made, others = table[plan.base], table[plan.read]
             for part in parts:
                 taken = self._taken(plan, part.letter, part.site)[..., None]
                 _mix(made, taken, others, part.columns)

@@ -254,12 +254,24 @@ def inputs(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str
 
 
 @contextmanager
-def outputs(denoiser: torch.nn.Module, paths: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Records what comes out of modules while a ``with`` block runs, by path."""
+def outputs(
+    denoiser: torch.nn.Module, paths: Sequence[str], others: Mapping[str, torch.nn.Module] | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Records what comes out of modules while a ``with`` block runs, by path.
+
+    Args:
+        denoiser: a UNet or transformer.
+        paths: paths of the modules.
+        others: modules by path that make something else of the same inputs, which is recorded instead; None for none.
+    """
     found: dict[str, torch.Tensor] = {}
+
+    def keep(path: str, given: torch.Tensor, made: torch.Tensor) -> None:
+        found[path] = others[path].to(given.device)(given) if others else made
+
     handles = [
         denoiser.get_submodule(path).register_forward_hook(
-            lambda _, __, output, path=path: found.__setitem__(path, output)
+            lambda _, given, output, path=path: keep(path, given[0], output)
         )
         for path in paths
     ]

@@ -65,6 +65,8 @@ def plan(
         )
     elif rule(spec.localize.localizer).bounds:
         print("         and complements of some windows, where none passes by itself or one is localized")
+    for words in found.donors:
+        print(f"donor:   {printable(words)}")
     for reason in found.unedited:
         print(f"edits:   not of {printable(reason)}")
     print(f"time:    about {duration(found.seconds)} on one worker, {MEASURED if found.measured else ASSUMED}")

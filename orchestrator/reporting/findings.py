@@ -254,6 +254,7 @@ def read_findings(store: Store) -> Findings:
             **{f"weights of {name}": digest for name, digest in pinned.models.items()},
             **{f"check of {name}": status_of(of_model(certificates, weights=w)) for name, w in pinned.models.items()},
             **{f"second stage of {m.id}": str(m.super_resolution) for m in spec.models if m.super_resolution},
+            **{f"donor of {m.id}": str(m.donor) for m in spec.models if m.donor},
             **{f"configuration of {m.id}": m.config for m in spec.models if m.config},
             **{f"variant of {m.id}": m.variant for m in spec.models if m.variant},
             **{f"LoRAs of {m.id}": ", ".join(map(str, m.loras)) for m in spec.models if m.loras},

@@ -14,7 +14,7 @@ from loco_core.diffusion.folders import INDEX
 from loco_core.diffusion.hub import cached_folder, pipeline_needs
 from loco_core.diffusion.weights import read_json
 from loco_core.types import Extras
-from orchestrator.resolve.resolved import ResolvedModel
+from orchestrator.resolve.resolved import ResolvedDonor, ResolvedModel
 from orchestrator.spec import ModelSpec
 
 
@@ -79,11 +79,11 @@ def described_in(spec: ModelSpec) -> str:
     return lender(spec.path, spec.config or "") if spec.is_single_file else spec.path
 
 
-def looked_at(model: ResolvedModel, place: Place) -> tuple[Weights, ...]:
+def looked_at(model: ResolvedModel | ResolvedDonor, place: Place) -> tuple[Weights, ...]:
     """Returns what is to be looked at of a model's weights; nothing of a hub model that is not on this machine.
 
     Args:
-        model: the model.
+        model: the model, or the donor of one.
         place: where the sweep names it.
     """
     without, extras = left_out(model.family), model.extras

@@ -22,6 +22,7 @@ from orchestrator.presets import published
 from orchestrator.resolve.apart import once
 from orchestrator.resolve.checkpoints import checkpoint, looked_at
 from orchestrator.resolve.default import profile_of
+from orchestrator.resolve.donors import with_donor
 from orchestrator.resolve.editable import check_editors
 from orchestrator.resolve.hooks import check_hooks
 from orchestrator.resolve.judge import check_judge, resolve_judge
@@ -45,7 +46,7 @@ def resolve(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with located("models", i):
             model = resolve_model(item)
-        models.append(traceable(spec, with_super_resolution(i, item, model)))
+        models.append(traceable(spec, with_donor(spec, i, with_super_resolution(i, item, model))))
     attributes = _checked(spec, models)
     with located("scorer"):
         scorer = resolve_scorer(spec)
@@ -69,7 +70,8 @@ def outline(spec: SweepSpec) -> Resolved:
     for i, item in enumerate(spec.models):
         with located("models", i):
             model = _as_published(item)
-        models.append(traceable(spec, with_super_resolution(i, item, model, hub=False)))
+        model = with_super_resolution(i, item, model, hub=False)
+        models.append(traceable(spec, with_donor(spec, i, model, hub=False)))
     attributes = _checked(spec, models)
     scorer = ResolvedScorer(name=name_of(spec.scorer), source=spec.scorer, revision=None, weights="")
     if Path(find_scorer(spec.scorer)[1]).is_dir():
@@ -94,6 +96,8 @@ def _look_closer(
         own, second = spec.models[numbers[model.id]], model.super_resolution
         with located(*place):
             weights += looked_at(model, place) if own.path is not None or own.extras != Extras() else ()
+            if model.donor is not None:
+                weights += looked_at(model.donor, (*place, "donor"))
         if second is not None and Path(second.path).is_dir():
             without = tuple(sorted(left_out(model.family, second=True)))
             weights.append(Weights(second.path, second.weights, without, (*place, "super_resolution")))

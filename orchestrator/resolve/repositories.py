@@ -10,9 +10,11 @@ from loco_core.diffusion.weights import commit
 from loco_core.errors import located
 from loco_core.scoring.base import find_scorer
 from orchestrator.resolve.checkpoints import described_in
+from orchestrator.resolve.donors import with_donor
 from orchestrator.resolve.lookup import resolve_model, resolve_scorer
 from orchestrator.resolve.super_resolution import with_super_resolution
 from orchestrator.spec import SweepSpec
+from orchestrator.spec.model import donor_as_model
 
 CLIP = "clip"
 """Key of the scorer that takes any CLIP model."""
@@ -45,8 +47,10 @@ def repositories(spec: SweepSpec) -> tuple[Repository, ...]:
         with located("models", i):
             model = resolve_model(item)
         model = with_super_resolution(i, item, model)
-        needs = pipeline_needs(left_out(model.family), model.extras.variant, model.extras.parts)
-        found.append(Repository(model.described_in, model.revision, needs))
+        donor = (model.donor,) if (model := with_donor(spec, i, model)).donor is not None else ()
+        for each in (model, *donor):
+            needs = pipeline_needs(left_out(each.family), each.extras.variant, each.extras.parts)
+            found.append(Repository(each.described_in, each.revision, needs))
         if (second := model.super_resolution) is not None:
             needs = pipeline_needs(left_out(model.family, second=True))
             found.append(Repository(second.path, second.revision, needs))
@@ -65,7 +69,7 @@ def named_repositories(spec: SweepSpec) -> tuple[str, ...]:
     """Returns the hub ids that a sweep names, without asking the hub."""
     paths = []
     for item in spec.models:
-        paths.append(described_in(item))
+        paths += [described_in(each) for each in (item, item.donor and donor_as_model(item.donor)) if each]
         if item.super_resolution is not None:
             paths.append(item.super_resolution.path)
     key, where = find_scorer(spec.scorer)

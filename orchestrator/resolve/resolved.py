@@ -34,6 +34,31 @@ class ResolvedSuperResolution(BaseModel):
     native_side: int
 
 
+class ResolvedDonor(BaseModel):
+    """Another model as donor, pinned.
+
+    Attributes:
+        family: key of its family.
+        path: folder, hub id, or checkpoint in one file.
+        revision: commit on the hub, of a single file that of its configuration; None for a folder.
+        weights: hash of all that it is loaded from (of a hub model with nothing beside it, its commit).
+        extras: what it is loaded with beside its path.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    family: str
+    path: str
+    revision: str | None
+    weights: str
+    extras: Extras = Extras()
+
+    @property
+    def described_in(self) -> str:
+        """Folder or hub id of its index, its configurations, tokenizers and scheduler."""
+        return self.extras.config if self.extras.parts else self.path
+
+
 class ResolvedModel(BaseModel):
     """A model of the sweep, pinned.
 
@@ -48,6 +73,7 @@ class ResolvedModel(BaseModel):
         engine: how it computes.
         guidance_scale: where it is not the sweep's.
         super_resolution: its second stage, if it has one.
+        donor: model whose K and V its swapped sites read their own prompt through; None for donor prompts.
         site_names: addresses of its sites in execution order.
         native_side: side of an image in pixels where the sweep does not say; an upper bound.
         seconds_per_image: expected cost of an image of 50 steps.
@@ -71,6 +97,7 @@ class ResolvedModel(BaseModel):
     engine: Engine = Engine()
     guidance_scale: float | None = None
     super_resolution: ResolvedSuperResolution | None = None
+    donor: ResolvedDonor | None = None
     site_names: tuple[str, ...]
     native_side: int
     seconds_per_image: float
@@ -98,9 +125,13 @@ class ResolvedModel(BaseModel):
 
     @property
     def weights_id(self) -> str:
-        """Hashes of all weights that make its images: with those of a second stage. Edits are of ``weights`` alone."""
-        second = self.super_resolution
-        return self.weights if second is None else f"{self.weights}+{second.weights}"
+        """Hashes of all weights that make its images: with those of a second stage and of a donor.
+
+        Edits are of ``weights`` alone.
+        """
+        second, donor = self.super_resolution, self.donor
+        found = self.weights if second is None else f"{self.weights}+{second.weights}"
+        return found if donor is None else f"{found}+donor:{donor.weights}"
 
     def pixels(self, settings: Generation) -> int:
         """Returns how many pixels an image has, at most."""

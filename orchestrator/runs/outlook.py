@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.hooks.choice import hook_warnings
+from orchestrator.resolve.donors import donor_words
 from orchestrator.resolve.editable import check_records
 from orchestrator.resolve.options import check_methods, unedited_models
 from orchestrator.resolve.resolved import Resolved
@@ -98,6 +99,7 @@ class Outlook:
         edits: what edits take in addition, at the most: if every attribute that can be edited is localized in every
             model. Nothing where the sweep does not edit.
         unedited: why attributes and models are not edited though the sweep edits, a sentence each.
+        donors: in what models differ from the models that are their donors, a sentence each.
         warnings: what the sweep cannot show or cannot mean, and what to change, a sentence each.
         by_default: which models have no family of their own, and whether they were checked, a sentence each.
         unswept: the largest window sizes in range of models in which not all windows of that size are swept. Where no
@@ -118,6 +120,7 @@ class Outlook:
     used: Spent = field(default_factory=Spent)
     edits: Count = field(default_factory=Count)
     unedited: tuple[str, ...] = ()
+    donors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     by_default: tuple[str, ...] = ()
     unswept: tuple[int, ...] = ()
@@ -191,6 +194,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     return Outlook(
         edits=replace(edits, seconds=HOUR * sum(item.edit_hours for item in models)),
         unedited=unedited,
+        donors=donor_words(resolved),
         warnings=(*warnings_of(spec, resolved, can_show), *hook_warnings(spec)),
         by_default=default_lines(spec),
         unswept=_unswept(spec, resolved),

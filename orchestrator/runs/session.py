@@ -201,8 +201,8 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
         # Results of an earlier version do not say it.
         pinned.setdefault("engines", {})[model.id] = asdict(model.engine)
         if before != model.weights_id:
-            # Of two stages the second may be the one that changed.
-            stages = [stage.path for stage in (model, model.super_resolution) if stage]
+            # A second stage, or a donor, may be what changed.
+            stages = [stage.path for stage in (model, model.super_resolution, model.donor) if stage]
             now = f"{' and '.join(stages)} now hold{'s' if len(stages) == 1 else ''}"
             raise SpecError(
                 f"{store.root}: results of {model.id} were made with weights {_short(before)}, {now} "

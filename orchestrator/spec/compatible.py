@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from loco_core.errors import SpecError
 from orchestrator.spec.attributes import AttributeSpec
+from orchestrator.spec.beside import DonorSpec
 from orchestrator.spec.model import ModelSpec, SuperResolutionSpec
 from orchestrator.spec.places import name_of
 from orchestrator.spec.sweep import SweepSpec
@@ -74,7 +75,7 @@ def _models(old: SweepSpec, new: SweepSpec) -> Iterator[str]:
             for key in sorted(ModelSpec.model_fields.keys() - {"id", "worker", "engine"}):
                 before, after = getattr(model, key), getattr(kept[model.id], key)
                 moved = _in_folder(before) or _in_folder(after) or _kept(before) == _kept(after)
-                if not moved or (key == "super_resolution" and None in (before, after)):
+                if not moved or (key in ("super_resolution", "donor") and None in (before, after)):
                     yield from _changed(f"models.{model.id}.{key}", before, after)
             engine, now = model.engine.model_dump(), kept[model.id].engine.model_dump()
             for key in sorted(engine.keys() - {"offload", "device_map"}):
@@ -90,7 +91,7 @@ def _kept(value: Any) -> Any:
 
 def _in_folder(value: Any) -> bool:
     """Tells whether a model lies in a folder, which may lie elsewhere tomorrow; its weights are held instead."""
-    path = value.path if isinstance(value, SuperResolutionSpec) else value
+    path = value.path if isinstance(value, SuperResolutionSpec | DonorSpec) else value
     return isinstance(path, str) and os.path.isabs(path)
 
 

@@ -13,8 +13,9 @@ from loco_core.diffusion.facts import ModelInfo, published_model
 from loco_core.diffusion.single_files import is_single_file
 from loco_core.types import Attention, DeviceMap, Engine, Extras, Generation, Offload, TextualInversion
 from orchestrator.spec.accelerators import ACCELERATOR_LABEL, Accelerator, memory_of
-from orchestrator.spec.places import ModelPlace, Place
-from orchestrator.spec.rules import Name, Strict, no_repeats, problem, spelled
+from orchestrator.spec.beside import DonorModel, DonorSpec, Lora, TextualInversionSpec, Variant, by_path
+from orchestrator.spec.places import ModelPlace
+from orchestrator.spec.rules import Name, Strict, no_repeats, problem
 
 _SHORT = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
@@ -156,46 +157,9 @@ class SuperResolutionSpec(Strict):
         return self.path if self.revision is None else f"{self.path} @ {self.revision}"
 
 
-class LoraSpec(Strict):
-    """A LoRA that is fused into a model's weights."""
-
-    path: Place = Field(
-        description="A .safetensors file in the naming of diffusers, peft or kohya.", examples=["./style.safetensors"]
-    )
-    scale: Annotated[float, Field(ge=-100, le=100)] = Field(
-        1.0, description="Factor of the change that it makes.", examples=[0.8]
-    )
-
-    def __str__(self) -> str:
-        return f"{self.path} x {self.scale:g}"
-
-
-class TextualInversionSpec(Strict):
-    """A word that a model learns."""
-
-    path: Place = Field(
-        description="A .safetensors file with one or more vectors, for models of two CLIP encoders as `clip_l` and "
-        "`clip_g`.",
-        examples=["./cat.safetensors"],
-    )
-    token: Annotated[str, spelled(r"^\S+$", "a word without spaces", shortest=1, longest=100)] = Field(
-        description="The word as prompts write it. It may be no word of the model's vocabulary.", examples=["<cat>"]
-    )
-
-    def __str__(self) -> str:
-        return f"{self.token} of {self.path}"
-
-
-def _by_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
 SuperResolution = Annotated[
-    SuperResolutionSpec, BeforeValidator(_by_path, json_schema_input_type=ModelPlace | SuperResolutionSpec)
+    SuperResolutionSpec, BeforeValidator(by_path, json_schema_input_type=ModelPlace | SuperResolutionSpec)
 ]
-
-
-Lora = Annotated[LoraSpec, BeforeValidator(_by_path, json_schema_input_type=Place | LoraSpec)]
 
 
 class ModelSpec(Strict):
@@ -225,7 +189,7 @@ class ModelSpec(Strict):
         "published model of its kind, from the hub or its cache.",
         examples=["./sd15"],
     )
-    variant: Annotated[str, spelled(r"^\w+$", "a word such as fp16", shortest=1, longest=50)] | None = Field(
+    variant: Variant | None = Field(
         None,
         description="Variant of the weights, such as `fp16`: files with this word in their names. Default: plain "
         "weights, and a variant where it is the only one. It does not change `dtype`.",
@@ -266,6 +230,14 @@ class ModelSpec(Strict):
         description="Second stage that enlarges the pictures, in families that have one: a folder, a hub id, or its "
         "keys. Default: pictures stay as the model draws them.",
         examples=["DeepFloyd/IF-II-L-v1.0"],
+    )
+    donor: DonorModel | None = Field(
+        None,
+        description="Another model as donor, such as this one before it was trained, in families with "
+        "cross-attention: swapped sites then read the row's own prompt through the keys and values of this model, in "
+        "place of the donor prompt. A folder, a hub id, or its keys. All models of a sweep have one, or none. Default: "
+        "none.",
+        examples=["./before"],
     )
     worker: WorkerNeeds = Field(
         WorkerNeeds(), description="What one worker of this model needs.", examples=[{"gpus": 1}]
@@ -324,6 +296,18 @@ class ModelSpec(Strict):
             message = f"{engine.offload!r} keeps one GPU busy; expected worker.gpus: 1, not {gpus}"
             raise problem(("engine", "offload"), message)
         return self
+
+
+def donor_as_model(spec: DonorSpec) -> ModelSpec:
+    """Returns a donor as a model of a sweep is written."""
+    return ModelSpec(
+        id="donor", path=spec.path, revision=spec.revision, config=spec.config, variant=spec.variant, loras=spec.loras
+    )
+
+
+def donor_of(item: Any) -> Any:
+    """Returns the donor of a model of a sweep, however the sweep writes it; None where it has none."""
+    return item.donor if isinstance(item, ModelSpec) else item.get("donor") if isinstance(item, dict) else None
 
 
 def published_of(item: Any) -> ModelInfo | None:

@@ -26,8 +26,9 @@ from loco_core.types import (
     Tokens,
 )
 from orchestrator.spec.attributes import AttributeSpec
+from orchestrator.spec.beside import check_donors, of_weights
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
-from orchestrator.spec.model import Model, guided, published_of
+from orchestrator.spec.model import Model, donor_of, guided, published_of
 from orchestrator.spec.places import ResultsPlace, ScorerPlace, key_or_file, of_file
 from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
 from orchestrator.spec.watching import Hooks, NotifySpec, choice, notified
@@ -150,7 +151,8 @@ class InterventionSpec(Strict):
     )
     guidance_half: GuidanceHalf = Field(
         "conditional",
-        description="Half of classifier-free guidance that reads the donor prompt.",
+        description="Half of classifier-free guidance that reads the donor prompt. Default: `conditional`; `both` of "
+        "models with a `donor`.",
         examples=["both"],
     )
     pooled: Pooled = Field(
@@ -162,7 +164,8 @@ class InterventionSpec(Strict):
         "run",
         description="Of families where text and image attend to each other: what the donor prompt's keys and values "
         "come from. `run`: a picture of the donor prompt, drawn from the same noise (activation patching). `own`: the "
-        "row's own picture, with the donor prompt in place of its own; every picture then costs two.",
+        "row's own picture, with the donor prompt in place of its own; every picture then costs two. `weights`: the "
+        "row's own prompt, by the `donor` of the model; the default where models have one, and only there.",
         examples=["own"],
     )
 
@@ -345,6 +348,8 @@ class SweepSpec(Strict):
             generation = generation.model_dump(exclude_unset=True)
         if not isinstance(generation, dict) or not isinstance(models, list | tuple):
             return value
+        if any(donor_of(item) is not None for item in models):
+            value = {**value, "interventions": of_weights(value.get("interventions", ({},)))}
         known = [published_of(item) for item in models]
         if "steps" not in generation and len(steps := {info.steps if info else None for info in known}) == 1:
             (published,) = steps
@@ -385,13 +390,16 @@ class SweepSpec(Strict):
         no_repeats(("attributes",), labels, "attribute")
         no_repeats(("seeds",), self.seeds, "seed")
         no_repeats(("interventions",), self.interventions, "intervention")
+        check_donors(self)
         for i, attribute in enumerate(self.attributes):
             if isinstance(attribute, AttributeSpec) and len(attribute.records) < self.prompts:
                 count = len(attribute.records)
                 message = f"{count} records for prompts: {self.prompts}; expected at least {self.prompts} records"
                 raise problem(("attributes", i, "records"), message)
         for i, option in enumerate(self.interventions):
-            if option.guidance_half != "conditional" and min(self._guidance_scales()) <= 1:
+            # Of weights both halves are whatever halves there are.
+            halved = option.guidance_half != "conditional" and option.source != "weights"
+            if halved and min(self._guidance_scales()) <= 1:
                 message = f"{option.guidance_half!r} needs classifier-free guidance; expected a guidance_scale above 1"
                 raise problem(("interventions", i, "guidance_half"), message)
             if option.steps and not option.steps[0] < option.steps[1] <= self.generation.steps:

@@ -106,7 +106,7 @@ CELL: Columns = (
     Column(
         "source", TEXT, "word",
         "Where text and image attend to each other: whether K and V of the donor come from its own run, or from the "
-        "row's own picture (run, own)",
+        "row's own picture (run, own); weights where they are made from the row's own prompt by another model",
     ),
     SEED,
 )  # fmt: skip

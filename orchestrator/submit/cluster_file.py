@@ -184,6 +184,11 @@ def _check_reachable(file: Source, spec: ClusterSpec, sweep: SweepSpec, sweep_fi
         named += [(("models", number, "path"), model.path)]
         named += [(("models", number, "config"), model.config)]
         named += [(("models", number, "super_resolution", "path"), None if second is None else second.path)]
+        donor = model.donor
+        named += [(("models", number, "donor", "path"), None if donor is None else donor.path)]
+        named += [(("models", number, "donor", "config"), None if donor is None else donor.config)]
+        others = enumerate(donor.loras if donor else ())
+        named += [(("models", number, "donor", "loras", at, "path"), item.path) for at, item in others]
         named += [(("models", number, "loras", at, "path"), item.path) for at, item in enumerate(model.loras)]
         words = enumerate(model.textual_inversions)
         named += [(("models", number, "textual_inversions", at, "path"), item.path) for at, item in words]
@@ -193,7 +198,7 @@ def _check_reachable(file: Source, spec: ClusterSpec, sweep: SweepSpec, sweep_fi
             text = written(sweep_file, keys)
             if text is not None and not Path(text).is_absolute():
                 name = ".".join(map(str, loc)).removesuffix(".path" if len(loc) > 3 else "")
-                alone = len(loc) == 5 or is_single_file(path)
+                alone = len(loc) >= 5 or is_single_file(path)
                 what, other = ("file", "an") if alone else ("folder", "a hub id, or an")
                 raise SpecError(
                     f"{place(sweep_file, keys)}: {name}: {text!r} is a {what} of this machine; "

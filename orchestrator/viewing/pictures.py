@@ -208,5 +208,7 @@ def _intervention(table: pa.Table) -> Any:
     words = pc.if_else(is_pooled, joined(words, "pooled donor", by=", "), words)
     is_own = pc.fill_null(pc.equal(source, pa.scalar("own")), pa.scalar(False))
     words = pc.if_else(is_own, joined(words, "own picture", by=", "), words)
+    is_weights = pc.fill_null(pc.equal(source, pa.scalar("weights")), pa.scalar(False))
+    words = pc.if_else(is_weights, joined(words, "weights of the donor", by=", "), words)
     has_none = pc.is_in(table["control"], value_set=pa.array(["clean", "donor", "identity"]))
     return pc.if_else(has_none, pa.scalar(None, pa.string()), words)

@@ -60,6 +60,8 @@ OPEN: dict[str, list[Any]] = {
     "models.*.loras.*.scale": [-0.5, 2],
     "models.*.textual_inversions.*.token": ["<cat>"],
     "models.*.super_resolution.revision": ["main"],
+    "models.*.donor.revision": ["main"],
+    "models.*.donor.loras.*.scale": [0.5],
     "models.*.worker.gpus": [0],
     "models.*.worker.accelerators": [["H100", "A100-80GB"]],
     "models.*.worker.min_gpu_memory": ["1GiB"],
@@ -121,6 +123,7 @@ REFUSED = {
     "models.*.engine.offload: 'model'": "runs on the CPU", "models.*.engine.offload: 'sequential'": "runs on the CPU",
     "models.*.engine.device_map: 'balanced'": "sees 0", "models.*.revision: 'main'": "hub id",
     "models.*.super_resolution.revision: 'main'": "hub id", "evaluate.judge.revision: 'main'": "no hub id",
+    "models.*.donor.revision: 'main'": "has no revision",
     "interventions.*.source: 'own'": "the same whatever is drawn",
 }  # fmt: skip
 """What a machine without a GPU refuses, and a model in a folder, and in which words."""
@@ -165,6 +168,8 @@ def wanted(named: dict[str, str]) -> list[Pick]:
         "models.*.path": [named["sdxl"], named["file"]], "models.*.config": [named["folder"]],
         "models.*.variant": ["fp16"], "models.*.loras.*.path": [named["lora"]],
         "models.*.textual_inversions.*.path": [named["word"]], "models.*.super_resolution.path": [named["second"]],
+        "models.*.donor.path": [named["folder"]], "models.*.donor.config": [named["folder"]],
+        "models.*.donor.variant": ["fp16"], "models.*.donor.loras.*.path": [named["lora"]],
         "scorer": [named["clip"], named["colours"], "toy-clip"], "results": [], "edit.editors": [[named["shrink"]]],
         "localize.localizer": [named["lowest"]], "evaluate.judge.model": [named["judge"]],
         "evaluate.judge.pictures": [named["pictures"]],
@@ -177,6 +182,7 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
     """Returns what a pick wants beside its own key."""
     # Neurons are ranked by how they vary over prompts.
     neurons = {"edit.editors": ["neurons"], "prompts": 2}
+    donor = {"models.*.donor.path": named["folder"]}
     second = {"models.*.path": named["deepfloyd_if"], "scorer": "toy-clip"}
     judged = {"evaluate.judge.use": "zero_shot", "evaluate.judge.model": named["judge"]}
     return {
@@ -192,6 +198,12 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "models.*.textual_inversions.*.token": {"models.*.textual_inversions.*.path": named["word"]},
         "models.*.super_resolution.path": second,
         "models.*.super_resolution.revision": {**second, "models.*.super_resolution.path": named["second"]},
+        "interventions.*.source: 'weights'": donor,
+        **{f"models.*.donor.{key}": donor for key in ("revision", "variant", "loras.*.path")},
+        "models.*.donor.config: None": donor, "models.*.donor.variant: None": donor,
+        "models.*.donor.revision: None": donor,
+        "models.*.donor.config": {"models.*.donor.path": named["file"]},
+        "models.*.donor.loras.*.scale": {**donor, "models.*.donor.loras.*.path": named["lora"]},
         "models.*.engine.compile: True": {"models.*.path": named["tiny"], "models.*.dtype": "float32"},
         "interventions.*.pooled: 'donor'": {"models.*.path": named["sdxl"]},
         "edit.method_lambdas": {"edit.targets": None}, "edit.choose_by: 'judge'": {"evaluate.judge": "toy-judge"},

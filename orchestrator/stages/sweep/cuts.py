@@ -67,9 +67,10 @@ def cut(
     led_by = [each for each in BASELINES if each in wanted or each == BASELINES[0]]
     groups: dict[tuple[str, str, object], list[CellVariant]] = {}
     for variant in [*led_by, *(each for each in missing if each not in BASELINES)]:
-        groups.setdefault(_image(variant, record, spec.generation.steps), []).append(variant)
+        groups.setdefault(_image(variant.of(model), record, spec.generation.steps), []).append(variant)
     images = list(groups.values())
-    rows = [Row(*held[0].texts(record), 0, held[0].intervention) for held in images]
+    drawn_as = [held[0].of(model) for held in images]
+    rows = [Row(*each.texts(record), 0, each.intervention) for each in drawn_as]
     size, counts = _batches(rows, spec, model)
     together = max(1, int(images_in(seconds, spec, model) / size))
     # Units of equal length, as few as there may be.

@@ -90,7 +90,8 @@ def rows_of(
         generation: settings of the model's images.
     """
     record = unit.prompt.record
-    variants = (*(BASELINES if unit.donor else BASELINES[:1]), *unit.variants)
+    baselines = (variant.of(model) for variant in (BASELINES if unit.donor else BASELINES[:1]))
+    variants = (*baselines, *unit.variants)
     does = [_to_the_end(variant.intervention, generation.steps) for variant in variants]
     alike: dict[tuple[str, str], list[int]] = {}
     for i, variant in enumerate(variants):

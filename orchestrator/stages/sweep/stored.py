@@ -182,6 +182,10 @@ def _variants(cells: pa.Table, steps: int) -> tuple[Integers, list[CellVariant]]
     found = []
     for row in cells.select(_VARIANT).take(firsts).to_pylist():
         control, start, size, sites, part, first, last, *options = (row[name] for name in _VARIANT)
+        if control == BASELINES[1].control:
+            # However it was drawn, of a donor that is a model at all sites.
+            found.append(BASELINES[1])
+            continue
         end = None if last is None or last >= steps else last
         found.append(CellVariant(control, start, size, Intervention(tuple(sites or ()), part, first, end, *options)))
     return code, found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from loco_core.localization.base import Grid, Request, rule
 from loco_core.tracing.base import reads
 from loco_core.types import Attribute, Control, Intervention, PromptRecord, Window
 from orchestrator import identity
-from orchestrator.resolve.resolved import Resolved
+from orchestrator.resolve.resolved import Resolved, ResolvedModel
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.sweep import InterventionSpec
 
@@ -57,8 +57,17 @@ class CellVariant:
         control, start, size, sites, *options = values
         return cls(control, start, size, Intervention(tuple(sites), *options))
 
+    def of(self, model: ResolvedModel) -> CellVariant:
+        """Returns the variant as it is drawn: what a donor's weights do at all sites, its baseline shows."""
+        if self.control != "donor" or model.donor is None:
+            return self
+        does = Intervention(tuple(range(model.n_sites)), guidance_half="both", source="weights")
+        return replace(self, intervention=does)
+
     def texts(self, record: PromptRecord) -> tuple[str, str]:
         """Returns the prompt and the donor that an image of the variant is generated from."""
+        if self.intervention.source == "weights":
+            return record.prompt, record.prompt
         donor = record.prompt if self.control == "identity" else record.donor
         return (record.donor if self.control == "donor" else record.prompt), donor
 

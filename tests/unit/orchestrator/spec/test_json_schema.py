@@ -103,7 +103,7 @@ def test_every_word_that_a_key_admits_is_in_the_schema() -> None:
     }  # fmt: skip
     tried = [
         (path, value) for path, finite, _ in keys(SweepSpec) for value in finite
-        if not path.startswith(("attributes.", "models.*.super_resolution."))
+        if not path.startswith(("attributes.", "models.*.super_resolution.", "models.*.donor."))
     ]  # fmt: skip
     assert len(tried) > 50
     for path, value in tried:
@@ -116,6 +116,8 @@ def test_every_word_that_a_key_admits_is_in_the_schema() -> None:
         {"models": ["toy", {"id": "mine", "path": "./x"}]},
         {"models": [{"id": "if", "super_resolution": "DeepFloyd/IF-II-L-v1.0"}]},
         {"models": [{"id": "if", "super_resolution": {"path": "x/y", "revision": "main"}}]},
+        {"models": [{"id": "a", "donor": "./x"}]},
+        {"models": [{"id": "a", "donor": {"path": "./x", "loras": ["./y.safetensors"]}}]},
         {"models": [{"id": "a", "loras": ["./x.safetensors", {"path": "./y.safetensors", "scale": 1}]}]},
         {"models": [{"id": "a", "worker": {"min_gpu_memory": "24GiB"}}]},
         {"models": [{"id": "a", "worker": {"min_gpu_memory": 10**9}}]},
