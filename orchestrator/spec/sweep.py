@@ -27,6 +27,7 @@ from loco_core.types import (
 )
 from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.beside import check_donors, of_weights
+from orchestrator.spec.controls import ControlsSpec
 from orchestrator.spec.edit import EditSpec, EvaluateSpec
 from orchestrator.spec.model import Model, donor_of, guided, published_of
 from orchestrator.spec.places import ResultsPlace, ScorerPlace, key_or_file, of_file
@@ -106,27 +107,6 @@ class GenerationSpec(Strict):
     def settings(self) -> Generation:
         """What changes the pixels."""
         return Generation(**self.model_dump(exclude={"batch_size", "unit_seconds"}))
-
-
-class ControlsSpec(Strict):
-    """Cells that make a score mean something; clean images and those of the donor prompt are always run."""
-
-    identity: bool = Field(
-        True,
-        description="Whether each prompt's own encoding is swapped in at every site, which must change nothing.",
-        examples=[False],
-    )
-    all_sites: bool = Field(
-        True, description="Whether the donor prompt is also swapped in at every site at once.", examples=[False]
-    )
-    complement: bool = Field(
-        False,
-        description="Whether every window gets a second picture: the donor prompt at all sites outside the window.",
-        examples=[True],
-    )
-    random: Annotated[int, Field(ge=0, le=1000)] = Field(
-        2, description="Random sets of sites per window size, to compare windows with.", examples=[0]
-    )
 
 
 class InterventionSpec(Strict):

@@ -37,14 +37,18 @@ def exchanged() -> dict[str, Any]:
     """Writes the style out with its texts exchanged: what goes in a transplant is the plain picture."""
     found = attribute(STYLE)
     records = [
-        {**vars(each), "score_text": each.donor_text, "donor_text": each.score_text} for each in found.records[:8]
-    ]
+        {
+            "prompt": each.prompt, "donor": each.donor, "content_text": each.content_text,
+            "score_text": each.donor_text, "donor_text": each.score_text,
+        }
+        for each in found.records[:8]
+    ]  # fmt: skip
     return {"kind": "style", "name": "lumio", "mode": "remove", "records": records}
 
 
 def sweep(model: dict[str, Any], asked: Any = STYLE, **changes: Any) -> SweepSpec:
     content: dict[str, Any] = {
-        "attributes": [asked], "windows": {"sizes": [2], "stride": 4}, "prompts": 8, "seeds": 4,
+        "attributes": [asked], "margin": "donor", "windows": {"sizes": [2], "stride": 4}, "prompts": 8, "seeds": 4,
         "generation": {"steps": 4, "guidance_scale": 3.0, "batch_size": 16}, "controls": {"random": 0},
     }  # fmt: skip
     return tiny_sweep("", models=[model], **{**content, **changes})
