@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loco_core.attributes import of_other_kinds, siblings
 from loco_core.types import Attribute
+
+ARTICLES = frozenset({"a", "an", "the"})
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,17 @@ class NamedClass:
     Attributes:
         name: name in tables: that of the attribute, or the donor text itself.
         text: text that fits a picture of it.
+        words: the words of the text that tell it from others of the kind, "Van Gogh"; empty where all of them do.
     """
 
     name: str
     text: str
+    words: str = ""
+
+    @property
+    def label(self) -> str:
+        """What people call it in a list of its kind."""
+        return self.words or self.text
 
 
 @dataclass(frozen=True)
@@ -98,26 +107,52 @@ def _of_kind(items: Sequence[Attribute]) -> KindClasses:
     for item in items:
         own = by_text[_words(item.records[0].score_text)].name
         prompts.update({_words(record.prompt): own for record in item.records})
-    return KindClasses(tuple(by_text.values()), prompts, _mentions(items), attributes)
+    return KindClasses(_labelled(by_text.values(), attributes), prompts, _mentions(items, by_text), attributes)
 
 
-def _mentions(items: Sequence[Attribute]) -> tuple[tuple[str, str], ...]:
+def _labelled(classes: Iterable[NamedClass], attributes: int) -> tuple[NamedClass, ...]:
+    """Returns classes with the words that tell them apart: "Van Gogh" of "a painting in the style of Van Gogh".
+
+    Args:
+        classes: the attributes first.
+        attributes: how many of them are attributes; what their texts share tells nothing.
+    """
+    found = list(classes)
+    counts = Counter(word for item in found[:attributes] for word in set(_words(item.text).split()))
+    shared = {word for word, count in counts.items() if count > 1} | ARTICLES
+    cut = [_between(item.text.split(), shared) for item in found]
+    if len(set(map(_words, cut))) < len(found):
+        return tuple(found)
+    return tuple(replace(item, words=words) for item, words in zip(found, cut, strict=True))
+
+
+def _between(words: Sequence[str], shared: set[str]) -> str:
+    """Returns what stands from the first to the last word that is not shared; all where there is none."""
+    own = [n for n, word in enumerate(words) if _words(word) not in shared]
+    return " ".join(words[own[0] : own[-1] + 1] if own else words)
+
+
+def _mentions(items: Sequence[Attribute], by_text: Mapping[str, NamedClass]) -> tuple[tuple[str, str], ...]:
     """Returns of each attribute the words that tell its score text from those of the others, if all prompts have them.
 
     They tell what a prompt that belongs to an attribute of another kind says of this kind.
+
+    Args:
+        items: the attributes of a kind.
+        by_text: its classes by their texts: two attributes of one text are one class.
     """
     texts = {item.key: _words(item.records[0].score_text).split() for item in items}
     counts = Counter(word for words in texts.values() for word in set(words))
     shared = {word for word, count in counts.items() if count > 1}
     if len(items) == 1:
         shared = set(_words(items[0].records[0].donor_text).split())
-    shared |= {"a", "an", "the"}
+    shared |= ARTICLES
     found = []
     for item in items:
-        own = [n for n, word in enumerate(texts[item.key]) if word not in shared]
-        phrase = " ".join(texts[item.key][own[0] : own[-1] + 1]) if own else ""
+        words = texts[item.key]
+        phrase = _between(words, shared) if not shared.issuperset(words) else ""
         if phrase and all(f" {phrase} " in f" {_words(record.prompt)} " for record in item.records):
-            found.append((phrase, item.name))
+            found.append((phrase, by_text[" ".join(words)].name))
     return tuple(found)
 
 

@@ -76,7 +76,12 @@ def llava(folder: Path, template: str | None = None) -> Path:
     """Writes a Llava model with random weights that reads the words of the bundled world."""
     tokenizer = AutoTokenizer.from_pretrained(CLIP)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    # That of the bundled model cuts a text at 16 tokens, and fills it up to as many.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.model_max_length = 512
+    for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
+        tokenizer.init_kwargs.pop(name, None)
     torch.manual_seed(7)
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     image = tokenizer.convert_tokens_to_ids("<image>")

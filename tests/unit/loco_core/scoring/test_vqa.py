@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, LlavaProcessor
 
 from loco_core.errors import ModelError, SpecError
 from loco_core.scoring.base import JudgeChoice, load_judge
@@ -19,9 +19,11 @@ TEMPLATE = (
     "{% for m in messages %}{% for part in m['content'] %}{% if part['type'] == 'image' %}<image>{% else %}"
     "{{ part['text'] }}{% endif %}{% endfor %}{% endfor %} a photo of "
 )
+# One that writes the first token itself, and one that leaves it to the tokenizer.
+TEMPLATES = {"plain": None, "template": TEMPLATE, "begun": "{{ bos_token }}" + TEMPLATE}
 
 
-@pytest.fixture(scope="module", params=[None, TEMPLATE], ids=["plain", "template"])
+@pytest.fixture(scope="module", params=TEMPLATES.values(), ids=TEMPLATES)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return judge_models.llava(tmp_path_factory.mktemp("models") / "llava", request.param)
 
@@ -33,24 +35,35 @@ def judge_of(model: Path, **settings: object) -> Judge:
     return found
 
 
-def test_an_answer_is_as_likely_as_its_tokens_one_after_the_other(model: Path) -> None:
+def test_an_answer_is_as_likely_as_its_tokens_one_after_the_other_and_the_end(model: Path) -> None:
     judge = judge_of(model, questions={"style": "the style of this picture"})
-    prompt = judge._prompts["style"]
-    assert "the style of this picture Answer with one of these: bastide; lumio;" in prompt
+    prompts = judge._prompts["style"]
+    labels = judge._words("style")
+    assert f"the style of this picture Answer with one of these: {'; '.join(labels)}." in prompts[0]
+    assert f"the style of this picture Answer with one of these: {'; '.join(labels[::-1])}." in prompts[1]
     picture = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(2))
     found = judge.embed_images(picture)[0]
     whole = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(model)
-    (shown,), _ = as_pictures(picture)
-    for number, answer in enumerate(judge._answers["style"]):
-        own = {"add_special_tokens": False} if processor.chat_template else {}
-        batch, total = processor(images=[shown], text=[prompt], return_tensors="pt", **own), 0.0
-        for token in answer[0]:
-            with torch.no_grad():
-                total += float(whole(**batch).logits[0, -1].log_softmax(-1)[token])
-            batch["input_ids"] = torch.cat([batch["input_ids"], token[None, None]], 1)
-            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-        assert found[number] == pytest.approx(total, abs=1e-3)
+    tokenizer, (shown,) = processor.tokenizer, as_pictures(picture)[0]
+    for number, label in enumerate(labels):
+        totals = []
+        for prompt in prompts:
+            begun = prompt.startswith(tokenizer.bos_token)
+            batch = processor(images=[shown], text=[prompt], return_tensors="pt", add_special_tokens=not begun)
+            ids = batch["input_ids"]
+            assert (ids[0] == tokenizer.bos_token_id).nonzero().tolist() == [[0]]
+            # The tokenizer of the bundled CLIP model ends every text.
+            ids = ids if begun else ids[:, :-1]
+            tokens = tokenizer(label, add_special_tokens=False)["input_ids"]
+            total = 0.0
+            for token in (*tokens, tokenizer.eos_token_id):
+                with torch.no_grad():
+                    logits = whole(input_ids=ids, pixel_values=batch["pixel_values"]).logits
+                total += float(logits[0, -1].log_softmax(-1)[token])
+                ids = torch.cat([ids, torch.tensor([[token]])], 1)
+            totals.append(total)
+        assert found[number] == pytest.approx(sum(totals) / 2, abs=1e-3)
     assert np.ptp(found) > 0.1
 
 
@@ -69,6 +82,19 @@ def test_answers_that_it_reads_alike_and_questions_of_no_kind_are_refused(tmp_pa
     folder = judge_models.llava(tmp_path / "llava")
     with pytest.raises(SpecError, match='questions names the kind "styel"; did you mean "style"'):
         judge_of(folder, questions={"styel": "?"})
-    alike = {"style": KindClasses((NamedClass("red-circle", "a"), NamedClass("red circle", "b")))}
-    with pytest.raises(ModelError, match='reads the answer "red circle" like another one'):
+    alike = {"style": KindClasses((NamedClass("one", "red circle"), NamedClass("other", "red  circle")))}
+    with pytest.raises(ModelError, match='reads the answer "red  circle" like another one'):
         load_judge(JudgeChoice("vqa", str(folder)), "cpu", alike)
+
+
+def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = judge_models.llava(tmp_path / "llava")
+    read = LlavaProcessor.__call__
+
+    def also(self: LlavaProcessor, **given: object) -> BatchFeature:
+        batch = read(self, **given)
+        return BatchFeature({**batch, "token_type_ids": torch.zeros_like(batch["input_ids"])})
+
+    monkeypatch.setattr(LlavaProcessor, "__call__", also)
+    with pytest.raises(ModelError, match="reads a question in both directions"):
+        judge_of(folder)
