@@ -42,11 +42,21 @@ def check_judge(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
         if task is None:
             return
         for item in attributes:
-            _check_seen(Path(choice.use).name, choice, task, item)
+            _check_seen(
+                Path(choice.use).name, choice, task, item, spec.edit is not None and spec.evaluate.neighbours > 0
+            )
 
 
-def _check_seen(name: str, choice: JudgeChoice, task: JudgeTask, item: Attribute) -> None:
-    """Refuses an attribute that a judge does not see, or whose donor it does not know."""
+def _check_seen(name: str, choice: JudgeChoice, task: JudgeTask, item: Attribute, watched: bool) -> None:
+    """Refuses an attribute that a judge does not see, or whose donor or neighbours it does not know.
+
+    Args:
+        name: the judge's, for messages.
+        choice: the judge as a sweep names it.
+        task: what it tells apart.
+        item: the attribute.
+        watched: whether edits are to leave its neighbours alone; which ones is known once the model is loaded.
+    """
     if item.kind not in task.classes:
         raise SpecError(
             f"{name} is asked about {', '.join(sorted(task.classes))}, so that nothing would judge edits of "
@@ -60,6 +70,12 @@ def _check_seen(name: str, choice: JudgeChoice, task: JudgeTask, item: Attribute
         if (said := found.said(text)) is not None and said not in known:
             raise SpecError(f'{name} has nothing to know "{said}" by, which edits of {item.key} are about; it knows '
                             f"{', '.join(known)}")  # fmt: skip
+    unseen = [each for each in found.names[: found.attributes] if each not in known]
+    if watched and unseen:
+        raise SpecError(
+            f"{name} has nothing to know {', '.join(unseen)} by, neighbours of {item.key} that edits are to leave "
+            "alone: it would see none of them spoilt; expected all of the kind, or evaluate: {neighbours: 0}"
+        )
 
 
 def resolve_judge(
@@ -99,7 +115,8 @@ def resolve_judge(
         pictures = pictures_hash(choice.pictures) if choice.pictures else ""
         what = {
             "weights": weights, "settings": task.settings.model_dump(mode="json"), "pictures": pictures,
-            "classes": {kind: asdict(found) for kind, found in task.classes.items()},
+            # Not which prompts say them: one more would have all measured anew.
+            "classes": {kind: [asdict(item) for item in found.classes] for kind, found in task.classes.items()},
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         model = path if on_hub(path) else Path(path).name
@@ -163,7 +180,7 @@ def _check_apart(choice: JudgeChoice, revision: str | None, weights: str, scorer
 
 
 def _are_same(one: tuple[str, str | None], other: tuple[str, str | None]) -> bool:
-    """Tells whether two models on this machine hold the same tensors, whatever lies beside them."""
+    """Tells whether two models on this machine hold the same files of weights, whatever lies beside them."""
     folders = [cached_folder(path, revision, "config.json") for path, revision in (one, other) if path]
     if len(folders) < 2:
         return False

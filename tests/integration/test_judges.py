@@ -80,13 +80,13 @@ def test_the_report_says_by_what_edits_were_chosen_and_graded(results: Path) -> 
     store = open_store(str(results))
     found = read_findings(store)
     assert found.editing is not None
-    assert "chooser and judge share weights" in found.editing.judging
+    assert "chooser and judge share theirs" in found.editing.judging
     assert "other weights than those of the scorer" in found.editing.judging
     (name,) = found.editing.judges
     assert "weights" in found.provenance[f"judge {name}"]
     assert write_report(store)
     pages = "".join(file.read_text() for file in results.rglob("*.html"))
-    assert "chooser and judge share weights" in pages
+    assert "chooser and judge share theirs" in pages
 
 
 def test_other_settings_are_another_judge_and_compare_says_so(

@@ -6,7 +6,9 @@ of several lines at most, and writes something of any picture, text or not. So i
 large and alone; of signs in a street its word is worth little. Below a mean probability of what it read it abstains.
 
 The word of a class stands in quotation marks in its text (``score_text: 'the word "open"'``), or else is its name. A
-donor text without such marks ("a blank sign") is what a picture shows in which no known word is read.
+donor text without such marks ("a blank sign") is what a picture shows in which nothing is read; a word that is none of
+the classes' is ``other``. A model that makes words up where there are none will rather be unsure: then a removed text
+counts as kept by nobody and as gone by nobody.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def accuracy(read: str, asked: str) -> float:
             now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (letter != wanted)))
         before = now
     longer = max(len(one), len(other))
-    return 1 - before[-1] / longer if longer else 0.0
+    return 1 - before[-1] / longer if longer else 1.0
 
 
 def words_of(found: KindClasses) -> tuple[str, ...]:
@@ -130,32 +132,26 @@ class Judge:
         with torch.no_grad(), unrounded():
             found = self._model.generate(
                 pixel_values=pixels, do_sample=False, num_beams=1, max_new_tokens=self._task.settings.longest,
-                output_scores=True, return_dict_in_generate=True,
+                output_logits=True, return_dict_in_generate=True,
             )  # fmt: skip
-        tokens = found.sequences[0, -len(found.scores) :]
-        logs = [float(each[0].float().log_softmax(-1)[token]) for each, token in zip(found.scores, tokens, strict=True)]
+        tokens = found.sequences[0, -len(found.logits) :]
+        logs = [float(each[0].float().log_softmax(-1)[token]) for each, token in zip(found.logits, tokens, strict=True)]
         text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
         return text, float(np.exp(np.mean(logs))) if logs else 0.0
 
     def name(self, embeddings: np.ndarray, kind: str) -> list[str]:
         """Names the word that was read; ``other`` where it is none of the classes', ``unsure`` where it is unsure."""
-        first = 0
-        for each, words in self._words.items():
-            if each == kind:
-                break
-            first += len(words)
-        words, names = self._words[kind], self._task.classes[kind].names
-        blank = [name for name, word in zip(names, words, strict=True) if not word]
-        found = []
+        kinds = list(self._words)
+        first = sum(len(self._words[each]) for each in kinds[: kinds.index(kind)])
+        names, found = self._task.classes[kind].names, []
         for row in embeddings:
-            seen = row[first : first + len(words)]
+            seen = row[first : first + len(names)]
             best = int(seen.argmax())
-            if not row[-1] >= self._task.settings.abstain:
+            # Of two words that are as near nobody knows which was meant.
+            if not row[-1] >= self._task.settings.abstain or ((seen == seen[best]).sum() > 1 and seen[best] > 0):
                 found.append("unsure")
-            elif seen[best] >= self._task.settings.least:
-                found.append(names[best])
             else:
-                found.append(blank[0] if len(blank) == 1 else "other")
+                found.append(names[best] if seen[best] >= self._task.settings.least else "other")
         return found
 
     def said(self, text: str, kind: str) -> str | None:

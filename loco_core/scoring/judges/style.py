@@ -1,9 +1,10 @@
 """Names the style of a picture by the pictures of a folder that it is nearest to, corrected for hubs.
 
-The descriptor is that of CSD (Somepalli et al., "Measuring Style Similarity in Diffusion Models", ECCV 2024): what a
-CLIP image tower sees, through a linear style head where the model's folder holds one (``style_head.safetensors`` with
-one tensor ``weight``, (out, hidden)), else through the projection of CLIP. Such files are made from CSD's published
-checkpoint, a pickle, which is never read here. A head is read from a folder only, not from the hub.
+The descriptor is built as that of CSD (Somepalli et al., "Measuring Style Similarity in Diffusion Models", ECCV 2024):
+what a CLIP image tower sees, through a linear style head where the model's folder holds one (``style_head.safetensors``
+with one tensor ``weight``, (out, hidden)), else through the projection of CLIP. It is CSD's where tower and head are:
+CSD trained both, and its published checkpoint, a pickle, is never read here. A head is read from a folder only, not
+from the hub.
 
 Raw cosines mislead: some reference pictures are near everything, and drawn pictures are alike in what photographed
 ones are not. CSLS (Conneau et al., ICLR 2018, section 2.3) corrects both: 2 cos(x, y) - r(x) - r(y), where r is the

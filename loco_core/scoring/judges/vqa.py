@@ -1,12 +1,12 @@
 """Names a picture by what a vision-language model answers when it is asked, kind by kind.
 
-Any model that ``AutoModelForImageTextToText`` and ``AutoProcessor`` of transformers load from safetensors, and that reads
-from left to right. It is shown a picture and a question with the classes as its answers. Nothing is generated: each
-answer is scored by its likelihood after the question, the product of the probabilities of its tokens and of the end of
-the answer, so that no answer has to be read and none is left out. The answers are offered in both orders, and the
-log-likelihoods averaged: such models favour places of a list. What words are likely without any picture is not taken
-out. Two passes of the model a picture and class make it the slowest judge; ``kinds`` names those that matter. What a
-model of this kind says of artists follows from what it was taught of them, which nobody has measured here.
+Any model that ``AutoModelForImageTextToText`` and ``AutoProcessor`` of transformers load from safetensors, and that
+reads from left to right. It is shown a picture and a question with the classes as its answers. Nothing is generated:
+each answer is scored by its likelihood after the question, the product of the probabilities of its tokens and of the
+end of the answer, so that no answer has to be read and none is left out. The answers are offered in both orders, and
+the log-likelihoods averaged: such models favour places of a list. What words are likely without any picture is not
+taken out. Two passes of the model a picture and class make it the slowest judge; ``kinds`` names those that matter.
+What a model of this kind says of artists follows from what it was taught of them, which nobody has measured here.
 """
 
 from __future__ import annotations
@@ -169,9 +169,7 @@ class Judge:
         tokenizer = self._processor.tokenizer
         # As transformers itself does: a template may write the first token, or leave it to the tokenizer.
         begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        batch = dict(
-            self._processor(images=[picture], text=[text], return_tensors="pt", add_special_tokens=not begun)
-        )
+        batch = dict(self._processor(images=[picture], text=[text], return_tensors="pt", add_special_tokens=not begun))
         ids = batch["input_ids"]
         # Some tokenizers end every text.
         length = ids.shape[1] - int(not begun and int(ids[0, -1]) == tokenizer.eos_token_id)
