@@ -58,8 +58,7 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                     f"in {model.id} ({model.family}) K and V of a prompt are the same whatever is drawn; expected "
                     "source: run"
                 )
-        halved = option.guidance_half != "conditional" and option.source != "weights"
-        if halved and (not facts.guided or _is_distilled(model)):
+        if not option.any_half and (not facts.guided or _is_distilled(model)):
             with located("interventions", i, "guidance_half"):
                 raise SpecError(
                     f"{model.id} ({model.family}) has distilled guidance, without an unconditional half; expected "

@@ -149,6 +149,11 @@ class InterventionSpec(Strict):
         examples=["own"],
     )
 
+    @property
+    def any_half(self) -> bool:
+        """Whether it means something without guidance: a donor's weights serve whatever halves there are."""
+        return self.guidance_half == "conditional" or (self.guidance_half == "both" and self.source == "weights")
+
     def at(self, sites: tuple[int, ...]) -> Intervention:
         """Returns the intervention with these options at the given sites."""
         start, end = self.steps or (0, None)
@@ -377,9 +382,7 @@ class SweepSpec(Strict):
                 message = f"{count} records for prompts: {self.prompts}; expected at least {self.prompts} records"
                 raise problem(("attributes", i, "records"), message)
         for i, option in enumerate(self.interventions):
-            # Of weights both halves are whatever halves there are.
-            halved = option.guidance_half != "conditional" and option.source != "weights"
-            if halved and min(self._guidance_scales()) <= 1:
+            if not option.any_half and min(self._guidance_scales()) <= 1:
                 message = f"{option.guidance_half!r} needs classifier-free guidance; expected a guidance_scale above 1"
                 raise problem(("interventions", i, "guidance_half"), message)
             if option.steps and not option.steps[0] < option.steps[1] <= self.generation.steps:

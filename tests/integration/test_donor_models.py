@@ -202,6 +202,10 @@ def test_a_donor_that_does_not_fit_is_one_line_of_plan(tiny_pipeline: Path, tmp_
         ({"models": ["toy"], "interventions": [{"source": "weights"}]}, "'weights' is wrong; expected 'run' or 'own'"),
         ({"interventions": [{"source": "run"}]}, "'run' is wrong; expected 'weights'"),
         ({"interventions": [{"pooled": "donor"}]}, "'donor' is of donor prompts"),
+        (
+            {"interventions": [{"guidance_half": "unconditional"}], "generation": {"steps": 2, "guidance_scale": 1.0}},
+            "'unconditional' needs classifier-free guidance",
+        ),
     ],
 )
 def test_what_means_nothing_beside_a_donor_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -216,5 +220,7 @@ def test_a_sweep_with_donors_reads_weights_in_both_halves_unless_it_says_otherwi
     assert (option.source, option.guidance_half) == ("weights", "both")
     (option,) = tiny_sweep("", models=models, interventions=[{"guidance_half": "conditional"}]).interventions
     assert (option.source, option.guidance_half) == ("weights", "conditional")
+    unguided = {"steps": 2, "guidance_scale": 1.0}
+    assert tiny_sweep("", models=models, generation=unguided).interventions[0].guidance_half == "both"
     (option,) = tiny_sweep("/a").interventions
     assert (option.source, option.guidance_half) == ("run", "conditional")
