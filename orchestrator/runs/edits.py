@@ -292,7 +292,7 @@ def _held(store: Store, spec: SweepSpec, selection: Selection, resolved: Resolve
         held.store.blobs.clean()
         check_whole(held.store)
         begin(held.store, resolved)
-        check_texts(held.store, planned(held.store, spec.generation.steps), resolved.attributes)
+        check_texts(held.store.root, planned(held.store, spec.generation.steps), resolved.attributes)
         yield _Results(absolute(selection.root), held, spec, resolved)
 
 

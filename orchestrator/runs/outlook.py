@@ -156,7 +156,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
         used = spent(store)
         if not is_planned_otherwise(store, resolved):
             known = planned(store, spec.generation.steps)
-            check_texts(store, known, resolved.attributes)
+            check_texts(store.root, known, resolved.attributes)
             paces = _paces(used, known, committed)
         if tracers(spec):
             traced = {pair_of(row) for row in committed_pairs(store)}

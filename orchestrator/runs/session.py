@@ -251,11 +251,11 @@ def is_planned_otherwise(store: Store, resolved: Resolved) -> bool:
     )
 
 
-def check_texts(store: Store, known: Plan, attributes: Iterable[Attribute]) -> None:
+def check_texts(root: str, known: Plan, attributes: Iterable[Attribute]) -> None:
     """Refuses attributes whose texts are others than those that results were planned with: both would be one effect.
 
     Args:
-        store: the results.
+        root: where the results are.
         known: what is planned.
         attributes: as they are now.
 
@@ -272,7 +272,7 @@ def check_texts(store: Store, known: Plan, attributes: Iterable[Attribute]) -> N
             now = drawn.get((prompt.record.prompt, prompt.record.donor), bool(before))
             kept = "" if now == bool(before) else f"put margin: {'siblings' if before else 'donor'} into the sweep, or "
             raise SpecError(
-                f"{store.root}: pictures of {attribute.key} were scored against other texts than the sweep's now; "
+                f"{root}: pictures of {attribute.key} were scored against other texts than the sweep's now; "
                 f"{kept}write to a new folder with --results"
             )
 

@@ -116,7 +116,7 @@ def run_sweep(
         check_whole(store)
         pinned = begin(store, resolved)
         known = planned(store, spec.generation.steps)
-        check_texts(store, known, resolved.attributes)
+        check_texts(store.root, known, resolved.attributes)
         hooks.start(run_start(spec, resolved, root, "run", held.died))
         controls = Controls(make_backend, each(on_progress, hooks.progress), stop, max_failures, prices, budget)
         resolved = with_batch_sizes(store, spec, resolved)

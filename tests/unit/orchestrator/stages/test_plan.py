@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loco_core.errors import SpecError
 from loco_core.localization.base import Request
 from loco_core.types import Window
 from orchestrator import identity
 from orchestrator.resolve.lookup import named_attributes
 from orchestrator.resolve.resolved import Resolved, ResolvedModel, ResolvedScorer
+from orchestrator.runs.session import check_texts
 from orchestrator.spec import SweepSpec, WorkerNeeds
 from orchestrator.stages.base import Count
 from orchestrator.stages.sweep.plan import count, counted, plan, plan_again
@@ -160,6 +163,25 @@ def test_a_plan_survives_its_file() -> None:
     found = from_table(units.to_table())
     assert found.payloads() == units.payloads()
     assert found.units.equals(units.units)
+
+
+def test_a_plan_of_an_older_version_goes_on_against_the_donor_alone() -> None:
+    spec = sweep(margin="donor")
+    table = planned(spec).to_table()
+    (key, text), *_ = (table.schema.metadata or {}).items()
+    lists = json.loads(text)
+    for prompt in lists["prompts"]:
+        assert prompt["record"].pop("siblings") == []
+    older = from_table(table.replace_schema_metadata({key: json.dumps(lists)}))
+    assert older.payloads() == planned(spec).payloads()
+    assert not len(planned(spec, older))
+    check_texts("results", older, named_attributes(spec))
+    with pytest.raises(SpecError, match=r"results: pictures of style/velor .* put margin: donor into the sweep, or"):
+        check_texts("results", older, named_attributes(sweep()))
+    others = [replace(item, records=tuple(replace(record, donor_text="a photo") for record in item.records))
+              for item in named_attributes(spec)]  # fmt: skip
+    with pytest.raises(SpecError, match=r"scored against other texts than the sweep's now; write to a new folder"):
+        check_texts("results", older, others)
 
 
 def test_a_plan_file_is_read_by_pandas(tmp_path: Path) -> None:
