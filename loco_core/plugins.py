@@ -33,6 +33,7 @@ GROUPS = {
     "localizers": "loco_core.localization.localizers",
     "editors": "loco_core.editing.editors",
     "judges": "loco_core.scoring.judges",
+    "metrics": "loco_core.scoring.metrics",
     "tracers": "loco_core.tracing.tracers",
     "hooks": "orchestrator.hooks.adapters",
     "models": "",

@@ -16,6 +16,7 @@ from orchestrator.resolve.resolved import Resolved, ResolvedModel
 from orchestrator.scheduler.host import one_line, release_memory
 from orchestrator.scheduler.protocol import Attempt, Unit, UnitReport
 from orchestrator.stages.context import Result, WorkerContext
+from orchestrator.stages.metrics import Metrics
 from orchestrator.stages.registry import work_of
 from orchestrator.stages.timing import Stopwatch, TimedJudge, TimedScorer
 from orchestrator.store import open_as_worker
@@ -67,8 +68,9 @@ class PipelineWorker:
         # Before gigabytes of weights are read for a folder that is not there, or for other code.
         self._store = open_as_worker(settings.results, settings.marker)
         # Localizers stay with the driver, and editors are looked at with every edit.
-        judge = settings.resolved.judge
-        code, loaded = settings.resolved.code, (settings.resolved.scorer.source, judge.use if judge else "")
+        code, resolved, judge = settings.resolved.code, settings.resolved, settings.resolved.judge
+        metrics = (item.source for item in resolved.metrics)
+        loaded = (resolved.scorer.source, judge.use if judge else "", *metrics)
         plugins.hold([(source, code[source]) for source in loaded if source in code])
         self._scoring = Stopwatch()
         self._context = _loaded(settings, model, self._scoring)
@@ -181,4 +183,5 @@ def _loaded(settings: WorkerSettings, model: str, scoring: Stopwatch) -> WorkerC
         loaded, info, TimedScorer(load_scorer(scorer.source, scorer.revision, device), scoring), scorer, judge,
         info.generation(settings.generation), settings.sweep_id, settings.resolved.attributes, settings.kept_seeds,
         torch.cuda.get_device_name() if device == "cuda" else device, torch.__version__,
+        metrics=Metrics(settings.resolved.metrics, device, scoring),
     )  # fmt: skip

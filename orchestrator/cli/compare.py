@@ -21,8 +21,8 @@ def compare(
 ) -> None:
     """Compare two results.
 
-    Outcomes, the effects of the windows found with the 95 % interval of their difference, and what differs in the
-    sweeps. Where prompts and seeds are the same the difference is taken pair by pair.
+    Outcomes, the effects of the windows found with the 95 % interval of their difference, metrics of the chosen edits,
+    and what differs in the sweeps. Where prompts and seeds are the same the difference is taken pair by pair.
     """
     import json
     from dataclasses import asdict
@@ -69,6 +69,12 @@ def compare(
         print("than it is, and so does one of B in B")
     else:
         print("no window was swept in both with an effect")
+    if found.metrics:
+        table.show(
+            ("model", "attribute", "edit", "metric", "prompts", "A", "B"),
+            [(m.model, m.attribute, m.edit, m.metric, m.role, m.first, m.second) for m in found.metrics],
+            title="Metrics of the chosen edits, with 95 % intervals",
+        )
     if found.spec is None:
         print("one of them is a table without its sweep: what differs in the sweeps is not known")
     elif found.spec:

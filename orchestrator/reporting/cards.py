@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from orchestrator.reporting.findings import Block, Finding, Findings, MeasuredEdit
+from orchestrator.reporting.metrics import Key, MetricTable, metric_table
 from orchestrator.reporting.profile import Profile, profile
 from orchestrator.reporting.triangle import Triangle, triangle
 from orchestrator.reporting.verdicts import State, badge, place, state, verdict
@@ -36,6 +37,7 @@ class EditRow:
         chosen: whether it is the edit itself.
         standing: how the edit compares with it, in two words; empty of the edit itself.
         sentence: the same in full.
+        key: id and scope of the edit whose shares these are.
     """
 
     label: str
@@ -44,6 +46,7 @@ class EditRow:
     chosen: bool
     standing: str = ""
     sentence: str = ""
+    key: Key = ("", "")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Card:
         triangle: all windows; None without any.
         windows: number of windows.
         edits: lines of the table of edits.
+        metrics: what metrics say of these edits; None where they say nothing.
     """
 
     finding: Finding
@@ -71,6 +75,7 @@ class Card:
     triangle: Triangle | None
     windows: int
     edits: tuple[EditRow, ...]
+    metrics: MetricTable | None
 
     @property
     def block(self) -> Block:
@@ -93,6 +98,7 @@ def cards(findings: Findings) -> list[Card]:
 def _card(item: Finding, findings: Findings, windows: Sequence[WindowEffect]) -> Card:
     row, names = item.row, findings.sites[item.block[0]]
     threshold = row["threshold"] or findings.spec.localize.threshold
+    edits = tuple(line for edit in item.chosen for line in _edit_rows(edit, item.edits))
     return Card(
         finding=item,
         state=state(row),
@@ -102,12 +108,13 @@ def _card(item: Finding, findings: Findings, windows: Sequence[WindowEffect]) ->
         profile=profile(row, names, windows, threshold, place(row)),
         triangle=triangle(row, len(names), windows, threshold) if windows else None,
         windows=len(windows),
-        edits=tuple(line for edit in item.chosen for line in _edit_rows(edit, item.edits)),
+        edits=edits,
+        metrics=metric_table([line.key for line in edits], findings.metrics),
     )
 
 
 def _edit_rows(edit: MeasuredEdit, others: Sequence[MeasuredEdit]) -> list[EditRow]:
-    lines = [EditRow(edit.label, edit.summary.scope, _shares(edit), chosen=True)]
+    lines = [EditRow(edit.label, edit.summary.scope, _shares(edit), chosen=True, key=_key(edit))]
     for comparison in edit.comparisons:
         rivals = [other for other in others if _is_rival(other, edit, comparison)]
         if not rivals:
@@ -118,8 +125,13 @@ def _edit_rows(edit: MeasuredEdit, others: Sequence[MeasuredEdit]) -> list[EditR
             label += f" (of {len(rivals)} the one that flips most)"
         standing = _STANDING.get(comparison.standing, comparison.standing)
         shares = _shares(strongest)
-        lines.append(EditRow(label, strongest.summary.scope, shares, False, standing, comparison.sentence))
+        sentence, key = comparison.sentence, _key(strongest)
+        lines.append(EditRow(label, strongest.summary.scope, shares, False, standing, sentence, key))
     return lines
+
+
+def _key(edit: MeasuredEdit) -> Key:
+    return edit.summary.edit_id, edit.summary.scope
 
 
 def _is_rival(other: MeasuredEdit, edit: MeasuredEdit, comparison: BaselineComparison) -> bool:

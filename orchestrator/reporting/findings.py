@@ -17,10 +17,12 @@ from loco_core.editing.base import info_of_results
 from loco_core.editing.splits import contents_were_swept
 from loco_core.errors import StoreError
 from loco_core.localization.base import in_words
+from loco_core.scoring.metric import text_of_results
 from loco_core.tables import distinct, where
 from orchestrator import __version__
 from orchestrator.reporting.judging import described, judging
 from orchestrator.reporting.methods import Comparison, compare, effects_by_window
+from orchestrator.reporting.metrics import metric_weights, metrics_by_edit
 from orchestrator.runs.certificates import known_certificates, of_model, status_of
 from orchestrator.runs.failures import FailureKind, failure_kinds
 from orchestrator.spec import EditSpec, SweepSpec
@@ -86,6 +88,7 @@ class Editing:
         seeds: seeds of the ``report`` split.
         max_neighbour_loss: share of the neighbours' pictures that a chosen edit may spoil.
         texts: what editors say of their method.
+        metrics: what metrics say of theirs.
         seen: attributes whose contents were all swept, so that edits were measured on contents they were found on.
     """
 
@@ -97,6 +100,7 @@ class Editing:
     max_neighbour_loss: float
     seen: Sequence[str]
     texts: Sequence[str]
+    metrics: Sequence[str]
 
     @property
     def has_published(self) -> bool:
@@ -155,6 +159,7 @@ class Findings:
         failed: reasons why cells have no score.
         editing: note on how edits were measured; None where none was.
         siblings: whether margins were taken against siblings' texts, too, of any attribute.
+        metrics: rows of ``metrics``, by id and scope of the edit.
         provenance: versions and hashes of what was used, by name.
     """
 
@@ -170,6 +175,7 @@ class Findings:
     failed: tuple[FailureKind, ...]
     editing: Editing | None
     siblings: bool
+    metrics: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
     provenance: Mapping[str, str]
 
     @property
@@ -231,7 +237,7 @@ def read_findings(store: Store) -> Findings:
     failures = store.read("failures")
     failed = failure_kinds(store.read_columns("scores", CELL_KEY), failures) if failures.num_rows else ()
     cells = {"scored": len(scores), "invalid": status["invalid"], "failed": sum(kind.cells for kind in failed)}
-    certificates = known_certificates()
+    certificates, metrics = known_certificates(), metrics_by_edit(store)
     return Findings(
         spec=spec,
         sweep_id=sweep_id,
@@ -249,6 +255,7 @@ def read_findings(store: Store) -> Findings:
         failed=failed,
         editing=_editing(spec, measured, report, judging(spec, pinned, edits, report)),
         siblings=any(prompt.record.siblings for prompt in planned(store, spec.generation.steps).prompts),
+        metrics=metrics,
         provenance={
             "sweep": sweep_id,
             **{f"weights of {name}": digest for name, digest in pinned.models.items()},
@@ -265,6 +272,7 @@ def read_findings(store: Store) -> Findings:
             },
             "weights of the scorer": pinned.scorer,
             **described(pinned),
+            **metric_weights(metrics),
             **{f"file {name}": digest for name, digest in pinned.code.items()},
             "devices": ", ".join(used["device"]),
             "torch": ", ".join(used["torch_version"]),
@@ -293,6 +301,7 @@ def _editing(
         max_neighbour_loss=(spec.edit or EditSpec()).max_neighbour_loss,
         seen=[key for key in edited if contents_were_swept(inline.get(key) or attribute(key), spec.prompts)],
         texts=[text for name in sorted({item.editor for item in measured}) if (text := info_of_results(name).methods)],
+        metrics=list(filter(None, map(text_of_results, dict.fromkeys(spec.evaluate.metric_names)))),
     )
 
 

@@ -26,6 +26,7 @@ from orchestrator.resolve.donors import with_donor
 from orchestrator.resolve.editable import check_editors
 from orchestrator.resolve.hooks import check_hooks
 from orchestrator.resolve.judge import check_judge, resolve_judge
+from orchestrator.resolve.metrics import check_metrics, resolve_metrics
 from orchestrator.resolve.options import check_fit, check_scheduler, steps_of
 from orchestrator.resolve.resolved import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.resolve.super_resolution import check_super_resolution, with_super_resolution
@@ -51,10 +52,10 @@ def resolve(spec: SweepSpec) -> Resolved:
     with located("scorer"):
         scorer = resolve_scorer(spec)
     _look_closer(spec, models, attributes, scorer)
-    judge = resolve_judge(spec, attributes, scorer)
     return Resolved(
-        models=tuple(models), attributes=attributes, scorer=scorer, judge=judge, code=plugins.digests(spec.files)
-    )
+        models=tuple(models), attributes=attributes, scorer=scorer, judge=resolve_judge(spec, attributes, scorer),
+        metrics=resolve_metrics(spec), code=plugins.digests(spec.files),
+    )  # fmt: skip
 
 
 def outline(spec: SweepSpec) -> Resolved:
@@ -78,8 +79,8 @@ def outline(spec: SweepSpec) -> Resolved:
         with located("scorer"):
             scorer = resolve_scorer(spec)
     _look_closer(spec, [model for model in models if Path(model.described_in).is_dir()], attributes, scorer)
-    judge = resolve_judge(spec, attributes, scorer, hub=False)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, judge=judge)
+    judge, metrics = resolve_judge(spec, attributes, scorer, hub=False), resolve_metrics(spec, hub=False)
+    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, judge=judge, metrics=metrics)
 
 
 def _look_closer(
@@ -152,6 +153,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
             reads(name)
     check_editors(spec, attributes)
     check_judge(spec, attributes)
+    check_metrics(spec)
     check_scheduler(spec)
     return attributes
 

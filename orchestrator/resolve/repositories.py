@@ -9,9 +9,11 @@ from loco_core.diffusion.hub import SCORER, Needs, on_hub, pipeline_needs
 from loco_core.diffusion.weights import commit
 from loco_core.errors import located
 from loco_core.scoring.base import find_scorer
+from loco_core.scoring.vision import VISION
 from orchestrator.resolve.checkpoints import described_in
 from orchestrator.resolve.donors import with_donor
 from orchestrator.resolve.lookup import resolve_model, resolve_scorer
+from orchestrator.resolve.metrics import named_weights, resolve_metrics
 from orchestrator.resolve.super_resolution import with_super_resolution
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.model import donor_as_model
@@ -62,6 +64,7 @@ def repositories(spec: SweepSpec) -> tuple[Repository, ...]:
     if judge is not None and judge.model is not None and on_hub(judge.model):
         with located("evaluate", "judge"):
             found.append(Repository(judge.model, commit(judge.model, judge.revision), SCORER))
+    found += [Repository(item.path, item.revision, VISION) for item in resolve_metrics(spec) if on_hub(item.path)]
     return tuple({(each.path, each.revision): each for each in found if on_hub(each.path)}.values())
 
 
@@ -75,4 +78,5 @@ def named_repositories(spec: SweepSpec) -> tuple[str, ...]:
     key, where = find_scorer(spec.scorer)
     paths += [where] if key == CLIP else []
     paths += [spec.evaluate.judge.model or ""] if spec.evaluate.judge else []
+    paths += named_weights(spec)
     return tuple(dict.fromkeys(path for path in paths if path and on_hub(path)))

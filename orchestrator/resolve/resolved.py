@@ -237,6 +237,30 @@ class ResolvedJudge(BaseModel):
         return JudgeChoice(self.use, self.model, self.revision, self.pictures, self.settings)
 
 
+class ResolvedMetric(BaseModel):
+    """A metric of edited pictures, pinned.
+
+    Attributes:
+        id: what it is called in results.
+        source: what a worker loads: key of the plug-in group, or a Python file.
+        sets: whether it compares sets of pictures.
+        weights: its weights as they are named; empty where it has none.
+        path: folder or hub id of its weights.
+        revision: commit on the hub; None for a folder.
+        digest: hash of its weights (of a hub model, its commit).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    source: str
+    sets: bool
+    weights: str
+    path: str
+    revision: str | None
+    digest: str
+
+
 class Resolved(BaseModel):
     """A sweep with every name looked up.
 
@@ -245,6 +269,7 @@ class Resolved(BaseModel):
         attributes: likewise.
         scorer: what scores.
         judge: what names what edited pictures show; None where the sign of the scorer's margin does.
+        metrics: what compares pictures with and without an edit.
         code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; what workers run of
             them is the same.
     """
@@ -255,12 +280,18 @@ class Resolved(BaseModel):
     attributes: tuple[Attribute, ...]
     scorer: ResolvedScorer
     judge: ResolvedJudge | None = None
+    metrics: tuple[ResolvedMetric, ...] = ()
     code: dict[str, str] = {}
 
     @property
     def judge_id(self) -> str | None:
         """What the judge is called in results; None without one."""
         return None if self.judge is None else self.judge.id
+
+    @property
+    def metric_ids(self) -> tuple[str, ...]:
+        """What its metrics are called in results."""
+        return tuple(item.id for item in self.metrics)
 
     def model(self, model_id: str) -> ResolvedModel:
         """Returns a model by its id.

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from loco_core.editing.base import named
 from loco_core.errors import LocalizationError
 from loco_core.localization.base import Localization
 from loco_core.localization.difference import EffectDifference, effect_difference
@@ -17,6 +18,7 @@ from loco_core.localization.score_table import read_scores as read_table
 from loco_core.tables import rows_where
 from loco_core.types import Window
 from orchestrator.runs.localize import ScoreSource, localize_results, read_scores, site_names
+from orchestrator.stages.edit.metrics import SHOWN_ROLES, in_words
 from orchestrator.stages.localize import under
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
@@ -59,17 +61,42 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class ComparedMetric:
+    """What a metric says of the chosen edits of an attribute, in both results.
+
+    Attributes:
+        model: id of the model.
+        attribute: key of the attribute.
+        edit: editor, and where it edits, in words.
+        metric: id of the metric: the same in both, or they are two metrics.
+        role: role of the prompts.
+        first: value with its interval, in words; None where the first results do not have it.
+        second: the same of the second.
+    """
+
+    model: str
+    attribute: str
+    edit: str
+    metric: str
+    role: str
+    first: str | None
+    second: str | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two results side by side.
 
     Attributes:
         attributes: one per model and attribute of either.
+        metrics: one per chosen edit, metric and role of prompts of either.
         spec: keys of the sweep that differ, with the first and the second value, as JSON; absent keys are None. Judges
             of edits stand among them by the names that they have in ``evaluations``, which tell their weights and
             settings. None where one of them is a table without a sweep.
     """
 
     attributes: tuple[Compared, ...]
+    metrics: tuple[ComparedMetric, ...]
     spec: tuple[tuple[str, str | None, str | None], ...] | None
 
 
@@ -90,8 +117,33 @@ def compare_results(first: str, second: str) -> Comparison:
     differing = sorted(key for key in specs[0].keys() | specs[1].keys() if specs[0].get(key) != specs[1].get(key))
     return Comparison(
         tuple(_compared(key, sources, [of.get(key) for of in found]) for key in keys),
+        _metrics(*(_of_chosen(source) for source in sources)),
         tuple((key, specs[0].get(key), specs[1].get(key)) for key in differing) if all(specs) else None,
     )
+
+
+_MetricKey = tuple[str, str, str, str, str]
+
+
+def _of_chosen(source: ScoreSource) -> dict[_MetricKey, str]:
+    """Returns what metrics say of chosen edits, by all that tells them apart."""
+    if source.store is None:
+        return {}
+    chosen = {
+        (row["edit_id"], row["scope"]): f"{named(row['editor'], row['targets'])} ({row['scope'].replace('_', ' ')})"
+        for row in source.store.read("edits").to_pylist()
+        if row["chosen"]
+    }
+    return {
+        (row["model"], row["attribute"], edit, row["metric"], row["prompt_role"]): in_words(row)
+        for row in source.store.read("metrics").to_pylist()
+        if row["prompt_role"] in SHOWN_ROLES and (edit := chosen.get((row["edit_id"], row["scope"]))) is not None
+    }
+
+
+def _metrics(first: Mapping[_MetricKey, str], second: Mapping[_MetricKey, str]) -> tuple[ComparedMetric, ...]:
+    keys = sorted(first.keys() | second.keys())
+    return tuple(ComparedMetric(*key, first.get(key), second.get(key)) for key in keys)
 
 
 def _compared(key: tuple[str, str], sources: list[ScoreSource], found: list[Localization | None]) -> Compared:

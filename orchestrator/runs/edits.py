@@ -15,6 +15,7 @@ from orchestrator.hooks.events import RunEnd
 from orchestrator.hooks.runner import watching
 from orchestrator.resolve.lookup import resolve
 from orchestrator.resolve.resolved import Resolved, ResolvedModel
+from orchestrator.runs.metrics import write_metrics
 from orchestrator.runs.session import (
     Controls,
     absolute,
@@ -197,6 +198,7 @@ def run_evaluation(
         if not found.units:
             # All of it may be what a driver that died had committed and not published.
             Publisher(held.store).publish(flush=True)
+            write_metrics(held.store, held.resolved)
             return EditResult(None, _summaries(held.store, selection))
         return _driven(held, PlannedStage("edit", found.units, _context(held)), controls, selection)
 
@@ -318,6 +320,8 @@ def _driven(
         controls = replace(controls, on_progress=each(controls.on_progress, hooks.progress))
         chain = Chain(held.store, [stage], held.side, hooks.settled)
         summary = drive(held.held, chain, settings, controls, before_shutdown)
+        if summary.outcome != "lease_lost":
+            write_metrics(held.store, held.resolved)
         edits = _summaries(held.store, selection)
         hooks.edited([edit for edit in edits if edit.chosen])
         hooks.end(lambda seconds, progress: RunEnd(summary.outcome, None, seconds, progress, edits=edits))

@@ -17,6 +17,7 @@ from orchestrator.resolve.lookup import resolve
 from orchestrator.resolve.options import check_methods
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.runs.failures import REASON_COLUMNS, FailureKind, failure_kinds
+from orchestrator.runs.metrics import write_metrics
 from orchestrator.runs.session import (
     Controls,
     absolute,
@@ -146,6 +147,8 @@ def run_sweep(
         failed = failure_kinds(store.read_columns("scores", CELL_KEY), failures) if failures.num_rows else ()
         if failed and summary.outcome != "lease_lost":
             record_failed_cells(store, sum(kind.cells for kind in failed))
+        if summary.outcome != "lease_lost":
+            write_metrics(store, resolved)
         edits = list[EditSummary]()
         if spec.edit:
             rows = store.read("evaluations").to_pylist()

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from loco_core.editing.base import Fill, HeldHalf, Neurons, Targets, TokenSet
 from loco_core.errors import did_you_mean
+from orchestrator.spec.metrics import Metrics, choice
 from orchestrator.spec.places import KeyOrFile, ModelPlace, Place
 from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
 
@@ -156,8 +157,25 @@ class EvaluateSpec(Strict):
         "settings. A name alone stands for `{use: ..}`. Default: the sign of the CLIP margin decides.",
         examples=["toy-judge", {"use": "zero_shot", "model": "google/siglip-base-patch16-224", "abstain": 0.1}],
     )
+    metrics: Metrics = Field(
+        (),
+        description="Metrics of pictures with the edit against those without it: `ssim` and `dino` picture by picture, "
+        "`cmmd` and `fid` all pictures of unrelated prompts together, others that packages add, or Python files, each "
+        "alone or with its settings. Default: none.",
+        examples=[["ssim", {"cmmd": {"weights": "openai/clip-vit-large-patch14-336"}}]],
+    )
     windows: bool = Field(
         True,
         description="Whether the chosen edit is also made at every window that shares no site with the localized one.",
         examples=[False],
     )
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Keys and files of the metrics."""
+        return tuple(choice(item)[0] for item in self.metrics)
+
+    @property
+    def plug_ins(self) -> tuple[str, ...]:
+        """Keys and files of the judge and of the metrics."""
+        return (*((self.judge.use,) if self.judge else ()), *self.metric_names)

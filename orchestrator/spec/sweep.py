@@ -358,8 +358,7 @@ class SweepSpec(Strict):
         """The Python files that results follow from, each once: workers execute them, too."""
         editors = self.edit.editors if self.edit else ()
         texts = (name for item in self.attributes if isinstance(item, AttributeSpec) for name in item.published)
-        judges = (self.evaluate.judge.use,) if self.evaluate.judge else ()
-        named = dict.fromkeys((self.scorer, *self.localize.localizers, *editors, *texts, *judges))
+        named = dict.fromkeys((self.scorer, *self.localize.localizers, *editors, *texts, *self.evaluate.plug_ins))
         return tuple(name for name in named if name.endswith(".py"))
 
     @property

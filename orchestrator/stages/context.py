@@ -13,6 +13,7 @@ from loco_core.scoring.base import Judge, Scorer
 from loco_core.types import Attribute, Generation
 from orchestrator.resolve.resolved import ResolvedModel, ResolvedScorer
 from orchestrator.scheduler.protocol import Attempt, Unit
+from orchestrator.stages.metrics import Metrics
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,7 @@ class WorkerContext:
         torch_version: version of torch, as in the column ``torch_version``.
         kept: what units leave for later ones. Nothing that an edit had a hand in: whoever changes weights puts them
             back before its unit ends.
+        metrics: what compares pictures with and without an edit.
     """
 
     model: LoadedModel
@@ -87,6 +89,7 @@ class WorkerContext:
     device: str
     torch_version: str
     kept: Kept = field(default_factory=Kept)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def is_valid(self, picture: torch.Tensor) -> bool:
         """Tells whether a picture is one, see `orchestrator.stages.pictures.is_valid`."""

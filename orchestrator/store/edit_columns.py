@@ -123,6 +123,80 @@ EVALUATIONS: Columns = (
     SCORER,
     ATTEMPT,
     SCHEMA_VERSION,
+    Column(
+        "metrics", pa.list_(TEXT), "name",
+        "Metrics that compared the two pictures, in picture_metrics and features; null where none was asked for",
+    ),
+)  # fmt: skip
+
+_ROLE = Column("prompt_role", TEXT, "word", "Role of the prompts, as in evaluations")
+_METRIC = Column("metric", TEXT, "name", "Metric, with a hash of its weights and of code that is not this project's")
+_WEIGHTS = Column("weights", TEXT, "name", "Weights that the metric reads, as the sweep names them; null without any")
+_WEIGHTS_HASH = Column("weights_hash", TEXT, "hash", "Hash of these weights, or hub: and a commit")
+
+PICTURE_METRICS: Columns = (
+    SWEEP_ID,
+    UNIT_ID,
+    EDIT_ID,
+    MODEL,
+    ATTRIBUTE,
+    EDITOR,
+    SCOPE,
+    _ROLE,
+    PROMPT,
+    SEED,
+    _METRIC,
+    _WEIGHTS,
+    _WEIGHTS_HASH,
+    Column("value", REAL, "as of the metric", "Value of the picture with the edit beside that without it"),
+    ATTEMPT,
+    SCHEMA_VERSION,
+)
+
+FEATURES: Columns = (
+    SWEEP_ID,
+    UNIT_ID,
+    Column("edit_id", TEXT, "id", "Edit that the picture was drawn with; null without one"),
+    MODEL,
+    ATTRIBUTE,
+    Column("scope", TEXT, "word", "Where the edit is made, as in edits; null without one"),
+    _ROLE,
+    PROMPT,
+    SEED,
+    _METRIC,
+    _WEIGHTS,
+    _WEIGHTS_HASH,
+    Column(
+        "features", pa.list_(pa.float32()), "vector",
+        "What the metric sees of the picture. Pictures with and without an edit go together by unit_id, prompt and "
+        "seed",
+    ),
+    ATTEMPT,
+    SCHEMA_VERSION,
+)  # fmt: skip
+
+METRICS: Columns = (
+    SWEEP_ID,
+    MODEL,
+    ATTRIBUTE,
+    EDIT_ID,
+    EDITOR,
+    SCOPE,
+    _ROLE,
+    _METRIC,
+    _WEIGHTS,
+    _WEIGHTS_HASH,
+    Column("value", REAL, "as of the metric", "Mean over the pictures; of a metric of sets its value for all of them"),
+    Column(
+        "ci_low", REAL, "as of the metric",
+        "Lower end of the 95 % interval for prompts like these; of sets it allows for the bias of few pictures, so "
+        "that value may lie above the interval. Null without one",
+    ),
+    Column("ci_high", REAL, "as of the metric", "Upper end of that interval"),
+    Column("pictures", INT, "count", "Pictures with the edit, each beside one without it"),
+    Column("prompts", INT, "count", "Prompts that they are of"),
+    Column("note", TEXT, "text", "Why there is no value or no interval; empty where there are"),
+    SCHEMA_VERSION,
 )  # fmt: skip
 
 TRIALS: Columns = (

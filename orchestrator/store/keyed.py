@@ -18,6 +18,7 @@ BY_HAND, METHOD = "by hand: ", "method: "
 KEYS = {
     "effects": ("model", "attribute", "localizer"), "localizations": ("model", "attribute", "localizer"),
     "edits": ("model", "attribute", "localization"), "trials": ("model", "attribute"),
+    "metrics": ("model", "attribute"),
 }  # fmt: skip
 """Columns that make up the key of a derived table."""
 

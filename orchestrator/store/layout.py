@@ -29,8 +29,9 @@ USAGE_PREFIX = "usage-"
 DELTAS = "deltas"
 REPORT = "report.html"
 
-_PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits", "traces", "probes", "usage")
-DERIVED = ("effects", "localizations", "edits", "trials")
+_PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits", "traces", "probes", "usage",
+           "picture_metrics", "features")  # fmt: skip
+DERIVED = ("effects", "localizations", "edits", "trials", "metrics")
 """Tables of small files, one per key, each replaced whole; see `orchestrator.store.derived`."""
 
 _LONGEST_NAME = 180

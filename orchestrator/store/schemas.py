@@ -82,6 +82,17 @@ _HELD: Mapping[str, _Table] = MappingProxyType(
             "One row per picture drawn with and without an edit, and kind that the judge names",
             edit_columns.EVALUATIONS,
         ),
+        "picture_metrics": _Table(
+            "One row per metric and picture drawn with and without an edit, on the report split",
+            edit_columns.PICTURE_METRICS,
+        ),
+        "features": _Table(
+            "One row per metric of sets and picture of an unrelated prompt: what the metric sees of it",
+            edit_columns.FEATURES,
+        ),
+        "metrics": _Table(
+            "One row per edit, metric and role of prompts: what the metric says of the edit", edit_columns.METRICS
+        ),
         "trials": _Table("One row per trial of `tune`", edit_columns.TRIALS),
         "traces": _Table(
             "One row per prompt, seed and layer observed or restored, and per clean or corrupted picture",

@@ -350,7 +350,7 @@ def _is_made_up(row: Mapping[str, Any], held: _Held) -> bool:
     if fitted is None:
         # Of a unit that is damaged or gone nothing is known.
         return any(unit == row["unit_id"] for unit, _, _ in held.fits)
-    return any(row[name] != fitted[name] for name in row if name not in ("chosen", "localization"))
+    return any(row[name] != fitted[name] for name in row if name not in ("chosen", "chosen_by", "localization"))
 
 
 def _name_foreign(survey: Survey) -> None:

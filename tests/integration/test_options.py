@@ -28,6 +28,7 @@ from tests.support.judge_models import other_clip, references
 from tests.support.options import Flat, Pick, content, keys, pack, picks
 from tests.support.single_files import checkpoint, write
 from tests.support.sweeps import Command
+from tests.support.vision import save_vision_model
 
 OBJECTS = ("circle", "square", "heart", "star")
 INLINE: Flat = {
@@ -113,6 +114,7 @@ OPEN: dict[str, list[Any]] = {
     "evaluate.judge": ["toy-judge"],
     "evaluate.judge.use": ["toy-judge"],
     "evaluate.judge.revision": ["main"],
+    "evaluate.metrics.*.*.weights": [],
     "reproduces": ["locogen-sd14"],
     "stages": [{}],
     "notify": [ADDRESS],
@@ -155,6 +157,7 @@ def named(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     found["clip"] = Path(shutil.copytree(WEIGHTS / "clip", folder / "clip"))
     found["judge"] = other_clip(folder / "judge")
     found["pictures"] = references(folder / "pictures", ("velor", "a shape"))
+    found["vision"] = save_vision_model(folder / "vision", "dinov2")
     found["hook"] = folder / "hook.py"
     found["hook"].write_text(HOOK)
     for file in ("lowest", "shrink", "colours"):
@@ -173,6 +176,10 @@ def wanted(named: dict[str, str]) -> list[Pick]:
         "scorer": [named["clip"], named["colours"], "toy-clip"], "results": [], "edit.editors": [[named["shrink"]]],
         "localize.localizer": [named["lowest"]], "evaluate.judge.model": [named["judge"]],
         "evaluate.judge.pictures": [named["pictures"]],
+        "evaluate.metrics": [
+            ["ssim", {"cmmd": {"weights": "toy-clip"}}],
+            [{"dino": {"weights": named["vision"]}}, {"fid": {"weights": named["clip"]}}],
+        ],
         "hooks": [["tensorboard"], [{"tensorboard": {"folder": "curves"}}, {named["hook"]: {"path": "called"}}]],
     }  # fmt: skip
     return picks(SweepSpec, {path: [*OPEN.get(path, ()), *places.get(path, ())] for path in OPEN.keys() | places})
@@ -212,6 +219,8 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "evaluate.judge.pictures: None": {"evaluate.judge.use": "zero_shot"},
         "evaluate.judge.pictures": {**judged, "evaluate.judge.use": "style"},
         **{f"edit.{name}": neurons for name in ("neurons", "fill", "guidance_half", "neuron_tokens")},
+        # Sets are of two prompts or more.
+        "evaluate.metrics": {"evaluate.prompts": 2},
         "edit.editors": {"prompts": 2}, "notify.when": {"notify.to": [ADDRESS]},
         "models.*.engine.offload: 'sequential'": {"edit": None}, "models.*.engine.device_map: 'balanced'":
         {"models.*.worker.gpus": 2},

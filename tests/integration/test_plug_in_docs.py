@@ -16,9 +16,11 @@ from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.localization.base import Rule, rule
 from loco_core.scoring.base import Judge, Scorer, load_judge, load_scorer
+from loco_core.scoring.metric import PictureMetric, load_picture_metric
 from loco_core.testing.editors import EditorContract
 from loco_core.testing.judges import JudgeContract
 from loco_core.testing.localizers import LocalizerContract
+from loco_core.testing.metrics import PictureMetricContract
 from loco_core.testing.scorers import ScorerContract
 from loco_core.testing.tracers import TracerContract
 from loco_core.types import Generation, Row
@@ -35,7 +37,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
     assert {file.stem for file in folder.iterdir()} == {
-        "largest", "difference", "forget", "light", "colours", "pag", "ledger"
+        "largest", "difference", "forget", "light", "brighter", "colours", "pag", "ledger"
     }  # fmt: skip
     return folder
 
@@ -81,6 +83,12 @@ class TestJudge(JudgeContract):
         return load_judge(str(examples / "light.py"), "cpu")
 
 
+class TestMetric(PictureMetricContract):
+    @pytest.fixture(scope="class")
+    def metric(self, examples: Path) -> PictureMetric:
+        return load_picture_metric(str(examples / "brighter.py"), "", None, "cpu")
+
+
 class TestScorer(ScorerContract):
     @pytest.fixture(scope="class")
     def scorer(self, examples: Path) -> Scorer:
@@ -98,14 +106,15 @@ def test_the_family_loads_and_draws_what_the_pipeline_draws_without_it(
 
 
 def test_a_sweep_goes_through_the_files(examples: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
-    names = ("largest", "difference", "forget", "light", "colours", "ledger")
+    names = ("largest", "difference", "forget", "light", "brighter", "colours", "ledger")
     files = {name: str(examples / f"{name}.py") for name in names}
     spec = tiny_sweep(
         tiny_pipeline, attributes=["style/velor"], prompts=1, seeds=1, scorer=files["colours"], controls={"random": 0},
         windows={"sizes": [1], "stride": 8},
         localize={"localizer": files["largest"], "compare": [files["difference"]], "resamples": 100},
         edit={"editors": [files["forget"]], "tokens": ["all"]},
-        evaluate={"prompts": 1, "seeds": 1, "neighbours": 0, "windows": False, "judge": files["light"]},
+        evaluate={"prompts": 1, "seeds": 1, "neighbours": 0, "windows": False, "judge": files["light"],
+                  "metrics": [files["brighter"]]},
         hooks=({files["ledger"]: {"path": "ledger.txt"}},),
     )  # fmt: skip
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
@@ -121,6 +130,8 @@ def test_a_sweep_goes_through_the_files(examples: Path, tiny_pipeline: Path, tmp
     assert set(tables["edits"]["lambda"]) == {0.5, 1.0}
     judges = pd.read_parquet(tmp_path / "r" / "evaluations").judge
     assert judges.str.match(r"^light@[0-9a-f]{8}$").all()
+    metrics = pd.read_parquet(tmp_path / "r" / "metrics")
+    assert metrics.metric.str.match(r"^brighter@[0-9a-f]{8}$").all()
     ledger = (tmp_path / "ledger.txt").read_text().splitlines()
     assert ledger[0] == "tiny: style/velor"
     assert any(line.startswith("style/velor: localized at ") for line in ledger)

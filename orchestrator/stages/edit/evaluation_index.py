@@ -14,6 +14,7 @@ from orchestrator.store import Publisher, Store
 COLUMNS = (
     "model", "attribute", "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed", "judge",
     "judge_kind", "judge_said", "judge_before", "judge_after", "flipped", "status", "margin_before", "margin_after",
+    "metrics",
 )  # fmt: skip
 """What is read of ``evaluations``, and what a worker reports of them."""
 MOST_CHUNKS = 200
@@ -55,4 +56,7 @@ class EvaluationIndex:
 
     def pairs(self, model: str, attribute: str, edits: Iterable[PlannedEdit], drawn: Sequence[Probe]) -> set[Pair]:
         """Returns which of some edits are measured on which of some probes."""
-        return {measured_pair(row) for row in self.rows(model, attribute, edits, drawn)}
+        wanted = {metric for probe in drawn for metric in probe.metrics}
+        rows = self.rows(model, attribute, edits, drawn)
+        # Those on which a metric is lacking that is wanted now are drawn again: pictures are not kept.
+        return {measured_pair(row) for row in rows if wanted.issubset(row["metrics"] or ())}

@@ -69,7 +69,8 @@ def missing_evaluations(
             found.setdefault(block, {})[edit.edit_id, edit.scope] = edit
     for block, edits in found.items():
         attribute, listed = known[block[1]], list(edits.values())
-        drawn = probes(spec, attribute, watched(spec, known, nearest[block]), "report", resolved.judge_id)
+        beside = watched(spec, known, nearest[block])
+        drawn = probes(spec, attribute, beside, "report", resolved.judge_id, resolved.metric_ids)
         units += evaluate_units(
             spec, resolved.model(block[0]), attribute, listed, "", drawn, "report", len(units),
             measured.pairs(*block, listed, drawn),

@@ -71,12 +71,14 @@ class Probe:
         record: its prompt, with the texts that score it.
         seed: of the initial noise.
         judge: what names what is seen, as it is called in results.
+        metrics: what compares the two pictures, as they are called in results.
     """
 
     role: Role
     record: PromptRecord
     seed: int
     judge: str | None = None
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def probes(
     neighbours: Sequence[Attribute],
     split: Literal["select", "report"],
     judge: str | None = None,
+    metrics: tuple[str, ...] = (),
 ) -> list[Probe]:
     """Returns what edits of an attribute are measured on, in one split; no prompt has two roles.
 
@@ -176,6 +179,7 @@ def probes(
         neighbours: attributes of the same kind that should be spared.
         split: ``select`` or ``report``.
         judge: what names what is seen, as it is called in results; None where the sign of the scorer's margin does.
+        metrics: ids of what compares pictures on ``report``.
     """
     # Neighbours may be bundled, and no part of the sweep.
     neighbours = [as_scored(item, spec.margin) for item in neighbours]
@@ -210,7 +214,13 @@ def probes(
     if attribute.mode == "replace":
         roles["unrelated"] = new(_of_other_kinds(spec, attribute, split), count)
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + spec.evaluate.seeds)
-    return [Probe(role, record, seed, judge) for role, records in roles.items() for record in records for seed in seeds]
+    compared = metrics if split == "report" else ()
+    return [
+        Probe(role, record, seed, judge, compared)
+        for role, records in roles.items()
+        for record in records
+        for seed in seeds
+    ]
 
 
 def _donor(record: PromptRecord) -> PromptRecord:
@@ -339,6 +349,7 @@ def _evaluation_name(
 ) -> str:
     # The scope stands in every row, and the same weights may be a candidate in one place and a baseline in another.
     items = tuple(f"{edit.scope} {edit.edit_id}" for edit in edits) + tuple(
-        " ".join((f"{probe.role} {probe.seed} {probe.judge} {probe.record.prompt}", *_said(probe))) for probe in drawn
+        " ".join(map(str, (probe.role, probe.seed, probe.judge, *probe.metrics, probe.record.prompt, *_said(probe))))
+        for probe in drawn
     )
     return identity.unit_id(identity.UnitKey(sweep_id(spec), "evaluate", model.id, attribute.key, items))

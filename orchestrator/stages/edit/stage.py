@@ -246,7 +246,7 @@ class EditStage(Stage):
         self._finish(place, [fit, more], chosen)
         if self._on_edited is not None:
             edits = [edit for edit in first if edit.edit_id in chosen]
-            drawn = probes(spec, attribute, beside, "report", resolved.judge_id)
+            drawn = probes(spec, attribute, beside, "report", resolved.judge_id, resolved.metric_ids)
             rows = self._measured.rows(model.id, attribute.key, edits, drawn)
             fitted = [{**row, "chosen": True} for row in fits.to_pylist() if row["edit_id"] in chosen]
             self._on_edited(summarize(fitted, rows))
@@ -267,7 +267,8 @@ class EditStage(Stage):
         split: Literal["select", "report"],
     ) -> list[Unit]:
         attribute = self._resolved.attribute(place.attribute)
-        drawn = probes(self._spec, attribute, beside, split, self._resolved.judge_id)
+        resolved = self._resolved
+        drawn = probes(self._spec, attribute, beside, split, resolved.judge_id, resolved.metric_ids)
         return evaluate_units(
             self._spec, self._resolved.model(place.model), attribute, edits, place.localization, drawn, split,
             self._order, self._measured.pairs(place.model, place.attribute, edits, drawn),

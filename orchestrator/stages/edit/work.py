@@ -23,6 +23,7 @@ from orchestrator.scheduler.protocol import Attempt, Unit
 from orchestrator.stages.context import Result, WorkerContext
 from orchestrator.stages.edit.candidates import alike
 from orchestrator.stages.edit.evaluation_index import COLUMNS
+from orchestrator.stages.edit.measure import feature_rows, picture_rows
 from orchestrator.stages.edit.plan import (
     CANDIDATES,
     FIRST_SEED,
@@ -166,13 +167,21 @@ def _evaluate(context: WorkerContext, unit: Unit, planned: Evaluation, attempt: 
         _picture(unit, probe, seen, None) for probe, seen in zip(planned.probes, before, strict=True)
         if _kept(context, planned, probe, None)
     ]  # fmt: skip
+    unedited = [seen.picture if seen.valid else None for seen in before]
+    features, compared = feature_rows(context, unit, None, unedited, attempt), list[dict[str, Any]]()
     for edit in planned.edits:
         after = _draw(context, planned, _fitted(context, planned, edit, neighbours), attempt)
+        edited = [seen.picture if seen.valid else None for seen in after]
+        features += feature_rows(context, unit, edit, edited, attempt)
+        compared += picture_rows(context, unit, edit, unedited, edited, attempt)
         for probe, old, new in zip(planned.probes, before, after, strict=True):
             rows += _rows(context, unit, edit, probe, (old, new), attempt)
             if _kept(context, planned, probe, edit):
                 images.append(_picture(unit, probe, new, edit))
-    tables = {"evaluations": make_table("evaluations", rows), "images": make_table("images", images)}
+    tables = {
+        "evaluations": make_table("evaluations", rows), "images": make_table("images", images),
+        "features": make_table("features", features), "picture_metrics": make_table("picture_metrics", compared),
+    }  # fmt: skip
     invalid = sum(row["status"] == "invalid" for row in rows)
     reported = tables["evaluations"].select(COLUMNS)
     return Result(tables, rows=len(rows) - invalid, invalid=invalid, reported=reported)
@@ -228,6 +237,7 @@ def _rows(
         "clip_before": old.clip, "clip_after": new.clip, "margin_before": old.margin, "margin_after": new.margin,
         "judge": probe.judge, "image_distance": distance, "status": "ok" if valid else "invalid",
         "scorer": context.scorer_info.name, "attempt": attempt.number, "schema_version": SCHEMA_VERSION,
+        "metrics": list(probe.metrics) or None,
     }  # fmt: skip
     mode = planned.attribute.mode
     kinds = [

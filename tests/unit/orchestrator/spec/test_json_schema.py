@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 
 from loco_core.localization.base import LocalizeSettings
-from orchestrator.spec import SweepSpec, attributes, cluster, edit, model, rayjob, slurm, sweep
+from orchestrator.spec import SweepSpec, attributes, cluster, edit, metrics, model, rayjob, slurm, sweep
 from orchestrator.spec.json_schema import KINDS, Kind, file_name, schema_of_models, schema_text, with_schemas
 from orchestrator.spec.rules import Strict
 from tests.support.options import content, keys
@@ -31,7 +31,7 @@ MODELS: list[type[BaseModel]] = [
     LocalizeSettings,
     *(
         found
-        for module in (attributes, cluster, edit, model, rayjob, slurm, sweep)
+        for module in (attributes, cluster, edit, metrics, model, rayjob, slurm, sweep)
         for found in vars(module).values()
         if isinstance(found, type) and issubclass(found, Strict) and found.__module__ == module.__name__
     ),

@@ -1,0 +1,95 @@
+"""From the metrics that a sweep names to their weights; without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loco_core.diffusion.folders import PROCESSORS, scorer_files
+from loco_core.diffusion.hub import on_hub
+from loco_core.diffusion.weights import absolute, commit, read_json, weights_hash
+from loco_core.errors import ModelError, SpecError, did_you_mean, located
+from loco_core.scoring.base import find_scorer, named_scorers
+from loco_core.scoring.metric import MetricInfo, compares_sets, metric_id, metric_info
+from loco_core.scoring.set_distance import LEAST_PROMPTS
+from orchestrator.resolve.resolved import ResolvedMetric
+from orchestrator.spec import SweepSpec
+from orchestrator.spec.metrics import choice
+
+
+def check_metrics(spec: SweepSpec) -> None:
+    """Refuses metrics that no machine knows, or that the sweep's pictures or settings do not fit.
+
+    Raises:
+        SpecError: there is one; ``loc`` says where in the sweep.
+    """
+    for i, item in enumerate(spec.evaluate.metrics):
+        name, weights = choice(item)
+        with located("evaluate", "metrics", i):
+            info = metric_info(name)
+            if weights is None and info.weights == "":
+                raise SpecError(f"{name} needs weights; expected {{{name}: {{weights: FOLDER_OR_HUB_ID}}}}")
+            if weights is not None and info.weights is None:
+                raise SpecError(f"{name} reads no weights; expected {name} alone")
+            if compares_sets(name) and spec.evaluate.prompts < LEAST_PROMPTS:
+                raise SpecError(
+                    f"{name} compares sets of pictures of {LEAST_PROMPTS} prompts or more; evaluate.prompts is "
+                    f"{spec.evaluate.prompts}"
+                )
+
+
+def resolve_metrics(spec: SweepSpec, *, hub: bool = True) -> tuple[ResolvedMetric, ...]:
+    """Looks up the metrics of a sweep, which `check_metrics` has found good.
+
+    Args:
+        spec: the sweep.
+        hub: whether weights on the hub are looked up, too; else they stay without a hash.
+
+    Raises:
+        SpecError: weights are named that are nowhere.
+        ModelError: weights are missing, or of another type than the metric reads.
+    """
+    found = []
+    for i, item in enumerate(spec.evaluate.metrics):
+        with located("evaluate", "metrics", i):
+            found.append(_resolved(*choice(item), hub=hub))
+    return tuple(found)
+
+
+def named_weights(spec: SweepSpec) -> tuple[str, ...]:
+    """Returns folders and hub ids of the weights that the metrics of a sweep read."""
+    named = ((weights or metric_info(name).weights) for name, weights in map(choice, spec.evaluate.metrics))
+    return tuple(find_scorer(item)[1] for item in named if item)
+
+
+def _resolved(name: str, weights: str | None, *, hub: bool) -> ResolvedMetric:
+    info = metric_info(name)
+    named = weights or info.weights or ""
+    where = find_scorer(named)[1] if named else ""
+    folder = Path(where).is_dir() if where else False
+    if named and not where:
+        raise SpecError(f"{named} has no weights that {name} could read; expected a model's folder or hub id")
+    if where and not folder and not on_hub(where):
+        if "/" in where:
+            raise ModelError(f"no folder {where}; expected that of a model of transformers, or a hub id")
+        raise SpecError(f'no weights "{named}"{did_you_mean(named, named_scorers())}; or a model\'s folder or hub id')
+    revision, digest = None, ""
+    if where and (folder or hub):
+        revision = None if folder else commit(where, None)
+        _check_type(name, info, where, revision)
+        digest = weights_hash(where, revision, scorer_files)
+    return ResolvedMetric(
+        id=metric_id(name, digest), source=name, sets=compares_sets(name), weights=named,
+        path=absolute(where) if where else "", revision=revision, digest=digest,
+    )  # fmt: skip
+
+
+def _check_type(name: str, info: MetricInfo, where: str, revision: str | None) -> None:
+    folder = Path(where)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"{where} holds no config.json; expected the folder of a model of transformers")
+    kind = read_json(where, revision, "config.json").get("model_type")
+    if info.model_types and kind not in info.model_types:
+        known = " or ".join(info.model_types)
+        raise ModelError(f"{where} holds a {kind or 'nameless'} model; {name} reads one whose model_type is {known}")
+    if folder.is_dir() and not any((folder / each).is_file() for each in PROCESSORS):
+        raise ModelError(f"{where} holds no {PROCESSORS[0]}, which says how pictures are prepared for the model")

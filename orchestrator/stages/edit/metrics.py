@@ -1,0 +1,114 @@
+"""What metrics say of edits, with intervals: from ``edits``, ``picture_metrics`` and ``features``, without torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from loco_core.scoring.set_distance import set_distance
+from loco_core.statistics import crossed_means
+from orchestrator.store import SCHEMA_VERSION
+
+CONFIDENCE = 0.95
+_ABOUT = ("edit_id", "scope", "metric", "prompt_role")
+About = tuple[str, str, str, str]
+"""The columns `_ABOUT` of a row."""
+SHOWN_ROLES = ("target", "unrelated")
+"""Roles whose metrics people are shown: how much an edit changes what it is about, and what it should leave alone."""
+Row = Mapping[str, Any]
+
+
+def metric_rows(
+    edits: Sequence[Row], pictures: pa.Table, features: pa.Table, sources: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Returns rows of ``metrics``: one per edit, metric and role of prompts.
+
+    Args:
+        edits: rows of ``edits``.
+        pictures: ``picture_metrics``.
+        features: ``features``.
+        sources: keys and files of the metrics of sets, by their ids; distances of others are left out.
+    """
+    known: dict[tuple[str, str], Row] = {}
+    for edit in edits:
+        known.setdefault((edit["edit_id"], edit["scope"]), edit)
+    rows = []
+    for about, values in _by_edit(pictures.to_pylist(), known).items():
+        rows.append(_row(known[about[:2]], about, _mean(values), values))
+    rows += _sets(known, features, sources)
+    return sorted(rows, key=lambda row: (row["model"], row["attribute"], *_about(row)))
+
+
+def in_words(row: Row) -> str:
+    """Returns a value of ``metrics`` with its interval; a dash where there is none, a star where something is wrong."""
+    if row["value"] is None:
+        return "–"
+    if row["ci_low"] is None:
+        return f"{row['value']:.3g} *"
+    return f"{row['value']:.3g} [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
+
+
+def _about(row: Row) -> About:
+    edit_id, scope, metric, role = (row[name] for name in _ABOUT)
+    return edit_id, scope, metric, role
+
+
+def _by_edit(rows: Iterable[Row], known: Mapping[tuple[str, str], Row]) -> dict[About, list[Row]]:
+    """Groups rows by edit, scope, metric and role; of a picture that was measured twice the last one counts."""
+    found: dict[About, dict[tuple[str, int], Row]] = defaultdict(dict)
+    for row in rows:
+        if (row["edit_id"], row["scope"]) in known:
+            found[_about(row)][row["prompt"], row["seed"]] = row
+    return {about: list(values.values()) for about, values in found.items()}
+
+
+def _row(edit: Row, about: About, result: Mapping[str, Any], values: Sequence[Row]) -> dict[str, Any]:
+    like = values[0]
+    return {
+        "sweep_id": like["sweep_id"], "model": edit["model"], "attribute": edit["attribute"],
+        "editor": edit["editor"], **dict(zip(_ABOUT, about, strict=True)), "weights": like["weights"],
+        "weights_hash": like["weights_hash"], **result, "pictures": len(values),
+        "prompts": len({row["prompt"] for row in values}), "schema_version": SCHEMA_VERSION,
+    }  # fmt: skip
+
+
+def _mean(values: Sequence[Row]) -> dict[str, Any]:
+    """Means over prompts and seeds, both taken as random."""
+    prompts, seeds = ({name: n for n, name in enumerate(dict.fromkeys(names))} for names in (
+        [row["prompt"] for row in values], [row["seed"] for row in values]
+    ))  # fmt: skip
+    grid = np.zeros((len(prompts), len(seeds), 1))
+    present = np.zeros(grid.shape, dtype=bool)
+    for row in values:
+        at = prompts[row["prompt"]], seeds[row["seed"]]
+        grid[at], present[at] = row["value"], True
+    means = crossed_means(grid, present)
+    low, high = (float(end[0]) for end in (means.low((1 + CONFIDENCE) / 2), means.high((1 + CONFIDENCE) / 2)))
+    if not np.isfinite(low):
+        return {"value": float(means.value[0]), "ci_low": None, "ci_high": None, "note": "no interval: one picture"}
+    return {"value": float(means.value[0]), "ci_low": low, "ci_high": high, "note": ""}
+
+
+def _sets(known: Mapping[tuple[str, str], Row], features: pa.Table, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    listed = features.to_pylist()
+    before = {
+        (row["unit_id"], row["metric"], row["prompt"], row["seed"]): row for row in listed if row["edit_id"] is None
+    }
+    rows = []
+    for about, values in _by_edit(listed, known).items():
+        pairs = [
+            (before[key], row)
+            for row in values
+            if (key := (row["unit_id"], row["metric"], row["prompt"], row["seed"])) in before
+        ]
+        if not pairs or about[2] not in sources:
+            continue
+        olds, news = (np.array([pair[side]["features"] for pair in pairs], np.float64) for side in (0, 1))
+        found = set_distance(sources[about[2]], olds, news, [row["prompt"] for _, row in pairs], CONFIDENCE)
+        result = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "note": found.note}
+        rows.append(_row(known[about[:2]], about, result, [row for _, row in pairs]))
+    return rows
