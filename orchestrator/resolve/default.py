@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from loco_core.diffusion import default
 from loco_core.diffusion.checkpoints import class_of, named_class
 from loco_core.diffusion.default.profile import Profile
 from loco_core.diffusion.facts import DEFAULT, family_of_pipeline
@@ -36,8 +37,10 @@ def profile_of(found: Checkpoint, weights: str, dtype: str) -> Profile:
         ModelError: the default family cannot serve it.
     """
     versions = [f"{name} {version(name)}" for name in ("loco-sweep", *LIBRARIES)]
-    kind = class_of(found.path, found.revision)
-    key = hashlib.sha256("\n".join([kind, weights, repr(found.extras), *versions]).encode()).hexdigest()
+    # What finds it out may have changed since, in a clone too.
+    own = b"".join(file.read_bytes() for file in sorted(Path(default.__file__).parent.glob("*.py")))
+    said = [class_of(found.path, found.revision), weights, repr(found.extras), *versions]
+    key = hashlib.sha256("\n".join(said).encode() + own).hexdigest()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     file = Path(cache) / "loco-sweep" / "profiles" / f"{key}.json"
     try:

@@ -92,8 +92,16 @@ def takes(pipeline: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def scale_argument_of(pipeline: Any) -> str:
-    """Returns the parameter that a guidance scale is given by; empty where there is none."""
-    return next((name for name in SCALES if name in takes(pipeline)), "")
+    """Returns the parameter that a guidance scale is given by; empty where there is none.
+
+    Where there are two, one is a number that a distilled denoiser reads, and the other one runs guidance as well: that
+    is meant only where the pipeline runs it by default.
+    """
+    known = {name: each.default for name, each in takes(pipeline).items() if name in SCALES}
+    true = known.get(TRUE_SCALE)
+    if len(known) == 2 and isinstance(true, int | float) and true <= 1:
+        return next(name for name in SCALES if name != TRUE_SCALE)
+    return next((name for name in SCALES if name in known), "")
 
 
 def record(

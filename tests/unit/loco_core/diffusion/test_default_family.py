@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import pytest
 import torch
 
 from loco_core.checking.trial import try_out
-from loco_core.diffusion.default.attentions import find_sites
-from loco_core.diffusion.default.calls import again, record
+from loco_core.diffusion.default.family import Family
 from loco_core.diffusion.default.probe import probe
-from loco_core.diffusion.facts import DEFAULT, SEPARATE, family_of_pipeline
+from loco_core.diffusion.facts import DEFAULT, SEPARATE, UNGUIDED, family_of_pipeline
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel, load_model
+from loco_core.diffusion.pipelines import pipeline_class
 from loco_core.diffusion.site_check import SitesError
 from loco_core.errors import ModelError, UnknownPipelineError
 from loco_core.types import Generation, Intervention, Row
@@ -154,13 +155,27 @@ def _unguided(self: OwnPipeline, guidance_scale: float = 1.0, callback_on_step_e
 
 
 def test_sites_are_found_where_text_and_image_share_a_projection(tmp_path: Path) -> None:
-    """And where the text stands in what they share: in front in FLUX."""
-    pipeline = load_model("flux", str(build("flux", tmp_path / "flux")), None, "float32", "cpu").pipeline
-    given = record(pipeline, [PROMPT], scale=3.5, steps=1, first_only=True).first
-    sites, more, last = find_sites(
-        pipeline.transformer, lambda tokens: again(pipeline.transformer, given, tokens), "here"
-    )
-    assert (len(sites), more, last) == (5, 0, False)
+    """And where the text stands in what they share: in front in FLUX, whose distilled guidance is a number."""
+    written = load_model("flux", str(build("flux", tmp_path / "flux")), None, "float32", "cpu")
+    pipeline, family = written.pipeline, Family()
+    pipeline.default_sample_size = 8
+    sites = family.probe(pipeline, "here")
+    facts = family.profile.facts
+    assert (len(sites), facts.text_last, facts.passes, facts.scale_argument) == (5, False, UNGUIDED, "guidance_scale")
+    found = LoadedModel(pipeline, family, facts, sites, "cpu", "float32")
+    cells = rows(5, guided=False, pooled=True)
+    assert float((drawn(found, cells, 32, 3.5) - drawn(written, cells, 32, 3.5)).abs().max()) < 1e-4
+
+
+def test_a_package_brings_a_class_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = tmp_path / "owners-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: owners\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[loco_sweep.pipelines]\nOwnPipeline = tests.support.tiny_own\n")
+    monkeypatch.delattr(diffusers, "OwnPipeline")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    assert pipeline_class("OwnPipeline", "here") is OwnPipeline
 
 
 def test_a_class_that_is_nowhere_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
