@@ -1,6 +1,6 @@
 """How often the sign of the CLIP margin and a judge disagree on whether an edit flipped a picture.
 
-``python benchmarks/judges.py RESULTS [RESULTS ...]`` reads the ``evaluations`` of results whose edits a judge graded,
+``python -m benchmarks.judges RESULTS [RESULTS ...]`` reads the ``evaluations`` of results whose edits a judge graded,
 and prints a row per judge, split and attribute: of pictures of prompts with the attribute that both count, how many
 each says flipped, and the share on which they disagree, with a 95 % Wilson interval. A picture counts once per edit
 that it is drawn with. The interval is that of the effective number of pictures: prompts, each with its edit, are
