@@ -15,6 +15,8 @@ from orchestrator.reporting.findings import read_findings
 from orchestrator.resolve.lookup import resolve
 from orchestrator.runs.compare import compare_results
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.edit import stage
+from orchestrator.stages.edit.summary import summarize
 from orchestrator.store import open_store
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
@@ -90,11 +92,21 @@ def test_the_report_says_by_what_edits_were_chosen_and_graded(results: Path) -> 
 
 
 def test_other_settings_are_another_judge_and_compare_says_so(
-    results: Path, tiny_pipeline: Path, localizer: Path, clip: Path, tmp_path: Path
+    results: Path, tiny_pipeline: Path, localizer: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[object] = []
+
+    def noted(edits: Any, rows: Any, split: str = "report", judge: str | None = None) -> Any:
+        rows = list(rows)
+        seen.extend(row["judge"] for row in rows if split == "select")
+        return summarize(edits, rows, split, judge)
+
+    monkeypatch.setattr(stage, "summarize", noted)
     again = Path(shutil.copytree(results, tmp_path / "again"))
     judge = by_clip(clip, abstain=1.0, kinds=["style"])
     assert run(sweep(tiny_pipeline, localizer, judge, choose_by="scorer"), again).summary.outcome == "done"
+    assert seen
+    assert set(seen) == {None}, "the margin was to choose"
     before, rows = (pd.read_parquet(root / "evaluations") for root in (results, again))
     (old,) = before.judge.unique()
     # All is unsure now, so that nothing is left to count.
@@ -111,6 +123,23 @@ def test_other_settings_are_another_judge_and_compare_says_so(
     editing = read_findings(open_store(str(again))).editing
     assert editing is not None
     assert "chosen by the margin of the scorer toy-clip" in editing.judging
+
+
+def test_the_name_of_a_judge_follows_from_its_weights_its_settings_and_the_classes(
+    tiny_pipeline: Path, localizer: Path, clip: Path, tmp_path: Path
+) -> None:
+    other, moved = (
+        judge_models.other_clip(tmp_path / "second", share=0.03),
+        shutil.copytree(clip, tmp_path / "a/second"),
+    )
+    wanted = [by_clip(clip), by_clip(moved), by_clip(other), by_clip(clip, abstain=0.2), by_clip(clip, kinds=["style"])]
+    ids = []
+    for judge in wanted:
+        found = resolve(sweep(tiny_pipeline, localizer, judge)).judge
+        assert found is not None
+        ids.append(found.id)
+    assert ids[0] == ids[1], "the same weights in another place"
+    assert len(set(ids)) == len(wanted) - 1
 
 
 def test_what_cannot_judge_is_refused_before_anything_is_drawn(
