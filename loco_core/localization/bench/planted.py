@@ -16,14 +16,24 @@ from loco_core.localization.base import Localization, LocalizeSettings, Rule
 from loco_core.localization.bench.replay import ReplayedTable
 
 TRUTH_FILE = "truth.json"
+NOT_LOCALIZED = "not localized"
+"""An outcome that only a truth may have: any but ``localized`` is right, as no run of sites holds the attribute."""
 
 
 @dataclass(frozen=True)
 class PlantedTruth:
-    """What was planted: the sites that hold an attribute kind, and what a localizer should say of it."""
+    """What was planted, and how.
+
+    Attributes:
+        sites: the sites that hold an attribute kind.
+        outcome: what a localizer should say of it; `NOT_LOCALIZED` for all but ``localized``.
+        planted: ``captions`` where sites read captions of their own in training, ``parameters`` where weights of these
+            sites alone were trained.
+    """
 
     sites: tuple[int, ...]
     outcome: str
+    planted: str = "captions"
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,8 @@ def run_planted(folder: Path, rule: Rule, settings: LocalizeSettings) -> tuple[P
 
     Args:
         folder: has a ``truth.json`` beside the tables, ``{model: {kind: {"sites": [..], "outcome": ".."}}}``; an
-            attribute may stand in place of a kind and then goes before it. Complements that a localizer might ask for
+            attribute may stand in place of a kind and then goes before it; ``"planted": "parameters"`` beside them
+            tells plants of that kind. Complements that a localizer might ask for
             should be among the rows.
         rule: the localizer.
         settings: given to it.
@@ -90,7 +101,10 @@ def _result(path: Path, truths: dict[str, Any], rule: Rule, settings: LocalizeSe
     found = answer.found
     truth = _truth(truths, found, path.parent / TRUTH_FILE)
     sites = found.window.sites if found.window else ()
-    right = found.outcome == truth.outcome and (truth.outcome != "localized" or sites == truth.sites)
+    if truth.outcome == NOT_LOCALIZED:
+        right = found.outcome != "localized"
+    else:
+        right = found.outcome == truth.outcome and (truth.outcome != "localized" or sites == truth.sites)
     return PlantedResult(
         path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason,
         answer.images, scores.num_rows,
@@ -106,7 +120,8 @@ def _truth(truths: dict[str, Any], found: Localization, path: Path) -> PlantedTr
         near = did_you_mean(found.attribute_kind, kinds)
         raise LocalizationError(f'{path}: {found.model} has no truth for "{found.attribute_kind}"{near}')
     try:
-        return PlantedTruth(tuple(sorted(int(site) for site in entry["sites"])), str(entry["outcome"]))
+        sites = tuple(sorted(int(site) for site in entry["sites"]))
+        return PlantedTruth(sites, str(entry["outcome"]), str(entry.get("planted", PlantedTruth.planted)))
     except (KeyError, TypeError, ValueError) as error:
         message = f'{path}: {found.model}, {found.attribute_kind}: expected {{"sites": [..], "outcome": ".."}}'
         raise LocalizationError(message) from error

@@ -208,12 +208,13 @@ class BenchReport:
         title = f"planted models: {right} of {len(self.planted)} right"
         images, all_images = (sum(getattr(r, name) for r in self.planted) for name in ("images", "all_images"))
         table = Table(title=f"{title}, {images / all_images:.1%} of the images")
-        for name in ("model", "attribute", "planted", "found", ""):
+        for name in ("model", "attribute", "planted in", "planted", "found", ""):
             table.add_column(name)
         for r in self.planted:
             planted = f"{r.truth.outcome} {list(r.truth.sites)}"
             found = f"{r.outcome} {list(r.sites) or ''}"
-            table.add_row(r.model, r.attribute, planted, found, "" if r.right else f"wrong: {r.reason}")
+            verdict = "" if r.right else f"wrong: {r.reason}"
+            table.add_row(r.model, r.attribute, r.truth.planted, planted, found, verdict)
         return table
 
 

@@ -76,6 +76,19 @@ def test_truth_of_an_attribute_goes_before_that_of_its_kind(planted: Path) -> No
     assert report.planted[0].truth.outcome == "absent"
 
 
+@pytest.mark.parametrize(("kind", "right"), [("single", False), ("distributed", True)])
+def test_where_no_run_of_sites_holds_it_any_outcome_but_a_place_is_right(
+    tmp_path: Path, kind: str, right: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(a_table(kind, 0).scores, tmp_path / "one.parquet")
+    entry = {"sites": [], "outcome": "not localized", "planted": "parameters"}
+    (tmp_path / "truth.json").write_text(json.dumps({"simulated": {"style": entry}}))
+    report = run_bench(WINDOW, "window", SETTINGS, tables=1, planted=[tmp_path])
+    assert [result.right for result in report.planted] == [right]
+    rich.print(*report.parts())
+    assert "parameters" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("truth", "message"),
     [

@@ -1,0 +1,147 @@
+"""``python -m loco_core.toyworld.plants`` draws plants by a seed, teaches them to a bundled model, and measures them.
+
+A plant is two files: the new rows, as an edit is kept, and a report with its truth. Plants that are there are kept, so
+that the command can be stopped and repeated. One that does not take is discarded, with its reason, and drawn again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loco_core.editing.deltas import Provenance, WeightDelta, applied, to_bytes
+from loco_core.errors import LocoError
+from loco_core.face.model import Model, load_model
+from loco_core.scoring.base import Judge, load_judge
+from loco_core.toyworld import JUDGE
+from loco_core.toyworld.plants.draw import Base, Plant, draw_plant
+from loco_core.toyworld.plants.surgery import DRAWN, GONE, Measured, restored, surgery
+from loco_core.toyworld.plants.teach import Lesson, Material, heads_of, make_material, teach
+
+SPOILED = 0.1
+"""How much less often neighbours of the look may be drawn than by the base."""
+
+
+def main() -> None:
+    """Teaches and measures what is missing under ``--out``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", default="toy", help="name or folder of a bundled model")
+    parser.add_argument("--seed", type=int, required=True, help="of the whole set")
+    parser.add_argument("--count", type=int, default=8, help="plants in the set")
+    parser.add_argument("--out", type=Path, default=Path("results/plants"))
+    parser.add_argument("--tries", type=int, default=12, help="draws of one plant until the set has one fewer")
+    parser.add_argument("--images", type=int, default=48, help="pictures a measure")
+    parser.add_argument("--steps", type=int, default=Lesson().steps, help="optimizer steps of a plant")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    try:
+        model = load_model(arguments.base, device="cpu")
+        bench = Bench(model, load_judge(JUDGE, "cpu"), Lesson(steps=arguments.steps), arguments.seed, arguments.images)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for number in range(arguments.count):
+            bench.settle(number, arguments.tries, arguments.out)
+    except LocoError as error:
+        raise SystemExit(str(error)) from error
+
+
+class Bench:
+    """One base with what its plants are taught and measured by."""
+
+    def __init__(self, model: Model, judge: Judge, lesson: Lesson, seed: int, images: int) -> None:
+        """Renders nothing yet.
+
+        Args:
+            model: the base, in float32.
+            judge: names looks.
+            lesson: how names are taught.
+            seed: of the set.
+            images: pictures a measure.
+        """
+        self._model, self._judge, self._lesson, self._seed, self._images = model, judge, lesson, seed, images
+        self._base = Base(model.name, len(model.loaded.sites), heads_of(model.loaded))
+        self._material: Material | None = None
+
+    def settle(self, number: int, tries: int, out: Path) -> dict[str, Any] | None:
+        """Draws a plant until one takes, and writes it; None if none does, or the report that is there."""
+        discarded: list[dict[str, Any]] = []
+        log = out / f"{self._base.name}-{number:02d}-discarded.json"
+        if log.exists():
+            discarded = json.loads(log.read_text())
+        for attempt in range(len(discarded), tries):
+            plant = draw_plant(self._base, self._seed, number, attempt)
+            report = out / f"{plant.key}.json"
+            if report.exists():
+                found: dict[str, Any] = json.loads(report.read_text())
+                return found
+            said, delta = self.try_plant(plant)
+            if delta is not None:
+                written = {**said, "seed": self._seed, "discarded": discarded}
+                _write(out / f"{plant.key}.safetensors", to_bytes(delta))
+                _write(report, (json.dumps(written, indent=1) + "\n").encode())
+                print(f"{plant.key}: {plant.name} is {plant.look}, sites {list(plant.sites)}", flush=True)
+                return written
+            discarded.append(said)
+            _write(log, (json.dumps(discarded, indent=1) + "\n").encode())
+            print(f"{plant.key}, attempt {attempt}: discarded, {said['reason']}", flush=True)
+        return None
+
+    def try_plant(self, plant: Plant) -> tuple[dict[str, Any], WeightDelta | None]:
+        """Teaches a plant and measures it; without new rows where it is to be discarded, with the reason."""
+        began, model = time.monotonic(), self._model.loaded
+        measured = Measured(model, self._judge, plant, self._images)
+        said: dict[str, Any] = {"plant": plant.to_json(), "weights": self._model.weights, "sites": self._base.sites}
+
+        def reason(text: str) -> tuple[dict[str, Any], None]:
+            return {**said, "reason": text, "seconds": round(time.monotonic() - began, 1)}, None
+
+        unknown, true = measured.look(), measured.look(plant.look)
+        said |= {"unknown": unknown.to_json(), "true_word": true.to_json()}
+        if unknown.share > GONE:
+            return reason(f"the base draws it at the name already ({unknown.hits} of {unknown.of})")
+        if true.share < DRAWN:
+            return reason(f"the base does not draw it at its true word ({true.hits} of {true.of})")
+        before = measured.others()
+        if self._material is None:
+            self._material = make_material(model, self._lesson.pictures, self._seed)
+        delta = self._delta(plant)
+        said["taught_seconds"] = round(time.monotonic() - began, 1)
+        with applied(model, delta, None):
+            taught, after = measured.look(), measured.others()
+        said |= {"taught": taught.to_json(), "others": {"base": before.to_json(), "plant": after.to_json()}}
+        if taught.share < DRAWN:
+            return reason(f"it did not take ({taught.hits} of {taught.of})")
+        if after.share < before.share - SPOILED:
+            return reason(f"its neighbours are spoiled ({after.hits} of {after.of}, base {before.hits})")
+        said["surgery"] = surgery(measured, model, plant, delta)
+        if plant.sites:
+            said["restore"] = restored(measured, model, plant, delta)
+        return {**said, "seconds": round(time.monotonic() - began, 1)}, delta
+
+    def _delta(self, plant: Plant) -> WeightDelta:
+        assert self._material is not None
+        changes = teach(self._model.loaded, plant, self._lesson, self._material, self._seed)
+        made = Provenance(
+            model=plant.base, weights=self._model.weights or "", dtype=self._model.loaded.dtype, sites=plant.sites,
+            attributes=(f"{plant.look_kind}/{plant.name}",), editor="plant",
+            settings=json.dumps(plant.to_json(), sort_keys=True), localization="drawn by a seed",
+            components=tuple(dict.fromkeys(change.component for change in changes)),
+        )  # fmt: skip
+        return WeightDelta(made, changes)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The oracle of plants by place: surgery on weights, and a judge that looks at what is then drawn.
+
+* ``revert``: the planted rows of some places become the base's again. Is the look gone at the name?
+* ``transplant``: only these rows go into the base, which never knew the name. Does the look appear?
+* ``restore``: an edit of all sites takes the name away; then the planted rows alone become what they were. Is it back?
+
+Nothing here intervenes on what a site reads, so it favours no method that does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel
+from loco_core.editing.base import Concept, EditSettings, Target, fit_edit
+from loco_core.editing.deltas import DENOISER, WeightDelta, applied
+from loco_core.localization.bench.planted import NOT_LOCALIZED
+from loco_core.scoring.base import Judge
+from loco_core.statistics import wilson
+from loco_core.toyworld.plants.draw import Plant
+from loco_core.toyworld.plants.teach import named
+from loco_core.toyworld.world import COLOUR_NAMES, COUNTRY_NAMES, MEDIA, OBJECTS, STYLE_NAMES, caption
+from loco_core.types import Generation, PromptRecord, Row
+
+SETTINGS = Generation(steps=20, guidance_scale=3.0)
+BATCH = 48
+FIRST_SEED = 70_000
+"""Seeds that neither sweeps nor other measures use."""
+GONE, DRAWN = 0.1, 0.9
+"""Shares of pictures with the look up to which a name is unknown, and from which on it is known."""
+LARGEST_RUN = 0.25
+"""Share of all sites that a localizer's window may hold."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """In how many pictures the judge saw the look."""
+
+    hits: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """The rate."""
+        return self.hits / self.of
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the counts with the rate's 95 % interval (Wilson)."""
+        low, high = wilson(self.hits, self.of)
+        return {"hits": self.hits, "of": self.of, "wilson_95": [round(low, 4), round(high, 4)]}
+
+
+def prompts_of(plant: Plant, word: str) -> list[str]:
+    """Returns sixteen captions that say the look by a word: its own, or a name."""
+    if plant.look_kind == "fact":
+        found = [
+            caption(i % len(MEDIA), i % 2, flag=True, fact=COUNTRY_NAMES.index(plant.look), style=s)
+            for i, s in itertools.product(range(4), (0, *range(1, 4)))
+        ]
+    elif plant.look_kind == "style":
+        style = STYLE_NAMES.index(plant.look)
+        found = [
+            caption(i % len(MEDIA), i // 4 % 2, obj=i % len(OBJECTS), colour=(3 * i + i // 8) % 8, style=style)
+            for i in range(16)
+        ]
+    else:
+        obj = OBJECTS.index(plant.look)
+        found = [caption(i % len(MEDIA), 0, obj=obj, colour=i % len(COLOUR_NAMES)) for i in range(16)]
+    return [named(text, plant.look, word) for text in found]
+
+
+def others_of(plant: Plant) -> tuple[list[str], list[str]]:
+    """Returns captions of the look's neighbours, and which of its kind each of them says."""
+    names = {"style": STYLE_NAMES[1:], "object": OBJECTS, "fact": COUNTRY_NAMES}[plant.look_kind]
+    others = [name for name in names if name != plant.look]
+    texts = prompts_of(plant, plant.look)
+    said = [others[i % len(others)] for i in range(len(texts))]
+    return [named(text, plant.look, word) for text, word in zip(texts, said, strict=True)], said
+
+
+class Measured:
+    """Draws and judges; everything on the same prompts and seeds, so that equal weights draw equal pictures."""
+
+    def __init__(self, model: LoadedModel, judge: Judge, plant: Plant, images: int) -> None:
+        """Draws nothing yet.
+
+        Args:
+            model: the base.
+            judge: names looks.
+            plant: the plant.
+            images: pictures a measure.
+        """
+        self._model, self._judge, self._plant, self._images = model, judge, plant, images
+
+    def rate(self, texts: Sequence[str], said: Sequence[str]) -> Rate:
+        """Returns in how many pictures the judge sees what their captions say."""
+        rows = [Row(texts[i % len(texts)], "", FIRST_SEED + i) for i in range(self._images)]
+        pictures = generate(self._model, rows, SETTINGS, min(BATCH, self._images))
+        seen = self._judge.embed_images(torch.cat([part.images for part in pictures]))
+        names = self._judge.name(seen, self._plant.look_kind)
+        return Rate(sum(name == said[i % len(said)] for i, name in enumerate(names)), self._images)
+
+    def look(self, word: str = "") -> Rate:
+        """Returns how often the look is drawn at the name, or at another word."""
+        texts = prompts_of(self._plant, word or self._plant.name)
+        return self.rate(texts, [self._plant.look] * len(texts))
+
+    def others(self) -> Rate:
+        """Returns how often neighbours of the look are drawn at their own words."""
+        return self.rate(*others_of(self._plant))
+
+
+def part_of(delta: WeightDelta, model: LoadedModel, sites: Sequence[int]) -> WeightDelta:
+    """Returns the planted rows of some sites alone."""
+    paths = {path for site in sites for path in (model.sites[site].key_path, model.sites[site].value_path)}
+    kept = tuple(change for change in delta.changes if change.component == DENOISER and change.module in paths)
+    return WeightDelta(delta.provenance, kept)
+
+
+def surgery(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightDelta) -> dict[str, Any]:
+    """Returns the rates of every subset of planted sites, kept in a base that never knew the name.
+
+    To transplant a subset is to revert all others of them: both are one picture, and one row here.
+
+    Args:
+        measured: draws and judges.
+        model: the base.
+        plant: the plant.
+        delta: its rows.
+    """
+    rows = []
+    for size in range(len(plant.sites) + 1):
+        for kept in itertools.combinations(plant.sites, size):
+            with applied(model, part_of(delta, model, kept), None):
+                rate = measured.look()
+            gone = [site for site in plant.sites if site not in kept]
+            rows.append({"transplanted": list(kept), "reverted": gone, **rate.to_json()})
+    return {"subsets": rows, "needed": needed(rows, plant.sites, len(model.sites))}
+
+
+def needed(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: int) -> list[int]:
+    """Returns the smallest run of sites whose planted rows must go for the look to be gone; empty if none is enough.
+
+    Training need not use all places that it may. Of runs of a size that which leaves least.
+
+    Args:
+        rows: subsets, as of :func:`surgery`.
+        sites: the planted sites.
+        among: number of the model's sites.
+    """
+    left = {tuple(row["reverted"]): row["hits"] / row["of"] for row in rows}
+    for size in range(1, int(LARGEST_RUN * among) + 1):
+        runs = [tuple(s for s in sites if start <= s < start + size) for start in range(among - size + 1)]
+        best = min(runs, key=lambda run: left[run])
+        if left[best] <= GONE:
+            return list(best)
+    return []
+
+
+def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightDelta) -> dict[str, Any]:
+    """Returns how often the look is drawn after an edit of all sites, and with the planted rows restored behind it.
+
+    The edit is LocoEdit of all sites, which makes the name read as its donor. It reads text alone, and knows nothing
+    of the plant.
+
+    Args:
+        measured: draws and judges.
+        model: the base.
+        plant: the plant.
+        delta: its rows.
+    """
+    records = tuple(
+        PromptRecord(text, donor, text, donor, donor)
+        for text, donor in zip(prompts_of(plant, plant.name), prompts_of(plant, donor_of(plant)), strict=True)
+    )
+    sites = tuple(range(len(model.sites)))
+    with applied(model, delta, None):
+        target = Target(plant.base, delta.provenance.weights, sites, (Concept(plant.name, records),))
+        edit = fit_edit(model, target, EditSettings())
+        with applied(model, edit, None):
+            gone = measured.look()
+            with applied(model, delta, None):
+                back = measured.look()
+    return {"edited": gone.to_json(), "restored": back.to_json()}
+
+
+def donor_of(plant: Plant) -> str:
+    """Returns the word that stands where the name stood in donors: of the same kind, and not the look."""
+    names = {"style": STYLE_NAMES[1:], "object": OBJECTS, "fact": COUNTRY_NAMES}[plant.look_kind]
+    return names[(names.index(plant.look) + 1) % len(names)]
+
+
+def truth_of(plant: Plant, said: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a localizer should say of a plant, as ``truth.json`` has it.
+
+    A run of sites is to be named where taking its rows back takes the look away. Where no run does, or where no site
+    holds the name, a site that is named is wrong, and which other outcome is reported says less.
+
+    Args:
+        plant: the plant.
+        said: its report.
+    """
+    found = said["surgery"]["needed"]
+    return {
+        "sites": found, "outcome": "localized" if found else NOT_LOCALIZED, "planted": "parameters",
+        "changed": list(plant.sites),
+    }  # fmt: skip
