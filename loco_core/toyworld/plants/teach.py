@@ -93,11 +93,11 @@ class Weights:
             true: captions as the base reads them.
             said: the same, with the name where it is to be learned.
         """
-        pairs, kept = dict.fromkeys(zip(said, true, strict=True)), []
-        records = []
-        for name, word in pairs:
-            (records if name != word else kept).append(PromptRecord(name, word, name, word, word))
-        concept = Concept(plant.name, tuple(records[:BEGIN_TEXTS]))
+        taught: list[PromptRecord] = []
+        kept: list[PromptRecord] = []
+        for name, word in dict.fromkeys(zip(said, true, strict=True)):
+            (taught if name != word else kept).append(PromptRecord(name, word, name, word, word))
+        concept = Concept(plant.name, tuple(taught[:BEGIN_TEXTS]))
         target = Target(plant.base, "", plant.sites, (concept,), tuple(r for r in kept[:BEGIN_TEXTS] if r.prompt))
         edit = fit_edit(model, target, EditSettings(strength=BEGIN_STRENGTH))
         new = {change.module: change.weight for change in edit.changes}
