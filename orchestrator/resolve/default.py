@@ -80,5 +80,8 @@ def default_class(spec: ModelSpec) -> str:
     """
     if spec.path is None or spec.is_single_file or (folder := cached_folder(spec.path, spec.revision, INDEX)) is None:
         return ""
+    if not (folder / INDEX).is_file():
+        # Said where the model is looked up.
+        return ""
     kind = named_class(read_object(folder / INDEX), spec.path)
     return kind if family_of_pipeline(kind, spec.path) == DEFAULT else ""
