@@ -84,7 +84,9 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     truths: dict[str, Any] = {}
     answers: list[dict[str, Any]] = []
-    for report in sorted(arguments.plants.glob("*[!d].json")):
+    for report in sorted(arguments.plants.glob("*.json")):
+        if report.stem.endswith("-discarded"):
+            continue
         said = json.loads(report.read_text())
         plant, root = plant_from_json(said["plant"]), arguments.work / report.stem
         folder = arguments.work / f"{plant.key}-model"
