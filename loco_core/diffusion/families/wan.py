@@ -38,11 +38,16 @@ def _refused(index: Mapping[str, Any]) -> str:
         index: index of the pipeline's folder.
     """
     second = index.get("transformer_2")
-    if index.get("boundary_ratio") is None and not (isinstance(second, list | tuple) and second[-1]):
+    two = isinstance(second, list | tuple) and bool(second) and bool(second[-1])
+    if index.get("boundary_ratio") is not None:
+        why = "two denoisers take turns, one at the early steps and another at the late ones"
+    elif two:
+        why = "it holds a second denoiser, and no boundary_ratio says which steps are its own"
+    else:
         return ""
     return (
-        "two denoisers take turns, one at the early steps and another at the late ones, and a sweep intervenes on one; "
-        "expected a model of one, such as Wan-AI/Wan2.2-TI2V-5B-Diffusers or Wan-AI/Wan2.1-T2V-14B-Diffusers"
+        f"{why}, and a sweep intervenes on one; expected a model of one, such as Wan-AI/Wan2.2-TI2V-5B-Diffusers or "
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers"
     )
 
 
@@ -51,7 +56,7 @@ INFO = FamilyInfo(
     models={
         # Memory is that of pixart, and what the weights differ by at half precision, those of UMT5-XXL among them.
         "wan21-1.3b": ModelInfo(10.0, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", gigabytes=18, published=_TRANSFORMER),
-        "wan21-14b": ModelInfo(60.0, "Wan-AI/Wan2.1-T2V-14B-Diffusers", gigabytes=44, published=_14B),
+        "wan21-14b": ModelInfo(60.0, "Wan-AI/Wan2.1-T2V-14B-Diffusers", gigabytes=44, published=_14B, dtype="bfloat16"),
         "wan22-5b": ModelInfo(10.0, "Wan-AI/Wan2.2-TI2V-5B-Diffusers", gigabytes=26, published=_5B),
     },
     guidance_scale=5.0,

@@ -10,6 +10,7 @@ import torch
 
 import loco_core
 from loco_core.checking.plain import draw_plainly
+from loco_core.diffusion.facts import families
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import load_model
 from loco_core.editing.deltas import Provenance, WeightDelta
@@ -22,7 +23,8 @@ from tests.support.tiny_models import SIDE, save
 
 PROMPT, DONOR = "a red circle in the style of lumio", "a blue star"
 SETTINGS = Generation(3, 3.0, SIDE, SIDE)
-TWO = "two denoisers take turns, one at the early steps .* expected a model of one, such as Wan-AI/Wan2.2-TI2V-5B"
+ONE = ".* expected a model of one, such as Wan-AI/Wan2.2-TI2V-5B"
+TURNS, SECOND = f"two denoisers take turns, one at the early steps {ONE}", f"it holds a second denoiser, and no {ONE}"
 
 
 def test_a_model_of_2_2_whose_times_are_those_of_tokens_draws_one_frame_as_its_pipeline(tmp_path: Path) -> None:
@@ -40,17 +42,22 @@ def test_a_model_of_2_2_whose_times_are_those_of_tokens_draws_one_frame_as_its_p
     assert (found.images[0] - found.images[1]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("how", ["both experts", "the late one alone"])
-def test_two_denoisers_that_take_turns_are_refused_at_plan_and_in_python(how: str, tmp_path: Path) -> None:
+def test_an_index_whose_second_denoiser_is_empty_is_of_one() -> None:
+    refuses = families()["wan"].refuses
+    assert refuses({"transformer_2": []}) == refuses({"transformer_2": [None, None]}) == refuses({}) == ""
+
+
+@pytest.mark.parametrize(("how", "said"), [("both experts", TURNS), ("a second one that never draws", SECOND)])
+def test_two_denoisers_that_take_turns_are_refused_at_plan_and_in_python(how: str, said: str, tmp_path: Path) -> None:
     late = wan().transformer
     changes = {"boundary_ratio": 0.5} if how == "both experts" else {"boundary_ratio": None}
     save(partial(wan, transformer_2=late, **changes), tmp_path / "wan")
     folder = str(tmp_path / "wan")
     spec = tiny_sweep("unused", models=[{"id": "mine", "path": folder}], generation={"steps": 2, "height": SIDE})
     for act in (lambda: resolve(spec), lambda: outline(spec), lambda: loco_core.load_model(folder, device="cpu")):
-        with pytest.raises(ModelError, match=f'is a "WanPipeline" that no family supports: {TWO}') as error:
+        with pytest.raises(ModelError, match=f'is a "WanPipeline" that no family supports: {said}') as error:
             act()
         assert "\n" not in str(error.value)
     delta = WeightDelta(Provenance("mine", "w", "float32", (), (), "loco_edit", "{}", "by hand"), ())
-    with pytest.raises(ModelError, match=f'the pipeline is a "WanPipeline" that no family supports: {TWO}'):
+    with pytest.raises(ModelError, match=f'the pipeline is a "WanPipeline" that no family supports: {said}'):
         loco_core.apply_edit(wan(transformer_2=late, **changes), delta)
