@@ -110,12 +110,13 @@ KINDS = (
 """Why kinds of pipelines are not served; the first that fits."""
 
 
-def why_unserved(class_name: str) -> str | None:
+def why_unserved(class_name: str, *, brought: bool = False) -> str | None:
     """Returns why no family serves a pipeline of diffusers, in words; None where nobody has looked at it.
 
     Args:
         class_name: name of its class.
+        brought: whether a package brings the class: what the name of one of diffusers holds tells nothing of it.
     """
-    if class_name in REASONS:
-        return REASONS[class_name]
+    if class_name in REASONS or brought:
+        return REASONS.get(class_name)
     return next((kind.reason for kind in KINDS if re.search(kind.pattern, class_name)), None)

@@ -9,11 +9,13 @@ import diffusers
 import pytest
 from diffusers.pipelines import auto_pipeline
 
-from loco_core.diffusion.facts import families, family_of_pipeline, plain_class
+from loco_core import plugins
+from loco_core.diffusion.facts import DEFAULT, families, family_of_pipeline, plain_class
 from loco_core.diffusion.unserved import why_unserved
 from loco_core.errors import ModelError
 
 KNOWN = sorted({cls.__name__ for cls in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()})
+KEYS = {"families": plugins.keys("families")}
 SERVED = {name for family in families().values() for name in family.pipelines}
 
 
@@ -35,6 +37,13 @@ def test_a_control_image_is_told_with_perturbed_attention_guidance_and_without()
         assert ("control image" in (why_unserved(name) or "")) == ("Control" in name), name
     assert why_unserved("AnimateDiffPAGPipeline") == why_unserved("AnimateDiffPipeline") is not None
     assert why_unserved("NoPipeline") is None
+
+
+def test_the_name_of_a_class_that_a_package_brings_tells_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="it draws videos"):
+        family_of_pipeline("WanderlustPipeline", "here")
+    monkeypatch.setattr(plugins, "keys", lambda group: ("WanderlustPipeline",) if group == "pipelines" else KEYS[group])
+    assert family_of_pipeline("WanderlustPipeline", "here") == DEFAULT
 
 
 @pytest.mark.parametrize("name", sorted(SERVED))
