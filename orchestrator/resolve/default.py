@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from loco_core import plugins
 from loco_core.diffusion import default
 from loco_core.diffusion.checkpoints import class_of, named_class
 from loco_core.diffusion.default.profile import Profile
-from loco_core.diffusion.facts import DEFAULT, family_of_pipeline
+from loco_core.diffusion.facts import DEFAULT, family_of_pipeline, left_out
 from loco_core.diffusion.folders import INDEX, read_object
 from loco_core.diffusion.hub import cached_folder
+from loco_core.diffusion.weights import identity
 from loco_core.types import Extras
 from orchestrator.resolve.apart import LIBRARIES, apart
 from orchestrator.resolve.checkpoints import Checkpoint
@@ -30,7 +33,7 @@ def profile_of(found: Checkpoint, weights: str, dtype: str) -> Profile:
 
     Args:
         found: where the weights are.
-        weights: hash of them.
+        weights: hash of them, see :func:`identity_of`.
         dtype: number format that it is swept in.
 
     Raises:
@@ -55,6 +58,40 @@ def profile_of(found: Checkpoint, weights: str, dtype: str) -> Profile:
         # Found out again next time, that is all.
         pass
     return profile
+
+
+def code_of(kind: str) -> str:
+    """Returns a hash of the file of a pipeline class that a package brings; empty of a class of diffusers.
+
+    The package is not imported for it: that may load torch.
+
+    Args:
+        kind: name of the class.
+    """
+    if (value := plugins.outside("pipelines").get(kind)) is None:
+        return ""
+    top, *rest = value.partition(":")[0].split(".")
+    if (spec := find_spec(top)) is None:
+        return ""
+    places = spec.submodule_search_locations or ()
+    files = [Path(spec.origin)] if spec.origin and not places else []
+    for place in (Path(each).joinpath(*rest) for each in places):
+        files += [place.with_suffix(".py"), *sorted(place.rglob("*.py"))]
+    read = [file.read_bytes() for file in files if file.is_file()]
+    return hashlib.sha256(b"\0".join(read)).hexdigest() if read else ""
+
+
+def identity_of(found: Checkpoint) -> tuple[str, str | None]:
+    """Returns a hash of all that a model is drawn from, and the commit of what of it comes from the hub.
+
+    Of a class that a package brings the code is a part of it, as it is what draws.
+
+    Raises:
+        ModelError: something of it is missing or damaged, or the hub cannot be reached.
+    """
+    weights, pinned = identity(found.path, found.revision, left_out(found.family), found.extras)
+    code = code_of(named_class(found.index, found.path)) if found.family == DEFAULT else ""
+    return (hashlib.sha256(f"{weights}\ncode {code}".encode()).hexdigest() if code else weights), pinned
 
 
 def probed(path: str, revision: str | None, dtype: str, extras: Extras) -> Profile:

@@ -13,7 +13,7 @@ from loco_core.diffusion.adapters import inversion_file, lora_file
 from loco_core.diffusion.checks import Checks, Weights, check
 from loco_core.diffusion.facts import DEFAULT, FamilyInfo, families, find_model, left_out
 from loco_core.diffusion.folders import scorer_files
-from loco_core.diffusion.weights import absolute, commit, identity, read_json, weights_hash
+from loco_core.diffusion.weights import absolute, commit, read_json, weights_hash
 from loco_core.errors import ModelError, SpecError, did_you_mean, located
 from loco_core.scoring.base import find_scorer, named_scorers
 from loco_core.tracing.base import reads
@@ -21,7 +21,7 @@ from loco_core.types import Attribute, Extras
 from orchestrator.presets import published
 from orchestrator.resolve.apart import once
 from orchestrator.resolve.checkpoints import checkpoint, looked_at
-from orchestrator.resolve.default import profile_of
+from orchestrator.resolve.default import identity_of, profile_of
 from orchestrator.resolve.donors import with_donor
 from orchestrator.resolve.editable import check_editors
 from orchestrator.resolve.hooks import check_hooks
@@ -189,7 +189,7 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
     """
     found = checkpoint(spec)
     where, revision, family = found.described_in, found.revision, found.family
-    weights, pinned = identity(found.path, revision, left_out(family), found.extras)
+    weights, pinned = identity_of(found)
     profile = profile_of(found, weights, spec.dtype) if family == DEFAULT else None
     info = profile.facts if profile else families()[family]
     site_names, native_side = _facts(info, read_json(where, revision, info.config_file), where)

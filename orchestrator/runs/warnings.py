@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loco_core.attributes import made_for
+from loco_core.checking.certificate import Certificate
 from loco_core.diffusion.facts import DEFAULT, families, known_models, plain_class
 from loco_core.diffusion.folders import INDEX, read_object
 from loco_core.diffusion.hub import cached_folder
 from loco_core.localization.base import rule
 from loco_core.scoring.base import made_for as scorer_made_for
-from orchestrator.resolve.default import default_class
+from orchestrator.resolve.checkpoints import checkpoint
+from orchestrator.resolve.default import default_class, identity_of
 from orchestrator.resolve.resolved import Resolved, ResolvedModel
-from orchestrator.runs.certificates import known_certificates, status_of
-from orchestrator.spec import SweepSpec
+from orchestrator.runs.certificates import known_certificates, of_model, status_of
+from orchestrator.spec import ModelSpec, SweepSpec
 
 if TYPE_CHECKING:
     from loco_core.localization.power import Reach
@@ -55,15 +57,24 @@ def default_lines(spec: SweepSpec) -> tuple[str, ...]:
     Raises:
         LocoError: a model cannot be looked up, or a certificate cannot be read.
     """
-    kinds = {item.id: (default_class(item), item.path) for item in spec.models}
-    lines = []
-    for model, (kind, path) in kinds.items():
-        if not kind:
-            continue
-        own = [each for each in known_certificates() if each.pipeline == kind and each.family == DEFAULT]
-        known = status_of(own) if own and own[0].passed else f"not checked: loco-sweep check {path}"
-        lines.append(f"{model} is a {kind}, which has no family: the default family serves it, {known}")
-    return tuple(lines)
+    kinds = [(item, kind) for item in spec.models if (kind := default_class(item))]
+    known = known_certificates() if kinds else ()
+    return tuple(
+        f"{item.id} is a {kind}, which has no family: the default family serves it, "
+        + _checked(item, [each for each in known if each.pipeline == kind and each.family == DEFAULT])
+        for item, kind in kinds
+    )
+
+
+def _checked(item: ModelSpec, of_class: list[Certificate]) -> str:
+    """Says whether a model was checked; certificates of other weights of its class say little of it."""
+    own = of_model(of_class, weights=identity_of(checkpoint(item))[0]) if of_class else ()
+    if own and own[0].passed:
+        return status_of(own)
+    if own:
+        return f"{status_of(own)}: loco-sweep check {item.path}"
+    other = "another model of the class was checked, this was not" if any(each.passed for each in of_class) else ""
+    return f"{other or 'not checked'}: loco-sweep check {item.path}"
 
 
 def _too_small(spec: SweepSpec, reach: Reach) -> list[str]:
