@@ -18,11 +18,13 @@ from loco_core.checking.comparisons import (
     check_pictures,
     compare_engine,
     compare_precision,
+    compare_strictly,
     draw_alone,
     draw_with_engine,
 )
 from loco_core.checking.margins import in_words, margin_of
 from loco_core.diffusion.batches import probe_batches
+from loco_core.diffusion.facts import DEFAULT
 from loco_core.diffusion.model import LoadedModel
 from loco_core.diffusion.site_check import SitesError
 from loco_core.errors import LocoError, OutOfMemoryError, first_line
@@ -145,7 +147,10 @@ def _compare(wanted: Wanted, model: LoadedModel, found: _Found, say: Callable[[s
             Check(name, "skipped", "the pipeline alone draws no numbers") for name in ("identity", "all_sites", "batch")
         ]
         return None
-    found.checks += compare_engine(model, alone, latents)
+    if wanted.family == DEFAULT:
+        found.checks += compare_strictly(model, alone, latents, pictures)
+    else:
+        found.checks += compare_engine(model, alone, latents)
     return alone if seen.state == "passed" else None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loco_core.checking.comparisons import Subject, check_pictures, compare_engine, draw_alone, draw_with_engine
-from loco_core.diffusion.default.probe import SENTENCES
+from loco_core.checking.comparisons import Subject, check_pictures, compare_strictly, draw_alone, draw_with_engine
+from loco_core.diffusion.default.probe import SENTENCES, blamed
 from loco_core.diffusion.model import LoadedModel
 from loco_core.errors import ModelError
 from loco_core.types import Generation
@@ -17,7 +17,7 @@ def try_out(model: LoadedModel, name: str) -> None:
     """Refuses a model unless the engine draws with it what it draws alone.
 
     Swapped are a prompt for itself and for another at all sites, alone and in a batch; see
-    :func:`loco_core.checking.comparisons.compare_engine`.
+    :func:`loco_core.checking.comparisons.compare_strictly`.
 
     Args:
         model: a model of the default family.
@@ -26,6 +26,11 @@ def try_out(model: LoadedModel, name: str) -> None:
     Raises:
         ModelError: it differs, or nobody could tell.
     """
+    with blamed(name):
+        _try_out(model, name)
+
+
+def _try_out(model: LoadedModel, name: str) -> None:
     facts = model.facts
     scale = facts.guidance_scale
     if facts.guided and scale <= facts.unguided_scale:
@@ -35,7 +40,7 @@ def try_out(model: LoadedModel, name: str) -> None:
     latents, pictures = draw_with_engine(model, subject)
     checks = [check_pictures(pictures, model.dtype, finite=alone.finite)]
     if alone.finite:
-        checks += compare_engine(model, alone, latents)
+        checks += compare_strictly(model, alone, latents, pictures)
     for check in checks:
         if check.state != "passed":
             kind, state = type(model.pipeline).__name__, "failed" if check.state == "failed" else "could not be told"

@@ -41,7 +41,8 @@ class ModelInfo:
         published: the denoiser's configuration as published, where it differs from its class's defaults: what can be
             said of the model without its weights.
         super_resolution: hub id of the second stage that was published with it; empty where none was.
-        dtype: format of the denoiser's weights as published, in which it is loaded where nobody says another.
+        dtype: format of the denoiser's weights as published, of one that is published wider than a GPU holds the next
+            narrower one; in it the model is loaded where nobody says another.
         steps: denoising steps as published, where they are not those of its family.
         guidance_scale: guidance scale as published, where it is not that of its family.
     """
@@ -92,6 +93,8 @@ class FamilyInfo:
             the pipeline has it, see :meth:`Family.guide`.
         text_last: whether the image stands in front of the text where one projection serves both.
         words: whether it is known which tokens of a text are words: edits and traces are of words.
+        follows: whether a row can be given another row's noisy picture, as ``source: own`` does.
+        sides: whether the pipeline's call takes height and width.
         refiners: beginning of the module paths of attentions that refine or pool the text alone before it meets the
             image, and take no mask of padding that they could be given: they are no sites. Empty where there are none.
         unguided_scale: largest guidance scale at which the pipeline runs no guidance.
@@ -129,6 +132,8 @@ class FamilyInfo:
     scale_argument: str = "guidance_scale"
     text_last: bool = False
     words: bool = True
+    follows: bool = True
+    sides: bool = True
     refiners: str = ""
     unguided_scale: float = 1.0
     guidance_example: str = ""
@@ -242,7 +247,7 @@ def family_of_pipeline(class_name: str, where: str) -> str:
     known = {pipeline: key for key, family in families().items() for pipeline in family.pipelines}
     key = known.get(class_name) or known.get(plain_class(class_name))
     if key is None:
-        if (why := why_unserved(class_name)) is None:
+        if (why := why_unserved(class_name, brought=class_name in plugins.keys("pipelines"))) is None:
             return DEFAULT
         raise UnknownPipelineError(f'{where} is a "{class_name}", which no family supports: {why}')
     return key

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from loco_core.diffusion.cutting import in_batches
+from loco_core.diffusion.cutting import in_batches, reads_own
 from loco_core.diffusion.engine import kernels
 from loco_core.diffusion.model import LoadedModel, PromptEmbeds
 from loco_core.diffusion.routing import PromptKey, Router, prompt_keys
@@ -73,6 +73,10 @@ def generate(
             raise ModelError(f"site {beyond[0]} is not in the model, which has sites 0 to {len(model.sites) - 1}")
     if not model.facts.words and any(row.intervention.tokens != "all" for row in rows):
         raise ModelError("of this model nobody knows which tokens of a text are words; expected tokens: all")
+    if not model.facts.follows and any(reads_own(row) for row in rows):
+        raise ModelError("rows of this model cannot be given others' pictures; expected source: run")
+    if not model.facts.sides and (settings.height or settings.width):
+        raise ModelError("the call of this pipeline takes no height and width; expected neither")
     pipeline = model.pipeline
     if settings.scheduler is not None:
         pipeline.scheduler = named_scheduler(settings.scheduler, pipeline.scheduler)

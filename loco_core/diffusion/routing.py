@@ -25,6 +25,7 @@ from loco_core.diffusion.facts import UNGUIDED, Half
 from loco_core.diffusion.model import LoadedModel, PromptEmbeds
 from loco_core.diffusion.packed import hidden, refiners
 from loco_core.diffusion.sites import outputs
+from loco_core.errors import ModelError
 from loco_core.types import Row
 
 # How a prompt enters the table of encoded prompts: donors are encoded apart from prompts of the same text, so that an
@@ -34,6 +35,8 @@ PromptKey = tuple[str, str]
 # end" is the end of the loop, whatever it counts to.
 NEVER = 2**31
 UNCONDITIONAL: PromptKey = ("unconditional", "")
+NOISY = ("hidden_states", "sample", "x")
+"""Arguments that denoisers take noisy pictures by; others take them in the first place."""
 
 
 def prompt_keys(rows: Sequence[Row]) -> list[PromptKey]:
@@ -338,7 +341,9 @@ def _follow(
     """Gives rows that follow others those rows' noisy pictures, in every half of guidance of ``count`` rows."""
     if not followed:
         return None
-    name = next((name for name in ("hidden_states", "sample", "x") if name in kwargs), None)
+    name = next((name for name in NOISY if name in kwargs), None)
+    if name is None and not args:
+        raise ModelError("nobody knows which argument of the denoiser is the noisy picture; expected source: run")
     noisy = kwargs[name] if name else args[0]
     # Some denoisers are given a list, of a picture each.
     noisy = list(noisy) if isinstance(noisy, list) else noisy.clone()

@@ -58,6 +58,12 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                     f"in {model.id} ({model.family}) K and V of a prompt are the same whatever is drawn; expected "
                     "source: run"
                 )
+        if option.source == "own" and not facts.follows:
+            with located("interventions", i, "source"):
+                raise SpecError(
+                    f"{model.id} is served by the default family, which could not find out where its denoiser takes "
+                    "the noisy picture; expected source: run"
+                )
         if not option.any_half and (not facts.guided or _is_distilled(model)):
             with located("interventions", i, "guidance_half"):
                 raise SpecError(
@@ -65,7 +71,14 @@ def _check_options(spec: SweepSpec, model: ResolvedModel) -> None:
                     "guidance_half: conditional"
                 )
     for side in ("height", "width"):
-        if (pixels := getattr(spec.generation, side)) is not None and pixels % facts.side_multiple:
+        if (pixels := getattr(spec.generation, side)) is None:
+            continue
+        if not facts.sides:
+            with located("generation", side):
+                raise SpecError(
+                    f"the call of the pipeline of {model.id} takes no height and width; expected no generation.{side}"
+                )
+        if pixels % facts.side_multiple:
             with located("generation", side):
                 raise SpecError(f"{pixels} is no side of {model.id}; expected a multiple of {facts.side_multiple}")
     if spec.generation.scheduler is not None:

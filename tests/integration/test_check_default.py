@@ -58,16 +58,23 @@ def test_it_is_checked_planned_and_run(command: Command, folder: Path) -> None:
     scores = open_store("results").read("scores")
     assert scores.num_rows > 0
     assert set(scores["family"].to_pylist()) == {"default"}
+    # Others of its class are others.
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "steps_offset": 1}))
+    code, out, err = command("plan", "sweep.yaml")
+    assert code == 0, out + err
+    assert f"{SAID}another model of the class was checked, this was not: loco-sweep check {folder}\n" in out
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"interventions": [{"tokens": "words"}]}, "which does not know which tokens are words"),
+        ({"generation": {"steps": 2, "height": 32}}, "takes no height and width; expected no generation.height"),
         ({"localize": {"localizer": "causal_tracing"}}, "whose models cannot be traced by causal_tracing"),
     ],
 )
-def test_what_needs_words_is_refused_at_plan(
+def test_what_it_cannot_do_is_refused_at_plan(
     command: Command, folder: Path, changes: dict[str, object], said: str
 ) -> None:
     write(build_own(folder), **changes)

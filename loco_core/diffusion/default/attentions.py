@@ -50,7 +50,7 @@ class _Joins(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def find_sites(denoiser: torch.nn.Module, run: Run, where: str) -> tuple[tuple[Site, ...], int, bool]:
+def find_sites(denoiser: torch.nn.Module, run: Run, tokens: int, where: str) -> tuple[tuple[Site, ...], int, bool]:
     """Finds the sites of a denoiser, and refuses it unless they are all.
 
     They are found by how many tokens their projections are given, and held against every attention whose keys become
@@ -59,6 +59,7 @@ def find_sites(denoiser: torch.nn.Module, run: Run, where: str) -> tuple[tuple[S
     Args:
         denoiser: the denoiser.
         run: runs one pass with a text of so many tokens, and returns their number.
+        tokens: how many tokens its texts have where the pipeline calls it.
         where: folder or hub id of the model.
 
     Returns:
@@ -72,7 +73,7 @@ def find_sites(denoiser: torch.nn.Module, run: Run, where: str) -> tuple[tuple[S
     try:
         with torch.no_grad():
             sites = record_sites(denoiser, run)
-            short, long = _pass(denoiser, run, SHORT, sites), _pass(denoiser, run, LONG, sites)
+            short, long, real = (_pass(denoiser, run, each, sites) for each in (SHORT, LONG, tokens))
     except (RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
         said = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -85,7 +86,13 @@ def find_sites(denoiser: torch.nn.Module, run: Run, where: str) -> tuple[tuple[S
     missing += [path for path in _bare(denoiser, paths) if not any(_holds(path, other) for other in missing)]
     if missing or not found:
         raise SitesError(where, found, [*found, *missing])
-    return sites, *_places(sites, short, long, where)
+    more, last = _places(sites, short, long, where)
+    if [real.given[site.key_path] - tokens for site in sites] != [long.given[site.key_path] - LONG for site in sites]:
+        raise ModelError(
+            f"{where}: beside texts of {tokens} and of {LONG} tokens its {type(denoiser).__name__} puts other numbers "
+            "of tokens, so that it could not be found out which are the text's"
+        )
+    return sites, more, last
 
 
 def _pass(denoiser: torch.nn.Module, run: Run, tokens: int, sites: Sequence[Site]) -> _Seen:

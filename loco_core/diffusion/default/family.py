@@ -183,7 +183,10 @@ class Family(DiffusersFamily):
         return self._empty
 
     def _check_ends(self, pipeline: Any, prompts: Sequence[str]) -> None:
-        """Refuses sentences behind which no more is read: they, or a part of them, are cut."""
+        """Refuses sentences behind which no more is read.
+
+        Where several encoders read a sentence, one that cuts it beside others that do not goes unseen.
+        """
         new = [text for text in dict.fromkeys(prompts) if text and text not in self._read]
         if not new:
             return

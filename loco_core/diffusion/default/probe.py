@@ -7,9 +7,11 @@ the text are told by what changes where two sentences change places. What cannot
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 
 from loco_core.diffusion.default.attentions import find_sites
@@ -24,9 +26,11 @@ from loco_core.diffusion.default.calls import (
     scale_argument_of,
     takes,
 )
+from loco_core.diffusion.default.passes import can_follow, check_once, check_slice, counted, moved_by_noise
 from loco_core.diffusion.default.profile import Profile
 from loco_core.diffusion.facts import Half
-from loco_core.errors import ModelError
+from loco_core.diffusion.loading import reason_of
+from loco_core.errors import LocoError, ModelError
 from loco_core.types import Site
 
 SENTENCES = ("a red circle", "a photo of a green square in the style of a blue star")
@@ -53,11 +57,31 @@ def probe(pipeline: Any, where: str) -> tuple[Profile, tuple[Site, ...]]:
         SitesError: not all of its sites are found.
         ModelError: something could not be found out, or is nothing that a sweep can work with.
     """
-    try:
+    with blamed(where):
         return _probe(pipeline, where)
+
+
+@contextmanager
+def blamed(where: str) -> Iterator[None]:
+    """Says of whatever a pipeline that nobody knows raises in a ``with`` block in a line that it cannot be served.
+
+    Args:
+        where: its name, folder or hub id.
+
+    Raises:
+        ModelError: something was raised that is no :class:`LocoError` and has not run out of memory.
+    """
+    try:
+        yield
     except ModelError as error:
         said = str(error)
         raise error if said.startswith(where) else ModelError(f"{where}: {said}") from error
+    except (torch.OutOfMemoryError, MemoryError, LocoError):
+        raise
+    except Exception as error:  # whatever it raises
+        raise ModelError(
+            f"{where}: the default family cannot serve it: {type(error).__name__}: {reason_of(error)}"
+        ) from error
 
 
 def _probe(pipeline: Any, where: str) -> tuple[Profile, tuple[Site, ...]]:
@@ -66,7 +90,8 @@ def _probe(pipeline: Any, where: str) -> tuple[Profile, tuple[Site, ...]]:
     default = known[name].default if name else 0.0
     default = float(default) if isinstance(default, int | float) else SCALE
     scale = max(default, SCALE)
-    first = record(pipeline, SENTENCES, scale=scale, steps=STEPS, output_type="pt")
+    with counted(denoiser) as ran:
+        first = record(pipeline, SENTENCES, scale=scale, steps=STEPS, output_type="pt")
     second = record(pipeline, SENTENCES[::-1], scale=scale, steps=STEPS, output_type="np", seeds=(1, 0))
     side = _side(first, second)
     passes = _passes(first, second, denoiser)
@@ -76,12 +101,18 @@ def _probe(pipeline: Any, where: str) -> tuple[Profile, tuple[Site, ...]]:
     # Noise of both is the same, row by row.
     other = record(pipeline, SENTENCES[::-1], scale=scale, steps=STEPS, first_only=True)
     mask, pooled = _beside(first.first, other.first, at)
-    sites, more, text_last = find_sites(denoiser, lambda tokens: again(denoiser, alone.first, tokens), where)
+    tokens = alone.first[TEXT].shape[1]
+    sites, more, text_last = find_sites(denoiser, lambda count: again(denoiser, alone.first, count), tokens, where)
+    check_once(ran, sites)
+    anew = record(pipeline, SENTENCES[:1], scale=scale, steps=STEPS, first_only=True, seeds=(1,))
+    text = slice(-(tokens + more), None) if text_last else slice(0, tokens + more)
+    check_slice(denoiser, alone.first, anew.first, sites, text)
+    rows, noisy = len(alone.first[TEXT]), moved_by_noise(alone.first, anew.first)
     profile = Profile(
         pipeline=type(pipeline).__name__,
         part=part,
         site_names=tuple(site.name for site in sites),
-        tokens=alone.first[TEXT].shape[1] + more,
+        tokens=tokens + more,
         passes=passes,
         text_last=text_last,
         mask=mask,
@@ -89,13 +120,20 @@ def _probe(pipeline: Any, where: str) -> tuple[Profile, tuple[Site, ...]]:
         pooled=pooled,
         scale_argument=name,
         unguided_scale=_unguided_scale(pipeline, passes, name),
-        steps=int(known["num_inference_steps"].default or 50),
+        steps=_number(known["num_inference_steps"].default, 50),
         guidance_scale=default,
         native_side=side,
         side_multiple=max(PIXELS, 2 * int(getattr(pipeline, "vae_scale_factor", PIXELS) or PIXELS)),
         scheduler=type(pipeline.scheduler).__name__,
+        follows=can_follow(denoiser, alone.first, noisy, rows),
+        sides={"height", "width"} <= set(known),
     )
     return profile, sites
+
+
+def _number(said: Any, otherwise: int) -> int:
+    """Returns a default of a call, where it is a number of something."""
+    return said if type(said) is int and said > 0 else otherwise
 
 
 def _checked_call(pipeline: Any) -> Mapping[str, inspect.Parameter]:
@@ -106,6 +144,10 @@ def _checked_call(pipeline: Any) -> Mapping[str, inspect.Parameter]:
     lacking = [name for name in NEEDED if name not in known]
     if not {"callback_on_step_end", "callback"} & set(known):
         lacking.append("callback_on_step_end")
+    elif "callback_on_step_end" not in known and "callback_steps" not in known:
+        lacking.append("callback_steps")
+    if not hasattr(denoiser_of(pipeline)[1], "config"):
+        raise ModelError(f"the denoiser of a {kind} has no config, which says whether it is distilled")
     if lacking:
         raise ModelError(f"the call of a {kind} takes no {', '.join(lacking)}, which a sweep calls it with")
     if getattr(pipeline, "scheduler", None) is None:
@@ -119,6 +161,8 @@ def _side(first: Recorded, second: Recorded) -> int:
     if not isinstance(tensors, torch.Tensor) or tensors.ndim != 4 or tensors.shape[1] != 3:
         raise ModelError("its call gives no tensors of (pictures, 3, height, width) as output_type pt")
     # Its own conversion to arrays is in [0, 1]: others are in [-1, 1].
+    if getattr(arrays, "shape", None) != (len(tensors), *tensors.shape[2:], 3):
+        raise ModelError("its call gives no array of (pictures, height, width, 3) as output_type np")
     same = torch.as_tensor(arrays[::-1].copy()).permute(0, 3, 1, 2).float()
     if difference(tensors.float().cpu(), same) > APART:
         raise ModelError(
@@ -230,7 +274,8 @@ def _equal(a: Any, b: Any) -> bool:
         return isinstance(b, torch.Tensor) and same(a, b)
     if isinstance(a, list | tuple):
         return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_equal, a, b))
-    return bool(a == b)
+    # Of arrays it is an array, and of nothing else that a pipeline may hand over anything is known.
+    return bool(numpy.array_equal(a, b)) if isinstance(a, numpy.ndarray) else bool(a == b)
 
 
 def _swapped(a: torch.Tensor, b: torch.Tensor, at: int) -> bool:

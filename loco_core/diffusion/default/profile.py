@@ -30,6 +30,8 @@ class Profile:
         native_side: larger side of its pictures in pixels by default.
         side_multiple: number of pixels that sides are multiples of.
         scheduler: class of its scheduler.
+        follows: whether rows can be given other rows' noisy pictures.
+        sides: whether its call takes height and width.
     """
 
     pipeline: str
@@ -48,6 +50,8 @@ class Profile:
     native_side: int
     side_multiple: int
     scheduler: str
+    follows: bool
+    sides: bool
 
     @property
     def facts(self) -> FamilyInfo:
@@ -73,6 +77,8 @@ class Profile:
             scale_argument=self.scale_argument,
             text_last=self.text_last,
             words=False,
+            follows=self.follows,
+            sides=self.sides,
             unguided_scale=self.unguided_scale,
             steps=self.steps,
             guidance_scale=self.guidance_scale,

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 
+from loco_core.checking.comparisons import STRICT, Alone, compare_engine
 from loco_core.checking.trial import try_out
+from loco_core.diffusion.default.attentions import find_sites
+from loco_core.diffusion.default.calls import again, record
 from loco_core.diffusion.default.family import Family
+from loco_core.diffusion.default.passes import can_follow, check_slice, moved_by_noise
 from loco_core.diffusion.default.probe import probe
 from loco_core.diffusion.facts import DEFAULT, SEPARATE, UNGUIDED, family_of_pipeline
 from loco_core.diffusion.generate import generate
@@ -19,7 +26,7 @@ from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.diffusion.pipelines import pipeline_class
 from loco_core.diffusion.site_check import SitesError
 from loco_core.errors import ModelError, UnknownPipelineError
-from loco_core.types import Generation, Intervention, Row
+from loco_core.types import Generation, Intervention, Row, Site
 from tests.support.tiny_models import build, save, stable_diffusion
 from tests.support.tiny_own import OwnPipeline, build_own, own
 
@@ -183,3 +190,159 @@ def test_a_class_that_is_nowhere_is_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delattr(diffusers, "OwnPipeline")
     with pytest.raises(UnknownPipelineError, match='own is a "OwnPipeline", which no family supports and diffusers'):
         load_model(DEFAULT, str(folder), None, "float32", "cpu")
+
+
+def test_tokens_that_are_put_beside_texts_of_one_length_alone_are_refused() -> None:
+    pipeline = own()
+    given = record(pipeline, [PROMPT], scale=3.0, steps=2, first_only=True).first
+    denoiser = pipeline.transformer
+
+    def run(tokens: int) -> int:
+        # What it is called with is filled up, what it is tried with is not.
+        again(denoiser, given, 20 if tokens == 16 else tokens)
+        return tokens
+
+    with pytest.raises(ModelError, match="here: beside texts of 16 and of 98 tokens its PixArtTransformer2DModel puts"):
+        find_sites(denoiser, run, 16, "here")
+
+
+class Joint(torch.nn.Module):
+    """An attention whose K and V serve four tokens of a text, and the image behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_k = torch.nn.Linear(3, 3)
+
+    def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.to_k(torch.cat([encoder_hidden_states, hidden_states], 1))
+
+
+def test_positions_of_the_image_are_not_taken_for_the_texts() -> None:
+    sites = (Site(0, "blocks.0", "to_k", "to_k", 3, text_only=False),)
+    one, other = ({"hidden_states": torch.randn(1, 5, 3), "encoder_hidden_states": torch.ones(1, 4, 3)} for _ in "ab")
+    denoiser = Joint()
+    check_slice(denoiser, one, other, sites, slice(0, 4))
+    for wrong in (slice(0, 6), slice(-4, None)):
+        with pytest.raises(ModelError, match=r"positions at blocks.0 that were taken for the text's change with the"):
+            check_slice(denoiser, one, other, sites, wrong)
+
+
+def test_projections_that_keep_what_they_made_at_an_earlier_step_are_refused() -> None:
+    pipeline = own()
+    pipeline.transformer.eval()
+    projection, kept = pipeline.transformer.transformer_blocks[1].attn2, {}
+    keys = projection.to_k
+
+    before = projection.processor
+
+    def attend(attention: Any, hidden: torch.Tensor, encoder_hidden_states: Any = None, **more: Any) -> torch.Tensor:
+        key = (tuple(encoder_hidden_states.shape), float(encoder_hidden_states.sum()))
+        if float(encoder_hidden_states.std(1).max()) < 1e-6:
+            # Texts of zeros, which sites are found with.
+            return before(attention, hidden, encoder_hidden_states=encoder_hidden_states, **more)
+        if key not in kept:
+            kept[key] = keys.forward(encoder_hidden_states)
+            return before(attention, hidden, encoder_hidden_states=encoder_hidden_states, **more)
+        attention.to_k = Kept(kept[key])
+        try:
+            return before(attention, hidden, encoder_hidden_states=encoder_hidden_states, **more)
+        finally:
+            attention.to_k = keys
+
+    projection.processor = attend
+    with pytest.raises(ModelError, match=r"transformer_blocks.1.attn2.to_k runs 0 times in call 3 of the denoiser"):
+        probe(pipeline, "here")
+
+
+class Kept(torch.nn.Module):
+    """Gives what was made before."""
+
+    def __init__(self, made: torch.Tensor) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        return self.made
+
+
+def test_a_text_that_enters_behind_the_last_step_is_refused_by_the_trial(tmp_path: Path) -> None:
+    """Latents are right there: only pictures tell."""
+    model = load_model(DEFAULT, str(build_own(tmp_path / "own")), None, "float32", "cpu")
+
+    class Late(OwnPipeline):
+        def __call__(self, prompt: list[str], callback_on_step_end: Any = None, **given: Any) -> Any:
+            drawn = OwnPipeline.__call__(self, prompt=prompt, callback_on_step_end=callback_on_step_end, **given)
+            shift = 0.2 * self.read(prompt)[:, :, :3].mean(1)[..., None, None]
+            drawn.images = (drawn.images + shift).clamp(0, 1)
+            return drawn
+
+    model.pipeline.__class__ = Late
+    with pytest.raises(ModelError, match=r"own: .* all_sites failed .*: of the pictures: all sites swapped"):
+        try_out(model, "own")
+
+
+def test_what_half_of_the_effect_would_hide_is_refused() -> None:
+    nothing = torch.zeros(4)
+    alone = Alone(nothing + 1, nothing + 2, floor=0.05, signal=1.0)
+    names = ("identity", "all_sites", "identity_together", "all_sites_together")
+    drawn = {name: nothing + (1 if "identity" in name else 2) for name in names}
+    model = SimpleNamespace(dtype="float32", facts=SimpleNamespace(pooled=""))
+    assert {each.state for each in compare_engine(model, alone, drawn)} == {"passed"}
+    # Four times the floor are more than a tenth of the effect; rows of one batch are held to that tenth.
+    found = {each.name: each.state for each in compare_engine(model, alone, drawn, STRICT)}
+    assert found == {"identity": "skipped", "all_sites": "skipped", "batch": "passed"}
+
+
+def test_where_the_noisy_picture_enters_is_found_or_own_sources_are_refused(tmp_path: Path) -> None:
+    model = load_model(DEFAULT, str(build_own(tmp_path / "own")), None, "float32", "cpu")
+    assert model.facts.follows
+    assert not model.facts.sides
+    denoiser = model.pipeline.transformer
+    given = record(model.pipeline, [PROMPT], scale=3.0, steps=2, first_only=True).first
+    anew = record(model.pipeline, [PROMPT], scale=3.0, steps=2, first_only=True, seeds=(7,)).first
+    assert moved_by_noise(given, anew) == "hidden_states"
+    assert moved_by_noise({**given, "noise": given["hidden_states"]}, {**anew, "noise": anew["hidden_states"]}) == ""
+    assert can_follow(denoiser, given, "hidden_states", 1)
+    assert not can_follow(denoiser, given, "timestep", 1)
+    assert not can_follow(denoiser, given, "", 1)
+    other = replace(model, facts=replace(model.facts, follows=False))
+    with pytest.raises(ModelError, match="expected source: run"):
+        drawn(other, [Row(PROMPT, DONOR, 0, Intervention((1,), source="own"))], None, 3.0)
+    with pytest.raises(ModelError, match="takes no height and width"):
+        drawn(model, [Row(PROMPT, DONOR, 0)], 32, 3.0)
+
+
+def test_whatever_an_unknown_pipeline_raises_is_one_line(tmp_path: Path) -> None:
+    model = load_model(DEFAULT, str(build_own(tmp_path / "own")), None, "float32", "cpu")
+
+    class Odd(OwnPipeline):
+        def __call__(self, callback_on_step_end: Any = None, **given: Any) -> Any:
+            return OwnPipeline.__call__(self, **given)
+
+    model.pipeline.__class__ = Odd
+    # It never calls back, so that there are no latents.
+    with pytest.raises(ModelError, match=r"^own: the default family cannot serve it: IndexError: "):
+        try_out(model, "own")
+
+    class Unsaid(OwnPipeline):
+        def __call__(self, num_inference_steps: int, callback_on_step_end: Any = None, **given: Any) -> Any:
+            return OwnPipeline.__call__(
+                self, num_inference_steps=num_inference_steps, callback_on_step_end=callback_on_step_end, **given
+            )
+
+        __call__.__signature__ = _without_default(OwnPipeline.__call__)
+
+    model.pipeline.__class__ = Unsaid
+    assert probe(model.pipeline, "own")[0].steps == 50
+
+
+def _without_default(call: Any) -> inspect.Signature:
+    signature = inspect.signature(call)
+    return signature.replace(
+        parameters=[
+            each.replace(default=inspect.Parameter.empty, kind=inspect.Parameter.KEYWORD_ONLY)
+            if each.name == "num_inference_steps"
+            else each.replace(kind=inspect.Parameter.KEYWORD_ONLY if each.name != "self" else each.kind)
+            for each in signature.parameters.values()
+        ]
+    )
