@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from loco_core import plugins
-from loco_core.errors import SpecError
 from loco_core.scoring.metric import metric_info
 from loco_core.statistics import Floats
 
@@ -52,7 +52,7 @@ def set_distance(
         confidence: of the two-sided interval.
 
     Raises:
-        SpecError: the metric is none of sets, or gives something else than a number.
+        SpecError: the metric is none of sets.
     """
     from scipy import special
 
@@ -63,14 +63,19 @@ def set_distance(
     distances, draws = plugins.function("metrics", name, "distances"), np.random.default_rng(0)
     drawn = draws.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
     sets = before.astype(np.float64), after.astype(np.float64), numbers
-    value = float(distances(*sets, np.ones((1, count)))[0])
+    if odd := int((~np.isfinite(np.hstack(sets[:2]))).any(1).sum()):
+        return SetDistance(None, note=f"no value: features of {odd} of {len(before)} pictures are not finite")
+    try:
+        value = float(distances(*sets, np.ones((1, count)))[0])
+        found = np.asarray(distances(*sets, drawn)) if count >= LEAST_FOR_INTERVAL else np.empty(0)
+    except Exception as error:  # a plug-in may raise anything, and the run that it measures is done
+        return SetDistance(None, note=f"no value: {Path(name).name} ended with {type(error).__name__}")
     if not np.isfinite(value):
-        raise SpecError(f"{name}: the distance of {len(before)} pictures is {value}; expected a number")
+        return SetDistance(None, note=f"no value: the distance of {len(before)} pictures is {value}")
     if note := metric_info(name).lacks(len(before), before.shape[1]):
         return SetDistance(value, note=note)
     if count < LEAST_FOR_INTERVAL:
         return SetDistance(value, note=f"no interval: {count} prompts, expected {LEAST_FOR_INTERVAL} or more")
-    found = np.asarray(distances(*sets, drawn))
     found = found[np.isfinite(found)]
     half = special.stdtrit(count - 1, (1 + confidence) / 2) * found.std(ddof=1) * (count / (count - 1)) ** 0.5
     centre = 2 * value - found.mean()

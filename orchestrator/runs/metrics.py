@@ -15,7 +15,7 @@ def write_metrics(store: Store, resolved: Resolved) -> None:
         resolved: the sweep with its names looked up.
 
     Raises:
-        LocoError: the results cannot be read or written, or a metric of sets gives no number.
+        LocoError: the results cannot be read or written.
     """
     if not resolved.metrics:
         return

@@ -78,6 +78,9 @@ def _row(edit: Row, about: About, result: Mapping[str, Any], values: Sequence[Ro
 
 def _mean(values: Sequence[Row]) -> dict[str, Any]:
     """Means over prompts and seeds, both taken as random."""
+    if odd := sum(not np.isfinite(row["value"]) for row in values):
+        note = f"no value: that of {odd} of {len(values)} pictures is not finite"
+        return {"value": None, "ci_low": None, "ci_high": None, "note": note}
     prompts, seeds = ({name: n for n, name in enumerate(dict.fromkeys(names))} for names in (
         [row["prompt"] for row in values], [row["seed"] for row in values]
     ))  # fmt: skip

@@ -186,11 +186,27 @@ def test_too_few_pictures_are_told() -> None:
     assert (biased.high, biased.note) == (None, "biased: 4 pictures, and 4 features need more than as many")
 
 
-def test_a_distance_that_is_no_number_is_an_error(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("body", "note"),
+    [
+        ("return [float('nan')]", "no value: the distance of 4 pictures is nan"),
+        ("raise ArithmeticError('no way')", "no value: odd.py ended with ArithmeticError"),
+    ],
+)
+def test_a_distance_that_is_no_number_is_a_note(body, note, tmp_path) -> None:
+    """The run whose pictures it compares is done."""
     file = tmp_path / "odd.py"
-    file.write_text("class Metric: ...\ndef distances(*sets):\n    return [float('nan')]\n")
-    with pytest.raises(SpecError, match=r"odd\.py: the distance of 4 pictures is nan; expected a number"):
-        set_distance(str(file), np.ones((4, 1)), np.ones((4, 1)), list("abcd"))
+    file.write_text(f"class Metric: ...\ndef distances(*sets):\n    {body}\n")
+    found = set_distance(str(file), np.ones((4, 1)), np.ones((4, 1)), list("abcd"))
+    assert (found.value, found.low, found.note) == (None, None, note)
+
+
+@pytest.mark.parametrize("name", ["cmmd", "fid"])
+def test_features_that_are_no_numbers_are_a_note(name) -> None:
+    before, after = np.random.default_rng(0).normal(size=(2, 8, 3))
+    after[3, 1] = np.nan
+    found = set_distance(name, before, after, list("abcdefgh"))
+    assert (found.value, found.note) == (None, "no value: features of 1 of 8 pictures are not finite")
 
 
 def test_names_tell_versions_of_weights_and_files_apart(tmp_path) -> None:

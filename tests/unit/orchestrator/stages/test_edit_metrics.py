@@ -75,3 +75,8 @@ def test_a_set_of_one_prompt_has_no_value() -> None:
     assert row["value"] is None
     assert row["note"].startswith("too few pictures")
     assert in_words(row) == "–"
+
+
+def test_a_value_that_is_no_number_is_a_note() -> None:
+    (row,) = rows_of([picture("a", 0, 0.5), picture("b", 0, math.nan)], [])
+    assert (row["value"], row["note"]) == (None, "no value: that of 1 of 2 pictures is not finite")
