@@ -352,6 +352,21 @@ def outlined(path: str, revision: str | None, needs: Needs) -> tuple[HubFile, ..
     return tuple(HubFile(name, size, (folder / name).is_file()) for name, size in chosen.items())
 
 
+def check_held(path: str, revision: str | None, needs: Needs) -> None:
+    """Refuses a repository that does not hold what is loaded of it; where the hub is out of reach nothing is known.
+
+    Args:
+        path: hub id.
+        revision: commit on the hub.
+        needs: what is loaded of it.
+
+    Raises:
+        ModelError: it holds no safetensors, say, or the hub refuses.
+    """
+    if _here(path, revision, needs) is None and not _unreachable():
+        outlined(path, revision, needs)
+
+
 def local_scorer(path: str, revision: str | None) -> str:
     """Returns the folder of a scorer; fetches it where the cache does not hold all of it.
 

@@ -35,24 +35,37 @@ VISION = Needs("config.json", scorer_choice, _is_whole)
 
 
 class VisionModel:
-    """Any model of `MODEL_TYPES`, in float32; of CLIP its tower of pictures, without the projection."""
+    """Any model of `MODEL_TYPES`, in float32; of CLIP its tower of pictures alone: no texts, and no vocabulary."""
 
-    def __init__(self, path: str, revision: str | None, device: str) -> None:
+    def __init__(self, path: str, revision: str | None, device: str, *, projected: bool = False) -> None:
         """Loads the model and what prepares pictures for it.
+
+        Args:
+            path: folder or hub id.
+            revision: commit on the hub.
+            device: e.g. ``cuda`` or ``cpu``.
+            projected: whether features of CLIP are those behind its projection, where texts are, too.
 
         Raises:
             ModelError: no such model, not in safetensors, or of another type; weights are missing.
         """
         import torch
-        from transformers import AutoConfig, AutoImageProcessor, AutoModel
+        from transformers import (
+            AutoConfig,
+            AutoImageProcessor,
+            AutoModel,
+            CLIPVisionModel,
+            CLIPVisionModelWithProjection,
+        )
 
         from loco_core.diffusion.loading import noted, reason_of
 
         where = str(local_folder(path, revision, VISION))
         try:
             kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
+            of_clip = CLIPVisionModelWithProjection if projected else CLIPVisionModel
             with noted() as parts:
-                model = AutoModel.from_pretrained(
+                model = (of_clip if kind == "clip" else AutoModel).from_pretrained(
                     where, use_safetensors=True, dtype=torch.float32, trust_remote_code=False, **_OPTIONS.get(kind, {})
                 )
             self._processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")
@@ -62,8 +75,8 @@ class VisionModel:
             part.check()
         if kind not in MODEL_TYPES:
             raise ModelError(f"{path} holds a {kind} model; expected one of {', '.join(MODEL_TYPES)}")
-        self._is_clip = kind == "clip"
-        self._model = (model.vision_model if self._is_clip else model).to(device).eval()
+        self._read = ("image_embeds" if projected else "pooler_output") if kind == "clip" else "last_hidden_state"
+        self._model = model.to(device).eval()
         self._device = device
 
     def embed_images(self, images: torch.Tensor) -> np.ndarray:
@@ -77,6 +90,6 @@ class VisionModel:
         pixels = self._processor([Image.fromarray(picture) for picture in bytes_], return_tensors="pt")["pixel_values"]
         with torch.no_grad(), unrounded():
             found = self._model(pixel_values=pixels.to(self._device))
-        token = found.pooler_output if self._is_clip else found.last_hidden_state[:, 0]
-        result: np.ndarray = token.cpu().numpy().astype(np.float32)
+        token = getattr(found, self._read)
+        result: np.ndarray = (token if token.ndim == 2 else token[:, 0]).cpu().numpy().astype(np.float32)
         return result

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from loco_core.diffusion.folders import PROCESSORS, scorer_files
-from loco_core.diffusion.hub import on_hub
+from loco_core.diffusion.hub import check_held, on_hub
 from loco_core.diffusion.weights import absolute, commit, read_json, weights_hash
 from loco_core.errors import ModelError, SpecError, did_you_mean, located
 from loco_core.scoring.base import find_scorer, named_scorers
 from loco_core.scoring.metric import MetricInfo, compares_sets, metric_id, metric_info
 from loco_core.scoring.set_distance import LEAST_PROMPTS
+from loco_core.scoring.vision import VISION
 from orchestrator.resolve.resolved import ResolvedMetric
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.metrics import choice
@@ -76,6 +77,8 @@ def _resolved(name: str, weights: str | None, *, hub: bool) -> ResolvedMetric:
     if where and (folder or hub):
         revision = None if folder else commit(where, None)
         _check_type(name, info, where, revision)
+        if not folder:
+            check_held(where, revision, VISION)
         digest = weights_hash(where, revision, scorer_files)
     return ResolvedMetric(
         id=metric_id(name, digest), source=name, sets=compares_sets(name), weights=named,

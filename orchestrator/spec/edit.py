@@ -162,7 +162,7 @@ class EvaluateSpec(Strict):
         description="Metrics of pictures with the edit against those without it: `ssim` and `dino` picture by picture, "
         "`cmmd` and `fid` all pictures of unrelated prompts together, others that packages add, or Python files, each "
         "alone or with its settings. Default: none.",
-        examples=[["ssim", {"cmmd": {"weights": "openai/clip-vit-large-patch14-336"}}]],
+        examples=[["ssim", {"cmmd": {"weights": "openai/clip-vit-large-patch14"}}]],
     )
     windows: bool = Field(
         True,

@@ -16,7 +16,7 @@ class MetricSettings(Strict):
     weights: ScorerPlace = Field(
         description="Weights that the metric reads: the name or folder of a model of transformers, or a bundled "
         "scorer's name. A metric that is named alone reads its own, where it has any.",
-        examples=["openai/clip-vit-large-patch14-336"],
+        examples=["openai/clip-vit-large-patch14"],
     )
 
 

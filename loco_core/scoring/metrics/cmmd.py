@@ -3,7 +3,8 @@
 The squared maximum mean discrepancy with a Gaussian kernel of width 10 on CLIP's unit embeddings, times 1000, estimated
 without bias (equation 4 there; Gretton et al., JMLR 2012, lemma 6): no picture meets itself. Pictures of one prompt
 do not meet either, edited or not, as they depend on each other. The authors' code counts all meetings, which makes no
-difference to large sets.
+difference to large sets. Its CLIP is ViT-L/14 at 336 pixels; values on another one, as here by default, are not to be
+compared with published ones.
 """
 
 from __future__ import annotations
@@ -13,23 +14,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loco_core.scoring.metric import MetricInfo
-from loco_core.scoring.scorers.clip import Scorer
+from loco_core.scoring.vision import VisionModel
 from loco_core.statistics import Floats
 
 if TYPE_CHECKING:
+    import torch
+
     from loco_core.scoring.metric import Numbers
 
 SIGMA, SCALE = 10.0, 1000.0
 INFO = MetricInfo(
-    weights="openai/clip-vit-large-patch14-336",
+    weights="openai/clip-vit-large-patch14",
     model_types=("clip",),
     text="CMMD (Jayasumana et al., CVPR 2024): squared maximum mean discrepancy of CLIP embeddings, Gaussian kernel of "
     "width 10, unbiased, times 1000.",
 )
 
 
-class Metric(Scorer):
-    """Embeds pictures as the CLIP scorer does: unit vectors, in float32."""
+class Metric:
+    """Embeds pictures as the CLIP scorer does: unit vectors, in float32. Texts are not read, nor a vocabulary."""
+
+    def __init__(self, path: str, revision: str | None, device: str) -> None:
+        """Loads the model; see `loco_core.scoring.vision.VisionModel`."""
+        self._model = VisionModel(path, revision, device, projected=True)
+
+    def embed_images(self, images: torch.Tensor) -> np.ndarray:
+        """Returns float32 ``(n, width)`` of pictures ``(n, 3, height, width)``."""
+        found = self._model.embed_images(images)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
 def distances(before: Floats, after: Floats, prompts: Numbers, weights: Floats) -> Floats:

@@ -1,7 +1,8 @@
 """DINO distance: how far two pictures are apart for a self-supervised vision model (Caron et al., ICCV 2021).
 
 One less the cosine of the class tokens, as DreamBooth compares pictures by their cosine (Ruiz et al., CVPR 2023): 0 is
-the same picture.
+the same picture. The default is DINOv2 (Oquab et al., TMLR 2024), whose repository holds safetensors; DreamBooth read
+DINO ViT-S/16.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 INFO = MetricInfo(
-    weights="facebook/dino-vits16",
+    weights="facebook/dinov2-small",
     model_types=SELF_SUPERVISED,
-    text="DINO distance (Caron et al., ICCV 2021) between pictures of one prompt and seed: 1 less the cosine of class "
-    "tokens; 0 is the same picture.",
+    text="DINO distance (Caron et al., ICCV 2021; DINOv2: Oquab et al., TMLR 2024) between pictures of one prompt and "
+    "seed: 1 less the cosine of class tokens; 0 is the same picture.",
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from scipy import linalg, stats
 
 from loco_core import plugins
 from loco_core.errors import ModelError, SpecError
+from loco_core.scoring.base import load_scorer
 from loco_core.scoring.metric import load_picture_metric, load_set_metric, metric_id, metric_info
 from loco_core.scoring.set_distance import set_distance
 from loco_core.toyworld import WEIGHTS
@@ -107,9 +110,14 @@ def test_cmmd_of_the_authors_code_is_the_same_for_large_sets() -> None:
     assert distance("cmmd", x, y)[0] == pytest.approx(published, rel=0.01)
 
 
-def test_cmmd_is_on_unit_embeddings_of_clip() -> None:
-    found = load_set_metric("cmmd", str(WEIGHTS / "clip"), None, "cpu").embed_images(torch.rand(2, 3, 32, 32))
+def test_cmmd_is_on_unit_embeddings_of_clip_and_needs_no_vocabulary(tmp_path) -> None:
+    pictures = torch.rand(2, 3, 32, 32)
+    for name in ("config.json", "model.safetensors", "processor_config.json"):
+        shutil.copy(WEIGHTS / "clip" / name, tmp_path)
+    found = load_set_metric("cmmd", str(tmp_path), None, "cpu").embed_images(pictures)
+    of_scorer = load_scorer("toy-clip", None, "cpu").embed_images(pictures)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
+    assert found == pytest.approx(of_scorer, abs=1e-5)
 
 
 @pytest.mark.parametrize(("pictures", "width"), [(40, 5), (6, 9)])
