@@ -9,6 +9,7 @@ workers have written: it has neither torch nor pictures. What a file says of its
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +37,16 @@ class MetricInfo:
             no weights.
         model_types: what ``model_type`` of the weights' ``config.json`` may be; empty where that is not asked.
         lacks: of set metrics, called with the number of pictures of a set and that of features of a picture: what is
-            wrong with values of so few, in words; empty where nothing is. Such values have no interval.
+            wrong with values of so few, in words; empty where nothing is. Such values have no interval, nor have those
+            of which a resample has so few.
+        least: what no true value is below, and no end of an interval is either.
         text: what the report's text on methods says of it.
     """
 
     weights: str | None = None
     model_types: tuple[str, ...] = ()
     lacks: Callable[[int, int], str] = lambda pictures, width: ""
+    least: float = -math.inf
     text: str = ""
 
 

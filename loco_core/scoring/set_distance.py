@@ -42,7 +42,8 @@ def set_distance(
     The interval comes from resampled prompts, both sets together (Efron and Tibshirani 1993, chapters 8 and 10):
     Student's, with the bootstrap's standard error, times the root of n / (n - 1) as it is too small by that for n
     prompts, around the value less the bootstrap's bias. So of an estimate that is biased in small sets, as FID is, the
-    value itself may lie above the interval.
+    value itself may lie above the interval. Where a resample holds too few pictures for the metric there is none: of as
+    many prompts as there are, about 63 % are drawn.
 
     Args:
         name: a key of the plug-in group ``metrics``, or a Python file.
@@ -72,11 +73,15 @@ def set_distance(
         return SetDistance(None, note=f"no value: {Path(name).name} ended with {type(error).__name__}")
     if not np.isfinite(value):
         return SetDistance(None, note=f"no value: the distance of {len(before)} pictures is {value}")
-    if note := metric_info(name).lacks(len(before), before.shape[1]):
+    info, width = metric_info(name), before.shape[1]
+    if note := info.lacks(len(before), width):
         return SetDistance(value, note=note)
     if count < LEAST_FOR_INTERVAL:
         return SetDistance(value, note=f"no interval: {count} prompts, expected {LEAST_FOR_INTERVAL} or more")
+    fewest = int(((drawn > 0) @ np.bincount(numbers)).min())
+    if note := info.lacks(fewest, width):
+        return SetDistance(value, note=f"no interval, as resamples would be {note}")
     found = found[np.isfinite(found)]
     half = special.stdtrit(count - 1, (1 + confidence) / 2) * found.std(ddof=1) * (count / (count - 1)) ** 0.5
     centre = 2 * value - found.mean()
-    return SetDistance(value, float(centre - half), float(centre + half))
+    return SetDistance(value, float(max(centre - half, info.least)), float(max(centre + half, info.least)))

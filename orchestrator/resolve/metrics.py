@@ -46,14 +46,21 @@ def resolve_metrics(spec: SweepSpec, *, hub: bool = True) -> tuple[ResolvedMetri
         hub: whether weights on the hub are looked up, too; else they stay without a hash.
 
     Raises:
-        SpecError: weights are named that are nowhere.
+        SpecError: weights are named that are nowhere, or two metrics are one.
         ModelError: weights are missing, or of another type than the metric reads.
     """
-    found = []
+    found = dict[tuple[str, str], ResolvedMetric]()
     for i, item in enumerate(spec.evaluate.metrics):
         with located("evaluate", "metrics", i):
-            found.append(_resolved(*choice(item), hub=hub))
-    return tuple(found)
+            metric = _resolved(*choice(item), hub=hub)
+            # Of weights that nobody has looked at, the place tells which they are.
+            key = metric.id, "" if metric.digest else metric.path
+            if (first := found.setdefault(key, metric)) is not metric:
+                named = " and on ".join(dict.fromkeys(filter(None, (first.weights, metric.weights))))
+                raise SpecError(
+                    f"{metric.id} is given more than once, on {named}: these are the same; expected it once"
+                )
+    return tuple(found.values())
 
 
 def named_weights(spec: SweepSpec) -> tuple[str, ...]:

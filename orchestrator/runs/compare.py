@@ -21,6 +21,7 @@ from orchestrator.runs.localize import ScoreSource, localize_results, read_score
 from orchestrator.stages.edit.metrics import SHOWN_ROLES, in_words
 from orchestrator.stages.localize import under
 from orchestrator.store.documents import Pinned
+from orchestrator.store.keyed import BY_HAND
 from orchestrator.store.layout import RESOLVED
 
 JUDGES = "judges of edits"
@@ -130,7 +131,7 @@ def _of_chosen(source: ScoreSource) -> dict[_MetricKey, str]:
     if source.store is None:
         return {}
     chosen = {
-        (row["edit_id"], row["scope"]): f"{named(row['editor'], row['targets'])} ({row['scope'].replace('_', ' ')})"
+        (row["edit_id"], row["scope"]): f"{named(row['editor'], row['targets'])} ({_where(row)})"
         for row in source.store.read("edits").to_pylist()
         if row["chosen"]
     }
@@ -139,6 +140,14 @@ def _of_chosen(source: ScoreSource) -> dict[_MetricKey, str]:
         for row in source.store.read("metrics").to_pylist()
         if row["prompt_role"] in SHOWN_ROLES and (edit := chosen.get((row["edit_id"], row["scope"]))) is not None
     }
+
+
+def _where(edit: Mapping[str, Any]) -> str:
+    """Says where an edit is; of those by hand there may be several in one attribute."""
+    scope = edit["scope"].replace("_", " ")
+    if not edit["localization"].startswith(BY_HAND):
+        return str(scope)
+    return edit["localization"] if edit["localization"].startswith(scope) else f"{scope}, {edit['localization']}"
 
 
 def _metrics(first: Mapping[_MetricKey, str], second: Mapping[_MetricKey, str]) -> tuple[ComparedMetric, ...]:

@@ -30,6 +30,7 @@ INFO = MetricInfo(
     weights="",
     model_types=MODEL_TYPES,
     lacks=_lacks,
+    least=0.0,
     text="FID (Heusel et al., NeurIPS 2017) on features of the named model: not comparable with values on Inception.",
 )
 Metric = VisionModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -192,6 +193,24 @@ def test_too_few_pictures_are_told() -> None:
     biased = set_distance("fid", x[:4], y[:4], list("abcd"))
     assert biased.value is not None
     assert (biased.high, biased.note) == (None, "biased: 4 pictures, and 4 features need more than as many")
+
+
+def test_fid_has_no_interval_where_resamples_have_too_few_pictures() -> None:
+    """Twelve prompts are more than eight features, the prompts of a resample are not."""
+    before, after = np.random.default_rng(0).normal(size=(2, 12, 8))
+    found = set_distance("fid", before, after, list("abcdefghijkl"))
+    assert found.value is not None
+    assert found.low is None
+    assert re.fullmatch(r"no interval, as resamples would be biased: [4-6] pictures, and 8 features .*", found.note)
+
+
+def test_no_end_of_an_interval_of_fid_is_below_0() -> None:
+    """Of sets that hardly differ all but nothing of the value is bias."""
+    for seed in range(20):
+        before = np.random.default_rng(seed).normal(size=(40, 2))
+        after = before + 0.01 * np.random.default_rng(seed + 99).normal(size=before.shape)
+        found = set_distance("fid", before, after, [str(prompt) for prompt in np.arange(40) // 2])
+        assert 0 <= found.low <= found.high
 
 
 @pytest.mark.parametrize(
