@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,9 +63,11 @@ class VisionModel:
         where = str(local_folder(path, revision, VISION))
         try:
             kind = AutoConfig.from_pretrained(where, trust_remote_code=False).model_type
-            of_clip = CLIPVisionModelWithProjection if projected else CLIPVisionModel
+            kind_of: Any = AutoModel
+            if kind == "clip":
+                kind_of = CLIPVisionModelWithProjection if projected else CLIPVisionModel
             with noted() as parts:
-                model = (of_clip if kind == "clip" else AutoModel).from_pretrained(
+                model = kind_of.from_pretrained(
                     where, use_safetensors=True, dtype=torch.float32, trust_remote_code=False, **_OPTIONS.get(kind, {})
                 )
             self._processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")

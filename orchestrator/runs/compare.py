@@ -144,10 +144,10 @@ def _of_chosen(source: ScoreSource) -> dict[_MetricKey, str]:
 
 def _where(edit: Mapping[str, Any]) -> str:
     """Says where an edit is; of those by hand there may be several in one attribute."""
-    scope = edit["scope"].replace("_", " ")
-    if not edit["localization"].startswith(BY_HAND):
-        return str(scope)
-    return edit["localization"] if edit["localization"].startswith(scope) else f"{scope}, {edit['localization']}"
+    scope, localization = str(edit["scope"]).replace("_", " "), str(edit["localization"] or "")
+    if not localization.startswith(BY_HAND):
+        return scope
+    return localization if localization.startswith(scope) else f"{scope}, {localization}"
 
 
 def _metrics(first: Mapping[_MetricKey, str], second: Mapping[_MetricKey, str]) -> tuple[ComparedMetric, ...]:
