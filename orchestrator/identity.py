@@ -33,10 +33,11 @@ class ImageKey:
     """Everything that changes the pixels of an image.
 
     Attributes:
-        weights: hash of the model's weights and configuration, as resolved; with that of a second stage behind it.
+        weights: hash of the model's weights and configuration, as resolved; with those of a second stage and of a donor
+            behind it.
         dtype: of weights and activations.
         prompt: what all sites read where no intervention says otherwise.
-        donor: what the sites of the intervention read.
+        donor: what the sites of the intervention read; their own prompt where the donor is a model.
         seed: of the initial noise.
         intervention: the order of its sites does not matter.
         generation: settings; None stands for the model's own, which ``weights`` covers.

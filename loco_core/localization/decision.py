@@ -108,14 +108,14 @@ def _unfit(estimates: WindowEstimates, settings: LocalizeSettings) -> Decision |
     low, high = (float(side(settings.confidence)[0]) for side in (estimates.full.low, estimates.full.high))
     if not negligible(estimates.full, estimates.clean, settings.confidence):
         bounds = f", bounds {low:.3f} to {high:.3f}" if np.isfinite(high - low) else ""
-        seen = f"what the donor prompt does is not established ({full:.3f} cosine{bounds})"
+        seen = f"what {estimates.table.words.whole} does is not established ({full:.3f} cosine{bounds})"
         return Decision("inconclusive", f"{seen}: {_seeds_to_establish(estimates, settings)}")
     if estimates.clean.high(settings.confidence)[0] < 0:
         seen = "the clean images look more like the donor text, or a sibling's, than like the attribute"
         return Decision(
             "absent", f"{seen} (margin {clean:.3f}), and no less so than the donor's (at most {high:.3f} more)"
         )
-    reason = f"even the donor prompt changes the margin by next to nothing ({full:.3f} cosine"
+    reason = f"even {estimates.table.words.whole} changes the margin by next to nothing ({full:.3f} cosine"
     return Decision("no_effect", f"{reason}, at most {high:.3f})")
 
 
@@ -191,8 +191,12 @@ def _not_small(
     unswept = {Window(start, largest) for start in range(sites - largest + 1)} - set(estimates.table.windows)
     everywhere = estimates.all_sites_high(settings.confidence)
     if everywhere is not None and everywhere < settings.threshold:
-        little = f"swapping all sites so removes {estimates.all_sites_effect():.0%} of what the donor prompt does"
-        return Decision("inconclusive", f"{little}: what is swapped does too little to tell where it is held", best)
+        little = (
+            f"swapping all sites so removes {estimates.all_sites_effect():.0%} of what {estimates.table.words.whole}"
+        )
+        return Decision(
+            "inconclusive", f"{little} does: what is swapped does too little to tell where it is held", best
+        )
     unjudged = int((in_range & ~estimates.complete).sum())
     if unjudged:
         lack = f"{unjudged} of {int(in_range.sum())} windows lack more than {MISSING_SHARE:.0%} of their cells"

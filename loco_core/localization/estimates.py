@@ -1,8 +1,8 @@
 """What a score table says about every window: effect, damage and how far both can be trusted.
 
-The margin of an image is cos(image, score_text) - cos(image, donor_text); the effect of a window is
-``sum(clean - window) / sum(clean - donor)`` over the same prompts and seeds, so 0 is no effect and 1 is as much as
-the donor prompt has.
+The margin of an image is cos(image, score_text) - cos(image, donor_text), with siblings' texts the
+largest of the latter; the effect of a window is ``sum(clean - window) / sum(clean - donor)`` over the same prompts and
+seeds, so 0 is no effect and 1 is as much as the donor prompt, or the donor model at all sites, has.
 
 Bounds of effects are about *these prompts*, see `loco_core.localization.bounds`. About *prompts like these* stands the
 exact bound of the share of prompts in which the window holds.

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from loco_core.errors import LocalizationError, did_you_mean
+from loco_core.localization.swap_words import DONOR_PROMPT, SwapWords, swap_words
 from loco_core.statistics import Bools, Floats
 from loco_core.tables import rows_where
 from loco_core.types import Window
@@ -43,7 +44,7 @@ class Images:
 
     Attributes:
         score: cosine of image and ``score_text``.
-        margin: ``score`` minus cosine of image and ``donor_text``.
+        margin: ``score`` minus cosine of image and ``donor_text``, or the largest with it and the siblings' texts.
         content: cosine of image and ``content_text``; NaN where it was not scored.
         own_clean: margin of the clean image that was made beside the image, on the same device in a batch of the same
             shape; NaN where the scores do not tell.
@@ -73,12 +74,13 @@ class ScoreTable:
         seeds: sorted seeds; the second axis.
         windows: windows in order of (size, start); the third axis of ``swept``.
         complements: windows whose complement was swapped; the third axis of ``complement``.
-        clean: images without intervention, ``W = 1``; likewise ``donor`` (of the donor prompt), ``all_sites``.
+        clean: images without intervention, ``W = 1``; likewise ``donor`` (of the full effect), ``all_sites``.
         swept: images with a window swapped.
         complement: images with everything but a window swapped.
         unrelated: ``(P, S)`` cosine of the clean image with other records' content texts; NaN where not known.
         cells: rows that were read.
         site_names: the sites in execution order; empty where they are not known.
+        words: what swapped sites read, in words.
     """
 
     model: str
@@ -98,6 +100,7 @@ class ScoreTable:
     unrelated: Floats
     cells: int
     site_names: tuple[str, ...] = ()
+    words: SwapWords = DONOR_PROMPT
 
     def part(
         self, prompts: Sequence[str], seeds: Sequence[int], windows: Sequence[Window], complements: Sequence[Window]
@@ -149,7 +152,7 @@ def read_scores(scores: pa.Table, site_names: Sequence[str] = ()) -> ScoreTable:
 
     Args:
         scores: rows of one (model, attribute) with at least the columns `REQUIRED`; ``clip_score_unrelated`` and
-            ``margin_clean`` are read where they exist.
+            ``margin_clean`` are read where they exist, and ``source`` tells whether the donor is a model.
         site_names: the model's sites; without them their number is taken from the ``all_sites`` control.
 
     Raises:
@@ -186,6 +189,7 @@ def read_scores(scores: pa.Table, site_names: Sequence[str] = ()) -> ScoreTable:
         unrelated=grid.placed(UNRELATED, "clean"),
         cells=scores.num_rows,
         site_names=tuple(site_names),
+        words=swap_words("weights" if _reads_weights(scores) else "run"),
     )
 
 
@@ -292,6 +296,10 @@ def _single(scores: pa.Table, name: str) -> str:
             f"scores hold several values of {name} ({', '.join(values[:4])}); localize one at a time"
         )
     return values[0]
+
+
+def _reads_weights(scores: pa.Table) -> bool:
+    return "source" in scores.column_names and "weights" in pc.unique(scores["source"]).to_pylist()
 
 
 def _site_count(scores: pa.Table, site_names: Sequence[str], where: str) -> int:

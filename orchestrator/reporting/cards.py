@@ -103,7 +103,7 @@ def _card(item: Finding, findings: Findings, windows: Sequence[WindowEffect]) ->
         finding=item,
         state=state(row),
         badge=badge(row),
-        verdict=verdict(row),
+        verdict=verdict(row, findings.words),
         place=place(row),
         profile=profile(row, names, windows, threshold, place(row)),
         triangle=triangle(row, len(names), windows, threshold) if windows else None,

@@ -17,6 +17,7 @@ from loco_core.editing.base import info_of_results
 from loco_core.editing.splits import contents_were_swept
 from loco_core.errors import StoreError
 from loco_core.localization.base import in_words
+from loco_core.localization.swap_words import SwapWords, swap_words
 from loco_core.scoring.metric import text_of_results
 from loco_core.tables import distinct, where
 from orchestrator import __version__
@@ -177,6 +178,11 @@ class Findings:
     siblings: bool
     metrics: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
     provenance: Mapping[str, str]
+
+    @property
+    def words(self) -> SwapWords:
+        """What swapped sites read, in words."""
+        return swap_words(self.spec.interventions[0].source)
 
     @property
     def sizes(self) -> list[int]:

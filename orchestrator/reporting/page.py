@@ -76,7 +76,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
         beside=beside(findings, store),
         running=running,
         bill=bill(spent(store).usage),
-        default_intervention=InterventionSpec(),
+        default_intervention=_default(findings),
         strips={block: row for block, row in strips.items() if row},
         before_after=before_after,
         album_full=album.full,
@@ -87,6 +87,13 @@ def render(store: Store, findings: Findings, running: str) -> str:
         style=Markup(_asset("report.css")),
         script=Markup("\n".join(_asset(name) for name in _SCRIPTS)),
     )
+
+
+def _default(findings: Findings) -> InterventionSpec:
+    """Returns what an intervention is where the sweep says nothing of it, which needs no words."""
+    if any(model.donor for model in findings.spec.models):
+        return InterventionSpec(source="weights", guidance_half="both")
+    return InterventionSpec()
 
 
 def _asset(name: str) -> str:

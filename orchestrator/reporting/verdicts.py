@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from loco_core.localization.base import in_words, said
+from loco_core.localization.swap_words import DONOR_PROMPT, SwapWords
 from orchestrator.reporting.findings import sites
 from orchestrator.reporting.windows import effect_words
 
@@ -16,7 +17,7 @@ _OPEN = {
     "distributed": "No window that was swept holds it.",
     "inconclusive": "Not decided: no window is shown to hold it.",
     "absent": "The model does not draw it.",
-    "no_effect": "Even the donor prompt does not remove it.",
+    "no_effect": "Even {whole} does not remove it.",
     "damaging": "What removes it spoils the rest of the picture.",
     "incomplete": "Not decided: pictures are missing.",
 }
@@ -47,15 +48,16 @@ def badge(row: Mapping[str, Any]) -> str:
     return said(row["outcome"], row["about"], row["n_prompts"] or 0)
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Mapping[str, Any], words: SwapWords = DONOR_PROMPT) -> str:
     """Returns what was found in one line.
 
     Args:
         row: its row of ``localizations``.
+        words: what swapped sites read, in words.
     """
     effect = effect_words(row["effect"], row["ci_low"], row["ci_high"])
     if state(row) == "open":
-        line = _OPEN.get(row["outcome"], f"{badge(row).capitalize()}.")
+        line = _OPEN.get(row["outcome"], f"{badge(row).capitalize()}.").format(whole=words.whole)
         if row["best_start"] is None or row["effect"] is None:
             return line
         where = sites(row["best_start"], row["best_size"])

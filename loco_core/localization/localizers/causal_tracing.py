@@ -2,9 +2,10 @@
 
 The rule of Meng et al. (NeurIPS 2022), for diffusion models of DiffQuickFix (Basu et al., ICLR 2024). The effect of a
 layer is ``sum(s_restored - s_corrupted) / sum(s_clean - s_corrupted)`` over prompts and seeds, where s is the margin
-``cos(image, score_text) - cos(image, donor_text)`` (see `loco_core.tracing.causal`): 0 brings nothing back, 1 all that
-the noise takes. The rule picks a single cross-attention site of the denoiser. Layers of the text encoder are no sites:
-their effects stand beside, the largest is named in the reason.
+``cos(image, score_text) - cos(image, donor_text)``, with siblings' texts the largest of the latter (see
+`loco_core.tracing.causal`): 0 brings nothing back, 1 all that the noise takes. The rule picks a single
+cross-attention site of the denoiser. Layers of the text encoder are no sites: their effects stand beside, the largest
+is named in the reason.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ function explain() {
   const thresholds = new Set(shown.filter((p) => p.effect !== null && p.threshold !== null).map((p) => p.threshold));
   legend.hidden = !shown.some((p) => p.effect !== null);
   const mark = thresholds.size ? ` The line is the threshold${thresholds.size > 1 ? "" : `, ${[...thresholds][0]}`}.` : "";
-  legend.textContent = `Effect: 0 = no change, 1 = as much as the donor prompt everywhere, on average.${mark}`;
+  legend.textContent = `Effect: 0 = no change, 1 = as much as the donor everywhere, on average.${mark}`;
 }
 
 function sectionOf(section, place, kept, all, view) {

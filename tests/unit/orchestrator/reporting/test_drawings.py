@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from loco_core.localization.swap_words import swap_words
 from orchestrator.reporting.denoiser import draw
 from orchestrator.reporting.profile import profile
 from orchestrator.reporting.triangle import UNKNOWN, colours, edges, triangle
@@ -118,6 +119,9 @@ def test_a_verdict_is_one_line_of_what_was_found() -> None:
     assert verdict(found) == "Sites 2–3 hold it: swapping removes 90 % [80, 100], in 7 of 8 prompts."
     weak = row(outcome="distributed", best_start=4, best_size=1, effect=0.3, ci_low=0.2, ci_high=0.4)
     assert verdict(weak) == "No window that was swept holds it. Strongest window: site 4, which removes 30 % [20, 40]."
+    assert verdict(row(outcome="no_effect")) == "Even the donor prompt does not remove it."
+    said = verdict(row(outcome="no_effect"), swap_words("weights"))
+    assert said == "Even the donor model at all sites does not remove it."
     outcomes = ("multiple", "redundant", "inconclusive", "absent", "no_effect", "damaging", "incomplete")
     said = [verdict(row(outcome=outcome)) for outcome in outcomes]
     assert all(text.endswith(".") for text in said)
