@@ -189,10 +189,13 @@ def resolve_model(spec: ModelSpec) -> ResolvedModel:
     """
     found = checkpoint(spec)
     where, revision, family = found.described_in, found.revision, found.family
+    known = families().get(family)
+    # Before the weights: what a configuration lacks is said by its name.
+    facts = _facts(known, read_json(where, revision, known.config_file), where) if known else None
     weights, pinned = identity_of(found)
     profile = profile_of(found, weights, spec.dtype) if family == DEFAULT else None
     info = profile.facts if profile else families()[family]
-    site_names, native_side = _facts(info, read_json(where, revision, info.config_file), where)
+    site_names, native_side = facts or _facts(info, read_json(where, revision, info.config_file), where)
     scheduler = found.index.get("scheduler")
     if not (isinstance(scheduler, list) and len(scheduler) == 2 and isinstance(scheduler[1], str)):
         raise ModelError(f"{where}/model_index.json names no scheduler; expected a library and a class")
