@@ -44,8 +44,9 @@ def results(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         tiny_pipeline, attributes=["style/velor"], prompts=1, seeds=1, images="report", controls={"random": 0},
         windows={"sizes": [1, 2], "stride": 3}, localize={"localizer": str(localizer), "resamples": 100},
         edit={"lambdas": [0.01, 0.1], "neurons": [0.1], "tokens": ["last_subject"]},
-        # Without a judge: that one never sees an attribute in what a random model draws.
-        evaluate={"prompts": 1, "seeds": 6, "neighbours": 1, "windows": False}, reproduces="locogen-sd14",
+        # Without a judge, against one text: in what a random model draws nothing else sees the attribute.
+        evaluate={"prompts": 1, "seeds": 6, "neighbours": 1, "windows": False}, margin="donor",
+        reproduces="locogen-sd14",
     )  # fmt: skip
     run_sweep(
         spec, str(root / "results"), lambda settings: InlineBackend(settings, threads=1), on_progress=lambda _: None,
