@@ -133,8 +133,9 @@ def check_default(loaded: LoadedModel, info: ResolvedModel) -> None:
         ModelError: it is.
     """
     from loco_core.checking.trial import try_out
+    from loco_core.diffusion.default.family import profile_in
 
-    found = loaded.family.profile  # type: ignore[attr-defined]
+    found = profile_in(loaded)
     if found != info.profile:
         differs = [name for name, value in vars(found).items() if value != getattr(info.profile, name)]
         raise ModelError(

@@ -86,7 +86,7 @@ def weights_hash(
         raise ModelError(f"{path} holds no safetensors weights{held}")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(folder).as_posix()} {_hash(file)}\n".encode())
+        digest.update(f"{file.relative_to(folder).as_posix()} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -106,17 +106,22 @@ def identity(path: str, revision: str | None, left_out: Collection[str], extras:
     files_of = partial(pipeline_files, left_out=left_out, variant=extras.variant, held=extras.parts)
     weights = weights_hash(where, revision, files_of, alone=not extras.parts)
     on_the_hub = weights.startswith("hub:")
-    more = [f"file {_hash(Path(path))} {' '.join(sorted(extras.parts))}"] if extras.parts else []
+    more = [f"file {file_hash(Path(path))} {' '.join(sorted(extras.parts))}"] if extras.parts else []
     if on_the_hub and extras.variant is not None:
         more.append(f"variant {extras.variant}")
-    more += [f"lora {_hash(lora_file(item.path))} {item.scale!r}" for item in extras.loras]
-    more += [f"word {item.token} {_hash(inversion_file(item.path))}" for item in extras.textual_inversions]
+    more += [f"lora {file_hash(lora_file(item.path))} {item.scale!r}" for item in extras.loras]
+    more += [f"word {item.token} {file_hash(inversion_file(item.path))}" for item in extras.textual_inversions]
     # The commit, not the name of a branch: what is hashed is what every worker loads.
     commit = weights.removeprefix("hub:") if on_the_hub else None
     return (hashlib.sha256("\n".join([weights, *more]).encode()).hexdigest() if more else weights), commit
 
 
-def _hash(file: Path) -> str:
+def file_hash(file: Path) -> str:
+    """Returns the SHA-256 of a file.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -100,13 +100,12 @@ def probed(path: str, revision: str | None, dtype: str, extras: Extras) -> Profi
     Raises:
         ModelError: the default family cannot serve it.
     """
+    from loco_core.diffusion.default.family import profile_in
     from loco_core.diffusion.model import load_model
 
     # Of half precision a CPU computes in bfloat16 alone.
     number = "bfloat16" if dtype == "float16" else dtype
-    family = load_model(DEFAULT, path, revision, number, "cpu", extras=extras).family
-    profile: Profile = family.profile  # type: ignore[attr-defined]
-    return profile
+    return profile_in(load_model(DEFAULT, path, revision, number, "cpu", extras=extras))
 
 
 def default_class(spec: ModelSpec) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from loco_core import plugins
 from loco_core.diffusion.folders import scorer_files
 from loco_core.diffusion.hub import cached_folder, on_hub
-from loco_core.diffusion.weights import absolute, commit, read_json, weights_hash
+from loco_core.diffusion.weights import absolute, commit, file_hash, read_json, weights_hash
 from loco_core.errors import LocoError, ModelError, SpecError
 from loco_core.scoring.base import JudgeChoice, JudgeTask, find_scorer, judge_id, judge_task
 from loco_core.scoring.classes import classes_of
@@ -131,7 +131,7 @@ def pictures_hash(folder: str) -> str:
     digest, top = hashlib.sha256(), Path(folder)
     for file in sorted(top.rglob("*")):
         if file.suffix.lower() in PICTURES:
-            digest.update(f"{file.relative_to(top).as_posix()} {_sha(file)}\n".encode())
+            digest.update(f"{file.relative_to(top).as_posix()} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -188,20 +188,12 @@ def _are_same(one: tuple[str, str | None], other: tuple[str, str | None]) -> boo
     sizes = [[file.stat().st_size for file in found] for found in files]
     if not files[0] or sizes[0] != sizes[1]:
         return False
-    return [_sha(file) for file in files[0]] == [_sha(file) for file in files[1]]
+    return [file_hash(file) for file in files[0]] == [file_hash(file) for file in files[1]]
 
 
 def _files_of(use: str) -> Callable[[Path], Iterable[Path]]:
     more: tuple[str, ...] = plugins.declared("judges", use, "FILES", ())
     return lambda folder: (*scorer_files(folder), *(folder / name for name in more if (folder / name).is_file()))
-
-
-def _sha(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 def _or(words: Sequence[str]) -> str:

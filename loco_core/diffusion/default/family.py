@@ -33,7 +33,7 @@ from loco_core.diffusion.default.profile import Profile
 from loco_core.diffusion.diffusers_family import DiffusersFamily
 from loco_core.diffusion.facts import UNGUIDED, FamilyInfo, Half
 from loco_core.diffusion.loading import load_pipeline
-from loco_core.diffusion.model import PromptEmbeds
+from loco_core.diffusion.model import LoadedModel, PromptEmbeds
 from loco_core.diffusion.pipelines import pipeline_class
 from loco_core.errors import ModelError
 from loco_core.types import Extras, Site
@@ -49,7 +49,7 @@ INFO = FamilyInfo(
     pipelines=(), models={}, seconds_per_image=20.0, config_file="", site_names=lambda _: (), native_side=lambda _: 0,
     encoders="", stream="evolving", words=False,
 )  # fmt: skip
-"""Of no pipeline: what is known of one its profile says."""
+"""Facts of no pipeline: the profile of a pipeline says what is known of it."""
 
 
 @dataclass(frozen=True)
@@ -324,3 +324,17 @@ def _placed(
         if half in halves:
             made[halves.index(half) * count + row] = other
     return made
+
+
+def profile_in(model: LoadedModel) -> Profile:
+    """Returns what was found out of a model of the default family.
+
+    Args:
+        model: the model, loaded.
+
+    Raises:
+        TypeError: it is of another family.
+    """
+    if not isinstance(model.family, Family):
+        raise TypeError(f"{type(model.family).__module__} serves it; expected the default family")
+    return model.family.profile
