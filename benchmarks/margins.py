@@ -7,9 +7,6 @@ and ours, and its pictures are scored with every text that a margin could be tak
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.edits import localized, sweep
 from benchmarks.published import (
     GENERATION,
-    MODELS,
     PROMPTS,
     SEEDS,
     SWEPT,
+    Task,
     held_out,
     judge,
     loaded,
+    measured,
     rows_of,
     settings_of,
 )
@@ -46,7 +43,7 @@ TABLE = Path(__file__).with_suffix(".json")
 FARTHER = ("a photo", "a flag")
 """Texts that are farther from a style's picture than its donor's: the medium alone, and another motif."""
 SHARPNESS = 100.0
-"""Of the log-mean-exp: the factor that CLIP's cosines have in its own softmax."""
+"""Factor of the scores in the log-mean-exp: that of the cosines in CLIP's own softmax."""
 
 Scores = NDArray[np.float64]
 
@@ -103,9 +100,9 @@ def margins(row: Mapping[str, Any], seen: Mapping[str, Any], way: Way) -> tuple[
     """Returns the margin of each picture ``(n,)``, and whether the donor's text fits it better than any sibling's.
 
     Args:
-        row: of the table, for its texts.
+        row: row of the table, which holds the texts.
         seen: what was seen of the pictures, see `look`.
-        way: how.
+        way: how the margin is taken.
     """
     scores, texts = np.array(seen["scores"]), row["texts"]
     donor = texts.index(way.donor) if way.donor else 1
@@ -125,8 +122,8 @@ def look(model: LoadedModel, item: Attribute, rows: Sequence[Row], delta: Weight
     return {"scores": [[round(float(value), 4) for value in each] for each in scores], "names": names}
 
 
-def measure(task: tuple[str, str, tuple[int, ...]]) -> dict[str, Any]:
-    """Returns the row of one attribute of one model: its pictures clean, edited, with windows swapped, of donors."""
+def measure(task: Task) -> list[dict[str, Any]]:
+    """Returns the row of an attribute of a model: its pictures clean, edited, with windows swapped, of donors."""
     name, key, window = task
     model, item = loaded(name), attribute(key)
     records = held_out(item, PROMPTS)
@@ -147,10 +144,11 @@ def measure(task: tuple[str, str, tuple[int, ...]]) -> dict[str, Any]:
         for what, sites in (("planted", window), ("elsewhere", away))
     }
     windows["donor"] = look(model, item, [Row(row.donor, row.donor, row.seed) for row in rows])
-    return {
+    found = {
         "model": name, "kind": item.kind, "attribute": key, **texts_of(item), "clean": look(model, item, rows),
         "edits": edits, "windows": windows,
     }  # fmt: skip
+    return [found]
 
 
 def print_flips(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -212,26 +210,7 @@ def print_effects(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main() -> None:
     """Measures what is missing and prints all that is measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--print", action="store_true", dest="only_print")
-    arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(TABLE.read_text()) if TABLE.exists() else []
-    tasks = []
-    for model in [] if arguments.only_print else MODELS:
-        for kind in WAYS:
-            window = localized(model, kind, "")
-            assert window is not None, f"{kind}s of {model} are localized in the bundled tables"
-            keys = [str(key) for key in sweep(model, {}).attributes if str(key).startswith(kind)]
-            tasks += [(model, key, window.sites) for key in keys]
-    done = {(row["model"], row["attribute"]) for row in rows}
-    missing = [task for task in tasks if task[:2] not in done]
-    if missing:
-        with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-            for found in pool.imap_unordered(measure, missing):
-                rows = sorted([*rows, found], key=lambda row: (row["model"], row["attribute"]))
-                TABLE.write_text(json.dumps(rows) + "\n")
-                print(found["model"], found["attribute"], flush=True)
+    rows = measured(__doc__, TABLE, tuple(WAYS), measure)
     for show in (print_flips, print_effects):
         for kind in WAYS:
             show(kind, [row for row in rows if row["kind"] == kind])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -36,6 +36,9 @@ from orchestrator.stages.edit.work import nearest
 
 TABLE = Path(__file__).with_suffix(".json")
 MODELS = ("toy-planted-a", "toy-planted-b")
+Task = tuple[str, str, tuple[int, ...]]
+"""Model, attribute, and the sites where attributes of its kind are localized."""
+
 SHARES = (0.1, 0.15, 0.25, 0.35, 0.5)
 LARGE = (0.25, 0.5)
 HALVES: tuple[HeldHalf, ...] = ("conditional", "both")
@@ -138,7 +141,7 @@ def settings_of() -> Iterator[EditSettings]:
         yield EditSettings(editor="neurons", tokens="last_position", neurons=share)
 
 
-def measure(task: tuple[str, str, tuple[int, ...]]) -> list[dict[str, Any]]:
+def measure(task: Task) -> list[dict[str, Any]]:
     """Returns one row per edit of one attribute of one model at some sites."""
     name, key, window = task
     model, item = loaded(name), attribute(key)
@@ -243,16 +246,25 @@ def print_tables(rows: Sequence[Mapping[str, Any]]) -> None:
     print_neurons(rows)
 
 
-def main() -> None:
-    """Measures what is missing and prints all that is measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def measured(
+    about: str | None, table: Path, kinds: Sequence[str], measure: Callable[[Task], Sequence[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Measures the attributes that a table lacks, if the command line does not forbid it; returns all its rows.
+
+    Args:
+        about: what the command does, for its help.
+        table: JSON file of the rows, written after every attribute.
+        kinds: kinds of attributes, of both models.
+        measure: returns the rows of one attribute of one model, whose kind is localized at some sites.
+    """
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(TABLE.read_text()) if TABLE.exists() else []
+    rows: list[dict[str, Any]] = json.loads(table.read_text()) if table.exists() else []
     tasks = []
     for model in [] if arguments.only_print else MODELS:
-        for kind in ("fact", "style"):
+        for kind in kinds:
             window = localized(model, kind, "")
             assert window is not None, f"{kind}s of {model} are localized in the bundled tables"
             keys = [str(key) for key in sweep(model, {}).attributes if str(key).startswith(kind)]
@@ -263,9 +275,14 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
             for found in pool.imap_unordered(measure, missing):
                 rows = sorted([*rows, *found], key=lambda row: (row["model"], row["kind"], row["attribute"]))
-                TABLE.write_text(json.dumps(rows) + "\n")
+                table.write_text(json.dumps(rows) + "\n")
                 print(found[0]["model"], found[0]["attribute"], flush=True)
-    print_tables(rows)
+    return rows
+
+
+def main() -> None:
+    """Measures what is missing and prints all that is measured."""
+    print_tables(measured(__doc__, TABLE, ("fact", "style"), measure))
 
 
 if __name__ == "__main__":
