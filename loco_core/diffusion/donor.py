@@ -46,7 +46,7 @@ def donor_projections(
         donor: the other model.
         sites: sites of the model.
         denoiser: the model's own, to whose shapes the donor's must be equal.
-        facts: of the model's family.
+        facts: facts of the model's family.
         dtype: dtype of the model's weights, which the donor's are taken to.
 
     Raises:

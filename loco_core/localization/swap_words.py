@@ -42,6 +42,7 @@ def swap_words(source: Source) -> SwapWords:
     """Returns how to speak of a swap.
 
     Args:
-        source: of the intervention, see `loco_core.types.Intervention`; with ``weights`` no donor prompt is drawn.
+        source: what a swapped site reads, see `loco_core.types.Intervention`; with ``weights`` the donor prompt is
+            not drawn.
     """
     return DONOR_MODEL if source == "weights" else DONOR_PROMPT

@@ -122,7 +122,7 @@ def record(
         scale: guidance scale.
         steps: denoising steps.
         first_only: whether the call is ended where the denoiser is called first: then only texts are encoded.
-        output_type: of the pictures.
+        output_type: form in which the call gives its pictures.
         seeds: of each picture's noise; none counts them from 0.
 
     Raises:

@@ -34,7 +34,7 @@ from loco_core.errors import LocoError, ModelError
 from loco_core.types import Site
 
 SENTENCES = ("a red circle", "a photo of a green square in the style of a blue star")
-"""Of two lengths, so that what is padding shows."""
+"""Sentences of two lengths, so that padding shows."""
 STEPS = 2
 SCALE = 4.0
 """Guidance scale at which a pipeline that can run guidance does, unless its default is larger."""

@@ -5,7 +5,7 @@ reads from left to right. It is shown a picture and a question with the classes 
 each answer is scored by its likelihood after the question, the product of the probabilities of its tokens and of the
 end of the answer, so that no answer has to be read and none is left out. The answers are offered in both orders, and
 the log-likelihoods averaged: such models favour places of a list. What words are likely without any picture is not
-taken out. Two passes of the model a picture and class make it the slowest judge; ``kinds`` names those that matter.
+taken out. Two passes of the model per picture and class make it the slowest judge; ``kinds`` names those that matter.
 What a model of this kind says of artists follows from what it was taught of them, which nobody has measured here.
 """
 
@@ -38,7 +38,7 @@ class Settings(JudgeSettings):
         abstain: least difference between the probabilities of the most likely answer and of the second; below it a
             picture is ``unsure``.
         questions: question by kind; default "Which of these does this picture show?". The answers follow it.
-        dtype: of the weights; ``auto`` takes that of the files.
+        dtype: number format of the weights; ``auto`` takes that of the files.
     """
 
     abstain: Annotated[float, Field(ge=0, le=1)] = 0.1
