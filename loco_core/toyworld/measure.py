@@ -20,7 +20,7 @@ import torch
 from scipy.stats import binomtest
 
 from loco_core.attributes import attribute
-from loco_core.diffusion.facts import family_of_pipeline
+from loco_core.diffusion.facts import find_model
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.scoring.base import load_judge, load_scorer
@@ -37,6 +37,7 @@ BATCH = 64
 HELD_OUT_SEEDS, FLAG_SEEDS = 4, 6
 ORACLE_PROMPTS, ORACLE_SEEDS = 8, 4
 FULL = 0.9
+NATURAL = ("toy", "toy-dit", "toy-mmdit")
 # Seeds that no sweep of the documentation uses.
 FIRST_SEED = 50_000
 # What each kind's plants are measured on.
@@ -218,13 +219,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     path = arguments.out / f"{arguments.what}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    natural = tuple(dict.fromkeys(model.start for model in MODELS.values()))
-    names = arguments.models or ([*natural, *MODELS] if arguments.what == "accuracy" else list(MODELS))
+    names = arguments.models or ([*NATURAL, *MODELS] if arguments.what == "accuracy" else list(MODELS))
     judge = _judge(arguments.device)
     for name in names:
-        path_of = arguments.weights / name
-        family = family_of_pipeline(json.loads((path_of / "model_index.json").read_text())["_class_name"], str(path_of))
-        model = load_model(family, str(path_of), None, "float32", arguments.device)
+        # Its class alone does not tell: the joint-stream model reads its texts in a way of its own.
+        model = load_model(find_model(name)[0], str(arguments.weights / name), None, "float32", arguments.device)
         if arguments.what == "oracle":
             found[name] = oracle(model, judge, MODELS[name])
         else:

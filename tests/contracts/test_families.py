@@ -50,6 +50,13 @@ class TestBundledTransformer(FamilyContract):
         return Subject("pixart", WEIGHTS / "toy-dit-planted", arguments)
 
 
+class TestBundledJointStream(FamilyContract):
+    @pytest.fixture(scope="class")
+    def subject(self) -> Subject:
+        arguments = {"max_sequence_length": 0}
+        return Subject("toy_joint", WEIGHTS / "toy-mmdit", arguments)
+
+
 class TestPixArtSigma(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self, tmp_path_factory: pytest.TempPathFactory) -> Subject:

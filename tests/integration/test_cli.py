@@ -207,7 +207,7 @@ def test_missing_things_are_one_line(command: Command, tmp_path: Path) -> None:
 
 
 def test_lists(command: Command) -> None:
-    assert all(name in command("models")[1] for name in ("toy-planted-a", "toy-dit", "toy-dit-planted"))
+    assert all(name in command("models")[1] for name in ("toy-planted-a", "toy-dit", "toy-dit-planted", "toy-mmdit"))
     sites = command("models", "toy")[1]
     assert "up_blocks.1.attentions.2" in sites
     assert "window sizes where a sweep names none: 1, 2, 3, 4\n" in sites

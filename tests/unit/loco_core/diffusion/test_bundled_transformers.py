@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from loco_core.diffusion.facts import find_model
+from loco_core.diffusion.facts import family_of_pipeline, find_model
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import load_model
 from loco_core.scoring.base import load_judge
@@ -19,18 +19,30 @@ from loco_core.types import Generation, Intervention, Row
 from orchestrator.resolve.lookup import resolve_model
 from orchestrator.spec import ModelSpec
 
-NAMES = ("toy-dit", "toy-dit-planted")
+SITES = {"toy-dit": 12, "toy-dit-planted": 12, "toy-mmdit": 10}
+FAMILIES = {"toy-dit": "pixart", "toy-dit-planted": "pixart", "toy-mmdit": "toy_joint"}
+NAMES = tuple(FAMILIES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_knows_it_by_name(name: str) -> None:
-    assert find_model(name)[0] == "pixart"
-    assert resolve_model(ModelSpec(id=name)).n_sites == MODELS["toy-dit-planted"].sites
+    assert find_model(name)[0] == FAMILIES[name]
+    assert resolve_model(ModelSpec(id=name)).n_sites == SITES[name]
+
+
+def test_the_number_of_sites_is_the_one_that_plants_count_by() -> None:
+    assert MODELS["toy-dit-planted"].sites == SITES["toy-dit-planted"]
+
+
+def test_a_folder_of_the_class_of_the_joint_stream_is_still_stable_diffusion_3() -> None:
+    """The bundled one leaves out the place of T5, which pipelines of that class do not by themselves."""
+    index = json.loads((WEIGHTS / "toy-mmdit" / "model_index.json").read_text())
+    assert family_of_pipeline(index["_class_name"], "here") == "sd3"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_draws_the_colour_that_it_is_told(name: str) -> None:
-    model = load_model("pixart", str(WEIGHTS / name), None, "float32", "cpu")
+    model = load_model(FAMILIES[name], str(WEIGHTS / name), None, "float32", "cpu")
     rows = [Row(f"a {colour} square", "", seed) for seed, colour in enumerate(COLOUR_NAMES)]
     images = torch.cat([part.images for part in generate(model, rows, Generation(10, 3.0), 8)])
     judge = load_judge(JUDGE, "cpu")
@@ -54,7 +66,7 @@ def test_a_style_goes_with_both_planted_sites_and_stays_with_either() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_was_measured_to_draw_what_it_is_told(name: str) -> None:
-    """The least of eight shares is 81 %, of the natural model's objects."""
+    """The least of twelve shares is 81 %, of the objects of `toy-dit`."""
     measured = json.loads((WEIGHTS / "accuracy.json").read_text())[name]
     assert min(kind["accuracy"] for kind in measured.values()) > 0.8
 
@@ -68,4 +80,4 @@ def test_knowledge_is_where_it_was_planted() -> None:
 def test_all_weights_together_stay_small() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.rglob("*.safetensors")) < 100_000_000
     own = [path.stat().st_size for name in NAMES for path in (WEIGHTS / name).rglob("*") if path.is_file()]
-    assert sum(own) < 12_000_000
+    assert sum(own) < 20_000_000

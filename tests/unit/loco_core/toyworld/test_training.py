@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,15 +12,18 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import load_model
-from loco_core.toyworld import train
+from loco_core.toyworld import WEIGHTS, train
 from loco_core.toyworld.planting import BLOCKS, MODELS
 from loco_core.toyworld.training import loop
 from loco_core.toyworld.training.data import make_pool, make_wide_pool
 from loco_core.toyworld.training.denoiser import PerSite
+from loco_core.toyworld.training.joint import JOINT_BLOCKS, caption_tables, train_joint
 from loco_core.toyworld.training.loop import fit
 from loco_core.toyworld.training.transformer import MASKED, Reader, draw, make_transformer
 from loco_core.toyworld.world import Captions
+from loco_core.types import Generation, Row
 
 
 def line() -> tuple[torch.nn.Linear, torch.Tensor]:
@@ -181,3 +185,28 @@ def test_the_time_is_shared_among_what_is_still_to_be_trained(tmp_path: Path, mo
     train.main()
     assert given == {"toy-dit": pytest.approx(45, abs=5), "toy-dit-planted": pytest.approx(100, abs=10)}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["toy-dit", "toy-dit-planted"]
+
+
+def test_a_joint_stream_is_trained_on_what_the_pipeline_reads_and_drawn_by_its_family(tmp_path: Path) -> None:
+    """Its tables of captions are the family's encodings, without a place for T5; three steps make a pipeline."""
+    captions = Captions()
+    shutil.copytree(WEIGHTS / "vae", tmp_path / "vae")
+    shutil.copytree(WEIGHTS / "clip", tmp_path / "clip")
+    train_joint(tmp_path, make_pool(64, 1), captions, tmp_path / "toy-mmdit", tmp_path, steps=3, batch=8)
+    model = load_model("toy_joint", str(tmp_path / "toy-mmdit"), None, "float32", "cpu")
+    assert len(model.sites) == JOINT_BLOCKS
+    assert all(site.text_only for site in model.sites)
+    words, pooled = caption_tables(tmp_path / "clip", captions)
+    numbers = [0, 7, 1000]
+    encoded = model.encode([captions.texts[number] for number in numbers])
+    assert encoded.pooled is not None
+    assert torch.allclose(encoded.embeds, words[numbers], atol=1e-4)
+    assert torch.allclose(encoded.pooled, pooled[numbers], atol=1e-4)
+    (drawn,) = generate(model, [Row("a red circle", "", 3)], Generation(2, 3.0), 2)
+    alone = model.pipeline(
+        "a red circle", num_inference_steps=2, guidance_scale=3.0, max_sequence_length=0, output_type="latent",
+        generator=torch.Generator("cpu").manual_seed(3),
+    ).images  # fmt: skip
+    assert torch.allclose(drawn.latents, alone, atol=1e-4)
+    for config in (tmp_path / "toy-mmdit").glob("*/*.json"):
+        assert str(tmp_path) not in config.read_text()
