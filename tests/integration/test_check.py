@@ -12,7 +12,7 @@ import pytest
 
 from loco_core.checking.certificate import BUNDLED, read_folder
 from loco_core.diffusion import model as models
-from loco_core.diffusion.facts import known_models
+from loco_core.diffusion.facts import families, known_models
 from tests.support import tiny_cross, tiny_joint, tiny_models, tiny_packed, tiny_streams
 from tests.support.broken_models import DEAF, HALF, black, grey, installed, of_class, wide_denoiser, wide_vae
 from tests.support.sweeps import Command, tiny_sweep
@@ -59,7 +59,9 @@ def test_a_bundled_model_passes(name: str, command: Command, tmp_path: Path) -> 
         "cost": "measured", "margin": "measured", "precision": "skipped",
     }  # fmt: skip
     assert found.sites_found == found.sites_expected == len(found.sites)
-    assert [cost.size for cost in found.costs] == [1, 2, 4]
+    # Where the text evolves, a picture is drawn beside its donor's.
+    least = families()[found.family].least_batch
+    assert [cost.size for cost in found.costs] == [size for size in (1, 2, 4) if size >= least]
     assert found.seconds > 0
     # What ships with the project was made of these weights, and says the same.
     shipped = next(each for each in read_folder(BUNDLED) if each.model == name)
