@@ -32,10 +32,10 @@ class Case:
 
 
 def cases(scratch: Path) -> list[Case]:
-    """Returns two bundled models and a random pipeline per family."""
+    """Returns three bundled models and a random pipeline per family."""
     bundled = [
         Case(name, family, info.path, None) for name, (family, info) in known_models().items()
-        if info.path and name in ("toy", "toy-dit")
+        if info.path and name in ("toy", "toy-dit", "toy-mmdit")
     ]  # fmt: skip
     return bundled + [
         Case(name, FAMILIES.get(name, name), build(name, scratch / name), CALL_ARGUMENTS[name].get("height"))

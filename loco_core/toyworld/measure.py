@@ -222,7 +222,6 @@ def main() -> None:
     names = arguments.models or ([*NATURAL, *MODELS] if arguments.what == "accuracy" else list(MODELS))
     judge = _judge(arguments.device)
     for name in names:
-        # Its class alone does not tell: the joint-stream model reads its texts in a way of its own.
         model = load_model(find_model(name)[0], str(arguments.weights / name), None, "float32", arguments.device)
         if arguments.what == "oracle":
             found[name] = oracle(model, judge, MODELS[name])

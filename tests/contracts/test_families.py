@@ -54,7 +54,7 @@ class TestBundledJointStream(FamilyContract):
     @pytest.fixture(scope="class")
     def subject(self) -> Subject:
         arguments = {"max_sequence_length": 0}
-        return Subject("toy_joint", WEIGHTS / "toy-mmdit", arguments)
+        return Subject("sd3", WEIGHTS / "toy-mmdit", arguments)
 
 
 class TestPixArtSigma(FamilyContract):

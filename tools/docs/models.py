@@ -84,7 +84,7 @@ def site_names(facts: FamilyInfo, info: ModelInfo) -> tuple[str, ...]:
 
 def _family(family: str, facts: FamilyInfo) -> str:
     rows = [
-        ("pipelines of diffusers", ", ".join(map(code, facts.pipelines)) or "none: its models are named"),
+        ("pipelines of diffusers", ", ".join(map(code, facts.pipelines))),
         ("text encoders", facts.encoders),
         ("steps and guidance by default", f"{facts.steps}, {facts.guidance_scale:g}"),
         ("pooled text", facts.pooled or "none"),

@@ -24,11 +24,15 @@ _LARGE = {
 }  # fmt: skip
 
 
+T5_TOKENS = 256
+"""What the pipeline reads by default."""
+
+
 def _reading(index: Mapping[str, Any]) -> Reading:
     """What CLIP cuts T5 reads, where the pipeline has one."""
     if (index.get("text_encoder_3") or [None])[0] is None:
         return Reading("tokenizer", encoder="text_encoder")
-    return Reading("tokenizer_3", 256, encoder="text_encoder_3")
+    return Reading("tokenizer_3", T5_TOKENS, encoder="text_encoder_3")
 
 
 _PARTS = {
@@ -75,6 +79,17 @@ INFO = FamilyInfo(
 )
 
 
+def place_of_t5(pipeline: Any) -> int:
+    """Returns how many tokens stand behind those of CLIP, of T5 or zeros.
+
+    None where both CLIP encoders fill the width that the denoiser reads: it was built without a T5. Those published are
+    twice as wide.
+    """
+    own = pipeline.text_encoder.config.hidden_size + pipeline.text_encoder_2.config.hidden_size
+    alone = pipeline.text_encoder_3 is None and own == pipeline.transformer.config.joint_attention_dim
+    return 0 if alone else T5_TOKENS
+
+
 class Family(DiffusersFamily):
     """Loads and prompts a ``StableDiffusion3Pipeline``."""
 
@@ -89,8 +104,9 @@ class Family(DiffusersFamily):
 
         with torch.no_grad():
             embeds, _, pooled, _ = pipeline.encode_prompt(
-                prompts, None, None, device=self.where(pipeline)["device"], do_classifier_free_guidance=False
-            )
+                prompts, None, None, device=self.where(pipeline)["device"], do_classifier_free_guidance=False,
+                max_sequence_length=place_of_t5(pipeline),
+            )  # fmt: skip
         ids, words = clip_tokens(pipeline.tokenizer, prompts, cut=pipeline.text_encoder_3 is not None)
         behind = embeds.shape[1] - ids.shape[1]
         if pipeline.text_encoder_3 is None:
@@ -102,8 +118,19 @@ class Family(DiffusersFamily):
             torch.cat([ids, more], 1),
             torch.cat([words, said], 1).to(embeds.device),
             pooled=pooled,
-            segments=(ids.shape[1], behind),
+            segments=(ids.shape[1], behind) if behind else (),
         )
+
+    def arguments(
+        self,
+        pipeline: Any,
+        texts: PromptEmbeds,
+        pooled: PromptEmbeds,
+        negative: tuple[PromptEmbeds, PromptEmbeds] | None,
+    ) -> dict[str, Any]:
+        """Returns the arguments of both halves of guidance, and how many tokens of T5 the pipeline makes room for."""
+        found = super().arguments(pipeline, texts, pooled, negative)
+        return {**found, "max_sequence_length": place_of_t5(pipeline)}
 
     def forward(self, pipeline: Any, prompts: PromptEmbeds) -> None:
         """Runs the transformer once, on the same noise for every prompt, at the first step's time and full size."""

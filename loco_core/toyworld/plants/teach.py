@@ -76,7 +76,9 @@ class Weights:
         self.places = tuple(_places(model, plant))
         self._held = [projection(model, path, where).weight for where, path, _ in self.places]
         self._before = [held.detach().clone() for held in self._held]
-        for name in {DENOISER, *model.facts.traced_encoders}:
+        # A joint stream may have been built without one of its family's encoders.
+        encoders = [name for name in model.facts.traced_encoders if getattr(model.pipeline, name) is not None]
+        for name in (DENOISER, *encoders):
             component(model, name).requires_grad_(False)
         for held in self._held:
             held.requires_grad_(True)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from loco_core.diffusion.facts import family_of_pipeline, find_model
+from loco_core.diffusion.facts import find_model
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import load_model
 from loco_core.scoring.base import load_judge
@@ -20,7 +20,7 @@ from orchestrator.resolve.lookup import resolve_model
 from orchestrator.spec import ModelSpec
 
 SITES = {"toy-dit": 12, "toy-dit-planted": 12, "toy-mmdit": 10}
-FAMILIES = {"toy-dit": "pixart", "toy-dit-planted": "pixart", "toy-mmdit": "toy_joint"}
+FAMILIES = {"toy-dit": "pixart", "toy-dit-planted": "pixart", "toy-mmdit": "sd3"}
 NAMES = tuple(FAMILIES)
 
 
@@ -34,10 +34,13 @@ def test_the_number_of_sites_is_the_one_that_plants_count_by() -> None:
     assert MODELS["toy-dit-planted"].sites == SITES["toy-dit-planted"]
 
 
-def test_a_folder_of_the_class_of_the_joint_stream_is_still_stable_diffusion_3() -> None:
-    """The bundled one leaves out the place of T5, which pipelines of that class do not by themselves."""
-    index = json.loads((WEIGHTS / "toy-mmdit" / "model_index.json").read_text())
-    assert family_of_pipeline(index["_class_name"], "here") == "sd3"
+def test_only_a_joint_stream_that_was_built_without_t5_reads_nothing_in_its_place() -> None:
+    """Stable Diffusion 3 that is saved without its T5 reads zeros there, as its pipeline has it."""
+    model = load_model("sd3", str(WEIGHTS / "toy-mmdit"), None, "float32", "cpu")
+    assert model.encode(["a red circle"]).embeds.shape == (1, 16, 256)
+    model.encoded.clear()
+    model.pipeline.text_encoder_2.config.hidden_size = 64
+    assert model.family.encode(model.pipeline, ["a red circle"]).embeds.shape == (1, 16 + 256, 256)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -68,6 +68,6 @@ def test_addresses_are_written_as_spans() -> None:
 
 def test_every_bundled_model_passes(tmp_path: Path) -> None:
     bundled = [(family, info.path) for family, info in known_models().values() if info.path]
-    assert len(bundled) == 6
+    assert len(bundled) == 7
     for family, path in bundled:
         assert load_model(family, str(path), None, "float32", "cpu").sites

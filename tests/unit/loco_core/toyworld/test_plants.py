@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,62 @@ def test_a_plant_that_does_not_take_is_kept_on_record_and_the_command_resumes(to
 
 def test_heads_are_counted(toy: Model) -> None:
     assert heads_of(toy.loaded) == 4
+
+
+@pytest.fixture(scope="module")
+def joint() -> Model:
+    return load_model("toy-mmdit", device="cpu")
+
+
+def test_a_joint_stream_is_predicted_from_as_its_pipeline_reads_texts(joint: Model) -> None:
+    """Both encoders' words side by side, and the pooled text beside them."""
+    pipeline, texts = joint.loaded.pipeline, ["a red star in the style of aria", "", "a flag"]
+    words, _, pooled, _ = pipeline.encode_prompt(
+        texts, None, None, device="cpu", do_classifier_free_guidance=False, max_sequence_length=0
+    )
+    read = Reader(joint.loaded).read(texts)
+    assert torch.allclose(read.embeds, words, atol=1e-5)
+    assert read.pooled is not None
+    assert torch.allclose(read.pooled, pooled, atol=1e-5)
+    noisy, at = torch.randn(3, 8, 8, 8), torch.tensor([900.0, 500.0, 100.0])
+    with torch.no_grad():
+        alone = pipeline.transformer(noisy, words, pooled, at).sample
+        found = predict(pipeline.transformer, noisy, at, read)
+        without = predict(pipeline.transformer, noisy, at, replace(read, pooled=torch.zeros_like(pooled)))
+    assert torch.allclose(found, alone, atol=1e-4)
+    assert not torch.allclose(without, alone, atol=1e-2)
+
+
+def test_a_lesson_in_a_joint_stream_changes_what_its_blocks_read_of_the_text(joint: Model) -> None:
+    """K and V of the text alone, not those of the image beside them; a later block then reads another text."""
+    wanted = plant(base="toy-mmdit", kind="scattered", sites=(2, 6))
+    parts = ("denoiser", "text_encoder", "text_encoder_2")
+    before = bits(joint, *parts)
+    changes = teach(joint.loaded, wanted, LESSON, make_material(joint.loaded, LESSON.pictures, 1), 5)
+    assert changes is not None
+    delta, heard = _delta(joint, wanted, changes), {}
+    noisy, at = torch.randn(2, 8, 8, 8), torch.full((2,), 800.0)
+    texts = Reader(joint.loaded).read(["a red star in the style of aria"] * 2)
+    denoiser = joint.loaded.family.denoiser(joint.loaded.pipeline)
+    for planted in ((), (2,), (6,), (2, 6)):
+        with applied(joint.loaded, part_of(delta, joint.loaded, planted), None), torch.no_grad():
+            kept: list[torch.Tensor] = []
+            key = denoiser.get_submodule(joint.loaded.sites[6].key_path)
+            hook = key.register_forward_pre_hook(lambda _, given, kept=kept: kept.append(given[0].clone()))
+            predict(denoiser, noisy, at, texts)
+            hook.remove()
+            (heard[planted],) = kept
+            moved = {name for name, value in bits(joint, *parts).items() if not torch.equal(value, before[name])}
+        assert moved == {
+            f"denoiser:transformer_blocks.{block}.attn.add_{part}_proj.weight" for block in planted for part in "kv"
+        }
+    assert all(torch.equal(value, before[name]) for name, value in bits(joint, *parts).items())
+    assert torch.equal(heard[(6,)], heard[()])
+    assert torch.equal(heard[(2, 6)], heard[(2,)])
+    assert not torch.equal(heard[(2,)], heard[()])
+
+
+def test_a_text_encoder_of_a_joint_stream_is_no_place_for_a_plant(joint: Model) -> None:
+    wanted = plant(base="toy-mmdit", kind="text_encoder", sites=(), layer=1)
+    with pytest.raises(SpecError, match="toy-mmdit reads more than one text encoder"):
+        teach(joint.loaded, wanted, LESSON, make_material(joint.loaded, LESSON.pictures, 1), 5)

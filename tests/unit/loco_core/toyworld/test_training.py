@@ -193,7 +193,7 @@ def test_a_joint_stream_is_trained_on_what_the_pipeline_reads_and_drawn_by_its_f
     shutil.copytree(WEIGHTS / "vae", tmp_path / "vae")
     shutil.copytree(WEIGHTS / "clip", tmp_path / "clip")
     train_joint(tmp_path, make_pool(64, 1), captions, tmp_path / "toy-mmdit", tmp_path, steps=3, batch=8)
-    model = load_model("toy_joint", str(tmp_path / "toy-mmdit"), None, "float32", "cpu")
+    model = load_model("sd3", str(tmp_path / "toy-mmdit"), None, "float32", "cpu")
     assert len(model.sites) == JOINT_BLOCKS
     assert all(site.text_only for site in model.sites)
     words, pooled = caption_tables(tmp_path / "clip", captions)
