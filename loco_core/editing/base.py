@@ -28,6 +28,7 @@ TokenSet = Literal["last_subject", "subject", "tail", "last_position", "all"]
 Targets = Literal["published", "paired"]
 Fill = Literal["donor_mean", "zero"]
 HeldHalf = Literal["conditional", "both"]
+Retain = Literal["affected", "all"]
 
 
 def _share_or_count(value: float) -> float:
@@ -58,6 +59,8 @@ class EditSettings(BaseModel):
         neurons: how many output coordinates of every projection are held: a share up to 1, or a whole number.
         fill: what it holds them at: their mean under the donor prompts, or zero.
         guidance_half: where it holds them: in the conditional half of guidance, or in both. Weights are edited in both.
+        retain: of the prompts that must read as before, which an editor that filters them keeps: those that the edit
+            would move most (``affected``), or ``all``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +73,7 @@ class EditSettings(BaseModel):
     neurons: Neurons = 0.25
     fill: Fill = "donor_mean"
     guidance_half: HeldHalf = "conditional"
+    retain: Retain = "affected"
 
 
 @dataclass(frozen=True)
@@ -204,10 +208,13 @@ class EditorInfo:
         options: further fields of `EditSettings` that it takes from the sweep's ``edit:`` block as they are.
         absolute: whether the lambda of its paired edits is absolute; that of published ones always is.
         preserves: of which targets prompts may be given that must read as before.
+        preserve: of how many of the nearest attributes of the same kind, where a sweep does not say.
         published: how it was published, if it can be fitted so.
         place: where it edits whatever was localized; None edits at the sites that it is given.
         baselines: what its chosen edits are held against.
         several: why it takes several positions to fit on, in words; empty where one will do.
+        fixed_text: why it takes sites that read the same of a text at every step, in words; empty where it edits models
+            too in which text and image attend to each other.
         columns: what it fills of `COLUMNS`, from settings and changes; None fills the columns of its settings.
         methods: what the report's text on methods says of it.
     """
@@ -216,10 +223,12 @@ class EditorInfo:
     options: tuple[str, ...] = ()
     absolute: bool = False
     preserves: tuple[Targets, ...] = ("paired",)
+    preserve: int = 8
     published: Published | None = None
     place: Place | None = None
     baselines: tuple[Baseline, ...] = (ALL_SITES, WINDOWS, PLACEBO)
     several: str = ""
+    fixed_text: str = ""
     columns: Callable[[EditSettings, WeightDelta], Mapping[str, Any]] | None = None
     methods: str = ""
 
@@ -295,6 +304,20 @@ def named(editor: str, targets: str | None) -> str:
     return f"{editor}, {said}" if said else editor
 
 
+def evolving_text(editor: str, model: str, stream: str) -> str:
+    """Says why an editor does not edit a model in which text and image attend to each other; empty where it does.
+
+    Args:
+        editor: its key.
+        model: the model, in words.
+        stream: how its text is read, see :attr:`loco_core.diffusion.facts.FamilyInfo.stream`.
+    """
+    why = editor_info(editor).fixed_text
+    if not why or stream != "evolving":
+        return ""
+    return f"{editor}: {why}, and in {model} text and image attend to each other, so that it is another at every step"
+
+
 def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> WeightDelta:
     """Fits an edit with the editor that the settings name.
 
@@ -308,6 +331,8 @@ def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> Weig
     if not model.facts.words:
         raise EditError("of this model nobody knows which tokens of a text are words, so that it admits no edit")
     edit: Editor = plugins.function("editors", settings.editor, "edit")
+    if refused := evolving_text(settings.editor, "this model", model.facts.stream):
+        raise EditError(refused)
     try:
         changes = tuple(edit(model, target, settings))
     except (TypeError, ValueError, LookupError, AttributeError) as error:

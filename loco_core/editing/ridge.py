@@ -70,7 +70,7 @@ def edit_sites(
         pairs = [sites[number] for sites in concepts]
         if id(pairs[0]) not in solved:
             same = [TokenPairs(kept[number], kept[number])] if kept else []
-            keys, donors = _stacked([*pairs, *same])
+            keys, donors = stacked([*pairs, *same])
             solved[id(pairs[0])] = solve(keys, donors - keys, settings.strength, absolute=absolute)
         changes += [updated(model, path, solved[id(pairs[0])]) for path in paths[2 * number : 2 * number + 2]]
     return tuple(changes)
@@ -98,7 +98,7 @@ def edit_module(
     Raises:
         EditError: the system has no unique solution in float64.
     """
-    keys, donors = _stacked(pairs)
+    keys, donors = stacked(pairs)
     shift = donors - keys
     if bias_again:
         # An input more, always 1, whose weight is the bias.
@@ -145,5 +145,6 @@ def solve(keys: torch.Tensor, shift: torch.Tensor, strength: float, *, absolute:
     raise EditError(f"the system of {len(keys)} keys is singular at lambda {strength:g}; take a larger lambda")
 
 
-def _stacked(pairs: Sequence[TokenPairs]) -> tuple[torch.Tensor, torch.Tensor]:
+def stacked(pairs: Sequence[TokenPairs]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the keys and the donors of several concepts, each behind one another."""
     return torch.cat([item.keys for item in pairs]), torch.cat([item.donors for item in pairs])

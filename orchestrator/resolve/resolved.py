@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from loco_core.diffusion.default.profile import Profile
 from loco_core.diffusion.facts import FamilyInfo, families
-from loco_core.editing.base import editor_info
+from loco_core.editing.base import editor_info, evolving_text
 from loco_core.errors import SpecError
 from loco_core.scoring.base import JudgeChoice
 from loco_core.types import Attribute, Engine, Extras, Generation
@@ -172,11 +172,14 @@ class ResolvedModel(BaseModel):
         """Returns the sites that a published method edits; none where it edits a text encoder.
 
         Raises:
-            SpecError: the model has no such text encoder, or no site that admits an edit.
+            SpecError: the model has no such text encoder, or no site that admits an edit, or none that the method can
+                edit.
         """
         facts = self.facts
         if editor_info(editor).place != "text_encoder":
             self.check_sites()
+            if refused := evolving_text(editor, f"{self.id} ({self.family})", facts.stream):
+                raise SpecError(refused)
             return self.editable_sites
         if not facts.clip_encoders:
             raise SpecError(

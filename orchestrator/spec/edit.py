@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from loco_core.editing.base import Fill, HeldHalf, Neurons, Targets, TokenSet
+from loco_core.editing.base import Fill, HeldHalf, Neurons, Retain, Targets, TokenSet
 from loco_core.errors import did_you_mean
 from orchestrator.spec.metrics import Metrics, choice
 from orchestrator.spec.places import KeyOrFile, ModelPlace, Place
@@ -21,8 +21,8 @@ class EditSpec(Strict):
 
     editors: Annotated[tuple[KeyOrFile, ...], Field(min_length=1)] = Field(
         ("loco_edit", "neurons"),
-        description="Editors: `loco_edit`, `neurons`, `uce`, `diff_quick_fix`, others that packages add, or Python "
-        "files.",
+        description="Editors: `loco_edit`, `neurons`, `uce`, `speed`, `diff_quick_fix`, others that packages add, or "
+        "Python files.",
         examples=[["loco_edit", "neurons", "uce"]],
     )
     targets: Annotated[
@@ -44,7 +44,7 @@ class EditSpec(Strict):
     method_lambdas: Mapping[KeyOrFile, Lambdas] = Field(
         default_factory=dict,
         description="Absolute strengths by editor, of published edits and of methods that need no localization (`uce`, "
-        "`diff_quick_fix`). Default: the published one of each.",
+        "`speed`, `diff_quick_fix`). Default: the published one of each.",
         examples=[{"uce": [0.1, 0.5]}],
     )
     neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = Field(
@@ -75,11 +75,17 @@ class EditSpec(Strict):
         "published, or `both`.",
         examples=["both"],
     )
-    preserve: Annotated[int, Field(ge=0, le=16)] = Field(
-        8,
-        description="Number of nearest attributes of the same kind that LocoEdit's paired edits and UCE must leave "
-        "alone; 0 as in LocoEdit's paper.",
+    preserve: Annotated[int, Field(ge=0, le=16)] | None = Field(
+        None,
+        description="Number of nearest attributes of the same kind that LocoEdit's paired edits, UCE and SPEED must "
+        "leave alone; 0 as in LocoEdit's paper. Default: 8, of `speed` 16.",
         examples=[0],
+    )
+    retain: Retain = Field(
+        "affected",
+        description="Of the texts that SPEED must leave alone, which it keeps as they read: those that the edit would "
+        "move by the mean of all or more (`affected`), as published, or `all`.",
+        examples=["all"],
     )
     max_neighbour_loss: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,

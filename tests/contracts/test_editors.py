@@ -22,3 +22,7 @@ class TestNeurons(Bundled):
 
 class TestUCE(Bundled):
     editor = "uce"
+
+
+class TestSPEED(Bundled):
+    editor = "speed"

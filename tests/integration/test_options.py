@@ -102,7 +102,12 @@ OPEN: dict[str, list[Any]] = {
     "localize.screen": [4],
     "controls.random": [1],
     "interventions.*.steps": [[0, 1], [1, 2]],
-    "edit.editors": [["neurons"], ["uce"], ["diff_quick_fix"], ["loco_edit", "neurons", "uce", "diff_quick_fix"]],
+    "edit.editors": [
+        ["neurons"],
+        ["uce"],
+        ["diff_quick_fix"],
+        ["loco_edit", "neurons", "uce", "speed", "diff_quick_fix"],
+    ],
     "edit.lambdas": [[0.01, 1.0]],
     "edit.method_lambdas": [{"loco_edit": [0.5]}],
     "edit.neurons": [[0.2, 3]],
@@ -219,6 +224,7 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "evaluate.judge.pictures: None": {"evaluate.judge.use": "zero_shot"},
         "evaluate.judge.pictures": {**judged, "evaluate.judge.use": "style"},
         **{f"edit.{name}": neurons for name in ("neurons", "fill", "guidance_half", "neuron_tokens")},
+        "edit.retain": {"edit.editors": ["speed"]},
         # Sets are of two prompts or more.
         "evaluate.metrics": {"evaluate.prompts": 2},
         "edit.editors": {"prompts": 2}, "notify.when": {"notify.to": [ADDRESS]},

@@ -64,7 +64,7 @@ def _settings(spec: SweepSpec, attribute: Attribute) -> Iterator[EditSettings]:
             for strength in wanted.method_lambdas.get(editor, (known.strength,)):
                 yield EditSettings(
                     editor=editor, targets="published", tokens=known.tokens, strength=strength,
-                    preserve=wanted.preserve if "published" in info.preserves else 0,
+                    **_chosen(wanted, editor, "published"),
                 )  # fmt: skip
         if known and "paired" not in targets:
             continue
@@ -85,10 +85,15 @@ def paired(wanted: EditSpec, editor: str, values: Mapping[str, Any]) -> EditSett
         editor: key of the editor, or its file.
         values: of the settings that are tried, by their names.
     """
+    return EditSettings(editor=editor, **{**_chosen(wanted, editor, "paired"), **values})
+
+
+def _chosen(wanted: EditSpec, editor: str, targets: Targets) -> dict[str, Any]:
+    """Returns the settings of an editor that are not tried at several values."""
     info = editor_info(editor)
-    options = {name: getattr(wanted, name) for name in info.options}
-    preserve = wanted.preserve if "paired" in info.preserves else 0
-    return EditSettings(editor=editor, preserve=preserve, **{**options, **values})
+    preserve = info.preserve if wanted.preserve is None else wanted.preserve
+    chosen = {name: getattr(wanted, name) for name in info.options}
+    return {"preserve": preserve if targets in info.preserves else 0, **chosen}
 
 
 def _values(wanted: EditSpec, setting: Setting) -> tuple[Any, ...]:
@@ -155,6 +160,9 @@ def planned_edit(
     code = editor_code(settings.editor)
     # Of a file its content counts, not the folder that it lies in.
     does = {**settings.model_dump(), "editor": name_of(settings.editor)}
+    if "retain" not in editor_info(settings.editor).options:
+        # As before there was a choice.
+        del does["retain"]
     key = identity.EditKey(model.weights, model.dtype, texts, sites, does, kind, model.engine.bits, code)
     return PlannedEdit(identity.edit_id(key), settings, scope, sites, base, code)
 

@@ -69,6 +69,18 @@ def test_a_method_that_no_model_admits_is_refused_and_others_are_passed_over() -
     assert error.value.loc == ("edit", "editors", 2)
 
 
+def test_a_method_of_texts_that_stay_the_same_is_refused_where_text_and_image_attend_to_each_other() -> None:
+    s = spec(edit={"editors": ["uce", "speed"]})
+    joint = TOY.model_copy(update={"id": "mine", "family": "sd3"})
+    resolved = resolve(s)
+    check_methods(s, resolved.model_copy(update={"models": (TOY, joint)}))
+    message = r"speed: .* in mine \(sd3\) text and image attend to each other, so that it is another at every step"
+    with pytest.raises(SpecError, match=message) as error:
+        check_methods(s, resolved.model_copy(update={"models": (joint,)}))
+    assert error.value.loc == ("edit", "editors", 1)
+    assert [place.editor for place in method_places(s, resolved, "toy", "style/lumio")] == ["uce", "speed"]
+
+
 def test_a_model_whose_sites_all_share_k_and_v_with_the_image_is_said_and_refused_where_it_is_alone() -> None:
     s = spec(edit={"editors": ["loco_edit"]})
     single = TOY.model_copy(update={"id": "mine", "family": "lumina2", "site_names": ("layers.0", "layers.1")})

@@ -8,7 +8,7 @@ import pytest
 from loco_core.errors import SpecError
 from loco_core.types import Attribute
 from orchestrator.resolve.resolved import ResolvedModel
-from orchestrator.stages.edit.candidates import baselines, candidates, restored
+from orchestrator.stages.edit.candidates import baselines, candidates, planned_edit, restored
 from orchestrator.stages.edit.plan import (
     check_editable,
 )
@@ -112,6 +112,27 @@ def test_methods_have_their_published_settings_and_a_place_of_their_own() -> Non
     assert [(edit.settings.targets, edit.settings.strength, edit.settings.preserve) for edit in both] == [
         ("published", 0.5, 2), ("paired", 0.5, 2),
     ]  # fmt: skip
+
+
+def test_editors_say_what_they_preserve_and_a_sweep_may_say_otherwise() -> None:
+    def found(**edit: Any) -> set[tuple[str, int, str]]:
+        s = spec(edit={"editors": ["uce", "speed"], **edit})
+        edits = [one for name in ("uce", "speed") for one in candidates(s, TOY, STYLE, (8, 9), "method", name)]
+        return {(one.settings.editor, one.settings.preserve, one.settings.retain) for one in edits}
+
+    assert found() == {("uce", 8, "affected"), ("speed", 16, "affected")}
+    assert found(preserve=3, retain="all") == {("uce", 3, "affected"), ("speed", 3, "all")}
+
+
+def test_only_an_editor_that_filters_what_it_retains_is_named_by_it() -> None:
+    def names(editor: str, **edit: Any) -> list[str]:
+        s = spec(edit={"editors": [editor], **edit})
+        return [one.edit_id for one in candidates(s, TOY, STYLE, TOY.editable_sites, "method", editor)]
+
+    (edit, *_) = candidates(spec(edit={"editors": ["uce"]}), TOY, STYLE, TOY.editable_sites, "method", "uce")
+    other = edit.settings.model_copy(update={"retain": "all"})
+    assert planned_edit(spec(), TOY, STYLE, other, "method", edit.sites).edit_id == edit.edit_id
+    assert not set(names("speed")) & set(names("speed", retain="all"))
 
 
 def test_an_edit_is_restored_from_its_row_or_not_at_all() -> None:
