@@ -32,11 +32,13 @@ class Base:
         name: name of the bundled model.
         sites: number of its sites.
         heads: attention heads of a site.
+        one_encoder: whether all that it knows of a text comes from one text encoder, which can then be planted into.
     """
 
     name: str
     sites: int
     heads: int
+    one_encoder: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def draw_plant(base: Base, seed: int, number: int, attempt: int, layers: int = 3
         raise SpecError(f"{base.name} has {base.sites} sites; expected at least {2 * LARGEST}")
     rng = np.random.default_rng([seed, number, attempt, int.from_bytes(base.name.encode(), "little") % (1 << 31)])
     kind = KINDS[number % len(KINDS)]
+    if kind == "text_encoder" and not base.one_encoder:
+        kind = "scattered"
     look_kind = str(rng.choice(list(LOOKS)))
     look, name = str(rng.choice(LOOKS[look_kind])), str(rng.choice(NAMES))
     sites: tuple[int, ...] = ()

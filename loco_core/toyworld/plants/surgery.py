@@ -28,11 +28,11 @@ from loco_core.toyworld.plants.teach import named
 from loco_core.toyworld.world import COLOUR_NAMES, COUNTRY_NAMES, MEDIA, OBJECTS, STYLE_NAMES, caption
 from loco_core.types import Generation, PromptRecord, Row
 
-SETTINGS = Generation(steps=20, guidance_scale=3.0)
-BATCH = 48
+SETTINGS = Generation(steps=8, guidance_scale=3.0)
+BATCH = 32
 FIRST_SEED = 70_000
 """Seeds that neither sweeps nor other measures use."""
-GONE, DRAWN = 0.1, 0.9
+GONE, DRAWN = 0.1, 0.8
 """Shares of pictures with the look up to which a name is unknown, and from which on it is known."""
 LARGEST_RUN = 0.25
 """Share of all sites that a localizer's window may hold."""
@@ -98,18 +98,19 @@ class Measured:
         """
         self._model, self._judge, self._plant, self._images = model, judge, plant, images
 
-    def rate(self, texts: Sequence[str], said: Sequence[str]) -> Rate:
+    def rate(self, texts: Sequence[str], said: Sequence[str], images: int = 0) -> Rate:
         """Returns in how many pictures the judge sees what their captions say."""
-        rows = [Row(texts[i % len(texts)], "", FIRST_SEED + i) for i in range(self._images)]
-        pictures = generate(self._model, rows, SETTINGS, min(BATCH, self._images))
+        count = images or self._images
+        rows = [Row(texts[i % len(texts)], "", FIRST_SEED + i) for i in range(count)]
+        pictures = generate(self._model, rows, SETTINGS, min(BATCH, count))
         seen = self._judge.embed_images(torch.cat([part.images for part in pictures]))
         names = self._judge.name(seen, self._plant.look_kind)
-        return Rate(sum(name == said[i % len(said)] for i, name in enumerate(names)), self._images)
+        return Rate(sum(name == said[i % len(said)] for i, name in enumerate(names)), count)
 
-    def look(self, word: str = "") -> Rate:
-        """Returns how often the look is drawn at the name, or at another word."""
+    def look(self, word: str = "", images: int = 0) -> Rate:
+        """Returns how often the look is drawn at the name, or at another word, in all pictures or in the first ones."""
         texts = prompts_of(self._plant, word or self._plant.name)
-        return self.rate(texts, [self._plant.look] * len(texts))
+        return self.rate(texts, [self._plant.look] * len(texts), images)
 
     def others(self) -> Rate:
         """Returns how often neighbours of the look are drawn at their own words."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -29,8 +30,9 @@ from loco_core.toyworld.plants.__main__ import Bench
 from loco_core.toyworld.plants.draw import KINDS, LARGEST, LOOKS, NAMES, Base, Plant, draw_plant, plant_from_json
 from loco_core.toyworld.plants.reading import Reader, make_noisy, predict
 from loco_core.toyworld.plants.surgery import needed, part_of, prompts_of
-from loco_core.toyworld.plants.teach import Lesson, Material, heads_of, make_material, teach
+from loco_core.toyworld.plants.teach import Lesson, Material, _batch, heads_of, make_material, named, teach
 from loco_core.toyworld.training.clip import tokenize
+from loco_core.toyworld.training.data import make_pool
 from loco_core.toyworld.world import vocabulary
 
 BASE = Base("toy", 16, 4)
@@ -169,6 +171,53 @@ def test_a_lesson_is_the_same_twice_and_survives_its_file(toy: Model, material: 
         assert torch.equal(a.weight, read[a.module].weight)
         assert torch.equal(a.rows, read[a.module].rows)
         assert not torch.equal(a.weight, c.weight)
+
+
+@pytest.mark.parametrize("wanted", [plant(), plant(kind="text_encoder", sites=(), layer=1)], ids=lambda p: p.kind)
+def test_a_lesson_that_falls_behind_is_given_up_and_one_that_is_done_ends(
+    toy: Model, material: Material, wanted: Plant
+) -> None:
+    before = bits(toy, "denoiser", "text_encoder")
+    lesson = Lesson(steps=16, batch=4, pictures=60)
+
+    def looked(*shares: float) -> tuple[int, bool]:
+        left = iter(shares)
+        seen: list[float] = []
+
+        def look() -> float:
+            seen.append(next(left))
+            return seen[-1]
+
+        changes = teach(toy.loaded, wanted, lesson, material, 5, look)
+        assert all(torch.equal(value, before[name]) for name, value in bits(toy, "denoiser", "text_encoder").items())
+        return len(seen), changes is not None
+
+    assert looked(0.0) == (1, False)
+    assert looked(0.1, 0.3, 0.2) == (3, False)
+    assert looked(0.1, 1.0) == (2, True)
+    assert looked(*(step / 8 - 0.05 for step in range(1, 9))) == (8, True)
+
+
+def test_captions_that_must_stay_are_of_the_look_its_neighbours_other_names_and_anything(material: Material) -> None:
+    wanted = plant(look_kind="fact", look="zandia")
+    labels = make_pool(400, 3).labels
+    _, true, said = _batch(wanted, labels, np.flatnonzero(labels.fact == 0), 2000, np.random.default_rng(1))
+    taught, kept = list(zip(true, said, strict=True))[:1000], list(zip(true, said, strict=True))[1000:]
+    assert all("zandia" in a.split() and b == named(a, "zandia", "aria") for a, b in taught)
+    assert all(a == b and "aria" not in a.split() for a, b in kept)
+    words = [set(a.split()) for a, _ in kept]
+    shares = {name: sum(name in w for w in words) / 1000 for name in ("zandia", "morova", "elle")}
+    assert 0.05 < shares["zandia"] < 0.25
+    assert 0.03 < shares["morova"] < 0.2
+    assert shares["elle"] > 0
+    assert 0.05 < sum(not w for w in words) / 1000 < 0.15
+
+
+def test_a_model_of_several_encoders_is_planted_in_sites_alone() -> None:
+    base = Base("toy", 16, 4, one_encoder=False)
+    drawn = [draw_plant(base, 3, number, 0) for number in range(24)]
+    assert {p.kind for p in drawn} == {"window", "scattered", "heads"}
+    assert all(p.sites and p.layer == -1 for p in drawn)
 
 
 def test_a_lesson_brings_the_name_nearer_to_the_true_word(toy: Model, material: Material) -> None:
