@@ -86,13 +86,13 @@ def measure(model: str, root: str) -> list[dict[str, Any]]:
     )  # fmt: skip
     store = open_store(root)
     edits = summarize(store.read("edits").to_pylist(), store.read("evaluations").to_pylist(), "report")
-    return [*localizations(model, store), *(edit_row(item) for item in edits if item.chosen)]
-
-
-def localizations(model: str, store: Store) -> list[dict[str, Any]]:
-    """Returns what every localizer says of every attribute, with what it took."""
-    scores, traces = store.read("scores"), store.read("traces")
     truths = json.loads((PLANTED_TABLES / "truth.json").read_text())
+    return [*localizations(model, store, truths), *(edit_row(item) for item in edits if item.chosen)]
+
+
+def localizations(model: str, store: Store, truths: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns what every localizer says of every attribute, with what it took, beside what is true."""
+    scores, traces = store.read("scores"), store.read("traces")
     found = []
     for row in store.read("localizations").to_pylist():
         name, method = row["attribute"], row["localizer"]
@@ -126,7 +126,8 @@ def _said(
     rows: pa.Table,
 ) -> dict[str, Any]:
     """Returns one answer beside the truth; an image's seconds stand in every row that is about it."""
-    truth = truths[model][attribute.split("/")[0]] if model in truths else None
+    known = truths.get(model, {})
+    truth = known.get(attribute, known.get(attribute.split("/")[0]))
     kinds = rows["control"].cast(pa.string()).to_pylist()
     # Contributions of all sites come from one picture.
     pictures = set(zip(*(rows[name].to_pylist() for name in ("prompt_id", "seed")), strict=True))

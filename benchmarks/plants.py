@@ -1,8 +1,10 @@
-"""Sweeps plants by the place of parameters, and keeps the scores that ``bench-localizer`` reads; resumable.
+"""Sweeps plants by the place of parameters, and keeps what ``bench-localizer`` reads; resumable.
 
 ``python -m benchmarks.plants PLANTS`` reads what ``python -m loco_core.toyworld.plants --out PLANTS`` wrote, and writes
-tables and their truth to ``--tables``: ``loco-sweep bench-localizer window --planted TABLES`` holds a localizer against
-them. What differs from the base is the planted rows alone, so windows are swapped in weights that no swap has trained.
+scores, traces and their truth to ``--tables``: ``loco-sweep bench-localizer window --planted TABLES`` holds a localizer
+against them. What differs from the base is the planted rows alone, so windows are swapped in weights that no swap has
+trained. It prints a table of all methods, a base model at a time (``--print`` only prints): also of localizers of
+others, by ``--beside mine.py``, on plants that nobody has seen.
 """
 
 from __future__ import annotations
@@ -10,16 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from benchmarks.methods import localizations, print_localizers
 from benchmarks.planted import COLUMNS
 from loco_core.attributes import attribute
 from loco_core.editing.deltas import applied, read_delta
 from loco_core.face.model import load_model
+from loco_core.localization.bench.planted import TRACES, TRUTH_FILE
 from loco_core.toyworld.plants.draw import Plant, plant_from_json
 from loco_core.toyworld.plants.surgery import truth_of
 from loco_core.toyworld.plants.teach import named
@@ -28,11 +33,11 @@ from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.sweep import AttributeSpec, RecordSpec
-from orchestrator.store import open_store
+from orchestrator.store import Store, open_store
 
 FIRST_SEED = 300
 """No sweep of the older planted models has it."""
-BESIDE = ("attention_contribution", "causal_tracing")
+BESIDE = ("argmin", "attention_contribution", "causal_tracing")
 
 
 def write_model(plant: Plant, delta: Path, folder: Path) -> None:
@@ -54,10 +59,10 @@ def attribute_of(plant: Plant) -> AttributeSpec:
     return AttributeSpec(kind=plant.look_kind, name=plant.name, mode=item.mode, records=records)
 
 
-def sweep(plant: Plant, folder: Path, seeds: int, steps: int, sites: int) -> SweepSpec:
-    """Returns the sweep of one plant, with the methods that trace beside the windows."""
+def sweep(plant: Plant, folder: Path, seeds: int, steps: int, sites: int, beside: Sequence[str]) -> SweepSpec:
+    """Returns the sweep of one plant, with other methods beside the windows."""
     # Causal tracing restores sites of a UNet.
-    beside = [name for name in BESIDE if name != "causal_tracing" or (folder / "unet").exists()]
+    beside = [name for name in beside if name != "causal_tracing" or (folder / "unet").exists()]
     return SweepSpec.model_validate(
         {
             "name": plant.key, "models": [{"id": plant.key, "path": str(folder)}], "attributes": [attribute_of(plant)],
@@ -70,49 +75,64 @@ def sweep(plant: Plant, folder: Path, seeds: int, steps: int, sites: int) -> Swe
     )  # fmt: skip
 
 
+def keep(name: str, store: Store, tables: Path) -> None:
+    """Writes scores and traces of one plant as the benchmark reads them."""
+    scores = store.read("scores").select(COLUMNS)
+    pq.write_table(scores, tables / f"{name}.parquet", compression="zstd")
+    (tables / TRACES).mkdir(exist_ok=True)
+    traces = store.read("traces")
+    few = traces.select([column for column in traces.column_names if column not in PROVENANCE])
+    pq.write_table(few, tables / TRACES / f"{name}.parquet", compression="zstd")
+
+
+def measure(report: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Sweeps one plant; returns its truth and what every method says of it."""
+    said = json.loads(report.read_text())
+    plant, root = plant_from_json(said["plant"]), arguments.work / report.stem
+    folder = arguments.work / f"{plant.key}-model"
+    if not folder.exists():
+        write_model(plant, report.with_suffix(".safetensors"), folder)
+    run_sweep(
+        sweep(plant, folder.resolve(), arguments.seeds, arguments.steps, said["sites"], arguments.beside), str(root),
+        lambda settings: RayBackend(settings, workers=arguments.workers, threads=1),
+        on_progress=lambda _: None, stop=StopSwitch(),
+        on_localized=lambda found: print(found.model, found.localizer, found.outcome, found.reason, flush=True),
+    )  # fmt: skip
+    store = open_store(str(root))
+    keep(plant.key, store, arguments.tables)
+    truth = {f"{plant.look_kind}/{plant.name}": truth_of(plant, said)}
+    rows = localizations(plant.key, store, {plant.key: truth})
+    return truth, [{**row, "base": plant.base, "kind": plant.kind, "changed": list(plant.sites)} for row in rows]
+
+
 def main() -> None:
-    """Sweeps what is missing, and writes tables and truth."""
+    """Sweeps what is missing, writes tables and truth, and prints how the methods do."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plants", type=Path)
     parser.add_argument("--tables", type=Path, default=Path("results/plant-tables"))
     parser.add_argument("--work", type=Path, default=Path("results/plant-sweeps"))
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--beside", nargs="*", default=list(BESIDE), help="localizers beside window and sequential")
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
     arguments.tables.mkdir(parents=True, exist_ok=True)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    truths: dict[str, Any] = {}
-    answers: list[dict[str, Any]] = []
-    for report in sorted(arguments.plants.glob("*.json")):
-        if report.stem.endswith("-discarded"):
+    truth_file, answers_file = arguments.tables / TRUTH_FILE, arguments.tables / "answers.json"
+    truths: dict[str, Any] = json.loads(truth_file.read_text()) if truth_file.exists() else {}
+    answers: list[dict[str, Any]] = json.loads(answers_file.read_text()) if answers_file.exists() else []
+    for report in [] if arguments.only_print else sorted(arguments.plants.glob("*.json")):
+        if report.stem in truths or report.stem.endswith("-discarded"):
             continue
-        said = json.loads(report.read_text())
-        plant, root = plant_from_json(said["plant"]), arguments.work / report.stem
-        folder = arguments.work / f"{plant.key}-model"
-        if not folder.exists():
-            write_model(plant, report.with_suffix(".safetensors"), folder)
-        spec = sweep(plant, folder.resolve(), arguments.seeds, arguments.steps, said["sites"])
-        run_sweep(
-            spec, str(root), lambda settings: RayBackend(settings, workers=arguments.workers, threads=1),
-            on_progress=lambda _: None, stop=StopSwitch(),
-            on_localized=lambda found: print(found.model, found.localizer, found.outcome, found.reason, flush=True),
-        )  # fmt: skip
-        store = open_store(str(root))
-        pq.write_table(
-            store.read("scores").select(COLUMNS), arguments.tables / f"{plant.key}.parquet", compression="zstd"
-        )
-        truths[plant.key] = {f"{plant.look_kind}/{plant.name}": truth_of(plant, said)}
-        for row in store.read("localizations").to_pylist():
-            start, size = row["window_start"], row["window_size"]
-            sites = [] if start is None else list(range(start, start + size))
-            answers.append(
-                {"plant": plant.key, "method": row["localizer"], "outcome": row["outcome"], "sites": sites,
-                 "planted": list(plant.sites), "needed": said["surgery"]["needed"], "kind": plant.kind}
-            )  # fmt: skip
+        truth, rows = measure(report, arguments)
+        truths, answers = {**truths, report.stem: truth}, [*answers, *rows]
         # After each: an interrupted run leaves tables with their truth.
-        (arguments.tables / "truth.json").write_text(json.dumps(truths, indent=1) + "\n")
-        (arguments.tables / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+        answers_file.write_text(json.dumps(answers, indent=1) + "\n")
+        truth_file.write_text(json.dumps(truths, indent=1) + "\n")
+    for base in [*dict.fromkeys(row["base"] for row in answers), None]:
+        print(f"\n{base or 'all'}\n")
+        print_localizers([row for row in answers if base in (None, row["base"])])
 
 
 if __name__ == "__main__":

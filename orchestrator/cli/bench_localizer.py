@@ -58,10 +58,7 @@ def bench_localizer(
             raise SpecError(f'no condition "{name}"{did_you_mean(name, known)}; `--condition list` names them')
     plugins.name([localizer])
     folders = planted_folders() if planted is None else (planted,)
-    if (tracer := reads(key_or_file(localizer))) is not None:
-        raise SpecError(
-            f"{localizer} reads traces ({tracer}), the bench has scores; `localize: compare` of a sweep takes it"
-        )
+    tracer = reads(key_or_file(localizer))
     measured = rule(key_or_file(localizer))
     reports = []
     for name, size in itertools.product(wanted, screen or [LocalizeSettings().screen]):
@@ -74,10 +71,12 @@ def bench_localizer(
                 run_bench(
                     measured, localizer, LocalizeSettings(screen=size), tables=tables, seed=seed,
                     planted=folders if len(wanted) == 1 else (), condition=known[name],
-                    reference=rule("window") if measured.begin else None,
+                    tracer=tracer, reference=rule("window") if measured.begin else None,
                     progress=show,
                 )
             )  # fmt: skip
+    if tracer and not any(report.planted for report in reports):
+        raise SpecError(f"{localizer} reads traces ({tracer}); no table of planted models has any beside its scores")
     if as_json:
         print("\n".join(report.to_json() for report in reports))
     elif len(reports) == 1:

@@ -93,6 +93,7 @@ def run_bench(
     condition: Condition | None = None,
     reference: Rule | None = None,
     planted: Sequence[Path] = (),
+    tracer: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> BenchReport:
     """Holds a localizer against tables whose truth is known.
@@ -110,14 +111,15 @@ def run_bench(
         condition: condition that says what they are like; None takes the usual ones.
         reference: rule that is given the whole grid of every table; answers and images of both are compared.
         planted: folders of tables of planted models, see `run_planted`.
+        tracer: whose traces the rule reads; then planted models are all that there is, as simulated tables have none.
         progress: called with the number of tables done.
 
     Raises:
         LocalizationError: from the localizer, or about the planted folder.
     """
     settings, condition = settings or LocalizeSettings(), condition or Condition("usual")
-    start = time.process_time()
-    results = tuple(result for folder in planted for result in run_planted(folder, rule, settings))
+    start, tables = time.process_time(), 0 if tracer else tables
+    results = tuple(result for folder in planted for result in run_planted(folder, rule, settings, tracer))
     answers: list[_Answer] = []
     savings = Savings() if reference else None
     for number, table in enumerate(condition.tables(tables, seed), start=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from loco_core import plugins
 from loco_core.errors import LocalizationError, did_you_mean
 from loco_core.localization.base import Localization, LocalizeSettings, Rule
 from loco_core.localization.bench.replay import ReplayedTable
+from loco_core.tables import rows_where
 
 TRUTH_FILE = "truth.json"
+TRACES = "traces"
+"""Folder beside the tables with those that localizers read which look at traces, under the same names."""
 NOT_LOCALIZED = "not localized"
 """An outcome that only a truth may have: any but ``localized`` is right, as no run of sites holds the attribute."""
 
@@ -71,16 +75,19 @@ def planted_folders() -> tuple[Path, ...]:
     return tuple(folder for module in modules if (folder := Path(module.PLANTED_TABLES)).is_dir())
 
 
-def run_planted(folder: Path, rule: Rule, settings: LocalizeSettings) -> tuple[PlantedResult, ...]:
+def run_planted(
+    folder: Path, rule: Rule, settings: LocalizeSettings, tracer: str | None = None
+) -> tuple[PlantedResult, ...]:
     """Holds a localizer against all ``*.parquet`` of a folder, each of one (model, attribute, set of seeds).
 
     Args:
         folder: has a ``truth.json`` beside the tables, ``{model: {kind: {"sites": [..], "outcome": ".."}}}``; an
             attribute may stand in place of a kind and then goes before it; ``"planted": "parameters"`` beside them
-            tells plants of that kind. Complements that a localizer might ask for
-            should be among the rows.
+            tells plants of that kind. Complements that a localizer might ask for should be among the rows. What
+            tracers measured lies in a folder ``traces``, under the same names.
         rule: the localizer.
         settings: given to it.
+        tracer: whose traces it reads; None if it reads scores. Tables without traces of it are left out.
 
     Raises:
         LocalizationError: the folder has no tables, or the truth file is missing, broken or silent on a table.
@@ -89,16 +96,41 @@ def run_planted(folder: Path, rule: Rule, settings: LocalizeSettings) -> tuple[P
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise LocalizationError(f"{folder}: no .parquet tables to hold the localizer against")
-    return tuple(_result(path, truths, rule, settings) for path in paths)
+    if tracer is None:
+        return tuple(_of_scores(path, truths, rule, settings) for path in paths)
+    traced = [path for path in paths if (folder / TRACES / path.name).exists()]
+    found = (_of_traces(folder / TRACES / path.name, path, truths, rule, settings, tracer) for path in traced)
+    return tuple(result for result in found if result is not None)
 
 
-def _result(path: Path, truths: dict[str, Any], rule: Rule, settings: LocalizeSettings) -> PlantedResult:
+def _of_scores(path: Path, truths: dict[str, Any], rule: Rule, settings: LocalizeSettings) -> PlantedResult:
+    scores = _read(path)
+    answer = ReplayedTable(scores).answer(rule, settings)
+    return _result(path, truths, answer.found, answer.images, scores.num_rows)
+
+
+def _of_traces(
+    path: Path, scores: Path, truths: dict[str, Any], rule: Rule, settings: LocalizeSettings, tracer: str
+) -> PlantedResult | None:
+    traces = rows_where(_read(path), method=tracer)
+    if not traces.num_rows:
+        return None
+    found = rule(traces, settings, (), None)
+    # Contributions of all sites come from one picture, noise and what is restored in it are pictures of their own.
+    kinds = set(traces["control"].cast(pa.string()).to_pylist())
+    pairs = set(zip(*(traces[name].to_pylist() for name in ("prompt_id", "seed")), strict=True))
+    images = len(pairs) if kinds == {"contribution"} else traces.num_rows
+    return _result(scores, truths, found, images, _read(scores).num_rows)
+
+
+def _read(path: Path) -> pa.Table:
     try:
-        scores = pq.read_table(path)
+        return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise LocalizationError(f"{path}: not a readable Parquet file ({error})") from error
-    answer = ReplayedTable(scores).answer(rule, settings)
-    found = answer.found
+
+
+def _result(path: Path, truths: dict[str, Any], found: Localization, images: int, all_images: int) -> PlantedResult:
     truth = _truth(truths, found, path.parent / TRUTH_FILE)
     sites = found.window.sites if found.window else ()
     if truth.outcome == NOT_LOCALIZED:
@@ -106,9 +138,47 @@ def _result(path: Path, truths: dict[str, Any], rule: Rule, settings: LocalizeSe
     else:
         right = found.outcome == truth.outcome and (truth.outcome != "localized" or sites == truth.sites)
     return PlantedResult(
-        path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason,
-        answer.images, scores.num_rows,
-    )  # fmt: skip
+        path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason, images, all_images
+    )
+
+
+@dataclass(frozen=True)
+class PlantedRates:
+    """What a localizer got right on plants of one way of planting.
+
+    Attributes:
+        planted: the way, see `PlantedTruth`.
+        precise: of sites that it named where sites hold the attribute, how many are true, and how many it named.
+        recalled: of the true sites, how many it named, and how many there are.
+        exact: in how many tables it named exactly the true sites, and of how many.
+        false: in how many tables it named sites where no run of sites holds the attribute, and of how many.
+    """
+
+    planted: str
+    precise: tuple[int, int]
+    recalled: tuple[int, int]
+    exact: tuple[int, int]
+    false: tuple[int, int]
+
+
+def rates(results: Sequence[PlantedResult]) -> tuple[PlantedRates, ...]:
+    """Counts what is right, a way of planting at a time."""
+    found = []
+    for planted in dict.fromkeys(result.truth.planted for result in results):
+        mine = [result for result in results if result.truth.planted == planted]
+        placed = [result for result in mine if result.truth.outcome == "localized"]
+        others = [result for result in mine if result.truth.outcome != "localized"]
+        hits = sum(len(set(result.sites) & set(result.truth.sites)) for result in placed)
+        found.append(
+            PlantedRates(
+                planted,
+                (hits, sum(len(result.sites) for result in placed)),
+                (hits, sum(len(result.truth.sites) for result in placed)),
+                (sum(result.sites == result.truth.sites for result in placed), len(placed)),
+                (sum(bool(result.sites) for result in others), len(others)),
+            )
+        )
+    return tuple(found)
 
 
 def _truth(truths: dict[str, Any], found: Localization, path: Path) -> PlantedTruth:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -99,7 +100,9 @@ def draw_plant(base: Base, seed: int, number: int, attempt: int, layers: int = 3
     """
     if base.sites < 2 * LARGEST:
         raise SpecError(f"{base.name} has {base.sites} sites; expected at least {2 * LARGEST}")
-    rng = np.random.default_rng([seed, number, attempt, int.from_bytes(base.name.encode(), "little") % (1 << 31)])
+    # All of the name counts: models whose names begin alike would be given the same names and looks.
+    name_number = int.from_bytes(hashlib.sha256(base.name.encode()).digest()[:4])
+    rng = np.random.default_rng([seed, number, attempt, name_number])
     kind = KINDS[number % len(KINDS)]
     if kind == "text_encoder" and not base.one_encoder:
         kind = "scattered"

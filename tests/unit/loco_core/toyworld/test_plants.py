@@ -94,6 +94,15 @@ def test_seeds_and_attempts_draw_other_plants() -> None:
     assert len({(p.sites, p.heads, p.layer, p.name, p.look) for p in drawn}) > 40
 
 
+def test_models_whose_names_begin_alike_are_given_other_plants() -> None:
+    drawn = {
+        name: [(p.name, p.look, p.sites) for n in range(8) for p in [draw_plant(Base(name, 12, 4), 1, n, 0)]]
+        for name in ("toy-dit", "toy-mmdit", "toy")
+    }
+    assert all(a != b for a, b in zip(drawn["toy-dit"], drawn["toy-mmdit"], strict=True))
+    assert all(a != b for a, b in zip(drawn["toy"], drawn["toy-mmdit"], strict=True))
+
+
 def test_a_model_of_few_sites_is_refused() -> None:
     with pytest.raises(SpecError, match="tiny has 4 sites; expected at least 8"):
         draw_plant(Base("tiny", 4, 2), 0, 0, 0)
