@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from benchmarks.planted import COLUMNS
 from loco_core.attributes import attribute
 from loco_core.editing.deltas import applied, read_delta
 from loco_core.face.model import load_model
+from loco_core.localization.base import LocalizeSettings, rule
 from loco_core.localization.bench.planted import TRACES, TRUTH_FILE
+from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.toyworld.plants.draw import Plant, plant_from_json
 from loco_core.toyworld.plants.surgery import truth_of
 from loco_core.toyworld.plants.teach import named
@@ -32,11 +34,15 @@ from orchestrator.backends.ray.backend import RayBackend
 from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
-from orchestrator.spec.sweep import AttributeSpec, RecordSpec
+from orchestrator.spec.attributes import AttributeSpec, RecordSpec
 from orchestrator.store import Store, open_store
 
 FIRST_SEED = 300
 """No sweep of the older planted models has it."""
+TRACE_COLUMNS = [
+    "model", "attribute", "attribute_kind", "mode", "method", "control", "component", "layer", "layer_name",
+    "prompt_id", "template_id", "seed", "value", "scorer", "status",
+]  # fmt: skip
 BESIDE = ("argmin", "attention_contribution", "causal_tracing")
 
 
@@ -52,11 +58,11 @@ def write_model(plant: Plant, delta: Path, folder: Path) -> None:
 def attribute_of(plant: Plant) -> AttributeSpec:
     """Returns the attribute of the look with the name in its prompts; donors and texts that score stay."""
     item = attribute(f"{plant.look_kind}/{plant.look}")
-    records = tuple(
-        RecordSpec(**{**asdict(record), "prompt": named(record.prompt, plant.look, plant.name)})
-        for record in item.records
-    )
-    return AttributeSpec(kind=plant.look_kind, name=plant.name, mode=item.mode, records=records)
+    records = []
+    for record in item.records:
+        said = {name: value for name, value in asdict(record).items() if name in RecordSpec.model_fields}
+        records.append(RecordSpec(**{**said, "prompt": named(record.prompt, plant.look, plant.name)}))
+    return AttributeSpec(kind=plant.look_kind, name=plant.name, mode=item.mode, records=tuple(records))
 
 
 def sweep(plant: Plant, folder: Path, seeds: int, steps: int, sites: int, beside: Sequence[str]) -> SweepSpec:
@@ -81,8 +87,7 @@ def keep(name: str, store: Store, tables: Path) -> None:
     pq.write_table(scores, tables / f"{name}.parquet", compression="zstd")
     (tables / TRACES).mkdir(exist_ok=True)
     traces = store.read("traces")
-    few = traces.select([column for column in traces.column_names if column not in PROVENANCE])
-    pq.write_table(few, tables / TRACES / f"{name}.parquet", compression="zstd")
+    pq.write_table(traces.select(TRACE_COLUMNS), tables / TRACES / f"{name}.parquet", compression="zstd")
 
 
 def measure(report: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -103,6 +108,34 @@ def measure(report: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any]
     truth = {f"{plant.look_kind}/{plant.name}": truth_of(plant, said)}
     rows = localizations(plant.key, store, {plant.key: truth})
     return truth, [{**row, "base": plant.base, "kind": plant.kind, "changed": list(plant.sites)} for row in rows]
+
+
+def print_surgery(plants: Path, tables: Path) -> None:
+    """Prints, a plant a line, what surgery on weights says beside what the swap says of the same sites."""
+    print(
+        "| plant | rows changed at | needed | drawn | reverted | transplanted alone | edited, restored | swap | `window` |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for path in sorted(tables.glob("*.parquet")):
+        said = json.loads((plants / f"{path.stem}.json").read_text())
+        found = ReplayedTable(pq.read_table(path)).answer(rule("window"), LocalizeSettings()).found
+        effects = {(row.window_start, row.window_size): row.effect for row in found.effects}
+        needed, subsets = said["surgery"]["needed"], said["surgery"]["subsets"]
+        left = next((row for row in subsets if row["reverted"] == needed), None) if needed else None
+        alone = next((row for row in subsets if row["transplanted"] == needed), None) if needed else None
+        run = (needed[0], needed[-1] - needed[0] + 1) if needed else None
+        effect = effects.get(run) if run else None
+        sites = list(found.window.sites) if found.window else ""
+        back = [_hits(said["restore"][name]) for name in ("edited", "restored")] if "restore" in said else ["-"]
+        cells = [
+            path.stem, said["plant"]["sites"] or "text encoder", needed or "no run", _hits(said["taught"]), _hits(left),
+            _hits(alone), ", ".join(back), "-" if effect is None else f"{effect:.2f}", f"{found.outcome} {sites}",
+        ]  # fmt: skip
+        print("|", " | ".join(str(cell) for cell in cells), "|")
+
+
+def _hits(rate: Mapping[str, Any] | None) -> str:
+    return "-" if rate is None else f"{rate['hits']}/{rate['of']}"
 
 
 def main() -> None:
@@ -133,6 +166,8 @@ def main() -> None:
     for base in [*dict.fromkeys(row["base"] for row in answers), None]:
         print(f"\n{base or 'all'}\n")
         print_localizers([row for row in answers if base in (None, row["base"])])
+    print()
+    print_surgery(arguments.plants, arguments.tables)
 
 
 if __name__ == "__main__":
