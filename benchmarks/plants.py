@@ -112,10 +112,9 @@ def measure(report: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any]
 
 def print_surgery(plants: Path, tables: Path) -> None:
     """Prints, a plant a line, what surgery on weights says beside what the swap says of the same sites."""
-    print(
-        "| plant | rows changed at | needed | drawn | reverted | transplanted alone | edited, restored | swap | `window` |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    names = ("plant", "changed at", "needed", "drawn", "reverted", "alone", "edited, restored", "swap", "`window`")
+    print("|", " | ".join(names), "|")
+    print("|---" * len(names) + "|")
     for path in sorted(tables.glob("*.parquet")):
         said = json.loads((plants / f"{path.stem}.json").read_text())
         found = ReplayedTable(pq.read_table(path)).answer(rule("window"), LocalizeSettings()).found
