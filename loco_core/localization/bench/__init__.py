@@ -18,7 +18,13 @@ import pyarrow as pa
 
 from loco_core.localization.base import Effect, Localization, LocalizeSettings, Rule
 from loco_core.localization.bench.conditions import Condition, conditions
-from loco_core.localization.bench.planted import PlantedResult, PlantedTruth, planted_folders, run_planted
+from loco_core.localization.bench.planted import (
+    PlantedResult,
+    PlantedTruth,
+    planted_folders,
+    read_card,
+    run_planted,
+)
 from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.localization.bench.report import BenchReport, Measure, OutcomeCount, Savings
 from loco_core.localization.bench.simulate import THRESHOLD, Noise, SimulatedTable, simulated_table, simulated_tables
@@ -119,6 +125,7 @@ def run_bench(
     """
     settings, condition = settings or LocalizeSettings(), condition or Condition("usual")
     start, tables = time.process_time(), 0 if tracer else tables
+    cards = tuple(card for folder in planted if (card := read_card(folder)) is not None)
     results = tuple(result for folder in planted for result in run_planted(folder, rule, settings, tracer))
     answers: list[_Answer] = []
     savings = Savings() if reference else None
@@ -141,6 +148,7 @@ def run_bench(
         savings=savings,
         outcomes=_outcomes(answers),
         planted=results,
+        cards=cards,
         cpu_seconds=time.process_time() - start,
     )
 

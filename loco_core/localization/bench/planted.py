@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.tables import rows_where
 
 TRUTH_FILE = "truth.json"
+CARD_FILE = "card.json"
+"""Name and version of a set of tables, and the checksum of its files, for those who cite it."""
 TRACES = "traces"
 """Folder beside the tables with those that localizers read which look at traces, under the same names."""
 NOT_LOCALIZED = "not localized"
@@ -67,6 +70,55 @@ class PlantedResult:
     reason: str
     images: int
     all_images: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a set of planted tables is cited by.
+
+    Attributes:
+        name: its name.
+        version: its version; another one where any file changes.
+        sha256: of its files, see `checksum`.
+    """
+
+    name: str
+    version: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} (SHA-256 {self.sha256[:12]})"
+
+
+def checksum(folder: Path) -> str:
+    """Returns the SHA-256 of a set's names and contents: its tables, its traces and its truth, sorted by name."""
+    found = hashlib.sha256()
+    for path in sorted([*folder.glob("*.parquet"), *folder.glob(f"{TRACES}/*.parquet"), folder / TRUTH_FILE]):
+        found.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def read_card(folder: Path) -> Card | None:
+    """Returns what a set of planted tables is cited by; None of a folder without a card.
+
+    Raises:
+        LocalizationError: the card is broken, or the files are not those that it speaks of.
+    """
+    path = folder / CARD_FILE
+    if not path.exists():
+        return None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        card = Card(str(said["name"]), int(said["version"]), str(said["sha256"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f'{path}: expected {{"name": "..", "version": 1, "sha256": ".."}}'
+        raise LocalizationError(message) from error
+    if (now := checksum(folder)) != card.sha256:
+        raise LocalizationError(
+            f"{path}: the files beside it have the checksum {now[:12]}; expected {card.sha256[:12]}"
+        )
+    return card
 
 
 def planted_folders() -> tuple[Path, ...]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from rich.table import Table
 
 from loco_core.localization.base import LocalizeSettings
-from loco_core.localization.bench.planted import PlantedResult, rates
+from loco_core.localization.bench.planted import Card, PlantedResult, rates
 from loco_core.localization.bench.replay import Answer
 from loco_core.localization.bench.truths import KINDS
 from loco_core.statistics import wilson
@@ -130,6 +130,7 @@ class BenchReport:
         savings: what it saves against a localizer that is given the whole grid; None where it was not compared.
         outcomes: number of tables by kind of truth and reported outcome.
         planted: results on tables of planted models; empty if none were given.
+        cards: what the sets of these tables are cited by, of those that say it.
         cpu_seconds: CPU time it took.
     """
 
@@ -143,6 +144,7 @@ class BenchReport:
     savings: Savings | None
     outcomes: tuple[OutcomeCount, ...]
     planted: tuple[PlantedResult, ...]
+    cards: tuple[Card, ...]
     cpu_seconds: float
 
     @property
@@ -174,6 +176,7 @@ class BenchReport:
             "savings": asdict(self.savings) if self.savings else None,
             "outcomes": [asdict(count) for count in self.outcomes],
             "planted": [asdict(result) for result in self.planted],
+            "planted_sets": [asdict(card) for card in self.cards],
             "planted_rates": [asdict(rate) for rate in rates(self.planted)],
             "cpu_seconds": self.cpu_seconds,
         }
@@ -188,6 +191,8 @@ class BenchReport:
             tables.append(f"drawn tables: {self.savings}")
         if self.planted:
             tables += [self._planted_table(), self._rates_table()]
+        if self.cards:
+            tables.append(f"tables of {', '.join(map(str, self.cards))}")
         return tables
 
     def _measure_table(self) -> Table:

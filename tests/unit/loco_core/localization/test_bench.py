@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rich
@@ -10,7 +11,16 @@ import rich
 from loco_core.errors import LocalizationError
 from loco_core.localization.base import Rule
 from loco_core.localization.bench import run_bench, run_planted
-from loco_core.localization.localizers import argmin, sequential, window
+from loco_core.localization.bench.planted import (
+    CARD_FILE,
+    TRACES,
+    PlantedResult,
+    PlantedTruth,
+    checksum,
+    rates,
+    read_card,
+)
+from loco_core.localization.localizers import argmin, attention_contribution, sequential, window
 from loco_core.testing.localizers import SETTINGS, a_table
 
 WINDOW = Rule(window.localize)
@@ -87,6 +97,78 @@ def test_where_no_run_of_sites_holds_it_any_outcome_but_a_place_is_right(
     assert [result.right for result in report.planted] == [right]
     rich.print(*report.parts())
     assert "parameters" in capsys.readouterr().out
+
+
+def a_result(sites: tuple[int, ...], true: tuple[int, ...], planted: str = "parameters") -> PlantedResult:
+    truth = PlantedTruth(true, "localized" if true else "not localized", planted)
+    said = "localized" if sites else "inconclusive"
+    return PlantedResult("t", "m", "style/a", truth, said, sites, sites == true, "", 1, 2)
+
+
+def test_rates_count_sites_and_tables_a_way_of_planting_at_a_time() -> None:
+    some = [
+        a_result((1, 2), (1, 2)), a_result((3,), (3, 4)), a_result((), (5,)), a_result((9,), (6,)),
+        a_result((), ()), a_result((7,), ()), a_result((1,), (1,), "captions"),
+    ]  # fmt: skip
+    by_place, by_caption = rates(some)
+    assert (by_place.planted, by_caption.planted) == ("parameters", "captions")
+    assert (by_place.precise, by_place.recalled) == ((3, 4), (3, 6))
+    assert (by_place.exact, by_place.false) == ((1, 4), (1, 2))
+    assert (by_caption.exact, by_caption.false) == ((1, 1), (0, 0))
+
+
+def test_plants_by_place_give_rates_and_no_verdict(planted: Path) -> None:
+    truth = json.loads((planted / "truth.json").read_text())
+    truth["simulated"]["style"] = {"sites": [15], "outcome": "localized", "planted": "parameters"}
+    (planted / "truth.json").write_text(json.dumps(truth))
+    report = run_bench(WINDOW, "window", SETTINGS, tables=1, planted=[planted])
+    assert [result.right for result in report.planted] == [False]
+    assert report.passed
+    assert json.loads(report.to_json())["planted_rates"][0]["exact"] == [0, 1]
+
+
+def test_a_set_is_cited_by_a_checksum_of_what_lies_there(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_card(planted) is None
+    card = {"name": "mine", "version": 3, "sha256": checksum(planted)}
+    (planted / CARD_FILE).write_text(json.dumps(card))
+    report = run_bench(WINDOW, "window", SETTINGS, tables=1, planted=[planted])
+    rich.print(*report.parts())
+    assert f"mine 3 (SHA-256 {card['sha256'][:12]})" in capsys.readouterr().out
+    assert json.loads(report.to_json())["planted_sets"] == [card]
+    (planted / TRACES).mkdir()
+    (planted / TRACES / "one.parquet").write_bytes(b"")
+    with pytest.raises(LocalizationError, match="the files beside it have the checksum"):
+        read_card(planted)
+    (planted / CARD_FILE).write_text("{}")
+    with pytest.raises(LocalizationError, match=r'expected \{"name"'):
+        read_card(planted)
+
+
+def test_a_localizer_that_reads_traces_is_given_those_of_planted_tables_alone(planted: Path) -> None:
+    rule = Rule(attention_contribution.localize, bounds=False)
+    assert run_planted(planted, rule, SETTINGS, "attention_contribution") == ()
+    scores = pq.read_table(planted / "one.parquet")
+    names = ("model", "attribute", "attribute_kind", "mode")
+    told = {name: str(scores[name][0].as_py()) for name in names}
+    rows = [
+        {
+            **told, "method": method, "control": "contribution", "component": "denoiser", "layer": layer,
+            "layer_name": f"l{layer}", "prompt_id": f"p{prompt}", "template_id": "", "seed": seed,
+            "value": 9.0 if (layer == 5) == (method == "attention_contribution") else 1.0, "status": "ok",
+        }
+        for method in ("attention_contribution", "another")
+        for layer in range(9) for prompt in range(8) for seed in range(4)
+    ]  # fmt: skip
+    (planted / TRACES).mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), planted / TRACES / "one.parquet")
+    truth = json.loads((planted / "truth.json").read_text())
+    truth["simulated"]["style"] = {"sites": [4, 5], "outcome": "localized", "planted": "parameters"}
+    (planted / "truth.json").write_text(json.dumps(truth))
+    report = run_bench(rule, "attention_contribution", SETTINGS, planted=[planted], tracer="attention_contribution")
+    assert report.tables == 0
+    (result,) = report.planted
+    assert (result.outcome, 5 in result.sites, len(result.sites), result.images) == ("localized", True, 2, 32)
+    assert run_planted(planted, rule, SETTINGS, "causal_tracing") == ()
 
 
 @pytest.mark.parametrize(
