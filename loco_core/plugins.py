@@ -35,6 +35,7 @@ GROUPS = {
     "judges": "loco_core.scoring.judges",
     "metrics": "loco_core.scoring.metrics",
     "tracers": "loco_core.tracing.tracers",
+    "attacks": "loco_core.attacking.attacks",
     "hooks": "orchestrator.hooks.adapters",
     "models": "",
     "pipelines": "",

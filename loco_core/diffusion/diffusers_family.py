@@ -170,3 +170,33 @@ class UNetFamily(DiffusersFamily):
     def conditions(self, prompts: PromptEmbeds, where: dict[str, Any]) -> dict[str, Any]:
         """Returns what the UNet reads beside noise, time and prompts."""
         return {}
+
+
+class OfNoise:
+    """What a family has beside whose VAE makes latents of pictures, and whose denoiser predicts noise added to them.
+
+    See :class:`loco_core.diffusion.model.Attackable`. It stands before the other bases of a family.
+    """
+
+    def read(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts, with gradients where torch keeps them."""
+        raise NotImplementedError
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts with the pipeline's own text encoder, padded to its length."""
+        import torch
+
+        with torch.no_grad():
+            return self.read(pipeline, prompts)
+
+    def latents(self, pipeline: Any, pictures: torch.Tensor) -> torch.Tensor:
+        """Returns the mean of what the VAE says of each picture, scaled as the denoiser reads it."""
+        import torch
+
+        from loco_core.diffusion.engine import device_of
+
+        vae = pipeline.vae
+        with torch.no_grad():
+            mean = vae.encode((2 * pictures - 1).to(device_of(vae), vae.dtype)).latent_dist.mode()
+        found: torch.Tensor = mean * vae.config.scaling_factor
+        return found

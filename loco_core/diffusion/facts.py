@@ -95,6 +95,8 @@ class FamilyInfo:
         words: whether it is known which tokens of a text are words: edits and traces are of words.
         follows: whether a row can be given another row's noisy picture, as ``source: own`` does.
         sides: whether the pipeline's call takes height and width.
+        attackable: whether its pictures can be learned from and started from: the family's file has the methods of
+            :class:`loco_core.diffusion.model.Attackable`.
         refiners: beginning of the module paths of attentions that refine or pool the text alone before it meets the
             image, and take no mask of padding that they could be given: they are no sites. Empty where there are none.
         unguided_scale: largest guidance scale at which the pipeline runs no guidance.
@@ -134,6 +136,7 @@ class FamilyInfo:
     words: bool = True
     follows: bool = True
     sides: bool = True
+    attackable: bool = False
     refiners: str = ""
     unguided_scale: float = 1.0
     guidance_example: str = ""

@@ -147,6 +147,29 @@ class Family(Protocol):
         """
 
 
+class Attackable(Family, Protocol):
+    """What a family has beside, whose models attacks learn from and start from (`FamilyInfo.attackable`)."""
+
+    def read(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+        """Encodes prompts as :meth:`Family.encode` does, with gradients where torch keeps them."""
+
+    def predict(self, pipeline: Any, noisy: torch.Tensor, times: torch.Tensor, texts: PromptEmbeds) -> torch.Tensor:
+        """Runs the denoiser.
+
+        Args:
+            pipeline: the pipeline.
+            noisy: ``(n, channels, h, w)`` noised latents.
+            times: ``(n,)`` int64 times of training.
+            texts: ``n`` encoded prompts.
+
+        Returns:
+            ``(n, channels, h, w)`` what the scheduler's ``prediction_type`` says: the noise, or the velocity.
+        """
+
+    def latents(self, pipeline: Any, pictures: torch.Tensor) -> torch.Tensor:
+        """Returns the latents ``(n, channels, h, w)`` of pictures ``(n, 3, height, width)`` in [0, 1]."""
+
+
 class SuperResolution(Protocol):
     """The second stage of a family, loaded as its pipelines are: a pipeline that enlarges what the first one draws.
 

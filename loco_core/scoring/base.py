@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from loco_core import plugins
 from loco_core.errors import SpecError, did_you_mean
+from loco_core.plugin_settings import about, checked
 from loco_core.quiet import quiet_libraries
 from loco_core.scoring.classes import KindClasses
 
@@ -221,46 +222,24 @@ def judge_task(choice: JudgeChoice, classes: Mapping[str, KindClasses]) -> Judge
     if kind is None:
         for key, value in given.items():
             if value:
-                raise _about(key, f"{named} takes no settings, but {key} is given; expected its name alone")
+                raise about(key, f"{named} takes no settings, but {key} is given; expected its name alone")
         return None
     pictures = plugins.declared("judges", choice.use, "PICTURES", False)
     if not choice.model:
         raise SpecError(f"{named} needs a model: {{use: {named}, model: FOLDER or hub id}}")
     if bool(choice.pictures) != pictures:
         wanted = "needs pictures: FOLDER, with a folder of pictures per class" if pictures else "takes no pictures"
-        raise _about("pictures", f"{named} {wanted}")
-    settings = _settings(kind, named, choice.settings)
+        raise about("pictures", f"{named} {wanted}")
+    settings = checked(kind, named, choice.settings, ("use", "model", "revision"))
     kinds = settings.kinds or tuple(classes)
     for each in kinds:
         if each not in classes:
-            raise _about("kinds", f'{named}: no attribute is of the kind "{each}"{did_you_mean(each, classes)}')
+            raise about("kinds", f'{named}: no attribute is of the kind "{each}"{did_you_mean(each, classes)}')
     task = JudgeTask({each: classes[each] for each in kinds}, settings, choice.pictures)
     check = getattr(plugins.load("judges", choice.use), "check", None)
     if check is not None:
         check(task)
     return task
-
-
-def _settings(kind: type[JudgeSettings], named: str, given: Mapping[str, Any]) -> JudgeSettings:
-    try:
-        return kind.model_validate(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            known = ("use", "model", "revision", *kind.model_fields)
-            raise _about(key, f'{named} has no setting "{key}"{did_you_mean(key, known)}') from None
-        where = ".".join(map(str, first["loc"]))
-        expected = first["msg"].replace("Input should be", "expected")
-        for word, plain in (("a valid tuple", "a list"), ("a valid dictionary", "a mapping"), ("a valid ", "a ")):
-            expected = expected.replace(word, plain)
-        raise _about(key, f"{named}: {where} is {first['input']!r}; {expected}") from None
-
-
-def _about(key: str, message: str) -> SpecError:
-    error = SpecError(message)
-    error.loc = (key,)
-    return error
 
 
 def judge_id(name: str) -> str:

@@ -213,6 +213,25 @@ class Results:
         """
         return self.table("evaluations", columns, **values)
 
+    def attacks(self, columns: Sequence[str] | None = None, **values: str | float) -> pd.DataFrame:
+        """Returns what attacks on edits brought back.
+
+        Args:
+            columns: columns that are read, in their order; None reads all.
+            values: values that columns must have, e.g. ``who="edited"``.
+
+        Returns:
+            one row per picture drawn with an attacked model, edited or not.
+
+        Raises:
+            StoreError: there is no such column, or a file is missing or damaged.
+
+        Example:
+            >>> len(results.attacks())
+            0
+        """
+        return self.table("attacks", columns, **values)
+
     def failures(self, columns: Sequence[str] | None = None, **values: str | float) -> pd.DataFrame:
         """Returns why cells have no score.
 

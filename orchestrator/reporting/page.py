@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from loco_core.editing.base import info_of_results
 from loco_core.localization.base import in_words
+from orchestrator.reporting.attacks import attack_lines, attack_words
 from orchestrator.reporting.bill import bill
 from orchestrator.reporting.cards import SHARES, cards, counted
 from orchestrator.reporting.figures import Grid, effect_grids, pdfs
@@ -24,6 +25,7 @@ from orchestrator.reporting.triangle import colours
 from orchestrator.reporting.verdicts import badge
 from orchestrator.runs.usage import spent
 from orchestrator.spec import InterventionSpec
+from orchestrator.stages.edit.chooser import latest_judge
 from orchestrator.stages.edit.summary import Share
 from orchestrator.store import Store, encode_page
 from orchestrator.store.layout import REPORT
@@ -59,6 +61,7 @@ def render(store: Store, findings: Findings, running: str) -> str:
     album, grids, found = Album(store, findings), effect_grids(findings), cards(findings)
     strips = {item.block: album.interventions(item) for item in findings.items}
     before_after = {item.block: rows for item in findings.items if (rows := album.edits(item))}
+    attacks = attack_lines(store, findings, latest_judge(store))
     environment = Environment(
         loader=PackageLoader("orchestrator.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -74,6 +77,8 @@ def render(store: Store, findings: Findings, running: str) -> str:
         counted=counted(found),
         scale=colours(findings.spec.localize.threshold),
         beside=beside(findings, store),
+        attacks=attacks,
+        attack_words=attack_words(attacks),
         running=running,
         bill=bill(spent(store).usage),
         default_intervention=_default(findings),

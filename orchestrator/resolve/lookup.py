@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from loco_core.tracing.base import reads
 from loco_core.types import Attribute, Extras
 from orchestrator.presets import published
 from orchestrator.resolve.apart import once
+from orchestrator.resolve.attacks import FLOOR, check_attacks, check_models, floor_of
 from orchestrator.resolve.checkpoints import checkpoint, looked_at
 from orchestrator.resolve.default import identity_of, profile_of
 from orchestrator.resolve.donors import with_donor
@@ -51,10 +52,11 @@ def resolve(spec: SweepSpec) -> Resolved:
     attributes = _checked(spec, models)
     with located("scorer"):
         scorer = resolve_scorer(spec)
-    _look_closer(spec, models, attributes, scorer)
+    floor = _floor(spec, models, resolve_model)
+    _look_closer(spec, models, attributes, scorer, floor)
     return Resolved(
         models=tuple(models), attributes=attributes, scorer=scorer, judge=resolve_judge(spec, attributes, scorer),
-        metrics=resolve_metrics(spec), code=plugins.digests(spec.files),
+        metrics=resolve_metrics(spec), floor=floor, code=plugins.digests(spec.files),
     )  # fmt: skip
 
 
@@ -80,11 +82,30 @@ def outline(spec: SweepSpec) -> Resolved:
             scorer = resolve_scorer(spec)
     _look_closer(spec, [model for model in models if Path(model.described_in).is_dir()], attributes, scorer)
     judge, metrics = resolve_judge(spec, attributes, scorer, hub=False), resolve_metrics(spec, hub=False)
-    return Resolved(models=tuple(models), attributes=attributes, scorer=scorer, judge=judge, metrics=metrics)
+    floor = _floor(spec, models, _as_published)
+    return Resolved(
+        models=tuple(models), attributes=attributes, scorer=scorer, judge=judge, metrics=metrics, floor=floor
+    )  # fmt: skip
+
+
+def _floor(
+    spec: SweepSpec, models: Sequence[ResolvedModel], find: Callable[[ModelSpec], ResolvedModel]
+) -> ResolvedModel | None:
+    """Looks up the model that attacks are held against, if there is one, and refuses models that cannot be attacked."""
+    named, found = floor_of(spec), None
+    if named is not None:
+        with located(*FLOOR):
+            found = find(named)
+    check_models(spec, models, found)
+    return found
 
 
 def _look_closer(
-    spec: SweepSpec, models: Sequence[ResolvedModel], attributes: Sequence[Attribute], scorer: ResolvedScorer
+    spec: SweepSpec,
+    models: Sequence[ResolvedModel],
+    attributes: Sequence[Attribute],
+    scorer: ResolvedScorer,
+    floor: ResolvedModel | None = None,
 ) -> None:
     """Refuses folders without their weights, steps that a scheduler cannot take, and texts that would be cut.
 
@@ -106,6 +127,9 @@ def _look_closer(
             steps.append(steps_of(spec, model, place))
             reader = prompt_reader(model, place)
         readers += [reader] if reader else []
+    if floor is not None and Path(floor.described_in).is_dir():
+        with located(*FLOOR):
+            weights += looked_at(floor, FLOOR)
     key, where = find_scorer(spec.scorer)
     with located("scorer"):
         read = plugins.declared("scorers", key, "TOKENIZED", False)
@@ -154,6 +178,7 @@ def check_names(spec: SweepSpec) -> tuple[Attribute, ...]:
     check_editors(spec, attributes)
     check_judge(spec, attributes)
     check_metrics(spec)
+    check_attacks(spec)
     check_scheduler(spec)
     return attributes
 

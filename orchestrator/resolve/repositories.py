@@ -10,6 +10,7 @@ from loco_core.diffusion.weights import commit
 from loco_core.errors import located
 from loco_core.scoring.base import find_scorer
 from loco_core.scoring.vision import VISION
+from orchestrator.resolve.attacks import FLOOR, floor_of
 from orchestrator.resolve.checkpoints import described_in
 from orchestrator.resolve.donors import with_donor
 from orchestrator.resolve.lookup import resolve_model, resolve_scorer
@@ -56,6 +57,10 @@ def repositories(spec: SweepSpec) -> tuple[Repository, ...]:
         if (second := model.super_resolution) is not None:
             needs = pipeline_needs(left_out(model.family, second=True))
             found.append(Repository(second.path, second.revision, needs))
+    if (floor := floor_of(spec)) is not None:
+        with located(*FLOOR):
+            held = resolve_model(floor)
+        found.append(Repository(held.described_in, held.revision, pipeline_needs(left_out(held.family), None, ())))
     key, where = find_scorer(spec.scorer)
     if key == CLIP and on_hub(where):
         with located("scorer"):
@@ -75,6 +80,8 @@ def named_repositories(spec: SweepSpec) -> tuple[str, ...]:
         paths += [described_in(each) for each in (item, item.donor and donor_as_model(item.donor)) if each]
         if item.super_resolution is not None:
             paths.append(item.super_resolution.path)
+    floor = floor_of(spec)
+    paths += [described_in(floor)] if floor else []
     key, where = find_scorer(spec.scorer)
     paths += [where] if key == CLIP else []
     paths += [spec.evaluate.judge.model or ""] if spec.evaluate.judge else []

@@ -273,6 +273,7 @@ class Resolved(BaseModel):
         scorer: what scores.
         judge: what names what edited pictures show; None where the sign of the scorer's margin does.
         metrics: what compares pictures with and without an edit.
+        floor: a model that never learned the attributes, if one is given: what attacks on edits are held against.
         code: SHA-256 of every Python file that the sweep names, as it was when it was looked up; what workers run of
             them is the same.
     """
@@ -284,6 +285,7 @@ class Resolved(BaseModel):
     scorer: ResolvedScorer
     judge: ResolvedJudge | None = None
     metrics: tuple[ResolvedMetric, ...] = ()
+    floor: ResolvedModel | None = None
     code: dict[str, str] = {}
 
     @property

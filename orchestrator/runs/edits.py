@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,12 +31,12 @@ from orchestrator.scheduler.progress import RunSummary
 from orchestrator.scheduler.side_work import SideWork
 from orchestrator.spec import EditSpec, EvaluateSpec, SweepSpec
 from orchestrator.stages.base import PlannedStage, Stage, StageContext, sweep_id
-from orchestrator.stages.chain import Chain
+from orchestrator.stages.chain import Chain, editing
 from orchestrator.stages.edit.candidates import methods
 from orchestrator.stages.edit.chooser import latest_judge
 from orchestrator.stages.edit.missing import as_chosen, missing_evaluations
 from orchestrator.stages.edit.plan import check_editable
-from orchestrator.stages.edit.stage import EditStage, Place, localized_place, method_places, place_by_hand
+from orchestrator.stages.edit.stage import Place, localized_place, method_places, place_by_hand
 from orchestrator.stages.edit.summary import EditSummary, summarize
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.probe.plan import with_batch_sizes
@@ -150,7 +150,7 @@ def run_edits(
         if blocks is not None:
             # As it was given, without defaults: `retry` is not to edit what nobody asked to have edited.
             held.store.record_sweep(sweep_id(recorded), recorded, uuid.uuid4().hex)
-        return _driven(held, EditStage(_context(held), places), controls, selection)
+        return _driven(held, editing(_context(held), places), controls, selection)
 
 
 def run_evaluation(
@@ -200,7 +200,7 @@ def run_evaluation(
             Publisher(held.store).publish(flush=True)
             write_metrics(held.store, held.resolved)
             return EditResult(None, _summaries(held.store, selection))
-        return _driven(held, PlannedStage("edit", found.units, _context(held)), controls, selection)
+        return _driven(held, [PlannedStage("edit", found.units, _context(held))], controls, selection)
 
 
 def run_tuning(
@@ -245,7 +245,7 @@ def run_tuning(
         space = Space(editors, window, count, largest, wanted)
         found = search(space, spec.evaluate.seeds)
         stage = TuneStage(_context(held), name, found, seed)
-        result = _driven(held, stage, controls, selection, before_shutdown=found.stop)
+        result = _driven(held, [stage], controls, selection, before_shutdown=found.stop)
         return TuneResult(result, stage.trials, stage.best, spec.evaluate.seeds)
 
 
@@ -306,7 +306,7 @@ def _context(held: _Results) -> StageContext:
 
 def _driven(
     held: _Results,
-    stage: Stage,
+    stages: Sequence[Stage],
     controls: Controls,
     selection: Selection,
     before_shutdown: Callable[[], None] = lambda: None,
@@ -318,7 +318,7 @@ def _driven(
     with watching(makers_of(held.spec)) as hooks:
         hooks.start(run_start(held.spec, held.resolved, held.root, "edit", held.held.died))
         controls = replace(controls, on_progress=each(controls.on_progress, hooks.progress))
-        chain = Chain(held.store, [stage], held.side, hooks.settled)
+        chain = Chain(held.store, stages, held.side, hooks.settled)
         summary = drive(held.held, chain, settings, controls, before_shutdown)
         if summary.outcome != "lease_lost":
             write_metrics(held.store, held.resolved)

@@ -21,6 +21,7 @@ from orchestrator.runs.usage import HOUR, Spent, is_enough, spent
 from orchestrator.runs.warnings import default_lines, warnings_of
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.attack.plan import count_attacks
 from orchestrator.stages.base import Count, PlanContext, sweep_id
 from orchestrator.stages.edit.count import count_edits
 from orchestrator.stages.probe.plan import probes, with_batch_sizes
@@ -45,7 +46,7 @@ class ModelOutlook:
         model: id of the model.
         gpus: GPUs of each of its workers; None takes one where there is any.
         hours: hours of work on one worker.
-        edit_hours: hours that edits take in addition, at the most.
+        edit_hours: hours that edits and attacks on them take in addition, at the most.
         measured: whether the hours follow from what was used for units that are done; else from the cost that is
             assumed for the model.
         types: names of the devices that they will run on: those so far where the hours follow from these, else the
@@ -96,8 +97,8 @@ class Outlook:
         guessed_batches: models whose batch size the run measures first, so that the number of units is a guess.
         most_cells: with a localizer that begins small: how many cells it may ask for in all, complements aside; else
             None.
-        edits: what edits take in addition, at the most: if every attribute that can be edited is localized in every
-            model. Nothing where the sweep does not edit.
+        edits: what edits and attacks on them take in addition, at the most: if every attribute that can be edited is
+            localized in every model. Nothing where the sweep does not edit.
         unedited: why attributes and models are not edited though the sweep edits, a sentence each.
         donors: in what models differ from the models that are their donors, a sentence each.
         warnings: what the sweep cannot show or cannot mean, and what to change, a sentence each.
@@ -167,7 +168,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     for model in resolved.models:
         alone = resolved.model_copy(update={"models": (model,)})
         new, traces = count(spec, alone, known, requests=begun), count_traces(spec, alone, traced)
-        edited = count_edits(spec, alone)
+        edited = count_edits(spec, alone) + count_attacks(spec, alone)
         seconds = planned_seconds.get(model.id, 0.0) + new.seconds + traces.seconds
         seconds += sum(unit.expected_seconds for unit in outside if unit.model == model.id)
         swept, left, edits = swept + new, left + traces, edits + edited

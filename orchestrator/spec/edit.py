@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from loco_core.editing.base import Fill, HeldHalf, Neurons, Retain, Targets, TokenSet
 from loco_core.errors import did_you_mean
+from orchestrator.spec.attacks import Attacks
 from orchestrator.spec.metrics import Metrics, choice
-from orchestrator.spec.places import KeyOrFile, ModelPlace, Place
+from orchestrator.spec.places import KeyOrFile, ModelPlace, NamedModel, Place
 from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
 
 Lambdas = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
@@ -170,6 +171,19 @@ class EvaluateSpec(Strict):
         "alone or with its settings. Default: none.",
         examples=[["ssim", {"cmmd": {"weights": "openai/clip-vit-large-patch14"}}]],
     )
+    attacks: Attacks = Field(
+        (),
+        description="Attacks on the chosen edits, which tell whether an attribute is gone or only hidden: "
+        "`soft_prompt`, `textual_inversion`, `noised_clean`, `relearn`, others that packages add, or Python files, "
+        "each alone or as `{use: ..}` with its settings. Default: none.",
+        examples=[["noised_clean", {"use": "relearn", "steps": 50}]],
+    )
+    floor: NamedModel | None = Field(
+        None,
+        description="A model that never learned the attributes: a name that `loco-sweep models` lists, or the folder "
+        "or hub id of a diffusers pipeline. Attacks on it say what they put into any model. Default: none.",
+        examples=["./never-saw-it"],
+    )
     windows: bool = Field(
         True,
         description="Whether the chosen edit is also made at every window that shares no site with the localized one.",
@@ -183,5 +197,5 @@ class EvaluateSpec(Strict):
 
     @property
     def plug_ins(self) -> tuple[str, ...]:
-        """Keys and files of the judge and of the metrics."""
-        return (*((self.judge.use,) if self.judge else ()), *self.metric_names)
+        """Keys and files of the judge, of the metrics and of the attacks."""
+        return (*((self.judge.use,) if self.judge else ()), *self.metric_names, *(item.use for item in self.attacks))

@@ -94,6 +94,12 @@ def scorer(text: str, folder: str | Path = ".") -> str:
     return text if named or word else hub_or_folder(text, folder)
 
 
+def named_model(text: str, folder: str | Path = ".") -> str:
+    """Returns what a model is: a word alone is a name, known or misspelled, unless there is such a folder."""
+    word = "/" not in text and text not in (".", "..", "~") and not os.path.isdir(anchored(text, folder))
+    return text if word and not is_single_file(text) else hub_or_folder(text, folder)
+
+
 def name_of(text: str) -> str:
     """Returns what something is called in identities: its own name, wherever it lies."""
     return Path(text).name if os.path.isabs(text) else text
@@ -142,5 +148,6 @@ def expected_storage(scheme: str) -> str:
 Place = Annotated[_Written, of_file(anchored)]
 ResultsPlace = Annotated[Place, AfterValidator(_kept)]
 ModelPlace = Annotated[_Written, of_file(hub_or_folder)]
+NamedModel = Annotated[_Written, of_file(named_model)]
 ScorerPlace = Annotated[_Written, of_file(scorer)]
 KeyOrFile = Annotated[str, of_file(key_or_file)]

@@ -22,6 +22,7 @@ from orchestrator.spec.places import name_of
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
+    from orchestrator.stages.edit.plan import PlannedEdit
     from orchestrator.stages.edit.summary import EditSummary
 
 UNIT_SECONDS = 30.0
@@ -97,12 +98,15 @@ class StageContext(PlanContext):
         announce: called with every localization that edits follow; returns the units that follow from it.
         on_edited: called with what the chosen edits of a place did, from another thread than the loop's; None where
             nobody asks.
+        on_chosen: called with the chosen edits of a place, from that thread: the model, the attribute, the edits, and
+            what picked their sites; returns the units that follow from them.
     """
 
     store: Store
     side: SideWork = field(default_factory=SideWork)
     announce: Callable[[Localization], list[Unit]] = lambda found: []
     on_edited: Callable[[Sequence[EditSummary]], None] | None = None
+    on_chosen: Callable[[str, str, Sequence[PlannedEdit], str], list[Unit]] = lambda *chosen: []
 
 
 class Stage:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from loco_core.localization.base import Localization
 from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.scheduler.side_work import SideWork
+from orchestrator.stages.attack.stage import AttackStage
 from orchestrator.stages.base import Row, Stage, StageContext
-from orchestrator.stages.edit.stage import EditStage
+from orchestrator.stages.edit.stage import EditStage, Place
 from orchestrator.stages.localize import Tables
 from orchestrator.stages.registry import outside
 from orchestrator.stages.sweep.planned import Plan
@@ -102,7 +103,7 @@ def chain_of_sweep(
     on_localized: Callable[[Localization], None],
     on_settled: Callable[[Sequence[Settled]], None] = lambda done: None,
 ) -> Chain:
-    """Returns the stages of a sweep: swaps, traces, edits, and those that are installed beside and that it asks for.
+    """Returns the stages of a sweep: swaps, traces, edits, attacks on these, and those of other packages it asks for.
 
     Args:
         context: see `StageContext`.
@@ -121,5 +122,16 @@ def chain_of_sweep(
     trace = TraceStage(replace(context, first_order=sweep.next_order), tables)
     after = replace(context, first_order=trace.next_order)
     more = [outside(replace(after, settings=settings), name) for name, settings in sorted(context.spec.stages.items())]
-    chain = Chain(context.store, [sweep, trace, EditStage(after), *more], context.side, on_settled)
+    chain = Chain(context.store, [sweep, trace, *editing(after), *more], context.side, on_settled)
     return chain
+
+
+def editing(context: StageContext, places: Sequence[Place] = ()) -> list[Stage]:
+    """Returns the stages that edit, and attack what is edited.
+
+    Args:
+        context: see `StageContext`.
+        places: where edits are made from the beginning; localizations add others.
+    """
+    attack = AttackStage(context)
+    return [EditStage(replace(context, on_chosen=attack.chosen), places), attack]

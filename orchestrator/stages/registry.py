@@ -20,8 +20,8 @@ from orchestrator.scheduler.protocol import Unit
 from orchestrator.stages.base import PlanContext, PlannedStage, Stage, StageContext
 from orchestrator.stages.context import Work
 
-OWN = ("sweep", "trace", "edit", "probe")
-_TABLES = {"trace": ("traces",), "edit": ("fits", "evaluations"), "probe": ("probes",)}
+OWN = ("sweep", "trace", "edit", "attack", "probe")
+_TABLES = {"trace": ("traces",), "edit": ("fits", "evaluations"), "attack": ("attacks",), "probe": ("probes",)}
 
 
 def work_of(stage: str) -> Work:

@@ -30,7 +30,7 @@ DELTAS = "deltas"
 REPORT = "report.html"
 
 _PARTED = ("scores", "failures", "embeddings", "images", "evaluations", "fits", "traces", "probes", "usage",
-           "picture_metrics", "features")  # fmt: skip
+           "picture_metrics", "features", "attacks")  # fmt: skip
 DERIVED = ("effects", "localizations", "edits", "trials", "metrics")
 """Tables of small files, one per key, each replaced whole; see `orchestrator.store.derived`."""
 

@@ -15,7 +15,7 @@ _TELLS = {
     "scores": "clip_score", "failures": "error_type", "embeddings": "embedding", "images": "image",
     "effects": "eligible", "localizations": "outcome", "fits": "norm", "edits": "norm", "evaluations": "split",
     "trials": "trial", "traces": "layer", "probes": "seconds_per_image",
-    "usage": "waiting", "picture_metrics": "value", "features": "features", "metrics": "note",
+    "usage": "waiting", "picture_metrics": "value", "features": "features", "metrics": "note", "attacks": "returned",
 }  # fmt: skip
 """A column by which a table is told from others: it has been there from the first version on."""
 

@@ -93,6 +93,9 @@ _HELD: Mapping[str, _Table] = MappingProxyType(
         "metrics": _Table(
             "One row per edit, metric and role of prompts: what the metric says of the edit", edit_columns.METRICS
         ),
+        "attacks": _Table(
+            "One row per attack and picture drawn with the attacked model, edited or not", edit_columns.ATTACKS
+        ),
         "trials": _Table("One row per trial of `tune`", edit_columns.TRIALS),
         "traces": _Table(
             "One row per prompt, seed and layer observed or restored, and per clean or corrupted picture",

@@ -178,7 +178,7 @@ def _check_reachable(file: Source, spec: ClusterSpec, sweep: SweepSpec, sweep_fi
             f"{place(file, ('results',))}: results: {results!r} is a relative path; expected an address such as "
             "s3://bucket/folder, or an absolute path that every node mounts"
         )
-    named: list[tuple[Loc, str | None]] = [(("scorer",), sweep.scorer)]
+    named: list[tuple[Loc, str | None]] = [(("scorer",), sweep.scorer), (("evaluate", "floor"), sweep.evaluate.floor)]
     for number, model in enumerate(sweep.models):
         second = model.super_resolution
         named += [(("models", number, "path"), model.path)]

@@ -120,6 +120,7 @@ OPEN: dict[str, list[Any]] = {
     "evaluate.judge.use": ["toy-judge"],
     "evaluate.judge.revision": ["main"],
     "evaluate.metrics.*.*.weights": [],
+    "evaluate.attacks.*.use": ["relearn"],
     "reproduces": ["locogen-sd14"],
     "stages": [{}],
     "notify": [ADDRESS],
@@ -185,6 +186,8 @@ def wanted(named: dict[str, str]) -> list[Pick]:
             ["ssim", {"cmmd": {"weights": "toy-clip"}}],
             [{"dino": {"weights": named["vision"]}}, {"fid": {"weights": named["clip"]}}],
         ],
+        "evaluate.attacks": [["noised_clean", {"use": "relearn", "steps": 1}], ["soft_prompt", "textual_inversion"]],
+        "evaluate.floor": [named["folder"], "toy"],
         "hooks": [["tensorboard"], [{"tensorboard": {"folder": "curves"}}, {named["hook"]: {"path": "called"}}]],
     }  # fmt: skip
     return picks(SweepSpec, {path: [*OPEN.get(path, ()), *places.get(path, ())] for path in OPEN.keys() | places})
@@ -225,6 +228,7 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "evaluate.judge.pictures": {**judged, "evaluate.judge.use": "style"},
         **{f"edit.{name}": neurons for name in ("neurons", "fill", "guidance_half", "neuron_tokens")},
         "edit.retain": {"edit.editors": ["speed"]},
+        "evaluate.floor": {"evaluate.attacks": ["noised_clean"]},
         # Sets are of two prompts or more.
         "evaluate.metrics": {"evaluate.prompts": 2},
         "edit.editors": {"prompts": 2}, "notify.when": {"notify.to": [ADDRESS]},

@@ -23,7 +23,7 @@ ADDED = """\
 windows: {sizes: [1, 2], stride: 1}
 images: report
 edit: {lambdas: [0.1], neurons: [0.05], tokens: [subject], preserve: 1}
-evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false}
+evaluate: {prompts: 1, seeds: 1, neighbours: 1, windows: false, attacks: noised_clean}
 """
 SMALLER_COMMANDS = {"--prompts 8 --seeds 8": "--prompts 2 --seeds 1", "--trials 32": "--trials 2 --window 12,2"}
 # `bench-localizer` takes minutes and has tests of its own.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loco_core.diffusion.diffusers_family import AS_GIVEN, DiffusersFamily
+from loco_core.diffusion.diffusers_family import AS_GIVEN, DiffusersFamily, OfNoise
 from loco_core.diffusion.facts import FamilyInfo, ModelInfo, plain_class
 from loco_core.diffusion.model import PromptEmbeds, load_pipeline
 from loco_core.diffusion.sites import block_names, largest_side
 from loco_core.diffusion.tokens import Reading, t5_tokens
 from loco_core.types import Extras
+
+if TYPE_CHECKING:
+    import torch
 
 _TRANSFORMER = {
     "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
@@ -28,6 +31,7 @@ INFO = FamilyInfo(
     site_names=lambda config: block_names("transformer_blocks", config["num_layers"]),
     native_side=lambda config: 8 * largest_side(config),
     encoders="T5-XXL, through a caption projection shared by all sites",
+    attackable=True,
     text_encoders={"text_encoder": 0},
     side_multiple=16,
     reading=lambda index: Reading(
@@ -36,7 +40,7 @@ INFO = FamilyInfo(
 )
 
 
-class Family(DiffusersFamily):
+class Family(OfNoise, DiffusersFamily):
     """Loads and prompts a ``PixArtAlphaPipeline`` or ``PixArtSigmaPipeline``, as its folder names it."""
 
     text_width = "caption_channels"
@@ -49,14 +53,11 @@ class Family(DiffusersFamily):
 
         return load_pipeline(plain_class(class_of(path, revision)), path, revision, dtype, device_map, extras)
 
-    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+    def read(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with T5."""
-        import torch
-
-        with torch.no_grad():
-            embeds, mask, _, _ = pipeline.encode_prompt(
-                prompts, do_classifier_free_guidance=False, device=self.where(pipeline)["device"], clean_caption=False
-            )
+        embeds, mask, _, _ = pipeline.encode_prompt(
+            prompts, do_classifier_free_guidance=False, device=self.where(pipeline)["device"], clean_caption=False
+        )
         texts = pipeline._text_preprocessing(prompts, clean_caption=False)
         ids, words = t5_tokens(pipeline.tokenizer, texts, embeds.shape[1])
         return PromptEmbeds(embeds, ids, words.to(embeds.device), mask=mask)
@@ -76,3 +77,19 @@ class Family(DiffusersFamily):
             # Micro-conditions, which the models of 1024 pixels read.
             added_cond_kwargs={"resolution": torch.ones(n, 2, **where), "aspect_ratio": torch.ones(n, 1, **where)},
         )
+
+    def predict(self, pipeline: Any, noisy: torch.Tensor, times: torch.Tensor, texts: PromptEmbeds) -> torch.Tensor:
+        """Runs the transformer; of what it learned beside the noise, its variance, nothing is kept."""
+        denoiser, n, channels = pipeline.transformer, len(noisy), noisy.shape[1]
+        height, width = (float(side * pipeline.vae_scale_factor) for side in noisy.shape[2:])
+        found: torch.Tensor = denoiser(
+            noisy,
+            encoder_hidden_states=texts.embeds,
+            encoder_attention_mask=texts.mask,
+            timestep=times,
+            added_cond_kwargs={
+                "resolution": noisy.new_tensor([[height, width]]).expand(n, 2),
+                "aspect_ratio": noisy.new_tensor([[height / width]]).expand(n, 1),
+            },
+        ).sample
+        return found[:, :channels]

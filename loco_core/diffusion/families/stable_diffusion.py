@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loco_core.diffusion.diffusers_family import UNetFamily
+from loco_core.diffusion.diffusers_family import OfNoise, UNetFamily
 from loco_core.diffusion.facts import FamilyInfo, ModelInfo
 from loco_core.diffusion.headers import Header
 from loco_core.diffusion.model import PromptEmbeds
 from loco_core.diffusion.single_files import DENOISER, Layout
 from loco_core.diffusion.sites import largest_side, unet_site_names
 from loco_core.diffusion.tokens import Reading, clip_tokens
+
+if TYPE_CHECKING:
+    import torch
 
 _UNET = {
     "sample_size": 64, "layers_per_block": 2, "cross_attention_dim": 768, "attention_head_dim": 8,
@@ -75,6 +78,7 @@ INFO = FamilyInfo(
     # The VAE enlarges eightfold, that of the bundled models fourfold.
     native_side=lambda config: 8 * largest_side(config),
     encoders="CLIP ViT-L (1.x), OpenCLIP ViT-H (2.x)",
+    attackable=True,
     clip_encoders=("text_encoder",),
     # With the bundled model on two CPU cores, a step of 96 rows.
     channels_last=True,
@@ -86,7 +90,7 @@ INFO = FamilyInfo(
 )
 
 
-class Family(UNetFamily):
+class Family(OfNoise, UNetFamily):
     """Loads and prompts a ``StableDiffusionPipeline``, without its safety checker: its black would pass for effects.
 
     What prepares pictures is left out too, as pictures are given to none.
@@ -98,13 +102,15 @@ class Family(UNetFamily):
     )
     text_width = "cross_attention_dim"
 
-    def encode(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
+    def read(self, pipeline: Any, prompts: list[str]) -> PromptEmbeds:
         """Encodes prompts with the pipeline's own text encoder, padded to its length."""
-        import torch
-
-        with torch.no_grad():
-            embeds, _ = pipeline.encode_prompt(
-                prompts, self.where(pipeline)["device"], num_images_per_prompt=1, do_classifier_free_guidance=False
-            )
+        embeds, _ = pipeline.encode_prompt(
+            prompts, self.where(pipeline)["device"], num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
         ids, words = clip_tokens(pipeline.tokenizer, prompts)
         return PromptEmbeds(embeds, ids, words.to(embeds.device))
+
+    def predict(self, pipeline: Any, noisy: torch.Tensor, times: torch.Tensor, texts: PromptEmbeds) -> torch.Tensor:
+        """Runs the UNet."""
+        found: torch.Tensor = pipeline.unet(noisy, times, texts.embeds).sample
+        return found

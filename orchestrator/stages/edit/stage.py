@@ -127,7 +127,7 @@ class EditStage(Stage):
         """
         self._store, self._spec, self._resolved = context.store, context.spec, context.resolved
         self._order, self._first, self._side = context.first_order, list(places), context.side
-        self._on_edited = context.on_edited
+        self._on_edited, self._on_chosen = context.on_edited, context.on_chosen
         self._committed = set(self._store.committed())
         self._places: dict[Key, Place] = {}
         self._waiting: dict[Key, set[str]] = {}
@@ -244,13 +244,13 @@ class EditStage(Stage):
         if missing := self._missing(place, self._unmeasured(place, [*first, *others], beside, "report")):
             return missing
         self._finish(place, [fit, more], chosen)
+        edits = [edit for edit in first if edit.edit_id in chosen]
         if self._on_edited is not None:
-            edits = [edit for edit in first if edit.edit_id in chosen]
             drawn = probes(spec, attribute, beside, "report", resolved.judge_id, resolved.metric_ids)
             rows = self._measured.rows(model.id, attribute.key, edits, drawn)
             fitted = [{**row, "chosen": True} for row in fits.to_pylist() if row["edit_id"] in chosen]
             self._on_edited(summarize(fitted, rows))
-        return []
+        return self._on_chosen(place.model, place.attribute, edits, place.localization)
 
     def _without_deltas(self, fit: Unit) -> set[str]:
         """Returns the unit's id if a file that it wrote is gone: it is fitted again, which writes it anew."""

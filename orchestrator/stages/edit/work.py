@@ -59,7 +59,7 @@ def _fit(context: WorkerContext, unit: Unit, planned: Fit) -> Result:
     rows, files = [], dict[str, bytes]()
     neighbours = nearest(context.model, context.attributes, planned.attribute)
     for edit in planned.edits:
-        delta, path, sum_ = _fitted(context, planned, edit, neighbours), None, None
+        delta, path, sum_ = fitted(context, planned, edit, neighbours), None, None
         info = editor_info(edit.settings.editor)
         if edit.scope in CANDIDATES:
             # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
@@ -93,7 +93,19 @@ def _in_window(edit: PlannedEdit) -> bool:
     return info.place is None and (baseline is None or baseline.at != "all_sites")
 
 
-def _fitted(context: WorkerContext, unit: Fit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
+def fitted(context: WorkerContext, unit: Fit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
+    """Fits an edit, the same wherever it is fitted.
+
+    Args:
+        context: the worker.
+        unit: what the edit is fitted on.
+        edit: the edit.
+        neighbours: keys of the nearest attributes, nearest first.
+
+    Raises:
+        SpecError: its editor is not the one that it was planned with.
+        EditError: it cannot be fitted.
+    """
     settings, known = edit.settings, alike(context.attributes, unit.attribute)
     if editor_code(settings.editor) != edit.code:
         raise SpecError(
@@ -170,7 +182,7 @@ def _evaluate(context: WorkerContext, unit: Unit, planned: Evaluation, attempt: 
     unedited = [seen.picture if seen.valid else None for seen in before]
     features, compared = feature_rows(context, unit, None, unedited, attempt), list[dict[str, Any]]()
     for edit in planned.edits:
-        after = _draw(context, planned, _fitted(context, planned, edit, neighbours), attempt)
+        after = _draw(context, planned, fitted(context, planned, edit, neighbours), attempt)
         edited = [seen.picture if seen.valid else None for seen in after]
         features += feature_rows(context, unit, edit, edited, attempt)
         compared += picture_rows(context, unit, edit, unedited, edited, attempt)

@@ -1,0 +1,1 @@
+"""The attacks, one file each; see `loco_core.attacking.base`."""

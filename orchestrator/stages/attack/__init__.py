@@ -1,0 +1,1 @@
+"""Attacks: whether what an edit removed is gone or only hidden."""

@@ -1,0 +1,169 @@
+"""What a worker does with an attack: make clean pictures, attack, draw the prompts, and say what is seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loco_core.attacking.base import AttackTask, Clean, attack_id, attack_settings, attacked
+from loco_core.diffusion.generate import generate
+from loco_core.diffusion.model import LoadedModel, load_model
+from loco_core.editing.deltas import applied
+from loco_core.errors import EditError, SpecError
+from loco_core.scoring.base import margin_of
+from loco_core.types import PromptRecord, Row
+from orchestrator.scheduler.protocol import Attempt, Unit
+from orchestrator.stages.attack.plan import FIRST_CLEAN_SEED, TRIES, Attacking
+from orchestrator.stages.context import Result, WorkerContext
+from orchestrator.stages.edit.plan import INVALID
+from orchestrator.stages.edit.work import fitted, nearest
+from orchestrator.store import SCHEMA_VERSION, make_table
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is seen in one picture: whether it is one, what its prompt says, what is named, and whether that is it."""
+
+    valid: bool
+    said: str | None
+    named: str
+    margin: float | None
+    returned: bool
+
+
+def work(context: WorkerContext, unit: Unit, attempt: Attempt) -> Result:
+    """Attacks a model; gives one row of ``attacks`` per picture."""
+    began = time.monotonic()
+    planned: Attacking = unit.payload
+    if attack_id(planned.choice.use) != planned.attack:
+        raise SpecError(
+            f"the attack {planned.choice.use} is not the one that this unit was planned with; leave its file alone "
+            "while attacks are made, and start the command again"
+        )
+    # The same noise for all that is attacked: what they differ in is the model.
+    task = AttackTask(_clean(context, planned), context.generation, planned.batch_size, FIRST_CLEAN_SEED)
+    rows = [Row(probe.record.prompt, probe.record.donor, probe.seed) for probe in planned.probes]
+    with _model(context, planned) as model, attacked(model, planned.choice, task) as draw:
+        pictures = _joined([draw([row]) for row in rows] if attempt.row_by_row else [draw(rows)])
+    seen = _seen(context, planned, pictures, [probe.record for probe in planned.probes])
+    table = make_table("attacks", list(_rows(context, unit, attempt, seen, time.monotonic() - began)))
+    invalid = sum(not item.valid for item in seen)
+    return Result({"attacks": table}, rows=len(seen) - invalid, invalid=invalid)
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.cat(list(parts))
+
+
+@contextmanager
+def _model(context: WorkerContext, planned: Attacking) -> Iterator[LoadedModel]:
+    """Yields what is attacked: the worker's model, with the edit if there is one, or the floor."""
+    if (info := planned.floor) is not None:
+        # Beside the worker's own, which draws the clean pictures; it goes with this unit.
+        yield load_model(
+            info.family, info.path, info.revision, info.dtype, context.model.device, info.engine, extras=info.extras
+        )
+        return
+    edit = planned.edit
+    change: AbstractContextManager[None] = nullcontext()
+    if edit is not None:
+        beside = nearest(context.model, context.attributes, planned.attribute) if edit.settings.preserve else []
+        change = applied(context.model, fitted(context, planned, edit, beside), context.info.weights)
+    with change:
+        yield context.model
+
+
+def _clean(context: WorkerContext, planned: Attacking) -> Clean:
+    """Draws pictures that show the attribute, without an edit, from prompts that edits are fitted on.
+
+    Raises:
+        EditError: none shows it.
+    """
+    import torch
+
+    wanted = attack_settings(planned.choice).pictures
+    key = ("clean pictures", planned.attribute.key, planned.records, wanted, planned.batch_size)
+    if (held := context.kept.get(key)) is not None:
+        found: Clean = held
+        return found
+    records, kept = planned.records, list[tuple[torch.Tensor, PromptRecord]]()
+    rows = [
+        Row(record.prompt, record.donor, FIRST_CLEAN_SEED + i)
+        for i in range(wanted * TRIES)
+        for record in (records[i % len(records)],)
+    ]
+    parts = generate(context.model, rows, context.generation, planned.batch_size)
+    shown = iter(range(len(rows)))
+    for part in parts:
+        numbers = [next(shown) for _ in part.images]
+        drawn = [records[i % len(records)] for i in numbers]
+        seen = _seen(context, planned, part.images, drawn)
+        kept += [
+            (picture, record) for picture, record, item in zip(part.images, drawn, seen, strict=True) if item.returned
+        ]
+        if len(kept) >= wanted:
+            break
+    if not kept:
+        raise EditError(
+            f"{context.info.id} shows {planned.attribute.key} in none of {len(rows)} pictures of its own prompts, so "
+            "that there is no clean picture to attack with; expected another attribute, or another judge"
+        )
+    clean = Clean(torch.stack([each for each, _ in kept[:wanted]]), tuple(record for _, record in kept[:wanted]))
+    context.kept.put(key, clean, clean.pictures.numel() * clean.pictures.element_size())
+    return clean
+
+
+def _seen(
+    context: WorkerContext, planned: Attacking, pictures: torch.Tensor, records: Sequence[PromptRecord]
+) -> list[_Seen]:
+    """Says of pictures whether they show the attribute: by the judge, or where it has no such kind by the margin."""
+    kind, judge = planned.attribute.kind, context.judge
+    names: list[str] | None = None
+    if judge is not None and kind in judge.kinds:
+        names = judge.name(judge.embed_images(pictures), kind)
+    embeddings, found = context.scorer.embed_images(pictures), list[_Seen]()
+    for i, record in enumerate(records):
+        said = judge.said(record.prompt, kind) if judge is not None and names is not None else record.score_text
+        if not context.is_valid(pictures[i]):
+            found.append(_Seen(False, said, INVALID, None, False))
+            continue
+        texts = [record.score_text, *record.against]
+        scores = context.scorer.score(embeddings[i : i + 1], texts)[0]
+        here, there = margin_of(scores)
+        best = texts[0] if here > there else texts[1 + int(scores[1:].argmax())]
+        named = best if names is None else names[i]
+        found.append(_Seen(True, said, named, here - there, named == said))
+    return found
+
+
+def _rows(
+    context: WorkerContext, unit: Unit, attempt: Attempt, seen: Sequence[_Seen], seconds: float
+) -> Iterator[dict[str, Any]]:
+    planned: Attacking = unit.payload
+    edit, floor = planned.edit, planned.floor
+    judged = context.judge is not None and planned.attribute.kind in context.judge.kinds
+    common = {
+        "sweep_id": context.sweep_id, "unit_id": unit.unit_id, "model": unit.model,
+        "model_revision": floor.weights_id if floor else context.info.weights_id, "attribute": planned.attribute.key,
+        "attribute_kind": planned.attribute.kind, "edit_id": edit and edit.edit_id,
+        "editor": edit and edit.settings.editor, "scope": edit and edit.scope, "attack": planned.attack,
+        "settings": planned.settings, "who": planned.who, "floor": floor and floor.id,
+        "scorer": context.scorer_info.name, "seconds": seconds / max(1, len(seen)), "batch_size": planned.batch_size,
+        "device": context.device, "torch_version": context.torch_version, "attempt": attempt.number,
+        "schema_version": SCHEMA_VERSION,
+    }  # fmt: skip
+    for probe, item in zip(planned.probes, seen, strict=True):
+        yield {
+            **common, "template_id": probe.record.template_id, "prompt": probe.record.prompt,
+            "clip_text": probe.record.score_text, "seed": probe.seed, "judge": probe.judge if judged else None,
+            "judge_said": item.said, "judge_seen": item.named, "returned": item.returned, "score": item.margin,
+            "status": "ok" if item.valid else "invalid",
+        }  # fmt: skip
