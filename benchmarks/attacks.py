@@ -1,10 +1,10 @@
 """Whether what the bundled editors remove from `toy` is gone or hidden: every attack on every editor.
 
 ``python -m benchmarks.attacks [ATTRIBUTE ...]``; resumable: what is drawn is not drawn again. Writes
-``benchmarks/attacks.json`` (one row per attribute, edit and attack) and prints the table of docs/benchmarks/attacks.md
-from it; ``--print`` only prints. ``--floor MODEL`` is a model that never learned the attributes, by its name, folder or
-hub id; without it there is no floor, and nothing can be called hidden. LocoEdit and neuron edits are made at the window
-of the edits' benchmark, UCE and DiffQuickFix where they belong.
+``benchmarks/attacks.json`` (one row per attribute, edit and attack) and prints a table from it; ``--print`` only
+prints. ``--floor MODEL`` is a model that never learned the attributes, by its name, folder or hub id; without it there
+is no floor, and nothing can be called hidden. LocoEdit and neuron edits are made at the window of the edits' benchmark,
+UCE and DiffQuickFix where they belong.
 """
 
 from __future__ import annotations
