@@ -12,6 +12,8 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 from aiohttp.typedefs import Middleware
 
 from loco_core.errors import LocoError, ViewError
@@ -59,6 +61,7 @@ def serve(stores: Sequence[Store], port: int, ready: Callable[[str], None]) -> N
     except OSError as error:
         reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
         raise ViewError(f"port {port} {reason}; choose another with --port") from error
+    server_logger.addFilter(_of_ours)
     ready(f"http://{_HOST}:{listening.getsockname()[1]}/?{_TOKEN}={token}")
     web.run_app(app, sock=listening, print=None, access_log=None, shutdown_timeout=1)
 
@@ -160,6 +163,11 @@ class Viewer:
         answer = _answer(await asyncio.to_thread(self._shown[number].store.blobs.read, REPORT), "text/html", "no-cache")
         answer.headers["Content-Security-Policy"] = _OF_REPORT
         return answer
+
+
+def _of_ours(record: logging.LogRecord) -> bool:
+    """Drops tracebacks of what is no request, such as https: who sent it is told, and every user may send it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 @web.middleware

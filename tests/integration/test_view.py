@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from orchestrator.cli.main import main
 from orchestrator.store import Publisher, Store, make_table, write_derived
 from tests.support.axe import violations
+from tests.support.loopback import listening
 from tests.support.sweeps import Command
 from tests.support.views import commit, localize, make_store, png, serving, token, without_token
 
@@ -546,6 +547,31 @@ def test_only_this_machine_by_its_own_name_is_answered(address: str, open_page: 
     assert "default-src 'none'" in headers["Content-Security-Policy"]
 
 
+def test_clients_that_go_away_are_nothing_to_speak_of(store: Store) -> None:
+    # What the command says, `serving` looks at: nothing.
+    with serving(store.root) as address:
+        place = ("127.0.0.1", int(without_token(address).rpartition(":")[2]))
+        ask = f"GET /index.json?have=&token={token(address)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        for said in (b"", ask[:20], ask, 9 * ask):
+            for read in (0, 1):
+                with socket.create_connection(place, timeout=60) as client:
+                    client.sendall(said)
+                    client.recv(read if said.startswith(ask) else 0)
+                    # Reset when it is closed, as of a page that is closed.
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert status(address, "/index.json")[0] == 200
+
+
+def test_what_is_no_request_is_answered_and_nothing_to_speak_of(store: Store) -> None:
+    secure = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03\n\n"
+    with serving(store.root) as address:
+        place = ("127.0.0.1", int(without_token(address).rpartition(":")[2]))
+        for said in (secure, b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + 9000 * b"x" + b"\r\n\r\n"):
+            with socket.create_connection(place, timeout=60) as client:
+                client.sendall(said)
+                assert client.recv(12) == b"HTTP/1.0 400"
+
+
 def test_nothing_is_shown_without_the_token(address: str, open_page: Open) -> None:
     image = f"/{open_page().locator('.grid img').first.get_attribute('src')}"
     paths = ("/", "/index.json", image, image.replace("picture", "details").replace("png", "json"), "/report/0.html",
@@ -628,16 +654,8 @@ def file_server(folder: Path) -> Iterator[str]:
     """Serves files as they lie, under a path of their own, as pages of a project on the web are."""
     # Reports name no icon, so that browsers ask for this one.
     (folder / "favicon.ico").write_bytes(b"")
-    handler = partial(Silent, directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with listening(partial(Silent, directory=str(folder))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_a_bundle_opens_from_any_file_server(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,6 +18,7 @@ import pytest
 from huggingface_hub import constants
 
 from loco_core.diffusion import hub as client
+from tests.support.loopback import listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -60,17 +61,13 @@ class Hub:
 @contextmanager
 def serving(models: Mapping[str, Path], **settings: Any) -> Iterator[Hub]:
     """Runs a hub with models of folders."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        hub = Hub(f"http://127.0.0.1:{server.server_address[1]}", models, **settings)
+    with listening(_Handler) as server:
+        hub = Hub(f"http://127.0.0.1:{server.server_port}", models, **settings)
         server.hub = hub  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
         try:
             yield hub
         finally:
             hub.closing.set()
-            server.shutdown()
-            thread.join()
 
 
 def redirect(monkeypatch: pytest.MonkeyPatch, hub: Hub, cache: Path) -> None:

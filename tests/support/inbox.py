@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.loopback import listening
 
 CANARY = "canary-5dbe1f7a"
 
@@ -46,11 +47,6 @@ def inbox(status: int = 200) -> Iterator[Inbox]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    taken = Inbox(server.server_port)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with listening(Handler) as server:
+        taken = Inbox(server.server_port)
         yield taken
-    finally:
-        server.shutdown()
-        server.server_close()
