@@ -32,12 +32,16 @@ class StoreJournal:
         """Replaces the record of what is in flight."""
         self._store.record_in_flight(attempts)
 
+    def committed(self, unit: Unit) -> bool:
+        """Tells whether a unit is committed."""
+        return self._store.blobs.exists(layout.unit(unit.unit_id))
+
     def give_up(self, unit: Unit, report: UnitReport) -> bool:
         """Commits a unit as nothing but failures, so that a late worker cannot commit it any more.
 
         A unit that the next run shall try again fails under another name.
         """
-        if self._store.blobs.exists(layout.unit(unit.unit_id)):
+        if self.committed(unit):
             return True
         name = unit.unit_id
         if not self._chain.is_final(unit):

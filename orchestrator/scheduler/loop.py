@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from loco_core.errors import StoreError
 from orchestrator.scheduler.progress import Outcome, Pace, Progress, RunSummary, StageProgress
@@ -32,6 +33,7 @@ from orchestrator.scheduler.protocol import (
     UnitDone,
     UnitReport,
     UnitsAdded,
+    WorkerLost,
     WorkerStuck,
 )
 from orchestrator.scheduler.roster import MAX_ATTEMPTS
@@ -240,7 +242,7 @@ class _Run:
                 self._meter.note(event)
                 if isinstance(event, UnitDone):
                     self._tally.unit_seconds += event.report.seconds
-                self._scheduler.apply(event)
+                self._scheduler.apply(self._informed(event))
         if stop.pressed and not self._stopping:
             self._stop()
         self._watch()
@@ -260,6 +262,13 @@ class _Run:
         if not self._scheduler.left and not self._asking:
             return "done"
         return "over_budget" if self._used_up else "stopped"
+
+    def _informed(self, event: BackendEvent) -> BackendEvent:
+        """Adds to the loss of a worker what it has committed and cannot report any more."""
+        if not isinstance(event, WorkerLost):
+            return event
+        held = takewhile(self._journal.committed, self._scheduler.held(event.worker))
+        return replace(event, committed=tuple(unit.unit_id for unit in held))
 
     def _stop(self) -> None:
         self._stopping = True

@@ -184,11 +184,14 @@ class WorkerLost:
         worker: the worker.
         reason: ``died`` is charged to the unit it was at; a ``preempted`` or ``unreachable`` machine is not.
         error: what is known about it, with the end of its log.
+        committed: ids of the units that it held, from the first one on, that are committed although it has not said so:
+            a process takes a report with it that is still on its way. The driver adds them.
     """
 
     worker: str
     reason: LossReason
     error: str
+    committed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -390,6 +393,10 @@ class Journal(Protocol):
         Args:
             attempts: unit ids, with how many attempts each will have used should this driver die now.
         """
+        ...
+
+    def committed(self, unit: Unit) -> bool:
+        """Tells whether a unit is committed; asked of units whose worker is lost, which may not have said so."""
         ...
 
     def give_up(self, unit: Unit, report: UnitReport) -> bool:

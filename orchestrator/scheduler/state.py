@@ -7,7 +7,7 @@ driver can add the units that follow from an event before idle workers are let g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.scheduler.needs import Node, WorkerNeeds
@@ -152,6 +152,11 @@ class Scheduler:
         """Returns what each busy worker runs, not what waits there, and at which attempt."""
         return {w.name: (w.queue[0].unit, w.queue[0].attempts + 1) for w in self._workers.values() if w.queue}
 
+    def held(self, worker: str) -> list[Unit]:
+        """Returns what a worker was sent and has not reported on; it runs the first."""
+        member = self._workers.get(worker)
+        return [task.unit for task in member.queue] if member is not None else []
+
     def attempts(self) -> dict[str, int]:
         """Returns how many attempts units will have used if the driver dies now; those without any are left out."""
         used = self._charged | {unit_id: task.attempts for unit_id, task in self._retried.items()}
@@ -201,10 +206,12 @@ class Scheduler:
             case WorkerStuck(_, error):
                 self._kills.append(KillWorker(worker.name))
                 self._died(worker, "WorkerStuck", error)
-            case WorkerLost(_, "died", error):
-                self._died(worker, "WorkerDied", error)
-            case WorkerLost(_, _, error):
-                self._lost_machine(worker, error)
+            case WorkerLost(_, reason, error, committed):
+                self._take_unsaid(worker, committed)
+                if reason == "died":
+                    self._died(worker, "WorkerDied", error)
+                else:
+                    self._lost_machine(worker, error)
 
     def _ready(self, worker: Member, node: Node) -> None:
         worker.phase, worker.node = "ready", node
@@ -272,6 +279,22 @@ class Scheduler:
             if task.open:
                 self._charge(task, _failed(task, error_type, error, worker.name))
         self._remove(worker)
+
+    def _take_unsaid(self, worker: Member, committed: Sequence[str]) -> None:
+        """Takes units as done that a lost worker has committed and could not report, so that none of them is blamed.
+
+        What the worker was at is then the first in its queue. Where another worker may have committed that one, this
+        one may still have been at it, and nobody is blamed.
+        """
+        while worker.queue and worker.queue[0].unit.unit_id in committed:
+            task = worker.queue[0]
+            if task.open:
+                report = UnitReport(task.unit.unit_id, task.attempts + 1, "already", worker=worker.name)
+                self._settle(task, report)
+            if task.raced or task.losses:
+                return
+            worker.queue.pop(0)
+            task.holders -= 1
 
     def _lost_machine(self, worker: Member, error: str) -> None:
         self._losses += 1

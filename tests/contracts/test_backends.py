@@ -77,6 +77,9 @@ class MemoryJournal:
     records: list[dict[str, int]] = field(default_factory=list)
     given_up: dict[str, UnitReport] = field(default_factory=dict)
 
+    def committed(self, unit: Unit) -> bool:
+        return (Path(unit.payload.folder) / unit.unit_id).exists()
+
     def previous(self) -> Mapping[str, int]:
         return self.attempts
 
@@ -144,7 +147,9 @@ def test_every_unit_is_committed_once(backend: Backend, tmp_path: Path) -> None:
     journal = MemoryJournal()
     summary = run(backend, units, journal, on_progress=progress)
     assert (summary.outcome, summary.left, summary.failures) == ("done", 0, ())
-    assert (summary.committed, summary.rows, summary.invalid) == (12, 48, 12)
+    # An idle worker runs what another one is at, and may be the first to say that it is committed already.
+    assert summary.committed + summary.already == 12
+    assert (summary.rows, summary.invalid) == (4 * summary.committed, summary.committed)
     assert committed(tmp_path) == [u.unit_id for u in units]
     assert progress[-1].done == 12
     assert progress[-1].left == 0
@@ -155,7 +160,8 @@ def test_a_failing_unit_is_tried_again_then_row_by_row_then_given_up(backend: Ba
     units = [
         unit(tmp_path, 0, "raise"),
         unit(tmp_path, 1, "raise", "raise", "ok"),
-        unit(tmp_path, 2, "exit"),
+        # Of a model of its own, so that no report of another unit is on its way when its process ends.
+        unit(tmp_path, 2, "exit", model="b"),
         *(unit(tmp_path, n) for n in (3, 4)),
     ]
     journal = MemoryJournal()
@@ -200,7 +206,7 @@ def test_units_derived_from_others_run_in_the_same_run(backend: Backend, tmp_pat
 
 
 def test_stopped_once_it_finishes_what_runs_and_resumes(backend: Backend, tmp_path: Path) -> None:
-    units = [unit(tmp_path, n, "wait") for n in range(8)]
+    units = [unit(tmp_path, n, "wait") for n in range(24)]
     stop = StopSwitch()
     journal = MemoryJournal()
 
@@ -210,8 +216,9 @@ def test_stopped_once_it_finishes_what_runs_and_resumes(backend: Backend, tmp_pa
 
     summary = run_units(backend, Derived(units, following), journal, lambda progress: None, stop)
     assert summary.outcome == "stopped"
-    assert summary.left == 8 - summary.committed
-    assert 1 <= summary.committed <= 2 * backend.workers
+    assert summary.left == 24 - summary.committed
+    # What ran, and what was done before a slow driver had seen the first report.
+    assert 1 <= summary.committed <= 12
     assert journal.records[-1] == {}
     assert run(backend, units).left == 0
     assert committed(tmp_path) == [u.unit_id for u in units]

@@ -39,12 +39,15 @@ class ObedientWorker:
 
     def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
         folder, word, always = unit.payload
-        with (Path(folder) / "log").open("a") as log:
-            log.write(f"{unit.unit_id} {attempt.number} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+        with (Path(folder) / "log").open("a") as file:
+            file.write(f"{unit.unit_id} {attempt.number} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
         if attempt.number == 1 or always:
             self.obey(word)
         if word == "slow":
             time.sleep(0.5)
+        if word == "meet":
+            # Until another process is here: on a busy machine one may start long after the other.
+            wait_until(lambda: len({line[2] for line in log(Path(folder))}) > 1, 120)
         (Path(folder) / unit.unit_id).touch()
         return UnitReport(unit.unit_id, attempt.number, "committed", rows=1)
 
@@ -79,6 +82,9 @@ class NoJournal:
 
     def record(self, attempts: Mapping[str, int]) -> None: ...
 
+    def committed(self, unit: Unit) -> bool:
+        return (Path(unit.payload[0]) / unit.unit_id).exists()
+
     def give_up(self, unit: Unit, report: UnitReport) -> None:
         self.given_up[unit.unit_id] = report
 
@@ -109,9 +115,10 @@ def backend(home: Home) -> Iterator[RayBackend]:
 
 
 def unit(
-    folder: Path, number: int, word: str = "ok", *, always: bool = False, gpus: int | None = 0, model: str = "a"
-) -> Unit:
-    return Unit(f"u{number:02d}", "sweep", model, number, 0.1, (str(folder), word, always), WorkerNeeds(gpus))
+    folder: Path, number: int, word: str = "ok", *, always: bool = False, gpus: int | None = 0, model: str = "a",
+    seconds: float = 0.1,
+) -> Unit:  # fmt: skip
+    return Unit(f"u{number:02d}", "sweep", model, number, seconds, (str(folder), word, always), WorkerNeeds(gpus))
 
 
 def run(
@@ -198,8 +205,9 @@ def test_a_worker_killed_from_outside_is_replaced(backend: RayBackend, tmp_path:
 
 @pytest.mark.parametrize("word", ["hang", "freeze"])
 def test_a_stuck_unit_is_killed_and_done_by_another_worker(backend: RayBackend, tmp_path: Path, word: str) -> None:
-    units = [unit(tmp_path, n, word if n == 0 else "ok") for n in range(3)]
-    summary = run(backend, units, patience=Patience(floor=1.5))
+    # What does not hang has an hour, which on a busy machine it may need a part of.
+    units = [unit(tmp_path, 0, word), *(unit(tmp_path, n, seconds=3600.0) for n in (1, 2))]
+    summary = run(backend, units, patience=Patience(multiple=1.0, floor=6.0))
     assert (summary.outcome, summary.failures, summary.retries) == ("done", (), 1)
     assert done(tmp_path) == [u.unit_id for u in units]
     stuck = int(next(line[2] for line in log(tmp_path) if line[:2] == ["u00", "1"]))
@@ -214,7 +222,7 @@ def test_a_model_that_kills_its_process_while_loading_fails_its_units(backend: R
 
 @pytest.mark.parametrize("gpus", [1, None], ids=["asked for", "left open"])
 def test_workers_with_a_gpu_each_see_their_own(backend: RayBackend, tmp_path: Path, gpus: int | None) -> None:
-    summary = run(backend, [unit(tmp_path, n, "slow", gpus=gpus) for n in range(6)])
+    summary = run(backend, [unit(tmp_path, n, "meet", gpus=gpus) for n in range(6)])
     assert summary.outcome == "done"
     devices = {line[2]: line[3] for line in log(tmp_path)}
     assert sorted(devices.values()) == ["0", "1"]
@@ -271,6 +279,7 @@ DRIVER = """
     class Journal:
         def previous(self): return {}
         def record(self, attempts): pass
+        def committed(self, unit): return (folder / unit.unit_id).exists()
         def give_up(self, unit, report): pass
 
     stop = StopSwitch()
@@ -351,7 +360,8 @@ def test_a_signal_reaches_every_process_and_the_run_drains(
     session, ended = out.splitlines()
     outcome, committed, retries = ended.split()
     assert (outcome, retries) == ("stopped", "0"), err
-    assert int(committed) == len(done(tmp_path)) < 40
+    # A worker goes on with its next unit until the driver, which may be slow, has seen the report before it.
+    assert 2 <= int(committed) <= len(done(tmp_path)) < 40
     assert processes_of(Path(session).parents[2].name) == []
     assert list(short.iterdir()) == []
     # A worker that reads from a terminal would be stopped by it.

@@ -103,9 +103,9 @@ class Machine:
         report = UnitReport(work.unit.unit_id, work.attempt.number, outcome, error_type=error_type, error="it failed")
         self.step(UnitDone(worker, report))
 
-    def lost(self, worker: str, reason: LossReason) -> None:
+    def lost(self, worker: str, reason: LossReason, *committed: str) -> None:
         self.forget(worker)
-        self.step(WorkerLost(worker, reason, "it is gone"))
+        self.step(WorkerLost(worker, reason, "it is gone", committed))
 
     def advance(self, worker: str) -> None:
         """Makes the next thing at a worker go well."""

@@ -24,6 +24,7 @@ class Diary:
     def __init__(self, previous: Mapping[str, int] | None = None) -> None:
         self.entries: list[str] = []
         self.last: dict[str, int] = {}
+        self.done: set[str] = set()
         self._previous = previous or {}
 
     def previous(self) -> Mapping[str, int]:
@@ -32,6 +33,9 @@ class Diary:
     def record(self, attempts: Mapping[str, int]) -> None:
         self.last = dict(attempts)
         self.entries.append("record " + " ".join(f"{u}={n}" for u, n in sorted(attempts.items())))
+
+    def committed(self, unit: Unit) -> bool:
+        return unit.unit_id in self.done
 
     def give_up(self, unit: Unit, report: UnitReport) -> None:
         self.entries.append(f"give up {unit.unit_id}: {report.error}")

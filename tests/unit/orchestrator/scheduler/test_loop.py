@@ -12,11 +12,13 @@ import pytest
 from orchestrator.scheduler.loop import Patience, StopSwitch, run_units
 from orchestrator.scheduler.progress import Progress, RunSummary
 from orchestrator.scheduler.protocol import (
+    Attempt,
     BackendError,
     Settled,
     Unit,
     UnitDone,
     UnitReport,
+    WorkerLost,
 )
 from tests.support.planners import Derived
 from tests.support.scripted import Diary, ScriptedBackend, unit
@@ -74,6 +76,23 @@ def test_a_worker_that_takes_too_long_is_killed_and_the_unit_charged() -> None:
     assert (summary.outcome, summary.committed, summary.retries) == ("done", 2, 1)
     assert backend.killed[0] == "worker-001"
     assert "record u0=2" in diary.entries
+
+
+def test_a_death_is_charged_to_the_unit_that_caused_it_though_the_report_before_it_died_too() -> None:
+    class Dying(ScriptedBackend):
+        """Commits u0, goes on with u1, and dies of that before it has said anything."""
+
+        def dispatch(self, worker: str, unit: Unit, attempt: Attempt) -> None:
+            super().dispatch(worker, unit, attempt)
+            if worker == "worker-001":
+                self.events = [WorkerLost(worker, "died", "killed")] if unit.unit_id == "u1" else []
+                self.diary.done = {"u0"}
+
+    diary = Diary()
+    summary = run(Dying(diary), [unit(0), unit(1), unit(2)])
+    assert (summary.outcome, summary.already, summary.committed, summary.retries) == ("done", 1, 2, 1)
+    sent = [entry for entry in diary.entries if entry.startswith("dispatch")]
+    assert sent == ["dispatch u0 1", "dispatch u1 1", "dispatch u1 2", "dispatch u2 1"]
 
 
 def test_a_unit_may_take_a_multiple_of_what_is_expected() -> None:

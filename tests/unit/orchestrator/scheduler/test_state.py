@@ -184,6 +184,35 @@ def test_only_the_unit_that_was_running_is_charged_for_a_death() -> None:
     assert [(d.unit.unit_id, d.attempt.number) for d in machine.dispatched[2:]] == [("u000", 2), ("u001", 1)]
 
 
+def test_a_unit_that_is_committed_is_not_blamed_for_the_death_that_took_its_report_with_it() -> None:
+    machine = started([unit(0), unit(1), unit(2)])
+    machine.done("worker-001")
+    machine.lost("worker-001", "died", "u001")
+    assert machine.settled["u001"].outcome == "already"
+    assert machine.scheduler.attempts() == {"u002": 1}
+    machine.finish()
+    assert [d.unit.unit_id for d in machine.dispatched].count("u001") == 1
+    assert machine.scheduler.failed_attempts == 1
+
+
+def test_nobody_is_blamed_for_a_death_where_another_worker_may_have_committed_what_it_was_at() -> None:
+    machine = started([unit(0), unit(1)], workers=2)
+    machine.done("worker-001")
+    machine.step(UnitsAdded((unit(2), unit(3))))
+    assert (held(machine), held(machine, "worker-002")) == (["u001", "u002"], ["u001", "u003"])
+    machine.lost("worker-001", "died", "u001")
+    assert machine.settled["u001"].outcome == "already"
+    machine.finish()
+    assert machine.scheduler.failed_attempts == 0
+
+
+def test_what_a_lost_machine_has_committed_is_not_run_again() -> None:
+    machine = started([unit(n) for n in range(3)])
+    machine.lost("worker-001", "unreachable", "u000", "u001")
+    machine.finish()
+    assert Counter(d.unit.unit_id for d in machine.dispatched) == {"u000": 1, "u001": 1, "u002": 1}
+
+
 @pytest.mark.parametrize("reason", ["preempted", "unreachable"])
 def test_a_lost_machine_is_charged_to_nobody_until_there_are_many(reason: LossReason) -> None:
     machine = started([unit(0)])

@@ -74,10 +74,14 @@ class SchedulerRules(RuleBasedStateMachine):
         self.machine.done(self.pick(data, self.busy()), outcome)
 
     @precondition(lambda self: self.machine.workers)
-    @rule(data=st.data(), reason=st.sampled_from(["died", "preempted", "unreachable"]))
-    def lose(self, data: st.DataObject, reason: LossReason) -> None:
+    @rule(data=st.data(), reason=st.sampled_from(["died", "preempted", "unreachable"]), unsaid=st.integers(0, 2))
+    def lose(self, data: st.DataObject, reason: LossReason, unsaid: int) -> None:
         worker = self.pick(data, list(self.machine.workers))
-        self.machine.lost(worker, reason)
+        committed = [dispatch.unit.unit_id for dispatch in self.machine.queues[worker][:unsaid]]
+        before = self.machine.scheduler.failed_attempts
+        self.machine.lost(worker, reason, *committed)
+        assert self.machine.scheduler.failed_attempts - before <= 1
+        assert set(committed) <= set(self.machine.settled)
 
     @precondition(lambda self: self.machine.at("loading"))
     @rule(data=st.data())
