@@ -28,6 +28,8 @@ NAMES = tuple(FAMILIES)
 def test_a_sweep_knows_it_by_name(name: str) -> None:
     assert find_model(name)[0] == FAMILIES[name]
     assert resolve_model(ModelSpec(id=name)).n_sites == SITES[name]
+    # What training, an export or a plant writes is a folder, and drawn in the same way.
+    assert resolve_model(ModelSpec(id="mine", path=str(WEIGHTS / name))).family == FAMILIES[name]
 
 
 def test_the_number_of_sites_is_the_one_that_plants_count_by() -> None:
