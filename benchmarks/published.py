@@ -31,8 +31,8 @@ from loco_core.editing.editors.neurons import random_neurons
 from loco_core.editing.splits import fit_templates, splits
 from loco_core.scoring.base import load_judge
 from loco_core.types import Attribute, Generation, PromptRecord, Row
+from orchestrator.stages.edit.fitting import nearest
 from orchestrator.stages.edit.plan import FIRST_SEED
-from orchestrator.stages.edit.work import nearest
 
 TABLE = Path(__file__).with_suffix(".json")
 MODELS = ("toy-planted-a", "toy-planted-b")

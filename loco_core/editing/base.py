@@ -215,6 +215,8 @@ class EditorInfo:
         several: why it takes several positions to fit on, in words; empty where one will do.
         fixed_text: why it takes sites that read the same of a text at every step, in words; empty where it edits models
             too in which text and image attend to each other.
+        together: whether it fits several attributes at once, all concepts of its target; one that looks at the first
+            alone says False.
         columns: what it fills of `COLUMNS`, from settings and changes; None fills the columns of its settings.
         methods: what the report's text on methods says of it.
     """
@@ -229,6 +231,7 @@ class EditorInfo:
     baselines: tuple[Baseline, ...] = (ALL_SITES, WINDOWS, PLACEBO)
     several: str = ""
     fixed_text: str = ""
+    together: bool = True
     columns: Callable[[EditSettings, WeightDelta], Mapping[str, Any]] | None = None
     methods: str = ""
 
@@ -322,14 +325,16 @@ def fit_edit(model: LoadedModel, target: Target, settings: EditSettings) -> Weig
     """Fits an edit with the editor that the settings name.
 
     Raises:
-        EditError: see :class:`Editor`; or the words of a text are not known; or the file raised what a mistake in it
-            raises, or returned no changes.
+        EditError: see :class:`Editor`; or the words of a text are not known; or the editor takes one attribute and is
+            given several; or the file raised what a mistake in it raises, or returned no changes.
         SpecError: there is no such editor.
     """
     from loco_core.editing.deltas import Change, Provenance, WeightDelta
 
     if not model.facts.words:
         raise EditError("of this model nobody knows which tokens of a text are words, so that it admits no edit")
+    if len(target.concepts) > 1 and not editor_info(settings.editor).together:
+        raise EditError(f"{settings.editor} edits one attribute at a time; expected one concept, not several")
     edit: Editor = plugins.function("editors", settings.editor, "edit")
     if refused := evolving_text(settings.editor, "this model", model.facts.stream):
         raise EditError(refused)

@@ -43,7 +43,12 @@ def export(
         str | None, typer.Option(help="Id of an edit, or the start of it; default: the chosen edit.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model, if several were edited.")] = None,
-    attribute: Annotated[str | None, typer.Option(help="Attribute, if several were edited.")] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Attribute, if several were edited; given several times, the edit that was fitted to these together."
+        ),
+    ] = None,
     editor: Annotated[str | None, typer.Option(help="Editor, if several were used.")] = None,
     targets: Annotated[
         TargetsName | None, typer.Option(help="What the edit was fitted on, if the editor was used both ways.")
@@ -85,8 +90,8 @@ def export(
     from orchestrator.store import open_store
 
     store = open_store(results, create=False)
-    wanted = {"model": model, "attribute": attribute, "editor": editor, "targets": targets and str(targets)}
-    row = find_edit(store, edit, wanted)
+    wanted = {"model": model, "editor": editor, "targets": targets and str(targets)}
+    row = find_edit(store, edit, wanted, attribute or ())
     done = export_edit(store, row, out, ExportSettings(form.value, lora))
     print(f"{out}: {row.model} with {row.attribute} edited ({row.name}; {row.localization}, edit {row.edit_id[:12]})")
     if done.written.file:

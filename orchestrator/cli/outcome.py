@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.scheduler.protocol import UnitReport
     from orchestrator.spec import SweepSpec
     from orchestrator.spec.budget import BudgetSpec, CostSpec
-    from orchestrator.stages.edit.summary import EditSummary
+    from orchestrator.stages.edit.interference import Cell, Matrix
+    from orchestrator.stages.edit.summary import EditSummary, Share
 
 FAILED_CELLS, STOPPED = 3, 4
 OVER_BUDGET = "stopped: budget."
@@ -159,8 +160,10 @@ def print_localizations(found: Iterable[Localization]) -> None:
 def print_edits(found: Iterable[EditSummary]) -> None:
     """Prints what the chosen edits did, with 95 % intervals."""
     from orchestrator.cli import table
+    from orchestrator.stages.edit.interference import matrices
 
-    rows = sorted((item for item in found if item.chosen), key=lambda item: item.model)
+    found = list(found)
+    rows = sorted((item for item in found if item.chosen and item.step is None), key=lambda item: item.model)
     if not rows:
         return
     lines = []
@@ -174,12 +177,39 @@ def print_edits(found: Iterable[EditSummary]) -> None:
     print("neighbours, content: keep theirs; 95 % intervals")
     if any(row.scope == "by_hand" for row in rows):
         print("* by hand: at a window that was named, not found")
+    for names in dict.fromkeys(row.attributes for row in rows if row.others):
+        print(f"+ together: one edit of {' and '.join(names)}")
+    for matrix in matrices(found):
+        if matrix.in_turn:
+            print_matrix(matrix)
+
+
+def print_matrix(matrix: Matrix) -> None:
+    """Prints what edits of several attributes did: a row per edit or step, a column per attribute."""
+    from orchestrator.cli import table
+
+    print(f"\n{matrix.title}: flipped / spared, in percent, with 95 % intervals")
+    table.show(("edit", *matrix.attributes), [(line.label, *map(_cell, line.cells)) for line in matrix.lines])
+
+
+def _cell(cell: Cell | None) -> str | None:
+    if cell is None:
+        return None
+    mark = {"less": " ▼", "more": " ▲"}.get(cell.change or "", "")
+    return f"{_share(cell.summary.flipped)} / {_share(cell.spared)}{mark}"
+
+
+def _share(share: Share) -> str:
+    return f"{100 * share.value:.0f} ({100 * share.low:.0f}-{100 * share.high:.0f})" if share.of else "-"
 
 
 def _place(row: EditSummary) -> str:
-    if row.scope == "method":
-        return "all sites" if row.sites else "text encoder"
-    return span(row.sites[0], len(row.sites)) + ("*" if row.scope == "by_hand" else "")
+    from loco_core.editing.base import info_of_results
+
+    mark = "*" if row.scope == "by_hand" else "+" if row.others else ""
+    if row.scope == "method" or (row.others and info_of_results(row.editor).place):
+        return ("all sites" if row.sites else "text encoder") + mark
+    return span(row.sites[0], len(row.sites)) + mark
 
 
 def span(start: int, size: int) -> str:

@@ -24,17 +24,20 @@ def show(
 ) -> None:
     """Show the effects of an attribute.
 
-    One line per model and window size: the effect at every start, as bars from 0 to 1, and the best window.
+    One line per model and window size: the effect at every start, as bars from 0 to 1, and the best window. Below, what
+    edits did that it was edited by with other attributes.
     """
     import json
     from dataclasses import asdict
 
     from orchestrator.cli import table
-    from orchestrator.cli.outcome import span
+    from orchestrator.cli.outcome import print_matrix, span
     from orchestrator.runs.effects import profiles
+    from orchestrator.runs.several import matrices_of
     from orchestrator.store import open_store
 
-    found = profiles(open_store(results, create=False), attribute, model)
+    store = open_store(results, create=False)
+    found = profiles(store, attribute, model)
     if as_json:
         print(json.dumps([asdict(profile) for profile in found]))
         return
@@ -49,6 +52,8 @@ def show(
         ],
         title=attribute, right=("size",),
     )  # fmt: skip
+    for matrix in matrices_of(store, attribute, model):
+        print_matrix(matrix)
 
 
 def _with_interval(item: Profile) -> str | None:

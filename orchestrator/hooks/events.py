@@ -137,10 +137,18 @@ def words_of(found: Localization | EditSummary) -> str:
     if isinstance(found, Localization):
         return f"{found.model} {found.attribute}: {found.outcome}: {found.reason}"
     flipped = f"{100 * found.flipped.value:.0f} % flipped" if found.flipped.of else "nothing to flip"
-    return f"{found.model} {found.attribute}: {found.name}: {flipped}, sites {', '.join(map(str, found.sites)) or '-'}"
+    beside = f"{_how(found)}{', '.join(found.others)}" if found.others else ""
+    places = ", ".join(map(str, found.sites)) or "-"
+    return f"{found.model} {found.attribute}{beside}: {found.name}: {flipped}, sites {places}"
 
 
 def place_of(found: Localization | EditSummary) -> str:
     """Returns a name for what was found, for trackers: ``MODEL/ATTRIBUTE``, of edits with the editor."""
     where = f"{found.model}/{found.attribute}"
-    return where if isinstance(found, Localization) else f"{where}/{found.name}"
+    if isinstance(found, Localization):
+        return where
+    return f"{where}/{found.name}" + (f"{_how(found)}{', '.join(found.others)}" if found.others else "")
+
+
+def _how(found: EditSummary) -> str:
+    return " together with " if found.step is None else " in a sequence with "

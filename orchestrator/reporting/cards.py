@@ -37,7 +37,7 @@ class EditRow:
         chosen: whether it is the edit itself.
         standing: how the edit compares with it, in two words; empty of the edit itself.
         sentence: the same in full.
-        key: id and scope of the edit whose shares these are.
+        key: key of the edit whose shares these are.
     """
 
     label: str
@@ -46,7 +46,7 @@ class EditRow:
     chosen: bool
     standing: str = ""
     sentence: str = ""
-    key: Key = ("", "")
+    key: Key = ("", "", "")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _edit_rows(edit: MeasuredEdit, others: Sequence[MeasuredEdit]) -> list[EditR
 
 
 def _key(edit: MeasuredEdit) -> Key:
-    return edit.summary.edit_id, edit.summary.scope
+    return edit.summary.edit_id, edit.summary.scope, edit.summary.attribute
 
 
 def _is_rival(other: MeasuredEdit, edit: MeasuredEdit, comparison: BaselineComparison) -> bool:

@@ -23,11 +23,12 @@ from loco_core.tables import distinct, where
 from orchestrator import __version__
 from orchestrator.reporting.judging import described, judging
 from orchestrator.reporting.methods import Comparison, compare, effects_by_window
-from orchestrator.reporting.metrics import metric_weights, metrics_by_edit
+from orchestrator.reporting.metrics import Key, metric_weights, metrics_by_edit
 from orchestrator.runs.certificates import known_certificates, of_model, status_of
 from orchestrator.runs.failures import FailureKind, failure_kinds
 from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.stages.edit.comparison import BaselineComparison, comparisons
+from orchestrator.stages.edit.interference import Matrix, matrices
 from orchestrator.stages.edit.summary import EditSummary, Share, summarize
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.sweep.rows import CELL_KEY
@@ -60,10 +61,12 @@ class MeasuredEdit:
         row = self.row
         baseline = info_of_results(row["editor"]).baseline(row["scope"])
         place = baseline.short if baseline else ""
-        if row["scope"] == "method":
+        others = self.summary.others
+        if row["scope"] == "method" or (others and info_of_results(row["editor"]).place):
             place = _method_place(row["site_indices"])
         comma = "," if self.summary.targets else ""
-        return f"{self.summary.name}{comma} at {place or sites(row['window_start'], row['window_size'])}"
+        beside = f", together with {' and '.join(others)}" if others else ""
+        return f"{self.summary.name}{comma} at {place or sites(row['window_start'], row['window_size'])}{beside}"
 
     @property
     def label(self) -> str:
@@ -160,7 +163,8 @@ class Findings:
         failed: reasons why cells have no score.
         editing: note on how edits were measured; None where none was.
         siblings: whether margins were taken against siblings' texts, too, of any attribute.
-        metrics: rows of ``metrics``, by id and scope of the edit.
+        metrics: rows of ``metrics``, by the key of the edit.
+        matrices: what edits of several attributes did, group by group.
         provenance: versions and hashes of what was used, by name.
     """
 
@@ -176,7 +180,8 @@ class Findings:
     failed: tuple[FailureKind, ...]
     editing: Editing | None
     siblings: bool
-    metrics: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+    metrics: Mapping[Key, Sequence[Mapping[str, Any]]]
+    matrices: Sequence[Matrix]
     provenance: Mapping[str, str]
 
     @property
@@ -208,7 +213,7 @@ def read_findings(store: Store) -> Findings:
     edits = store.read("edits").to_pylist()
     evaluations = store.read("evaluations").to_pylist()
     measured = summarize(edits, evaluations, judge=pinned.judge)
-    rows = {(row["edit_id"], row["scope"], row["localization"]): row for row in edits}
+    rows = {(row["edit_id"], row["scope"], row["localization"], row["attribute"]): row for row in edits}
     report = [row for row in evaluations if row["split"] == "report"]
     evaluated: dict[Block, set[str]] = {}
     for row in report:
@@ -217,8 +222,9 @@ def read_findings(store: Store) -> Findings:
     for item in measured:
         alike.setdefault((item.model, item.attribute), []).append(item)
     by_block: dict[Block, list[MeasuredEdit]] = {}
-    for item in measured:
-        row = rows[item.edit_id, item.scope, item.localization]
+    # Edits one after the other stand in their matrix.
+    for item in (item for item in measured if item.step is None):
+        row = rows[item.edit_id, item.scope, item.localization, item.attribute]
         beside = comparisons(item, alike[item.model, item.attribute]) if item.chosen else ()
         by_block.setdefault((item.model, item.attribute), []).append(MeasuredEdit(item, row, beside))
     listed, effects = store.read("localizations").to_pylist(), store.read("effects")
@@ -262,6 +268,7 @@ def read_findings(store: Store) -> Findings:
         editing=_editing(spec, measured, report, judging(spec, pinned, edits, report)),
         siblings=any(prompt.record.siblings for prompt in planned(store, spec.generation.steps).prompts),
         metrics=metrics,
+        matrices=matrices(measured),
         provenance={
             "sweep": sweep_id,
             **{f"weights of {name}": digest for name, digest in pinned.models.items()},

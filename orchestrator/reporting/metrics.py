@@ -10,8 +10,8 @@ from typing import Any
 from orchestrator.stages.edit.metrics import SHOWN_ROLES, in_words
 from orchestrator.store import Store
 
-Key = tuple[str, str]
-"""Id and scope of an edit."""
+Key = tuple[str, str, str]
+"""Id and scope of an edit, and the attribute that is asked about."""
 Row = Mapping[str, Any]
 
 
@@ -47,7 +47,7 @@ class MetricTable:
 
     Attributes:
         columns: one per metric and role of prompts.
-        lines: cells of each edit in the order of the columns, by its id and scope.
+        lines: cells of each edit in the order of the columns, by its key.
     """
 
     columns: tuple[MetricColumn, ...]
@@ -55,10 +55,10 @@ class MetricTable:
 
 
 def metrics_by_edit(store: Store) -> dict[Key, list[Row]]:
-    """Returns the rows of ``metrics`` by id and scope of the edit."""
+    """Returns the rows of ``metrics`` by the key of the edit."""
     found = dict[Key, list[Row]]()
     for row in store.read("metrics").to_pylist():
-        found.setdefault((row["edit_id"], row["scope"]), []).append(row)
+        found.setdefault((row["edit_id"], row["scope"], row["attribute"]), []).append(row)
     return found
 
 
@@ -72,7 +72,7 @@ def metric_table(edits: Sequence[Key], rows: Mapping[Key, Sequence[Row]]) -> Met
     """Returns the table of some edits; None where no metric says anything of them.
 
     Args:
-        edits: ids and scopes of the edits.
+        edits: keys of the edits.
         rows: rows of ``metrics`` by these.
     """
     found = {edit: {_about(row): row for row in rows.get(edit, ())} for edit in dict.fromkeys(edits)}

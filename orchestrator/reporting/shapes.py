@@ -12,6 +12,8 @@ _SCOPES = {
     "localized": ("#c2410c", "circle", "o"),
     "by_hand": ("#7c3aed", "diamond", "D"),
     "method": ("#be185d", "square", "s"),
+    "together": ("#0f766e", "lozenge", "d"),
+    "sequence": ("#4d7c0f", "lozenge", "d"),
     "all_sites": ("#0369a1", "triangle-up", "^"),
     "window": ("#64748b", "cross", "x"),
     "placebo": ("#15803d", "plus", "+"),

@@ -36,6 +36,8 @@ def check_editors(spec: SweepSpec, attributes: Sequence[Attribute]) -> None:
         with located("edit", "editors", i):
             plugins.function("editors", editor, "edit")
             _check_settings(editor)
+            if spec.edit.together and not editor_info(editor).together:
+                raise SpecError(f"{editor} edits one attribute at a time; leave it out, or expected no together")
     for editor in spec.edit.method_lambdas:
         with located("edit", "method_lambdas", editor):
             info = editor_info(editor)
@@ -74,16 +76,25 @@ def check_records(spec: SweepSpec, attributes: Sequence[Attribute]) -> tuple[str
         why not, a sentence an attribute.
 
     Raises:
-        SpecError: none of them can; ``loc`` says where in the sweep the first one is.
+        SpecError: none of them can, or one that is to be edited with others; ``loc`` says where in the sweep it is.
     """
     if spec.edit is None:
         return ()
     refused = list[SpecError]()
+    grouped = {
+        name: (key, i, j)
+        for key in ("together", "sequence")
+        for i, group in enumerate(getattr(spec.edit, key))
+        for j, name in enumerate(group)
+    }
     for i, item in enumerate(attributes):
         try:
             with located("attributes", i):
                 _check_splits(spec.edit, item, spec.prompts)
         except SpecError as error:
+            if item.key in grouped:
+                with located("edit", *grouped[item.key]):
+                    raise SpecError(str(error)) from error
             refused.append(error)
     if refused and len(refused) == len(attributes):
         raise refused[0]

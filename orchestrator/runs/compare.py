@@ -21,7 +21,7 @@ from orchestrator.runs.localize import ScoreSource, localize_results, read_score
 from orchestrator.stages.edit.metrics import SHOWN_ROLES, in_words
 from orchestrator.stages.localize import under
 from orchestrator.store.documents import Pinned
-from orchestrator.store.keyed import BY_HAND
+from orchestrator.store.keyed import BY_HAND, SEQUENCE, TOGETHER
 from orchestrator.store.layout import RESOLVED
 
 JUDGES = "judges of edits"
@@ -131,21 +131,22 @@ def _of_chosen(source: ScoreSource) -> dict[_MetricKey, str]:
     if source.store is None:
         return {}
     chosen = {
-        (row["edit_id"], row["scope"]): f"{named(row['editor'], row['targets'])} ({_where(row)})"
+        (row["edit_id"], row["scope"], row["attribute"]): f"{named(row['editor'], row['targets'])} ({_where(row)})"
         for row in source.store.read("edits").to_pylist()
         if row["chosen"]
     }
     return {
         (row["model"], row["attribute"], edit, row["metric"], row["prompt_role"]): in_words(row)
         for row in source.store.read("metrics").to_pylist()
-        if row["prompt_role"] in SHOWN_ROLES and (edit := chosen.get((row["edit_id"], row["scope"]))) is not None
+        if row["prompt_role"] in SHOWN_ROLES
+        and (edit := chosen.get((row["edit_id"], row["scope"], row["attribute"]))) is not None
     }
 
 
 def _where(edit: Mapping[str, Any]) -> str:
     """Says where an edit is; of those by hand there may be several in one attribute."""
     scope, localization = str(edit["scope"]).replace("_", " "), str(edit["localization"] or "")
-    if not localization.startswith(BY_HAND):
+    if not localization.startswith((BY_HAND, TOGETHER, SEQUENCE)):
         return scope
     return localization if localization.startswith(scope) else f"{scope}, {localization}"
 

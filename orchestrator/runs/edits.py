@@ -35,8 +35,8 @@ from orchestrator.stages.chain import Chain, editing
 from orchestrator.stages.edit.candidates import methods
 from orchestrator.stages.edit.chooser import latest_judge
 from orchestrator.stages.edit.missing import as_chosen, missing_evaluations
+from orchestrator.stages.edit.places import Place, localized_place, method_places, place_by_hand
 from orchestrator.stages.edit.plan import check_editable
-from orchestrator.stages.edit.stage import Place, localized_place, method_places, place_by_hand
 from orchestrator.stages.edit.summary import EditSummary, summarize
 from orchestrator.stages.localize import main_rows
 from orchestrator.stages.probe.plan import with_batch_sizes

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -20,7 +21,7 @@ from loco_core.types import Engine
 from orchestrator.resolve.lookup import resolve_model
 from orchestrator.spec import ModelSpec, SuperResolutionSpec
 from orchestrator.stages.edit.chooser import latest_judge
-from orchestrator.stages.edit.plan import CANDIDATES
+from orchestrator.stages.edit.plan import KEPT, TOGETHER
 from orchestrator.stages.edit.summary import Share, summarize
 from orchestrator.store import DamagedFileError, Store
 
@@ -34,9 +35,12 @@ _FIGURES = {
 }
 
 
+_Row = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class StoredEdit:
-    """One row of ``edits`` whose weights are kept; ``name`` is the editor in words."""
+    """One edit whose weights are kept; ``name`` is the editor in words, ``attribute`` names all that it is of."""
 
     edit_id: str
     model: str
@@ -55,42 +59,73 @@ class Exported:
     second_stage: SuperResolutionSpec | None
 
 
-def find_edit(store: Store, edit_id: str | None, wanted: Mapping[str, str | None]) -> StoredEdit:
+def find_edit(
+    store: Store, edit_id: str | None, wanted: Mapping[str, str | None], attributes: Sequence[str] = ()
+) -> StoredEdit:
     """Finds the one edit that is meant.
 
     Args:
         store: the results.
         edit_id: the edit's id or its beginning; None takes the chosen edits, those at a window named by hand and those
             of published methods only where nothing that is localized is meant.
-        wanted: values of ``model``, ``attribute``, ``editor`` and ``targets``, None where any will do.
+        wanted: values of ``model``, ``editor`` and ``targets``, None where any will do.
+        attributes: the attribute that it is of; several mean the edit that was fitted to these together, or else in
+            turn. None at all means any edit of one attribute.
 
     Raises:
         EditError: there is none, or more than one.
     """
-    rows = [row for row in store.read("edits").to_pylist() if row["delta_path"] and row["scope"] in CANDIDATES]
+    rows: list[_Row] = [row for row in store.read("edits").to_pylist() if row["delta_path"] and row["scope"] in KEPT]
     if not rows:
         raise EditError(f"{store.root} holds no edits; `loco-sweep edit RESULTS` fits some")
-    for name, value in wanted.items():
+    named_attributes = [("attribute", name) for name in attributes]
+    for name, value in (*wanted.items(), *named_attributes):
         known = {row[name] for row in rows if row[name] is not None}
         if value is not None and value not in known:
             raise EditError(f'no edit has the {name} "{value}"{did_you_mean(value, known)}')
-        rows = [row for row in rows if value in (None, row[name])]
+        rows = [row for row in rows if name == "attribute" or value in (None, row[name])]
+    rows = _of(rows, frozenset(attributes), any_number=bool(edit_id))
     rows = [row for row in rows if (row["edit_id"].startswith(edit_id) if edit_id else row["chosen"])]
     # One edit in both scopes has the same weights in both.
-    rows = [row for row in rows if row["scope"] == "localized"] or rows
+    for scope in ("localized", TOGETHER):
+        rows = [row for row in rows if row["scope"] == scope] or rows
     if len(rows) != 1:
         names = ", ".join(
-            f"{row['edit_id'][:12]} ({row['model']} {row['attribute']} {named(row['editor'], row['targets'])}, "
+            f"{row['edit_id'][:12]} ({row['model']} {_whole(row)} {named(row['editor'], row['targets'])}, "
             f"{row['localization']})"
             for row in rows
         )
-        apart = [f"--{name}" for name in wanted if len({row[name] for row in rows}) > 1]
+        narrowing = ("model", "attribute", "editor", "targets")
+        apart = [f"--{name}" for name in narrowing if len({row[name] for row in rows}) > 1]
         narrower = f", or narrow them down with {' and '.join(apart)}" if apart else ""
         raise EditError(
             f"{len(rows) or 'no'} edits match{': ' + names if names else ''}; name one with --edit{narrower}"
         )
-    row = {**rows[0], "name": named(rows[0]["editor"], rows[0]["targets"])}
+    row = {**rows[0], "name": named(rows[0]["editor"], rows[0]["targets"]), "attribute": _whole(rows[0])}
     return StoredEdit(*(str(row[name]) for name in StoredEdit.__dataclass_fields__))
+
+
+def _of(rows: Sequence[_Row], attributes: frozenset[str], *, any_number: bool) -> list[_Row]:
+    """Returns the rows of edits that are of exactly these attributes, one per edit; of no attributes, of any one.
+
+    Args:
+        rows: rows of ``edits``.
+        attributes: keys of attributes.
+        any_number: whether edits of several attributes are among those of any.
+    """
+    found: dict[tuple[str, str, str], _Row] = {}
+    for row in rows:
+        mine = frozenset(row["attributes"] or (row["attribute"],))
+        if mine == attributes or (not attributes and (any_number or len(mine) == 1)):
+            # An edit of several has a row per attribute; one of one may be of two.
+            name = "" if row["attributes"] else row["attribute"]
+            found.setdefault((row["edit_id"], row["scope"], name), row)
+    return list(found.values())
+
+
+def _whole(row: _Row) -> str:
+    """Names what an edit is of."""
+    return " and ".join(row["attributes"] or (row["attribute"],))
 
 
 def export_edit(store: Store, edit: StoredEdit, out: Path, settings: ExportSettings | None = None) -> Exported:
@@ -148,8 +183,12 @@ def _figures(store: Store, edit: StoredEdit) -> list[tuple[str, str]]:
     """Returns what the results say that an edit did and spared, in words."""
     rows = [row for row in store.read("edits").to_pylist() if row["edit_id"] == edit.edit_id]
     seen = store.read("evaluations").filter(pc.field("edit_id") == edit.edit_id)
-    measured = summarize(rows, seen.to_pylist(), judge=latest_judge(store))[:1]
-    found = [(words, getattr(item, name)) for item in measured for name, words in _FIGURES.items()]
+    measured = {item.attribute: item for item in summarize(rows, seen.to_pylist(), judge=latest_judge(store))[::-1]}
+    found = [
+        (f"{item.attribute}: {words}" if item.others else words, getattr(item, name))
+        for item in reversed(measured.values())
+        for name, words in _FIGURES.items()
+    ]
     return [(words, _share(share)) for words, share in found if share.of]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loco_core.errors import SpecError, located
 from orchestrator.hooks.choice import hook_warnings
 from orchestrator.resolve.donors import donor_words
 from orchestrator.resolve.editable import check_records
@@ -23,7 +24,9 @@ from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.attack.plan import count_attacks
 from orchestrator.stages.base import Count, PlanContext, sweep_id
+from orchestrator.stages.edit.candidates import methods
 from orchestrator.stages.edit.count import count_edits
+from orchestrator.stages.localize import main_rows
 from orchestrator.stages.probe.plan import probes, with_batch_sizes
 from orchestrator.stages.registry import units_of
 from orchestrator.stages.sweep.plan import count, counted
@@ -32,7 +35,7 @@ from orchestrator.stages.sweep.stored import planned
 from orchestrator.stages.sweep.variants import beginnings, windows
 from orchestrator.stages.trace.plan import Pair, count_traces, pair_of, tracers
 from orchestrator.stages.trace.stage import committed_pairs
-from orchestrator.store import check_whole, open_store
+from orchestrator.store import Store, check_whole, open_store
 
 if TYPE_CHECKING:
     from loco_core.localization.power import Reach
@@ -147,8 +150,9 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     traced: set[Pair] = set()
     paces: dict[str, float] = {}
     used = Spent()
+    held: Store | None = None
     if root is not None and ("://" in root or Path(root).is_dir()):
-        store = open_store(root)
+        store = held = open_store(root)
         store.check_sweep(sweep_id(spec), spec)
         check_whole(store)
         pinned_names(store, resolved)
@@ -184,6 +188,8 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
                 drawn.guidance_scale, model.dtype,
             )
         )  # fmt: skip
+    if held is not None and not swept.units:
+        _check_groups(spec, resolved, held)
     left, cells = left + swept, swept.cells
     can_show = reach(
         spec.prompts,
@@ -246,3 +252,26 @@ def _outside_units(spec: SweepSpec, resolved: Resolved, committed: Collection[st
     }
     units = (unit for name, context in contexts.items() for unit in units_of(context, name))
     return [unit for unit in units if unit.unit_id not in committed]
+
+
+def _check_groups(spec: SweepSpec, resolved: Resolved, store: Store) -> None:
+    """Refuses a group that no model edits, as one of its attributes is localized nowhere; for complete results.
+
+    Raises:
+        SpecError: there is one; ``loc`` says where in the sweep.
+    """
+    if spec.edit is None or methods(spec):
+        return
+    found = main_rows(store.read("localizations")).to_pylist()
+    nowhere = {(row["model"], row["attribute"]): row["outcome"] for row in found if row["window_start"] is None}
+    listed = [(key, i, group) for key in ("together", "sequence") for i, group in enumerate(getattr(spec.edit, key))]
+    for key, i, group in listed:
+        lacking = {model.id: name for model in resolved.models for name in group if (model.id, name) in nowhere}
+        if len(lacking) == len(resolved.models):
+            model, name = next(iter(lacking.items()))
+            outcome = nowhere[model, name].replace("_", " ")
+            with located("edit", key, i, group.index(name)):
+                raise SpecError(
+                    f"{name} is localized nowhere in these results ({model}: {outcome}), so that no edit can be fitted "
+                    "to the group; leave it out"
+                )

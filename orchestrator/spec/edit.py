@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -15,6 +15,16 @@ from orchestrator.spec.places import KeyOrFile, ModelPlace, NamedModel, Place
 from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
 
 Lambdas = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+
+Group = Annotated[tuple[Name, ...], Field(min_length=2)]
+Groups = tuple[Group, ...]
+
+
+def _groups(value: Any) -> Any:
+    """Takes a list of names alone for the only group."""
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        return (tuple(value),)
+    return tuples(value)
 
 
 class EditSpec(Strict):
@@ -101,16 +111,54 @@ class EditSpec(Strict):
         examples=["scorer"],
     )
 
+    together: Annotated[Groups, BeforeValidator(_groups, json_schema_input_type=Group | Groups)] = Field(
+        (),
+        description="Groups of attributes of the sweep; one edit is fitted to all attributes of a group, each at its "
+        "own sites. A list of names alone is one group. Default: none.",
+        examples=[["style/velor", "fact/zandia"], [["style/velor", "fact/zandia"], ["style/velor", "style/lumio"]]],
+    )
+
+    sequence: Annotated[Groups, BeforeValidator(_groups, json_schema_input_type=Group | Groups)] = Field(
+        (),
+        description="Attributes of the sweep whose chosen edits are fitted again one after the other, in this order, "
+        "each on the weights that the earlier ones left. A list of names alone is one sequence. Default: none.",
+        examples=[["style/velor", "fact/zandia"], [["style/velor", "fact/zandia"], ["fact/zandia", "style/velor"]]],
+    )
+
     @model_validator(mode="after")
     def _check(self) -> EditSpec:
         for name in ("editors", "targets", "lambdas", "neurons", "tokens", "neuron_tokens"):
             no_repeats((name,), getattr(self, name) or (), "the value")
+        for i, group in enumerate(self.together):
+            no_repeats(("together", i), group, "the attribute")
+        no_repeats(("together",), (" + ".join(sorted(group)) for group in self.together), "the group")
+        for i, names in enumerate(self.sequence):
+            no_repeats(("sequence", i), names, "the attribute")
+        no_repeats(("sequence",), (" > ".join(names) for names in self.sequence), "the sequence")
         for editor, values in self.method_lambdas.items():
             loc = ("method_lambdas", editor)
             if editor not in self.editors:
                 raise problem(loc, f"it is none of the editors{did_you_mean(editor, self.editors)}")
             no_repeats(loc, values, "the value")
         return self
+
+
+def check_groups(edit: EditSpec | None, attributes: Sequence[str]) -> None:
+    """Refuses attributes that are edited together or in a sequence and are not in the sweep.
+
+    Args:
+        edit: the ``edit:`` block.
+        attributes: names of the sweep's attributes.
+    """
+    for key in ("together", "sequence") if edit else ():
+        for i, group in enumerate(getattr(edit, key)):
+            for j, name in enumerate(group):
+                if name not in attributes:
+                    raise problem(("edit", key, i, j), f"{name!r} is none of the attributes{_or(name, attributes)}")
+
+
+def _or(name: str, attributes: Sequence[str]) -> str:
+    return did_you_mean(name, attributes) or f"; expected one of {', '.join(attributes)}"
 
 
 class JudgeSpec(Strict):

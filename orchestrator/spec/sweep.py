@@ -28,7 +28,7 @@ from loco_core.types import (
 from orchestrator.spec.attributes import AttributeSpec
 from orchestrator.spec.beside import check_donors, of_weights
 from orchestrator.spec.controls import ControlsSpec
-from orchestrator.spec.edit import EditSpec, EvaluateSpec
+from orchestrator.spec.edit import EditSpec, EvaluateSpec, check_groups
 from orchestrator.spec.model import Model, donor_of, guided, published_of
 from orchestrator.spec.places import ResultsPlace, ScorerPlace, key_or_file, of_file
 from orchestrator.spec.rules import Name, Strict, listed, no_repeats, problem, tuples
@@ -370,11 +370,12 @@ class SweepSpec(Strict):
     @model_validator(mode="after")
     def _check(self) -> SweepSpec:
         no_repeats(("models",), (model.id for model in self.models), "model")
-        labels = (a if isinstance(a, str) else a.label for a in self.attributes)
+        labels = [a if isinstance(a, str) else a.label for a in self.attributes]
         no_repeats(("attributes",), labels, "attribute")
         no_repeats(("seeds",), self.seeds, "seed")
         no_repeats(("interventions",), self.interventions, "intervention")
         check_donors(self)
+        check_groups(self.edit, labels)
         for i, attribute in enumerate(self.attributes):
             if isinstance(attribute, AttributeSpec) and len(attribute.records) < self.prompts:
                 count = len(attribute.records)

@@ -10,7 +10,8 @@ from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.scheduler.side_work import SideWork
 from orchestrator.stages.attack.stage import AttackStage
 from orchestrator.stages.base import Row, Stage, StageContext
-from orchestrator.stages.edit.stage import EditStage, Place
+from orchestrator.stages.edit.places import Place
+from orchestrator.stages.edit.stage import EditStage
 from orchestrator.stages.localize import Tables
 from orchestrator.stages.registry import outside
 from orchestrator.stages.sweep.planned import Plan

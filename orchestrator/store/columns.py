@@ -54,8 +54,8 @@ EDITOR = Column("editor", TEXT, "name", "Editor: a key, or a Python file")
 EDIT_ID = Column("edit_id", TEXT, "id", "Edit: a hash of all that changes its weights")
 SCOPE = Column(
     "scope", TEXT, "word",
-    "Where the edit is made: candidates are localized, by_hand or method; baselines are all_sites, window, placebo or "
-    "random",
+    "Where the edit is made: candidates are localized, by_hand or method, or together with other attributes, or in a "
+    "sequence; baselines are all_sites, window, placebo or random",
 )  # fmt: skip
 STATUS = Column("status", TEXT, "word", "ok, or invalid: the picture is blank or has no numbers, and has no score")
 COMPARED = Column("compared", FLAG, "flag", "Whether the localizer only compares; false for the one that edits follow")

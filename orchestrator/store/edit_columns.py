@@ -40,6 +40,13 @@ _LAMBDA = Column(
     "lambda", REAL, "lambda",
     "Strength; larger changes less. Relative to the keys' mean squared norm, null where only lambda_absolute is set",
 )  # fmt: skip
+_GROUP = Column(
+    "attributes", pa.list_(TEXT), "name",
+    "Attributes that the edit is of where these are several, of which the row is about one; null of an edit of one",
+)  # fmt: skip
+_STEP = Column(
+    "step", INT, "count", "Of edits that are fitted one after the other: how many of them were made; null of others"
+)
 _SETTINGS = Column("settings", TEXT, "JSON", "All settings of the editor")
 
 EDITS: Columns = (
@@ -82,6 +89,8 @@ EDITS: Columns = (
         "What told which of the candidates to choose: a judge, as in evaluations, or the scorer by the sign of its "
         "margin; null in fits",
     ),
+    _GROUP,
+    _STEP,
 )  # fmt: skip
 
 EVALUATIONS: Columns = (
@@ -131,6 +140,8 @@ EVALUATIONS: Columns = (
         "metrics", pa.list_(TEXT), "name",
         "Metrics that compared the two pictures, in picture_metrics and features; null where none was asked for",
     ),
+    _GROUP,
+    _STEP,
 )  # fmt: skip
 
 _ROLE = Column("prompt_role", TEXT, "word", "Role of the prompts, as in evaluations")

@@ -13,8 +13,9 @@ from orchestrator.store.errors import REMEDY, DamagedFileError
 from orchestrator.store.rows import checked_rows
 
 Key = tuple[str, ...]
-BY_HAND, METHOD = "by hand: ", "method: "
-"""How a localization begins in ``edits`` that no localizer found: a person named it, or a published method does."""
+BY_HAND, METHOD, TOGETHER, SEQUENCE = "by hand: ", "method: ", "together: ", "sequence: "
+"""How a localization begins in ``edits`` that is not one that a localizer found: a person named it, a published method
+does, or it is that of several attributes, of which the rest are the names."""
 KEYS = {
     "effects": ("model", "attribute", "localizer"), "localizations": ("model", "attribute", "localizer"),
     "edits": ("model", "attribute", "localization"), "trials": ("model", "attribute"),
@@ -30,7 +31,7 @@ def key_of(table: str, row: Mapping[str, Any]) -> Key:
     others, each known by its localization.
     """
     values = [str(row[name] or "") for name in KEYS[table]]
-    if table == "edits" and not values[-1].startswith((BY_HAND, METHOD)):
+    if table == "edits" and not values[-1].startswith((BY_HAND, METHOD, TOGETHER, SEQUENCE)):
         values[-1] = ""
     return tuple(values)
 

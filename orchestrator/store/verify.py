@@ -98,19 +98,19 @@ class _Held:
     Attributes:
         planned: units that hold cells, which a plan file must name.
         deltas: sums of weights, by path.
-        fits: rows of edits as they were fitted, by unit, edit and scope.
+        fits: rows of edits as they were fitted, by unit, edit, scope and attribute.
     """
 
     planned: set[str] = field(default_factory=set)
     deltas: dict[str, str] = field(default_factory=dict)
-    fits: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    fits: dict[tuple[str, str, str, str], dict[str, Any]] = field(default_factory=dict)
 
     def note(self, unit_id: str, tables: Tables) -> None:
         cells = (tables[name]["cell_id"] for name in ("scores", "failures"))
         if any(len(column) > column.null_count for column in cells):
             self.planned.add(unit_id)
         for row in tables["fits"].to_pylist():
-            self.fits[unit_id, row["edit_id"], row["scope"]] = row
+            self.fits[unit_id, row["edit_id"], row["scope"], row["attribute"]] = row
             if row["delta_path"] and layout.is_delta(row["delta_path"]):
                 self.deltas[row["delta_path"]] = row["delta_sha256"]
 
@@ -346,10 +346,10 @@ def _look_at_deltas(store: Store, survey: Survey, held: _Held) -> None:
 
 def _is_made_up(row: Mapping[str, Any], held: _Held) -> bool:
     """Tells whether a row of ``edits`` is not what its unit says, but for what is decided when all is measured."""
-    fitted = held.fits.get((row["unit_id"], row["edit_id"], row["scope"]))
+    fitted = held.fits.get((row["unit_id"], row["edit_id"], row["scope"], row["attribute"]))
     if fitted is None:
         # Of a unit that is damaged or gone nothing is known.
-        return any(unit == row["unit_id"] for unit, _, _ in held.fits)
+        return any(unit == row["unit_id"] for unit, *_ in held.fits)
     return any(row[name] != fitted[name] for name in row if name not in ("chosen", "chosen_by", "localization"))
 
 

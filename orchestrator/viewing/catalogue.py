@@ -31,7 +31,18 @@ from orchestrator.viewing.pictures import (
 _log = logging.getLogger(__name__)
 
 _CACHE_BYTES = 64 * 2**20
-_SHOWN_OF_EDITS = ("edit_id", "editor", "targets", "scope", "lambda", "neurons", "tokens", "chosen")
+_SHOWN_OF_EDITS = (
+    "edit_id",
+    "editor",
+    "targets",
+    "scope",
+    "lambda",
+    "neurons",
+    "tokens",
+    "chosen",
+    "attributes",
+    "step",
+)
 _SHOWN_OF_LOCALIZATIONS = (
     "model", "attribute", "outcome", "window_start", "window_size", "best_start", "best_size", "effect", "ci_low",
     "ci_high", "threshold", "compared",
@@ -254,4 +265,7 @@ def _edit(row: dict[str, Any]) -> str:
     strength = f", λ {row['lambda']:g}" if row["lambda"] is not None else ""
     tokens = f", {row['tokens']}" if row["tokens"] else ""
     neurons = f", {row['neurons']} neurons" if row["neurons"] is not None else ""
-    return f"{named(row['editor'], row['targets'])}, {str(row['scope']).replace('_', ' ')}{strength}{neurons}{tokens}"
+    between, after = (" + ", "") if row["step"] is None else (" > ", f", step {row['step']}")
+    names = f" ({between.join(row['attributes'])}{after})" if row["attributes"] else ""
+    scope = str(row["scope"]).replace("_", " ") + names
+    return f"{named(row['editor'], row['targets'])}, {scope}{strength}{neurons}{tokens}"

@@ -284,7 +284,7 @@ def test_an_export_that_is_not_clear_is_one_line(
 
 def test_a_damaged_delta_and_a_folder_in_the_way_are_refused(undisturbed: Path, tmp_path: Path) -> None:
     store = open_store(str(undisturbed))
-    edit = find_edit(store, None, {"model": None, "attribute": None, "editor": "neurons", "targets": None})
+    edit = find_edit(store, None, {"model": None, "editor": "neurons", "targets": None})
     with pytest.raises(EditError, match="exists already"):
         export_edit(store, edit, tmp_path)
     with pytest.raises(EditError, match="is not the file that was written"):

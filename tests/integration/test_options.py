@@ -112,7 +112,9 @@ OPEN: dict[str, list[Any]] = {
     "edit.method_lambdas": [{"loco_edit": [0.5]}],
     "edit.neurons": [[0.2, 3]],
     "edit.preserve": [0, 1],
+    "edit.together": [["style/velor", "fact/zandia"], [["style/velor", "style/lumio"], ["fact/zandia", "style/lumio"]]],
     "edit.max_neighbour_loss": [0.0, 1.0],
+    "edit.sequence": [["style/velor", "fact/zandia"], [["style/velor", "fact/zandia"], ["fact/zandia", "style/velor"]]],
     "evaluate.prompts": [2],
     "evaluate.seeds": [2],
     "evaluate.neighbours": [1],
@@ -231,6 +233,8 @@ def needs(named: dict[str, str]) -> dict[str, Flat]:
         "evaluate.floor": {"evaluate.attacks": ["noised_clean"]},
         # Sets are of two prompts or more.
         "evaluate.metrics": {"evaluate.prompts": 2},
+        "edit.together": {"attributes": ["style/velor", "style/lumio", "fact/zandia"]},
+        "edit.sequence": {"attributes": ["style/velor", "fact/zandia"]},
         "edit.editors": {"prompts": 2}, "notify.when": {"notify.to": [ADDRESS]},
         "models.*.engine.offload: 'sequential'": {"edit": None}, "models.*.engine.device_map: 'balanced'":
         {"models.*.worker.gpus": 2},

@@ -3,7 +3,7 @@ const FORMS = {
   circle: "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z", diamond: "M0-6L6 0L0 6L-6 0z", square: "M-4.5-4.5h9v9h-9z",
   "triangle-up": "M0-6L5.5 4.5h-11z", "triangle-down": "M0 6L5.5-4.5h-11z", cross: "M-4-4L4 4M4-4L-4 4", plus: "M0-5.5V5.5M-5.5 0H5.5",
   star: "M0-6.5L1.8-2.2L6.2-2L2.7 .9L3.9 5.3L0 2.8L-3.9 5.3L-2.7 .9L-6.2-2L-1.8-2.2z", hexagon: "M-5.5 0L-2.8-4.8H2.8L5.5 0L2.8 4.8H-2.8z",
-  bow: "M-5.5-4.5L5.5 4.5V-4.5L-5.5 4.5z", pentagon: "M0-6L5.7-1.8L3.5 4.9H-3.5L-5.7-1.8z",
+  lozenge: "M0-7L3.6 0L0 7L-3.6 0z", bow: "M-5.5-4.5L5.5 4.5V-4.5L-5.5 4.5z", pentagon: "M0-6L5.7-1.8L3.5 4.9H-3.5L-5.7-1.8z",
 };
 const shapeOf = new Map(data.shapes.map((shape) => [shape.name, shape]));
 const openForm = (form) => form === "cross" || form === "plus";

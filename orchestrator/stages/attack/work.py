@@ -18,8 +18,8 @@ from loco_core.types import PromptRecord, Row
 from orchestrator.scheduler.protocol import Attempt, Unit
 from orchestrator.stages.attack.plan import FIRST_CLEAN_SEED, TRIES, Attacking
 from orchestrator.stages.context import Result, WorkerContext
+from orchestrator.stages.edit.fitting import Fitter
 from orchestrator.stages.edit.plan import INVALID
-from orchestrator.stages.edit.work import fitted, nearest
 from orchestrator.store import SCHEMA_VERSION, make_table
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def _model(context: WorkerContext, planned: Attacking) -> Iterator[LoadedModel]:
     edit = planned.edit
     change: AbstractContextManager[None] = nullcontext()
     if edit is not None:
-        beside = nearest(context.model, context.attributes, planned.attribute) if edit.settings.preserve else []
-        change = applied(context.model, fitted(context, planned, edit, beside), context.info.weights)
+        change = applied(context.model, Fitter(context, planned).fit(edit), context.info.weights)
     with change:
         yield context.model
 

@@ -17,7 +17,7 @@ from orchestrator import identity
 from orchestrator.resolve.resolved import ResolvedModel
 from orchestrator.spec import EditSpec, SweepSpec
 from orchestrator.spec.places import name_of
-from orchestrator.stages.edit.plan import PlannedEdit
+from orchestrator.stages.edit.plan import SEQUENCE, TOGETHER, Part, PlannedEdit, Step
 
 TARGETS: tuple[Targets, ...] = ("published", "paired")
 """What is fitted where a sweep does not say."""
@@ -47,6 +47,69 @@ def candidates(
         if (item.editor == editor if editor else editor_info(item.editor).place is None)
     ]
     return [planned_edit(spec, model, attribute, settings, scope, sites) for settings in listed]
+
+
+def candidates_together(
+    spec: SweepSpec, model: ResolvedModel, parts: Sequence[Part], editor: str = ""
+) -> list[PlannedEdit]:
+    """Returns every edit of several attributes at once that the spec asks for: with the settings that all of them have.
+
+    Args:
+        spec: the sweep.
+        model: what is edited.
+        parts: the attributes, each with its sites, in the order of their keys.
+        editor: see `candidates`.
+    """
+    listed = [candidates(spec, model, part.attribute, part.sites, TOGETHER, editor) for part in parts]
+    by_settings = [{edit.settings: edit for edit in edits} for edits in listed]
+    shared = [settings for settings in by_settings[0] if all(settings in edits for edits in by_settings)]
+    return [_together(model, parts, [edits[settings] for edits in by_settings]) for settings in shared]
+
+
+def _together(model: ResolvedModel, parts: Sequence[Part], alone: Sequence[PlannedEdit]) -> PlannedEdit:
+    """Names an edit of several attributes by those of each, which hold everything that changes its weights."""
+    settings, code = alone[0].settings, alone[0].code
+    sites = tuple(sorted({site for part in parts for site in part.sites}))
+    does = {**settings.model_dump(), "editor": name_of(settings.editor)}
+    texts = tuple(f"{part.attribute.key}\n{edit.edit_id}" for part, edit in zip(parts, alone, strict=True))
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, does, TOGETHER, model.engine.bits, code)
+    return PlannedEdit(identity.edit_id(key), settings, TOGETHER, sites, "", code, tuple(parts))
+
+
+def edits_in_turn(
+    model: ResolvedModel, parts: Sequence[Part], chosen: Sequence[Sequence[PlannedEdit]]
+) -> list[PlannedEdit]:
+    """Returns the edits after every step of a sequence, for every editor and kind of targets that all attributes have.
+
+    Args:
+        model: what is edited.
+        parts: the attributes, in the order of the sequence.
+        chosen: of each attribute, the edits that were chosen for it alone: each step has their settings.
+    """
+    by_form = [{(edit.settings.editor, edit.settings.targets): edit for edit in edits} for edits in chosen]
+    found = list[PlannedEdit]()
+    for form in by_form[0]:
+        if all(form in each for each in by_form):
+            found += _in_turn(model, parts, [each[form] for each in by_form])
+    return found
+
+
+def _in_turn(model: ResolvedModel, parts: Sequence[Part], alone: Sequence[PlannedEdit]) -> list[PlannedEdit]:
+    """Names the edits after every step by those of each attribute alone, and by the whole sequence."""
+    steps = [
+        Step(part.attribute, edit.sites, edit.settings, edit.code) for part, edit in zip(parts, alone, strict=True)
+    ]
+    names, found = " > ".join(part.attribute.key for part in parts), list[PlannedEdit]()
+    for count, last in enumerate(steps, 1):
+        made = tuple(steps[:count])
+        sites = tuple(sorted({site for step in made for site in step.sites}))
+        does = {**last.settings.model_dump(), "editor": name_of(last.settings.editor)}
+        texts = (names, *(edit.edit_id for edit in alone[:count]))
+        key = identity.EditKey(model.weights, model.dtype, texts, sites, does, SEQUENCE, model.engine.bits, last.code)
+        found.append(
+            PlannedEdit(identity.edit_id(key), last.settings, SEQUENCE, sites, "", last.code, tuple(parts), made)
+        )
+    return found
 
 
 def methods(spec: SweepSpec) -> tuple[str, ...]:
@@ -196,6 +259,64 @@ def restored(spec: SweepSpec, model: ResolvedModel, attribute: Attribute, row: M
         if settings.editor.endswith(".py") and not Path(settings.editor).is_file():
             continue
         edit = planned_edit(spec, model, attribute, settings, row["scope"], sites, base)
-        if edit.edit_id == row["edit_id"]:
+        # Of a step of a sequence nothing says how it would be named alone.
+        if row["edit_id"] in (None, edit.edit_id):
             return edit
     return None
+
+
+def restored_together(
+    spec: SweepSpec, model: ResolvedModel, known: Mapping[str, Attribute], rows: Sequence[Mapping[str, Any]]
+) -> PlannedEdit | None:
+    """Returns the edit of several attributes that some rows of ``edits`` are of; see `restored`.
+
+    Args:
+        spec: the sweep.
+        model: the model.
+        known: attributes by key.
+        rows: all rows of the edit, one per attribute.
+    """
+    first, sites = rows[0], {row["attribute"]: tuple(row["site_indices"]) for row in rows}
+    if set(sites) != set(first["attributes"]) or not sites.keys() <= known.keys():
+        return None
+    parts = [Part(known[name], sites[name]) for name in sorted(sites)]
+    try:
+        settings = EditSettings.model_validate_json(first["settings"])
+    except ValidationError:
+        return None
+    if settings.editor.endswith(".py") and not Path(settings.editor).is_file():
+        return None
+    alone = [planned_edit(spec, model, part.attribute, settings, TOGETHER, part.sites) for part in parts]
+    edit = _together(model, parts, alone)
+    return edit if edit.edit_id == first["edit_id"] else None
+
+
+def restored_in_turn(
+    spec: SweepSpec,
+    model: ResolvedModel,
+    known: Mapping[str, Attribute],
+    row: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+) -> PlannedEdit | None:
+    """Returns the edit of a sequence that a row of ``edits`` is of; see `restored`.
+
+    Args:
+        spec: the sweep.
+        model: the model.
+        known: attributes by key.
+        row: the row.
+        rows: all rows of its sequence, of every step and attribute.
+    """
+    alike_ = [each for each in rows if (each["editor"], each["targets"]) == (row["editor"], row["targets"])]
+    names, parts, alone = row["attributes"], list[Part](), list[PlannedEdit]()
+    for step, name in enumerate(names, 1):
+        mine = [each for each in alike_ if (each["step"], each["attribute"]) == (step, name)]
+        if len(mine) != 1 or name not in known:
+            return None
+        edit = restored(spec, model, known[name], {**mine[0], "edit_id": None, "scope": SEQUENCE})
+        if edit is None:
+            return None
+        parts.append(Part(known[name], edit.sites))
+        alone.append(edit)
+    edit = _in_turn(model, parts, alone)[row["step"] - 1]
+    return edit if edit.edit_id == row["edit_id"] else None

@@ -1,13 +1,14 @@
-"""By whose word the strength of an edit is chosen: the judge's, or the sign of the scorer's margin."""
+"""How the strength of an edit is chosen: by the word of the judge, or by the sign of the scorer's margin."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.spec import EditSpec, SweepSpec
-from orchestrator.stages.edit.plan import INVALID
+from orchestrator.stages.edit.plan import INVALID, PlannedEdit
+from orchestrator.stages.edit.summary import EditSummary, neighbour_loss
 from orchestrator.store import Store
 from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
@@ -76,3 +77,35 @@ def _seen(margin: float | None, said: str) -> str:
     if margin is None:
         return INVALID
     return said if margin > 0 else OTHER
+
+
+def choose(edits: Sequence[PlannedEdit], measured: Sequence[EditSummary], max_neighbour_loss: float) -> set[str]:
+    """Chooses one edit of each editor and kind of targets.
+
+    It is the most effective of those that spare the neighbours, else the most sparing. Of an edit of several attributes
+    the mean share of flipped pictures counts, and the neighbours of the attribute that lose most.
+
+    Args:
+        edits: candidates, in the order of the spec.
+        measured: what they did on ``select``: one of each edit, or one per attribute.
+        max_neighbour_loss: share of neighbours' pictures that the edit may spoil.
+
+    Returns:
+        ids of the chosen edits.
+    """
+    by_id, chosen = dict[str, list[EditSummary]](), set()
+    for item in measured:
+        by_id.setdefault(item.edit_id, []).append(item)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for edit in edits:
+        if edit.edit_id in by_id:
+            groups.setdefault((edit.settings.editor, edit.settings.targets), []).append(edit.edit_id)
+    loss = {name: max(map(neighbour_loss, items)) for name, items in by_id.items()}
+    flipped = {name: sum(item.flipped.value for item in items) / len(items) for name, items in by_id.items()}
+    for mine in groups.values():
+        sparing = [name for name in mine if loss[name] <= max_neighbour_loss]
+        if sparing:
+            chosen.add(max(sparing, key=lambda name: (flipped[name], -loss[name])))
+        else:
+            chosen.add(min(mine, key=lambda name: loss[name]))
+    return chosen

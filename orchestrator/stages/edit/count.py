@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from loco_core.attributes import siblings
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, Window
 from orchestrator.resolve.resolved import Resolved, ResolvedModel
+from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.base import Count
-from orchestrator.stages.edit.candidates import baselines, candidates, methods
-from orchestrator.stages.edit.plan import PlannedEdit, check_editable, evaluate_units, probes, watched
+from orchestrator.stages.edit.candidates import baselines, candidates, candidates_together, edits_in_turn, methods
+from orchestrator.stages.edit.plan import Part, PlannedEdit, check_editable, evaluate_units, probes, watched
+
+_Splits = tuple[tuple[Literal["select", "report"], list[PlannedEdit]], ...]
 
 
 def count_edits(spec: SweepSpec, resolved: Resolved) -> Count:
@@ -24,12 +28,77 @@ def count_edits(spec: SweepSpec, resolved: Resolved) -> Count:
     if spec.edit is None:
         return Count()
     pairs = ((model, attribute) for model in resolved.models for attribute in resolved.attributes)
-    return sum((_of_pair(spec, resolved, model, attribute) for model, attribute in pairs), start=Count())
+    found = sum((_of_pair(spec, resolved, model, attribute) for model, attribute in pairs), start=Count())
+    groups = ((model, group) for model in resolved.models for group in spec.edit.together)
+    found = sum((_of_group(spec, resolved, model, sorted(group)) for model, group in groups), start=found)
+    sequences = ((model, names) for model in resolved.models for names in spec.edit.sequence)
+    return sum((_of_sequence(spec, resolved, model, names) for model, names in sequences), start=found)
+
+
+def _of_sequence(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, names: Sequence[str]) -> Count:
+    window, found = Window(0, spec.sizes(model.n_sites)[0]), Count()
+    attributes = [resolved.attribute(name) for name in names]
+    for editor in ("", *methods(spec)):
+        try:
+            sites = model.method_sites(editor) if editor else window.sites
+            for attribute in attributes:
+                check_editable(attribute, spec.prompts, model, () if editor else sites)
+        except SpecError:
+            continue
+        scope = "method" if editor else "localized"
+        chosen = [_one_of_each(candidates(spec, model, attribute, sites, scope, editor)) for attribute in attributes]
+        edits = edits_in_turn(model, [Part(attribute, sites) for attribute in attributes], chosen)
+        for attribute in attributes:
+            beside = _beside(spec, resolved, attribute, names)
+            drawn = probes(spec, attribute, beside, "report", resolved.judge_id, edited=names)
+            found += _counted(evaluate_units(spec, model, attribute, edits, "", drawn, "report", 0))
+    return found
+
+
+def _one_of_each(edits: Sequence[PlannedEdit]) -> list[PlannedEdit]:
+    """Returns as many edits as will be chosen."""
+    return list({(edit.settings.editor, edit.settings.targets): edit for edit in edits}.values())
+
+
+def _beside(spec: SweepSpec, resolved: Resolved, attribute: Attribute, names: Sequence[str]) -> list[Attribute]:
+    """Returns as many neighbours as will be watched, none of them edited."""
+    known = {key: item for key, item in _neighbours(resolved, attribute).items() if key not in names}
+    return watched(spec, known, known)
+
+
+def _of_group(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, names: Sequence[str]) -> Count:
+    window, found = Window(0, spec.sizes(model.n_sites)[0]), Count()
+    attributes = [resolved.attribute(name) for name in names]
+    for editor in ("", *methods(spec)):
+        try:
+            sites = model.method_sites(editor) if editor else window.sites
+            for attribute in attributes:
+                check_editable(attribute, spec.prompts, model, () if editor else sites)
+        except SpecError:
+            continue
+        first = candidates_together(spec, model, [Part(attribute, sites) for attribute in attributes], editor)
+        splits: _Splits = (("select", first), ("report", _one_of_each(first)))
+        for attribute in attributes:
+            beside = _beside(spec, resolved, attribute, names)
+            for split, edits in splits:
+                drawn = probes(spec, attribute, beside, split, resolved.judge_id, edited=names)
+                found += _counted(evaluate_units(spec, model, attribute, edits, "", drawn, split, 0))
+    return found
+
+
+def _neighbours(resolved: Resolved, attribute: Attribute) -> dict[str, Attribute]:
+    known = {item.key: item for item in (*siblings(attribute.key), *resolved.attributes) if item.kind == attribute.kind}
+    known.pop(attribute.key, None)
+    return known
+
+
+def _counted(units: Sequence[Unit]) -> Count:
+    images = sum(len(unit.payload.probes) * (1 + len(unit.payload.edits)) for unit in units)
+    return Count(len(units), images, 0, sum(unit.expected_seconds for unit in units))
 
 
 def _of_pair(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, attribute: Attribute) -> Count:
-    known = {item.key: item for item in (*siblings(attribute.key), *resolved.attributes) if item.kind == attribute.kind}
-    known.pop(attribute.key, None)
+    known = _neighbours(resolved, attribute)
     beside, found = watched(spec, known, known), Count()
     # The smallest window has most others of its size, at each of which an edit is made, too.
     window = Window(0, spec.sizes(model.n_sites)[0])
@@ -41,15 +110,11 @@ def _of_pair(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, attribut
             # Not edited, which is said elsewhere.
             continue
         first = candidates(spec, model, attribute, sites, scope, editor)
-        chosen = {(edit.settings.editor, edit.settings.targets): edit for edit in first}
-        others = baselines(spec, model, attribute, list(chosen.values()))
-        splits: tuple[tuple[Literal["select", "report"], list[PlannedEdit]], ...] = (
-            ("select", first), ("report", [*first, *others])
-        )  # fmt: skip
+        others = baselines(spec, model, attribute, _one_of_each(first))
+        splits: _Splits = (("select", first), ("report", [*first, *others]))
         for split, edits in splits:
             units = evaluate_units(
                 spec, model, attribute, edits, "", probes(spec, attribute, beside, split, resolved.judge_id), split, 0
             )  # fmt: skip
-            images = sum(len(unit.payload.probes) * (1 + len(unit.payload.edits)) for unit in units)
-            found += Count(len(units), images, 0, sum(unit.expected_seconds for unit in units))
+            found += _counted(units)
     return found

@@ -14,18 +14,19 @@ from loco_core.statistics import crossed_means
 from orchestrator.store import SCHEMA_VERSION
 
 CONFIDENCE = 0.95
-_ABOUT = ("edit_id", "scope", "metric", "prompt_role")
-About = tuple[str, str, str, str]
+_ABOUT = ("edit_id", "scope", "attribute", "metric", "prompt_role")
+About = tuple[str, str, str, str, str]
 """The columns `_ABOUT` of a row."""
 SHOWN_ROLES = ("target", "unrelated")
 """Roles whose metrics people are shown: how much an edit changes what it is about, and what it should leave alone."""
 Row = Mapping[str, Any]
+_Key = tuple[str, str, str]
 
 
 def metric_rows(
     edits: Sequence[Row], pictures: pa.Table, features: pa.Table, sources: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Returns rows of ``metrics``: one per edit, metric and role of prompts.
+    """Returns rows of ``metrics``: one per edit, attribute, metric and role of prompts.
 
     Args:
         edits: rows of ``edits``.
@@ -33,12 +34,12 @@ def metric_rows(
         features: ``features``.
         sources: keys and files of the metrics of sets, by their ids; distances of others are left out.
     """
-    known: dict[tuple[str, str], Row] = {}
+    known: dict[_Key, Row] = {}
     for edit in edits:
-        known.setdefault((edit["edit_id"], edit["scope"]), edit)
+        known.setdefault((edit["edit_id"], edit["scope"], edit["attribute"]), edit)
     rows = []
     for about, values in _by_edit(pictures.to_pylist(), known).items():
-        rows.append(_row(known[about[:2]], about, _mean(values), values))
+        rows.append(_row(known[about[:3]], about, _mean(values), values))
     rows += _sets(known, features, sources)
     return sorted(rows, key=lambda row: (row["model"], row["attribute"], *_about(row)))
 
@@ -53,23 +54,24 @@ def in_words(row: Row) -> str:
 
 
 def _about(row: Row) -> About:
-    edit_id, scope, metric, role = (row[name] for name in _ABOUT)
-    return edit_id, scope, metric, role
+    edit_id, scope, attribute, metric, role = (row[name] for name in _ABOUT)
+    return edit_id, scope, attribute, metric, role
 
 
-def _by_edit(rows: Iterable[Row], known: Mapping[tuple[str, str], Row]) -> dict[About, list[Row]]:
+def _by_edit(rows: Iterable[Row], known: Mapping[_Key, Row]) -> dict[About, list[Row]]:
     """Groups rows by edit, scope, metric and role; of a picture that was measured twice the last one counts."""
     found: dict[About, dict[tuple[str, int], Row]] = defaultdict(dict)
     for row in rows:
-        if (row["edit_id"], row["scope"]) in known:
-            found[_about(row)][row["prompt"], row["seed"]] = row
+        about = _about(row)
+        if about[:3] in known:
+            found[about][row["prompt"], row["seed"]] = row
     return {about: list(values.values()) for about, values in found.items()}
 
 
 def _row(edit: Row, about: About, result: Mapping[str, Any], values: Sequence[Row]) -> dict[str, Any]:
     like = values[0]
     return {
-        "sweep_id": like["sweep_id"], "model": edit["model"], "attribute": edit["attribute"],
+        "sweep_id": like["sweep_id"], "model": edit["model"],
         "editor": edit["editor"], **dict(zip(_ABOUT, about, strict=True)), "weights": like["weights"],
         "weights_hash": like["weights_hash"], **result, "pictures": len(values),
         "prompts": len({row["prompt"] for row in values}), "schema_version": SCHEMA_VERSION,
@@ -96,7 +98,7 @@ def _mean(values: Sequence[Row]) -> dict[str, Any]:
     return {"value": float(means.value[0]), "ci_low": low, "ci_high": high, "note": ""}
 
 
-def _sets(known: Mapping[tuple[str, str], Row], features: pa.Table, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+def _sets(known: Mapping[_Key, Row], features: pa.Table, sources: Mapping[str, str]) -> list[dict[str, Any]]:
     listed = features.to_pylist()
     before = {
         (row["unit_id"], row["metric"], row["prompt"], row["seed"]): row for row in listed if row["edit_id"] is None
@@ -108,10 +110,10 @@ def _sets(known: Mapping[tuple[str, str], Row], features: pa.Table, sources: Map
             for row in values
             if (key := (row["unit_id"], row["metric"], row["prompt"], row["seed"])) in before
         ]
-        if not pairs or about[2] not in sources:
+        if not pairs or about[3] not in sources:
             continue
         olds, news = (np.array([pair[side]["features"] for pair in pairs], np.float64) for side in (0, 1))
-        found = set_distance(sources[about[2]], olds, news, [row["prompt"] for _, row in pairs], CONFIDENCE)
+        found = set_distance(sources[about[3]], olds, news, [row["prompt"] for _, row in pairs], CONFIDENCE)
         result = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "note": found.note}
-        rows.append(_row(known[about[:2]], about, result, [row for _, row in pairs]))
+        rows.append(_row(known[about[:3]], about, result, [row for _, row in pairs]))
     return rows

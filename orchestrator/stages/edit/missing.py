@@ -9,12 +9,15 @@ from typing import Any
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
-from orchestrator.stages.edit.candidates import restored
+from orchestrator.stages.edit.candidates import restored, restored_in_turn, restored_together
 from orchestrator.stages.edit.evaluation_index import EvaluationIndex
+from orchestrator.stages.edit.places import known_attributes
 from orchestrator.stages.edit.plan import PlannedEdit, evaluate_units, probes, watched
-from orchestrator.stages.edit.stage import known_attributes
 from orchestrator.store import Store
 from orchestrator.store.keyed import key_of
+
+_Block = tuple[str, str, tuple[str, ...]]
+"""Model, attribute, and the attributes of an edit of several."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +51,49 @@ def missing_evaluations(
         rows: of ``edits``.
     """
     measured, committed, known = EvaluationIndex(store), store.committed(), known_attributes(resolved)
-    models = {model.id for model in resolved.models}
-    found: dict[tuple[str, str], dict[tuple[str, str], PlannedEdit]] = {}
-    nearest: dict[tuple[str, str], list[str]] = {}
+    wanted = [row for row in rows if row["scope"] != "window" or spec.evaluate.windows]
+    several = _of_several(store, wanted)
+    found: dict[_Block, dict[tuple[str, str], PlannedEdit]] = {}
+    nearest: dict[_Block, list[str]] = {}
     lost, units = 0, list[Unit]()
-    for row in rows:
-        if row["scope"] == "window" and not spec.evaluate.windows:
-            continue
-        block = (row["model"], row["attribute"])
-        if block[0] not in models or block[1] not in known:
-            # The sweep names it no more.
+    for row in wanted:
+        edit: PlannedEdit | None = None
+        members = tuple(row["attributes"] or ())
+        block = (row["model"], row["attribute"], members)
+        # The sweep may name the model or the attribute no more.
+        if any(model.id == block[0] for model in resolved.models) and block[1] in known:
+            model = resolved.model(block[0])
+            if row["step"] is not None:
+                edit = restored_in_turn(spec, model, known, row, several[row["model"], row["localization"]])
+            elif members:
+                rows_of = several[row["model"], row["localization"]]
+                same = [each for each in rows_of if each["edit_id"] == row["edit_id"]]
+                edit = restored_together(spec, model, known, same)
+            else:
+                edit = restored(spec, model, known[block[1]], row)
+        if edit is None:
             lost += 1
             continue
         nearest.setdefault(block, row["neighbours"] or [])
-        edit = restored(spec, resolved.model(block[0]), known[block[1]], row)
-        if edit is None:
-            lost += 1
-        else:
-            # All sites, say, are a baseline of several places: an edit in its scope is measured once.
-            found.setdefault(block, {})[edit.edit_id, edit.scope] = edit
+        # All sites, say, are a baseline of several places: an edit in its scope is measured once.
+        found.setdefault(block, {})[edit.edit_id, edit.scope] = edit
     for block, edits in found.items():
-        attribute, listed = known[block[1]], list(edits.values())
-        beside = watched(spec, known, nearest[block])
-        drawn = probes(spec, attribute, beside, "report", resolved.judge_id, resolved.metric_ids)
+        (name, key, members), listed = block, list(edits.values())
+        beside = watched(spec, known, [other for other in nearest[block] if other not in members])
+        drawn = probes(spec, known[key], beside, "report", resolved.judge_id, resolved.metric_ids, members)
         units += evaluate_units(
-            spec, resolved.model(block[0]), attribute, listed, "", drawn, "report", len(units),
-            measured.pairs(*block, listed, drawn),
+            spec, resolved.model(name), known[key], listed, "", drawn, "report", len(units),
+            measured.pairs(name, key, listed, drawn),
         )  # fmt: skip
     return MissingEvaluations(tuple(unit for unit in units if unit.unit_id not in committed), lost)
+
+
+def _of_several(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Returns all rows of edits of several attributes, by model and group: a command may be about one attribute."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {
+        (row["model"], row["localization"]): [] for row in rows if row["attributes"]
+    }
+    for row in store.read("edits").to_pylist() if found else ():
+        if (key := (row["model"], row["localization"])) in found:
+            found[key].append(row)
+    return found

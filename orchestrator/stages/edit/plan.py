@@ -31,6 +31,10 @@ Pair = tuple[str, str, str, str, str, int, str | None]
 CANDIDATES = ("localized", "by_hand", "method")
 """Scopes of edits that one is chosen of: where a localizer said, where a person did, and where a published method puts
 them, whatever was localized. All others are baselines."""
+TOGETHER, SEQUENCE = "together", "sequence"
+"""Scopes of edits of several attributes: fitted at once, or one after the other."""
+KEPT = (*CANDIDATES, TOGETHER, SEQUENCE)
+"""Scopes of edits whose weights are kept, so that they can be exported."""
 INVALID = "invalid"
 """What is named in a picture that is none: an edit that destroys pictures keeps nothing and finds nothing."""
 UNKNOWN = (*UNNAMED, INVALID)
@@ -39,6 +43,32 @@ FIRST_SEED = {"select": 1_000_000, "report": 2_000_000}
 """Far from any seed of a sweep."""
 LEAST_TOGETHER = 4
 """Edits that a unit measures beside the same pictures without an edit, however long that takes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the attributes that an edit of several is of.
+
+    Attributes:
+        attribute: the attribute.
+        sites: where it is edited; none where a method edits a text encoder.
+    """
+
+    attribute: Attribute
+    sites: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step(Part):
+    """One of the edits that are fitted one after the other.
+
+    Attributes:
+        settings: of the editor.
+        code: see `PlannedEdit`.
+    """
+
+    settings: EditSettings
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +82,8 @@ class PlannedEdit:
         sites: the sites it changes; none where it changes a text encoder.
         base: of a baseline at an edit's own sites, the id of that edit.
         code: hash of what an outside editor is executed from; empty of one of this project.
+        parts: the attributes of an edit of several, by their keys, in a sequence in its order; none of an edit of one.
+        steps: of a sequence, those that were made, the last one last.
     """
 
     edit_id: str
@@ -60,6 +92,13 @@ class PlannedEdit:
     sites: tuple[int, ...]
     base: str = ""
     code: str = ""
+    parts: tuple[Part, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Keys of the attributes of an edit of several; none of an edit of one."""
+        return tuple(part.attribute.key for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -166,6 +205,7 @@ def probes(
     split: Literal["select", "report"],
     judge: str | None = None,
     metrics: tuple[str, ...] = (),
+    edited: Collection[str] = (),
 ) -> list[Probe]:
     """Returns what edits of an attribute are measured on, in one split; no prompt has two roles.
 
@@ -180,6 +220,7 @@ def probes(
         split: ``select`` or ``report``.
         judge: what names what is seen, as it is called in results; None where the sign of the scorer's margin does.
         metrics: ids of what compares pictures on ``report``.
+        edited: keys of all attributes that are edited: their prompts are not unrelated.
     """
     # Neighbours may be bundled, and no part of the sweep.
     neighbours = [as_scored(item, spec.margin) for item in neighbours]
@@ -212,7 +253,7 @@ def probes(
         record for other in neighbours for record in new(splits(other, spec.prompts)[split], each)
     ]  # fmt: skip
     if attribute.mode == "replace":
-        roles["unrelated"] = new(_of_other_kinds(spec, attribute, split), count)
+        roles["unrelated"] = new(_of_other_kinds(spec, attribute, split, edited), count)
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + spec.evaluate.seeds)
     compared = metrics if split == "report" else ()
     return [
@@ -229,13 +270,16 @@ def _donor(record: PromptRecord) -> PromptRecord:
                         record.template_id)  # fmt: skip
 
 
-def _of_other_kinds(spec: SweepSpec, attribute: Attribute, split: Literal["select", "report"]) -> list[PromptRecord]:
+def _of_other_kinds(
+    spec: SweepSpec, attribute: Attribute, split: Literal["select", "report"], edited: Collection[str]
+) -> list[PromptRecord]:
     """Returns prompts of other kinds that name neither the attribute nor what is put in its place, each kind in turn.
 
     They are those of the sweep, and those that are bundled in the same file.
     """
     swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
-    known = {item.key: item for item in (*swept, *of_other_kinds(attribute.key)) if item.kind != attribute.kind}
+    listed = [item for item in (*swept, *of_other_kinds(attribute.key)) if item.key not in edited]
+    known = {item.key: item for item in listed if item.kind != attribute.kind}
     named = {words for record in attribute.records for words in _differing(record)}
     kinds: dict[str, list[list[PromptRecord]]] = {}
     for number, key in enumerate(sorted(known)):
@@ -297,7 +341,7 @@ def fit_unit(
     name = identity.unit_id(identity.UnitKey(sweep_id(spec), "fit", model.id, attribute.key, items))
     records = splits(attribute, spec.prompts)["fit"]
     payload = Fit(attribute, tuple(edits), records, localization, spec.prompts)
-    return make_unit("edit", name, model, order, 1.0 + 0.2 * len(edits), payload)
+    return make_unit("edit", name, model, order, 1.0 + 0.2 * sum(max(1, len(edit.parts)) for edit in edits), payload)
 
 
 def evaluate_units(

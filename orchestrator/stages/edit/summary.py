@@ -64,6 +64,8 @@ class EditSummary:
         content_kept: target pictures that keep all that they showed beside the attribute.
         ceiling: pictures of the donor prompts themselves, without an edit, that show the donor's class: no edit can be
             expected to flip more.
+        attributes: all attributes that the edit is of, where these are several; this is about one of them.
+        step: of edits one after the other, how many of them were made; None of others.
     """
 
     edit_id: str
@@ -81,11 +83,18 @@ class EditSummary:
     unrelated_kept: Share
     content_kept: Share
     ceiling: Share
+    attributes: tuple[str, ...] = ()
+    step: int | None = None
 
     @property
     def name(self) -> str:
         """The editor in words, with its targets: "loco_edit, as published"."""
         return named(self.editor, self.targets)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The other attributes that it is of."""
+        return tuple(name for name in self.attributes if name != self.attribute)
 
 
 def share(pictures: Mapping[Picture, bool], confidence: float = CONFIDENCE) -> Share:
@@ -132,13 +141,13 @@ def summarize(
         split: ``report`` or ``select``.
         judge: the judge whose word counts where it has seen an edit; None takes that of any.
     """
-    by_edit: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    by_edit: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in evaluations:
         if row["split"] == split and row["judge_before"] != INVALID:
-            by_edit[row["edit_id"], row["scope"]].append(row)
+            by_edit[row["edit_id"], row["scope"], row["attribute"]].append(row)
     found = []
     for edit in edits:
-        rows = by_edit.get((edit["edit_id"], edit["scope"]), [])
+        rows = by_edit.get((edit["edit_id"], edit["scope"], edit["attribute"]), [])
         named = [row for row in rows if row["judge"] == judge] if judge is not None else []
         judged = named or [row for row in rows if row["judge"] is not None] or rows
         if judged:
@@ -173,6 +182,8 @@ def _summary(edit: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> EditSumm
         unrelated_kept=_kept([row for row in beside if row["prompt"] not in donors], "unrelated"),
         content_kept=_kept([row for row in beside if row["judge"] is not None], "target"),
         ceiling=_ceiling([row for row in own if row["judge"] is not None]),
+        attributes=tuple(edit.get("attributes") or ()),
+        step=edit.get("step"),
     )
 
 

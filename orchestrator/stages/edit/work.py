@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,25 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loco_core.diffusion.generate import generate
-from loco_core.diffusion.model import LoadedModel
-from loco_core.editing.base import Concept, Target, editor_code, editor_info, fit_edit
+from loco_core.editing.base import editor_info
 from loco_core.editing.deltas import WeightDelta, applied, norm, to_bytes
-from loco_core.editing.splits import splits
-from loco_core.errors import EditError, SpecError
+from loco_core.errors import EditError
 from loco_core.scoring.base import Judge, margin_of
-from loco_core.types import Attribute, Mode, PromptRecord, Row
+from loco_core.types import Mode, Row
 from orchestrator.scheduler.protocol import Attempt, Unit
 from orchestrator.stages.context import Result, WorkerContext
-from orchestrator.stages.edit.candidates import alike
 from orchestrator.stages.edit.evaluation_index import COLUMNS
+from orchestrator.stages.edit.fitting import Fitter
 from orchestrator.stages.edit.measure import feature_rows, picture_rows
 from orchestrator.stages.edit.plan import (
-    CANDIDATES,
     FIRST_SEED,
     INVALID,
+    KEPT,
     UNKNOWN,
     Evaluation,
     Fit,
+    Part,
     PlannedEdit,
     Probe,
 )
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     import torch
 
 
-NEIGHBOURS_KEPT = 16
-"""How many of the nearest attributes a fit writes down; an evaluation takes the first few."""
 PICTURES = 2
 """Seeds of the report split whose pictures are kept, before and after."""
 
@@ -56,33 +53,37 @@ def work(context: WorkerContext, unit: Unit, attempt: Attempt) -> Result:
 
 def _fit(context: WorkerContext, unit: Unit, planned: Fit) -> Result:
     """Fits the edits of a unit; gives each candidate as a file of weights, and one row of ``fits`` per edit."""
-    rows, files = [], dict[str, bytes]()
-    neighbours = nearest(context.model, context.attributes, planned.attribute)
+    rows, files, fitter = [], dict[str, bytes](), Fitter(context, planned)
     for edit in planned.edits:
-        delta, path, sum_ = fitted(context, planned, edit, neighbours), None, None
+        delta, path, sum_ = fitter.fit(edit), None, None
         info = editor_info(edit.settings.editor)
-        if edit.scope in CANDIDATES:
+        if edit.scope in KEPT:
             # Baselines are fitted again where they are measured: at all sites of a large model they weigh gigabytes.
             data = to_bytes(delta)
             sum_ = hashlib.sha256(data).hexdigest()
             path = layout.delta(edit.edit_id, edit.scope, sum_)
             files[path] = data
-        rows.append(
-            {
-                "sweep_id": context.sweep_id, "unit_id": unit.unit_id, "edit_id": edit.edit_id, "model": unit.model,
-                "model_revision": context.info.weights, "attribute": planned.attribute.key,
-                "attribute_kind": planned.attribute.kind, "editor": edit.settings.editor, "scope": edit.scope,
-                "window_start": edit.sites[0] if _in_window(edit) else None,
-                "window_size": len(edit.sites) if _in_window(edit) else None,
-                "site_indices": list(edit.sites), "tokens": edit.settings.tokens,
-                "targets": edit.settings.targets if info.published else None,
-                "lambda_absolute": delta.ridge, **info.filled(edit.settings, delta),
-                "norm": norm(context.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
-                "chosen_by": None, "base": edit.base or None,
-                "localization": planned.localization, "neighbours": neighbours,
-                "settings": json.dumps(edit.settings.model_dump(), sort_keys=True), "schema_version": SCHEMA_VERSION,
-            }
-        )  # fmt: skip
+        common = {
+            "sweep_id": context.sweep_id, "unit_id": unit.unit_id, "edit_id": edit.edit_id, "model": unit.model,
+            "model_revision": context.info.weights, "editor": edit.settings.editor, "scope": edit.scope,
+            "tokens": edit.settings.tokens,
+            "targets": edit.settings.targets if info.published else None,
+            "lambda_absolute": delta.ridge, **info.filled(edit.settings, delta),
+            "norm": norm(context.model, delta), "chosen": None, "delta_path": path, "delta_sha256": sum_,
+            "chosen_by": None, "base": edit.base or None,
+            "localization": planned.localization, "attributes": list(edit.attributes) or None,
+            "step": len(edit.steps) or None, "schema_version": SCHEMA_VERSION,
+            "settings": json.dumps(edit.settings.model_dump(), sort_keys=True),
+        }  # fmt: skip
+        for part in edit.parts or (Part(planned.attribute, edit.sites),):
+            window = (part.sites[0], len(part.sites)) if _in_window(edit) else (None, None)
+            rows.append(
+                {
+                    **common, "attribute": part.attribute.key, "attribute_kind": part.attribute.kind,
+                    "window_start": window[0], "window_size": window[1], "site_indices": list(part.sites),
+                    "neighbours": fitter.nearest(part.attribute),
+                }
+            )  # fmt: skip
     fits = make_table("fits", rows)
     return Result({"fits": fits}, files, reported=fits)
 
@@ -91,68 +92,6 @@ def _in_window(edit: PlannedEdit) -> bool:
     info = editor_info(edit.settings.editor)
     baseline = info.baseline(edit.scope)
     return info.place is None and (baseline is None or baseline.at != "all_sites")
-
-
-def fitted(context: WorkerContext, unit: Fit, edit: PlannedEdit, neighbours: Sequence[str]) -> WeightDelta:
-    """Fits an edit, the same wherever it is fitted.
-
-    Args:
-        context: the worker.
-        unit: what the edit is fitted on.
-        edit: the edit.
-        neighbours: keys of the nearest attributes, nearest first.
-
-    Raises:
-        SpecError: its editor is not the one that it was planned with.
-        EditError: it cannot be fitted.
-    """
-    settings, known = edit.settings, alike(context.attributes, unit.attribute)
-    if editor_code(settings.editor) != edit.code:
-        raise SpecError(
-            f"the editor {settings.editor} is not the one that this edit was planned with; leave its file alone while "
-            "edits are made, and start the command again"
-        )
-    kept = [known[name] for name in neighbours[: settings.preserve]]
-    if settings.targets == "published":
-        records = unit.attribute.published_records(settings.editor)
-        preserve = [record for item in kept for record in item.published_records(settings.editor)]
-    else:
-        records = unit.records
-        preserve = [record for item in kept for record in _fit_records(item, unit.prompts)]
-    concept = Concept(unit.attribute.key, records)
-    target = Target(context.info.id, context.info.weights, edit.sites, (concept,), tuple(preserve), unit.localization)
-    delta = fit_edit(context.model, target, settings)
-    baseline = editor_info(settings.editor).baseline(edit.scope)
-    if baseline is None or baseline.make is None:
-        return delta
-    return baseline.make(context.model, target, settings, delta, int(edit.edit_id[:8], 16))
-
-
-def _fit_records(attribute: Attribute, prompts: int) -> tuple[PromptRecord, ...]:
-    """Returns what an attribute may be preserved on: what its own edits would be fitted on."""
-    try:
-        return splits(attribute, prompts)["fit"]
-    except SpecError:
-        # It has too few contents to be measured on, so that all of them may be used.
-        return attribute.records
-
-
-def nearest(model: LoadedModel, swept: Sequence[Attribute], attribute: Attribute) -> list[str]:
-    """Returns the keys of other attributes of the same kind, nearest first by what the denoiser reads.
-
-    They are those of the sweep, and those that are bundled in the same file. The distance is the cosine between mean
-    embeddings of the words of the attributes' score texts, as encoded for the denoiser.
-    """
-    others = list(alike(swept, attribute).values())
-    if not others:
-        return []
-    encoded = model.family.encode(model.pipeline, [item.records[0].score_text for item in (attribute, *others)])
-    means = np.stack(
-        [row[words].double().mean(0).cpu().numpy() for row, words in zip(encoded.embeds, encoded.words, strict=True)]
-    )
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    order = np.argsort(-(means[1:] @ means[0]), kind="stable")
-    return [others[i].key for i in order[:NEIGHBOURS_KEPT]]
 
 
 @dataclass(frozen=True)
@@ -169,11 +108,7 @@ class _Seen:
 def _evaluate(context: WorkerContext, unit: Unit, planned: Evaluation, attempt: Attempt) -> Result:
     """Draws the probes of a unit without an edit and with each of its edits; gives what changed."""
     before = _draw(context, planned, None, attempt)
-    neighbours = (
-        nearest(context.model, context.attributes, planned.attribute)
-        if any(edit.settings.preserve for edit in planned.edits)
-        else []
-    )
+    fitter = Fitter(context, planned)
     rows: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = [
         _picture(unit, probe, seen, None) for probe, seen in zip(planned.probes, before, strict=True)
@@ -182,7 +117,7 @@ def _evaluate(context: WorkerContext, unit: Unit, planned: Evaluation, attempt: 
     unedited = [seen.picture if seen.valid else None for seen in before]
     features, compared = feature_rows(context, unit, None, unedited, attempt), list[dict[str, Any]]()
     for edit in planned.edits:
-        after = _draw(context, planned, fitted(context, planned, edit, neighbours), attempt)
+        after = _draw(context, planned, fitter.fit(edit), attempt)
         edited = [seen.picture if seen.valid else None for seen in after]
         features += feature_rows(context, unit, edit, edited, attempt)
         compared += picture_rows(context, unit, edit, unedited, edited, attempt)
@@ -249,7 +184,8 @@ def _rows(
         "clip_before": old.clip, "clip_after": new.clip, "margin_before": old.margin, "margin_after": new.margin,
         "judge": probe.judge, "image_distance": distance, "status": "ok" if valid else "invalid",
         "scorer": context.scorer_info.name, "attempt": attempt.number, "schema_version": SCHEMA_VERSION,
-        "metrics": list(probe.metrics) or None,
+        "metrics": list(probe.metrics) or None, "attributes": list(edit.attributes) or None,
+        "step": len(edit.steps) or None,
     }  # fmt: skip
     mode = planned.attribute.mode
     kinds = [
@@ -300,7 +236,7 @@ def _said(judge: Judge, text: str, kind: str) -> str | None:
 
 
 def _kept(context: WorkerContext, unit: Evaluation, probe: Probe, edit: PlannedEdit | None) -> bool:
-    shown = edit is None or edit.scope in (*CANDIDATES, "all_sites")
+    shown = edit is None or edit.scope in (*KEPT, "all_sites")
     return (
         bool(context.kept_seeds) and unit.split == "report" and shown and probe.seed < FIRST_SEED["report"] + PICTURES
     )

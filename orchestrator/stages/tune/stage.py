@@ -20,6 +20,7 @@ from orchestrator.stages.base import Stage, StageContext
 from orchestrator.stages.edit.candidates import paired, planned_edit
 from orchestrator.stages.edit.chooser import chosen_by
 from orchestrator.stages.edit.evaluation_index import EvaluationIndex
+from orchestrator.stages.edit.places import known_attributes, place_by_hand
 from orchestrator.stages.edit.plan import (
     FIRST_SEED,
     Evaluation,
@@ -30,7 +31,7 @@ from orchestrator.stages.edit.plan import (
     probes,
     watched,
 )
-from orchestrator.stages.edit.stage import EditStage, known_attributes, place_by_hand
+from orchestrator.stages.edit.stage import EditStage
 from orchestrator.stages.edit.summary import neighbour_loss, summarize
 from orchestrator.store import SCHEMA_VERSION, make_table, write_derived
 

@@ -9,8 +9,8 @@ from loco_core.errors import SpecError
 from orchestrator.resolve.editable import check_records
 from orchestrator.resolve.lookup import resolve
 from orchestrator.resolve.options import check_methods, unedited_models
+from orchestrator.stages.edit.places import method_places
 from orchestrator.stages.edit.plan import check_editable
-from orchestrator.stages.edit.stage import method_places
 from tests.support.edit_specs import METHODS, STYLE, TOY, spec
 from tests.support.sweeps import tiny_sweep
 

@@ -16,7 +16,7 @@ EDIT = {"edit_id": "e", "scope": "localized", "model": "m", "attribute": "style/
 def picture(prompt: str, seed: int, value: float, **changes: Any) -> dict[str, Any]:
     row = {
         "sweep_id": "s", "unit_id": "u", "edit_id": "e", "scope": "localized", "metric": "ssim", "prompt": prompt,
-        "prompt_role": "target", "seed": seed, "value": value,
+        "attribute": "style/velor", "prompt_role": "target", "seed": seed, "value": value,
     }  # fmt: skip
     return {**row, **changes}
 
@@ -24,7 +24,7 @@ def picture(prompt: str, seed: int, value: float, **changes: Any) -> dict[str, A
 def feature(prompt: str, *features: float, **changes: Any) -> dict[str, Any]:
     row = {
         "sweep_id": "s", "unit_id": "u", "edit_id": "e", "scope": "localized", "metric": "cmmd@1", "prompt": prompt,
-        "prompt_role": "unrelated", "seed": 0, "features": features,
+        "attribute": "style/velor", "prompt_role": "unrelated", "seed": 0, "features": features,
     }  # fmt: skip
     return {**row, **changes}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.stages.edit.candidates import candidates
-from orchestrator.stages.edit.stage import choose
+from orchestrator.stages.edit.chooser import choose
 from orchestrator.stages.edit.summary import share, summarize
 from tests.support.edit_specs import STYLE, TOY, spec
 
@@ -13,7 +13,7 @@ def test_the_ceiling_is_of_donors_whatever_they_are_called() -> None:
         return {
             "prompt_role": role, "prompt": prompt, "clip_text": "", "seed": 1, "judge": "j", "judge_kind": kind,
             "judge_said": "morova" if kind == "fact" else "lumio", "judge_before": before, "judge_after": before,
-            "flipped": None, "split": "report", "edit_id": "e", "scope": "localized",
+            "flipped": None, "split": "report", "edit_id": "e", "scope": "localized", "attribute": "fact/zandia",
         }  # fmt: skip
 
     edit = {
@@ -40,6 +40,7 @@ def row(
     said = "lumio" if role == "target" else "velor"
     return {
         "edit_id": edit_id, "scope": "localized", "split": "select", "status": "ok", "prompt_role": role,
+        "attribute": STYLE.key,
         "prompt": said, "clip_text": said, "seed": seed, "judge": judge,
         "flipped": flipped, "judge_kind": "style", "judge_said": said, "judge_before": said, "judge_after": after,
     }  # fmt: skip
