@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
@@ -51,8 +51,8 @@ def token_pairs(
         concept: the prompts and their donors.
         tokens: which positions.
         sites: that read them.
-        published: whether the prompts are published texts, of which the last token is read, and the last token of the
-            donor, whatever words they share.
+        published: whether the prompts are published texts, of which the last token is read, or ``tail``, or ``all``
+            positions by their place, and the same of the donor, whatever words they share.
 
     Returns:
         pairs of every site; the same object for sites that read the same.
@@ -185,17 +185,26 @@ def _last_tokens(
 ) -> tuple[list[int], list[int], list[int]]:
     """Returns rows, positions of the prompts' last tokens and of their donors'; with ``tail`` all behind them too.
 
-    Where the donor's positions run out its last one stands for the rest.
+    With ``all`` it is every position that is looked at, words first. Where the donor's positions run out its last one
+    stands for the rest.
     """
     rows, at, to = [], [], []
     for row in range(len(prompts.ids)):
         for start, end in segments:
-            here, there = (_last_word(texts, row, start, end) for texts in (prompts, donors))
-            for more in range(end - here if tokens == "tail" else 1):
-                rows.append(row)
-                at.append(here + more)
-                to.append(min(there + more, end - 1))
+            if tokens == "all":
+                here, there = (_seen(texts, row, _in_order(texts, row, start, end)) for texts in (prompts, donors))
+            else:
+                first, other = (_last_word(texts, row, start, end) for texts in (prompts, donors))
+                here = _seen(prompts, row, range(first, end if tokens == "tail" else first + 1))
+                there = _seen(donors, row, range(other, end))
+            rows += [row] * len(here)
+            at += here
+            to += [there[min(place, len(there) - 1)] for place in range(len(here))]
     return rows, at, to
+
+
+def _seen(texts: PromptEmbeds, row: int, places: Iterable[int]) -> list[int]:
+    return [at for at in places if _looked_at(texts, row, at)]
 
 
 def _last_word(texts: PromptEmbeds, row: int, start: int, end: int) -> int:

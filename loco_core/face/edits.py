@@ -39,7 +39,7 @@ def fit_edit(
             (``loco-sweep attributes`` lists them), an :class:`loco_core.Attribute`, or pairs of a prompt with the
             attribute and its donor prompt without it.
         sites: sites whose K and V change, e.g. those that a localizer found; None where the editor is a method with a
-            place of its own, such as ``uce`` and ``speed`` (all sites) and ``diff_quick_fix`` (text encoder).
+            place of its own, such as ``uce``, ``speed`` and ``rece`` (all sites) and ``diff_quick_fix`` (text encoder).
         editor: name of an editor, or a Python file with one.
         preserve: attributes whose prompts must read as before.
         settings: further settings of the edit, see :class:`loco_core.editing.base.EditSettings`, e.g.

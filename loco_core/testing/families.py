@@ -37,7 +37,7 @@ PROMPTS = (
 )
 CELLS, TOLERANCE = 16, 1e-4
 WEIGHTS = "w" * 64
-EDITORS = ("loco_edit", "neurons", "uce", "speed", "diff_quick_fix")
+EDITORS = ("loco_edit", "neurons", "uce", "speed", "rece", "diff_quick_fix")
 # What an engine with a mistake takes instead.
 EXCHANGED: dict[Part, Part] = {"kv": "kv", "k": "v", "v": "k"}
 OTHER_HALF: dict[GuidanceHalf, GuidanceHalf] = {

@@ -32,8 +32,8 @@ class EditSpec(Strict):
 
     editors: Annotated[tuple[KeyOrFile, ...], Field(min_length=1)] = Field(
         ("loco_edit", "neurons"),
-        description="Editors: `loco_edit`, `neurons`, `uce`, `speed`, `diff_quick_fix`, others that packages add, or "
-        "Python files.",
+        description="Editors: `loco_edit`, `neurons`, `uce`, `speed`, `rece`, `diff_quick_fix`, others that packages "
+        "add, or Python files.",
         examples=[["loco_edit", "neurons", "uce"]],
     )
     targets: Annotated[
@@ -55,7 +55,7 @@ class EditSpec(Strict):
     method_lambdas: Mapping[KeyOrFile, Lambdas] = Field(
         default_factory=dict,
         description="Absolute strengths by editor, of published edits and of methods that need no localization (`uce`, "
-        "`speed`, `diff_quick_fix`). Default: the published one of each.",
+        "`speed`, `rece`, `diff_quick_fix`). Default: the published one of each.",
         examples=[{"uce": [0.1, 0.5]}],
     )
     neurons: Annotated[tuple[Neurons, ...], Field(min_length=1)] = Field(
@@ -88,8 +88,8 @@ class EditSpec(Strict):
     )
     preserve: Annotated[int, Field(ge=0, le=16)] | None = Field(
         None,
-        description="Number of nearest attributes of the same kind that LocoEdit's paired edits, UCE and SPEED must "
-        "leave alone; 0 as in LocoEdit's paper. Default: 8, of `speed` 16.",
+        description="Number of nearest attributes of the same kind that LocoEdit's paired edits, UCE, SPEED and RECE "
+        "must leave alone; 0 as in LocoEdit's paper. Default: 8, of `speed` and `rece` 16.",
         examples=[0],
     )
     retain: Retain = Field(

@@ -26,3 +26,7 @@ class TestUCE(Bundled):
 
 class TestSPEED(Bundled):
     editor = "speed"
+
+
+class TestRECE(Bundled):
+    editor = "rece"

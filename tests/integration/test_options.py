@@ -106,7 +106,7 @@ OPEN: dict[str, list[Any]] = {
         ["neurons"],
         ["uce"],
         ["diff_quick_fix"],
-        ["loco_edit", "neurons", "uce", "speed", "diff_quick_fix"],
+        ["loco_edit", "neurons", "uce", "speed", "rece", "diff_quick_fix"],
     ],
     "edit.lambdas": [[0.01, 1.0]],
     "edit.method_lambdas": [{"loco_edit": [0.5]}],

@@ -160,7 +160,7 @@ def test_the_lambda_of_an_edit_is_that_of_the_equation_that_it_solves(exact: Loa
 
 
 @pytest.mark.parametrize(("editor", "sites", "ridge"), [("loco_edit", SITES, 0.01), ("uce", EVERY, 0.5),
-                                                        ("speed", EVERY, 1.0),
+                                                        ("speed", EVERY, 1.0), ("rece", EVERY, 0.1),
                                                         ("diff_quick_fix", (), 0.01)])  # fmt: skip
 def test_published_lambdas_are_absolute(exact: LoadedModel, editor: str, sites: tuple[int, ...], ridge: float) -> None:
     assert fitted(exact, LUMIO, editor, sites).ridge == ridge
@@ -174,10 +174,12 @@ def test_neurons_solve_no_equation(tiny_model: LoadedModel) -> None:
 def test_bundled_styles_objects_and_facts_have_published_texts_of_every_editor() -> None:
     for key, item in bundled().items():
         editors = {said.editor for said in item.published}
-        assert editors == (set() if item.kind == "colour" else {"loco_edit", "uce", "speed", "diff_quick_fix"}), key
+        assert editors == (
+            set() if item.kind == "colour" else {"loco_edit", "uce", "speed", "rece", "diff_quick_fix"}
+        ), key
         for editor in editors:
             records = item.published_records(editor)
-            assert len(records) == (1 if editor in ("uce", "speed") else 4)
+            assert len(records) == (1 if editor in ("uce", "speed", "rece") else 4)
             assert all(record.prompt.split() != record.donor.split() for record in records)
             assert not any("{" in text for record in records for text in (record.prompt, record.donor))
     van_gogh = attribute("style/van-gogh").published_records("loco_edit")
