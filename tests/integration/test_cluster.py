@@ -38,9 +38,10 @@ workers: {{gpus: {gpus}, cpus: 1, max: {most}}}
 cluster: {{address: "{address}"}}
 """
 GPU_NODES = {"gpu": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}}
-IDLE_SECONDS = 60
-# A minute from the request, and what `submit` and the job take to begin: 70 s in all where two tests run at once.
-REFUSAL_SECONDS = 180
+IDLE_SECONDS = 180
+# A minute from the request, and what `submit` and the job take to begin: 70 s in all where two tests run at once, and
+# more on a machine that does anything else.
+REFUSAL_SECONDS = 270
 
 
 @pytest.fixture(scope="module")

@@ -44,20 +44,31 @@ def test_a_pause_lets_workers_go_until_somebody_resumes(
 
     def watch() -> None:
         store = open_store(results)
+        deadline = time.monotonic() + 60
+        # What runs is finished.
+        while survey(store).units_done <= before_it and time.monotonic() < deadline:
+            time.sleep(0.1)
         for _ in range(2):
             time.sleep(1.0)
             found = survey(store)
             seen.append((found.units_done, found.paused))
         change_control(store, paused=False)
 
-    other = threading.Thread(target=watch)
+    other, looked, before_it = threading.Thread(target=watch), threading.Event(), 2
+    look = ControlWatch._look
+
+    def looks(self: ControlWatch) -> None:
+        look(self)
+        if self.limit() == 0:
+            looked.set()
+
+    monkeypatch.setattr(ControlWatch, "_look", looks)
 
     def before(unit: Unit) -> None:
-        if unit.order == 2 and not other.ident:
+        if unit.order == before_it and not other.ident:
             change_control(open_store(results), paused=True)
             other.start()
-            # Until the driver has looked.
-            time.sleep(0.5)
+            assert looked.wait(60), "the driver never looks"
 
     work_after(monkeypatch, before)
     code, _, err = command("run", sweep, "--results", results, *INLINE)
@@ -65,7 +76,7 @@ def test_a_pause_lets_workers_go_until_somebody_resumes(
     assert (code, err) == (0, "")
     assert seen[0][1], "it says that it is paused"
     assert seen[0] == seen[1], "nothing is begun while it is paused"
-    assert 0 < seen[0][0] < UNITS
+    assert seen[0][0] == before_it + 1
     assert survey(open_store(results)).units_done == UNITS
     assert verify(open_store(results)) == []
 

@@ -271,7 +271,7 @@ def test_a_command_killed_midway_resumes_to_the_same_tables(
     root = Path(shutil.copytree(start, tmp_path / "results"))
     child = get_context("fork").Process(target=_killed, args=(work, sweep, root, call, first))
     child.start()
-    child.join(120)
+    child.join(300)
     assert child.exitcode == -signal.SIGKILL
     work(sweep, root)
     assert_equal(root, expected)

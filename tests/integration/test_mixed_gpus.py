@@ -59,7 +59,7 @@ def test_what_does_not_fit_a_node_is_not_offered_there_and_nobody_comes_back_to_
     with ray_head(tmp_path_factory.mktemp("home")) as head, ray_node(head, "small"), ray_node(head, "large"):
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, head.gcs], env=head.environment, capture_output=True, text=True, check=False,
-            timeout=200,
+            timeout=300,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

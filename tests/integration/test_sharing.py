@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clusters import Head, ray_head
+from tests.support.clusters import COMMAND_SECONDS, Head, ray_head
 
 CPUS = 4
 DRIVER = """
@@ -58,7 +58,7 @@ def start(head: Head, folder: Path, priority: float, units: int) -> tuple[subpro
     return process, workers
 
 
-def until(what: Callable[[], bool], seconds: float = 90.0) -> None:
+def until(what: Callable[[], bool], seconds: float = COMMAND_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline

@@ -527,7 +527,7 @@ def status(address: str, path: str, **headers: str) -> tuple[int, dict[str, str]
     path = f"{path}{'&' if '?' in path else '?'}token={token(address)}" if token(address) else path
     try:
         request = urllib.request.Request(without_token(address) + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, dict(answer.headers)
     except urllib.error.HTTPError as error:
         return error.code, dict(error.headers)
@@ -592,7 +592,7 @@ def test_nothing_is_shown_without_the_token(address: str, open_page: Open) -> No
     assert (code, headers["Set-Cookie"].partition(";")[0]) == (200, right)
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(headers["Set-Cookie"].split("; "))
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(plain, timeout=20)
+        urllib.request.urlopen(plain, timeout=120)
     assert refused.value.read().decode() == "expected the address that `loco-sweep view` printed, with its token\n"
 
 

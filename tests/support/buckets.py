@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.support.ports import free_ports
+
 AZURITE = "azurite-blob"
 ACCOUNT = "devstoreaccount1"
 # The key that Azurite has for everybody.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-SECONDS = 60
+SECONDS = 180
 
 
 def gcs_binary() -> Path | None:
@@ -33,7 +35,7 @@ def gcs_server() -> Iterator[str]:
     """Yields the address of a Google Cloud Storage with a bucket named ``bucket``."""
     import requests
 
-    binary, port = gcs_binary(), _free_port()
+    binary, (port,) = gcs_binary(), free_ports(1)
     address = f"http://127.0.0.1:{port}"
     # Not by the package's own class, which keeps objects in files: listings hang there now and then.
     words = [
@@ -56,7 +58,7 @@ def azure_server(folder: Path) -> Iterator[str]:
     """Yields the connection string of an Azure Blob Storage with a container named ``bucket``."""
     from azure.storage.blob import BlobServiceClient
 
-    port = _free_port()
+    (port,) = free_ports(1)
     words = [
         AZURITE, "--silent", "--disableTelemetry", "--skipApiVersionCheck", "--location", str(folder),
         "--blobHost", "127.0.0.1", "--blobPort", str(port),
@@ -68,11 +70,6 @@ def azure_server(folder: Path) -> Iterator[str]:
         )
         BlobServiceClient.from_connection_string(address).create_container("bucket")
         yield address
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextmanager

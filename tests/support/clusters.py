@@ -22,8 +22,9 @@ import requests
 import s3fs
 
 from tests.support.hosts import Host
+from tests.support.ports import free_ports
 
-START_SECONDS, COMMAND_SECONDS = 90, 300
+START_SECONDS, COMMAND_SECONDS = 180, 300
 FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 HEAD_NODE = "f" * 50 + "e00000"
 HEAD_TYPE = "ray.head.default"
@@ -49,15 +50,6 @@ class Head:
     gcs: str
     folder: str
     environment: Mapping[str, str] = field(repr=False)
-
-
-def free_ports(count: int) -> list[int]:
-    """Returns ports of loopback that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -44,7 +44,7 @@ EFFECTS, LOCALIZATIONS = (
 EDITS = layout.derived("edits", "tiny", "style/velor", "")
 INLINE = ("--backend", "inline", "--threads", "1")
 TABLES = ("scores", "failures", "embeddings", "images", "evaluations", "localizations", "effects", "edits")
-SECONDS = 120
+SECONDS = 300
 """No command on this sweep takes so long, unless it hangs."""
 
 

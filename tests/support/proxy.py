@@ -44,12 +44,12 @@ class Proxy:
         """Starts in a thread of its own; returns the port."""
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="proxy")
         self._thread.start()
-        return asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(120)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(120)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
+        self._thread.join(120)
         self._loop.close()
 
     async def _start(self) -> int:

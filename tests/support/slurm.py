@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.clusters import START_SECONDS, environment, free_ports, started
+from tests.support.clusters import START_SECONDS, environment, started
+from tests.support.ports import free_ports
 
 CONFIG = """\
 ClusterName=test
@@ -75,7 +76,7 @@ class Slurm:
     def call(self, *words: str) -> str:
         """Runs one of its commands; returns what it prints."""
         return subprocess.run(
-            words, env=self.environment, capture_output=True, text=True, check=True, timeout=60
+            words, env=self.environment, capture_output=True, text=True, check=True, timeout=180
         ).stdout.strip()
 
     def states(self) -> list[str]:
@@ -133,15 +134,8 @@ def slurm(folder: Path) -> Iterator[Slurm]:
     Args:
         folder: scratch folder, also the home of its jobs.
     """
-    while True:
-        controller, first, second = (*free_ports(2), 0)
-        second = first + 1
-        try:
-            socket.create_server(("127.0.0.1", second)).close()
-            break
-        except OSError:
-            # Slurm wants a range.
-            continue
+    # Slurm wants a range for the nodes.
+    controller, first, second = free_ports(3)
     config = folder / "slurm.conf"
     (folder / "state").mkdir()
     for name in ("n1", "n2"):

@@ -98,7 +98,7 @@ def serving(*words: Path | str, **variables: str) -> Iterator[str]:
         yield found[1]
     finally:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
 
 

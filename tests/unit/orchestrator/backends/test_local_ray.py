@@ -112,7 +112,7 @@ def test_a_small_disk_is_found_full_before_ray_is_started(short: Path) -> None:
     code = "from orchestrator.backends.ray.backend import RayBackend; RayBackend(str, workers=1, threads=1)"
     mounted = f'mount -t tmpfs -o size=64k none {short} && exec {sys.executable} -c "{code}"'
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mounted], capture_output=True, text=True, check=False, timeout=60
+        ["unshare", "--mount", "sh", "-c", mounted], capture_output=True, text=True, check=False, timeout=300
     )
     if "permission denied" in done.stderr or "Operation not permitted" in done.stderr:
         pytest.skip("only root may mount a small disk")

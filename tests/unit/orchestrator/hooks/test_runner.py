@@ -165,7 +165,7 @@ main.main()
 
 
 def test_threads_of_a_hook_that_is_left_behind_do_not_keep_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (3, "all is written\n")
     assert "hook mine is at work" in done.stderr
 
