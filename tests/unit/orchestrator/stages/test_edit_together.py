@@ -183,6 +183,9 @@ def test_steps_of_a_sequence_are_named_by_all_before_them_and_by_the_whole() -> 
     other = candidates(spec(attributes=NAMES, edit={**PAIRED, "lambdas": [0.3]}), TOY, STYLE, (9, 10), "localized")
     same, changed = in_turn(*PARTS, lumio=other)
     assert same.edit_id == one.edit_id
+    # What the first step was changes what the second one finds, at the same settings.
+    before = candidates(spec(attributes=NAMES, edit={**PAIRED, "lambdas": [0.3]}), TOY, FACT, (8, 9), "localized")
+    assert in_turn(*PARTS, zandia=before)[1].edit_id != two.edit_id
     ids = {one.edit_id, two.edit_id, changed.edit_id, *(edit.edit_id for edit in swapped)}
     ids |= {edit.edit_id for edits in alone.values() for edit in edits}
     assert len(ids) == 7
