@@ -236,6 +236,11 @@ ATTACKS: Columns = (
         "the attribute)",
     ),
     Column("floor", TEXT, "name", "Of floor: that model, by its id in the sweep"),
+    Column(
+        "clean", INT, "count",
+        "Pictures that the attack was given and that show the attribute; 0 where none of many did, so that it was "
+        "given others",
+    ),
     TEMPLATE_ID,
     PROMPT,
     Column("clip_text", TEXT, "text", "Text that says the attribute"),

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.reporting import write_report
 from orchestrator.resolve.lookup import resolve
 from orchestrator.runs.outlook import outlook
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import EvaluateSpec, SweepSpec
 from orchestrator.stages.attack.summary import summarize_attacks, without_attack
 from orchestrator.store import open_store, verify
 from tests.support.runs import localizer_of, run
@@ -77,11 +77,26 @@ def test_every_attack_meets_edit_ceiling_and_floor(spec: SweepSpec, undisturbed:
     assert set(rows[rows.who == "edited"].edit_id) == {chosen}
     assert rows[rows.who != "edited"].edit_id.isna().all()
     assert (rows.returned == (rows.judge_seen == "velor")).all()
+    assert rows.groupby("attack").clean.first().to_dict() == {"noised_clean": 4, "relearn": 2}
     # The floor is the same model here, so that it is its own ceiling.
     floor, ceiling = (rows[rows.who == who].reset_index(drop=True) for who in ("floor", "unedited"))
     assert (floor.score == ceiling.score).all()
     assert (rows[rows.who == "edited"].reset_index(drop=True).score != ceiling.score).any()
     assert verify(open_store(str(undisturbed), create=False)) == []
+
+
+def test_a_model_that_never_shows_the_attribute_has_nothing_to_bring_back(spec: SweepSpec, tmp_path: Path) -> None:
+    """No failure: the table says that no clean picture was to be had, and the ceiling that nothing returns."""
+    blind = tmp_path / "blind.py"
+    blind.write_text(JUDGE.replace('"velor" if int(1e6 * row.sum()) % 4 else "lumio"', '"lumio"'))
+    judged = {"judge": {"use": str(blind)}, "attacks": ATTACKS[:1], "floor": None, "seeds": 1}
+    evaluate = EvaluateSpec.model_validate({**spec.evaluate.model_dump(), **judged})
+    found = run(spec.model_copy(update={"evaluate": evaluate}), tmp_path / "results")
+    assert (found.summary.outcome, found.failed_cells) == ("done", 0)
+    rows = table(tmp_path / "results")
+    assert set(rows.who) == {"edited", "unedited"}
+    assert set(rows.clean) == {0}
+    assert not rows.returned.any()
 
 
 def test_plan_counts_them(spec: SweepSpec) -> None:

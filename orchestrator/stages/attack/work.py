@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,7 +13,7 @@ from loco_core.attacking.base import AttackTask, Clean, attack_id, attack_settin
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel, load_model
 from loco_core.editing.deltas import applied
-from loco_core.errors import EditError, SpecError
+from loco_core.errors import SpecError
 from loco_core.scoring.base import margin_of
 from loco_core.types import PromptRecord, Row
 from orchestrator.scheduler.protocol import Attempt, Unit
@@ -24,6 +25,10 @@ from orchestrator.store import SCHEMA_VERSION, make_table
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
+_Shown = tuple["torch.Tensor", PromptRecord]
+"""A picture, and what it was drawn from."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,14 @@ def work(context: WorkerContext, unit: Unit, attempt: Attempt) -> Result:
             "while attacks are made, and start the command again"
         )
     # The same noise for all that is attacked: what they differ in is the model.
-    task = AttackTask(_clean(context, planned), context.generation, planned.batch_size, FIRST_CLEAN_SEED)
+    clean, shown = _clean(context, planned)
+    task = AttackTask(clean, context.generation, planned.batch_size, FIRST_CLEAN_SEED)
     rows = [Row(probe.record.prompt, probe.record.donor, probe.seed) for probe in planned.probes]
     with _model(context, planned) as model, attacked(model, planned.choice, task) as draw:
         pictures = _joined([draw([row]) for row in rows] if attempt.row_by_row else [draw(rows)])
     seen = _seen(context, planned, pictures, [probe.record for probe in planned.probes])
-    table = make_table("attacks", list(_rows(context, unit, attempt, seen, time.monotonic() - began)))
+    rows_of_table = _rows(context, unit, attempt, seen, shown, time.monotonic() - began)
+    table = make_table("attacks", list(rows_of_table))
     invalid = sum(not item.valid for item in seen)
     return Result({"attacks": table}, rows=len(seen) - invalid, invalid=invalid)
 
@@ -80,44 +87,44 @@ def _model(context: WorkerContext, planned: Attacking) -> Iterator[LoadedModel]:
         yield context.model
 
 
-def _clean(context: WorkerContext, planned: Attacking) -> Clean:
-    """Draws pictures that show the attribute, without an edit, from prompts that edits are fitted on.
+def _clean(context: WorkerContext, planned: Attacking) -> tuple[Clean, int]:
+    """Draws pictures without an edit, from prompts that edits are fitted on: those that show the attribute, if any do.
 
-    Raises:
-        EditError: none shows it.
+    Where none of many does, the first are taken: the ceiling says then that there is nothing to bring back.
+
+    Returns:
+        the pictures, and how many of them show it.
     """
     import torch
 
     wanted = attack_settings(planned.choice).pictures
     key = ("clean pictures", planned.attribute.key, planned.records, wanted, planned.batch_size)
     if (held := context.kept.get(key)) is not None:
-        found: Clean = held
+        found: tuple[Clean, int] = held
         return found
-    records, kept = planned.records, list[tuple[torch.Tensor, PromptRecord]]()
+    records, every, kept = planned.records, list[_Shown](), list[_Shown]()
     rows = [
         Row(record.prompt, record.donor, FIRST_CLEAN_SEED + i)
         for i in range(wanted * TRIES)
         for record in (records[i % len(records)],)
     ]
-    parts = generate(context.model, rows, context.generation, planned.batch_size)
-    shown = iter(range(len(rows)))
-    for part in parts:
-        numbers = [next(shown) for _ in part.images]
-        drawn = [records[i % len(records)] for i in numbers]
+    for part in generate(context.model, rows, context.generation, planned.batch_size):
+        drawn = [records[(len(every) + i) % len(records)] for i in range(len(part.images))]
         seen = _seen(context, planned, part.images, drawn)
-        kept += [
-            (picture, record) for picture, record, item in zip(part.images, drawn, seen, strict=True) if item.returned
-        ]
+        pairs = list(zip(part.images, drawn, strict=True))
+        every += pairs
+        kept += [pair for pair, item in zip(pairs, seen, strict=True) if item.returned]
         if len(kept) >= wanted:
             break
+    taken, shown = (kept or every)[:wanted], min(len(kept), wanted)
     if not kept:
-        raise EditError(
-            f"{context.info.id} shows {planned.attribute.key} in none of {len(rows)} pictures of its own prompts, so "
-            "that there is no clean picture to attack with; expected another attribute, or another judge"
-        )
-    clean = Clean(torch.stack([each for each, _ in kept[:wanted]]), tuple(record for _, record in kept[:wanted]))
-    context.kept.put(key, clean, clean.pictures.numel() * clean.pictures.element_size())
-    return clean
+        logger.warning(
+            "%s shows %s in none of %d pictures of its own prompts: attacks have no clean picture to work with",
+            context.info.id, planned.attribute.key, len(every),
+        )  # fmt: skip
+    clean = Clean(torch.stack([picture for picture, _ in taken]), tuple(record for _, record in taken))
+    context.kept.put(key, (clean, shown), clean.pictures.numel() * clean.pictures.element_size())
+    return clean, shown
 
 
 def _seen(
@@ -144,7 +151,7 @@ def _seen(
 
 
 def _rows(
-    context: WorkerContext, unit: Unit, attempt: Attempt, seen: Sequence[_Seen], seconds: float
+    context: WorkerContext, unit: Unit, attempt: Attempt, seen: Sequence[_Seen], shown: int, seconds: float
 ) -> Iterator[dict[str, Any]]:
     planned: Attacking = unit.payload
     edit, floor = planned.edit, planned.floor
@@ -155,6 +162,7 @@ def _rows(
         "attribute_kind": planned.attribute.kind, "edit_id": edit and edit.edit_id,
         "editor": edit and edit.settings.editor, "scope": edit and edit.scope, "attack": planned.attack,
         "settings": planned.settings, "who": planned.who, "floor": floor and floor.id,
+        "clean": shown,
         "scorer": context.scorer_info.name, "seconds": seconds / max(1, len(seen)), "batch_size": planned.batch_size,
         "device": context.device, "torch_version": context.torch_version, "attempt": attempt.number,
         "schema_version": SCHEMA_VERSION,
