@@ -25,7 +25,6 @@ from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.attack.summary import AttackSummary, summarize_attacks, without_attack
 from orchestrator.stages.base import sweep_id
-from orchestrator.stages.edit.summary import Share
 from orchestrator.store import Store, open_store
 
 TABLE = Path(__file__).with_suffix(".json")
@@ -71,14 +70,12 @@ def measure(attribute: str, floor: str | None, root: str) -> list[dict[str, Any]
 def rows_of(store: Store) -> list[dict[str, Any]]:
     """Returns what a results folder says of its attacks."""
     alone = without_attack(store.read("evaluations").to_pylist())
-    return [
-        row_of(item, alone[item.edit_id, item.scope]) for item in summarize_attacks(store.read("attacks").to_pylist())
-    ]
+    return [row_of(item) for item in summarize_attacks(store.read("attacks").to_pylist(), alone)]
 
 
-def row_of(item: AttackSummary, alone: Share) -> dict[str, Any]:
+def row_of(item: AttackSummary) -> dict[str, Any]:
     """Returns what is kept of an attack: its counts with their bounds, and what they say."""
-    shares = {"alone": alone, "edited": item.edited, "ceiling": item.ceiling, "floor": item.floor}
+    shares = {name: getattr(item, name) for name in COLUMNS}
     counts = {
         name: {field: value for field, value in asdict(share).items() if field != "pictures"}
         for name, share in shares.items()

@@ -37,7 +37,7 @@ class AttackSettings(BaseModel):
     """Settings of an attack: the keys of an item of ``evaluate.attacks`` beside ``use``.
 
     Attributes:
-        pictures: how many clean pictures of the attribute the attack is given.
+        pictures: how many clean pictures of the attribute the attack is given at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

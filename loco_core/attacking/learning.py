@@ -61,7 +61,12 @@ def denoising_loss(
         wanted = schedule.get_velocity(latents, noise, times)
     else:
         wanted = noise if config.prediction_type == "epsilon" else latents
-    found = family_of(model).predict(model.pipeline, noisy, times, texts)
+    # All of these rows say the attribute; edits may hold the conditional half of guidance alone.
+    model.running.conditional = torch.ones(count, dtype=torch.bool)
+    try:
+        found = family_of(model).predict(model.pipeline, noisy, times, texts)
+    finally:
+        model.running.conditional = None
     return torch.nn.functional.mse_loss(found.float(), wanted.float())
 
 

@@ -11,11 +11,13 @@ from typing import Any
 from loco_core import plugins
 from loco_core.attacking.base import attack_info
 from orchestrator.reporting.findings import Findings, MeasuredEdit, percent
-from orchestrator.stages.attack.summary import AttackSummary, summarize_attacks, without_attack
-from orchestrator.stages.edit.summary import Share
+from orchestrator.stages.attack.summary import AttackSummary, Verdict, summarize_attacks, without_attack
 from orchestrator.store import Store
 
-_VERDICTS = {"hidden": "hidden: it returns", "not shown to return": "not shown to return", "no floor": "no floor"}
+_VERDICTS: Mapping[Verdict, str] = {
+    "hidden": "hidden: it returns", "not removed": "not removed: it shows without an attack",
+    "too weak": "attack too weak to tell", "not shown to return": "not shown to return", "no floor": "no floor",
+}  # fmt: skip
 _EVALUATED = (
     "edit_id", "scope", "attribute", "split", "prompt_role", "prompt", "clip_text", "seed", "judge",
     "judge_kind", "judge_said", "judge_after",
@@ -37,6 +39,7 @@ class AttackLine:
         ceiling: the same of the model without the edit.
         floor: the same of a model that never learned it; a dash where none was given.
         verdict: what that says.
+        against: id of the floor.
     """
 
     model: str
@@ -49,6 +52,7 @@ class AttackLine:
     ceiling: str
     floor: str
     verdict: str
+    against: str
 
 
 def attack_lines(store: Store, findings: Findings, judge: str | None) -> tuple[AttackLine, ...]:
@@ -64,7 +68,7 @@ def attack_lines(store: Store, findings: Findings, judge: str | None) -> tuple[A
         return ()
     alone = without_attack(store.read_columns("evaluations", _EVALUATED).to_pylist(), judge=judge)
     edits = {(edit.summary.edit_id, edit.summary.scope): edit for item in findings.items for edit in item.edits}
-    return tuple(_line(item, edits, alone) for item in summarize_attacks(rows, judge=judge))
+    return tuple(_line(item, edits) for item in summarize_attacks(rows, alone, judge=judge))
 
 
 def attack_words(lines: Sequence[AttackLine]) -> tuple[str, ...]:
@@ -74,16 +78,14 @@ def attack_words(lines: Sequence[AttackLine]) -> tuple[str, ...]:
     return tuple(f"{name} {attack_info(name).words}." for name in names if name in known and attack_info(name).words)
 
 
-def _line(
-    item: AttackSummary, edits: Mapping[tuple[str, str], MeasuredEdit], alone: Mapping[tuple[str, str], Share]
-) -> AttackLine:
-    key = item.edit_id, item.scope
-    edit = edits.get(key)
-    before = alone.get(key)
+def _line(item: AttackSummary, edits: Mapping[tuple[str, str], MeasuredEdit]) -> AttackLine:
+    edit = edits.get((item.edit_id, item.scope))
+    alone, edited, ceiling, floor = (
+        percent(each) if each.of else "–" for each in (item.alone, item.edited, item.ceiling, item.floor)
+    )
     return AttackLine(
         item.model, item.attribute, edit.label if edit else Path(item.editor).name, item.attack, _said(item.settings),
-        percent(before) if before else "–", percent(item.edited), percent(item.ceiling),
-        percent(item.floor) if item.floor.of else "–", _VERDICTS[item.verdict],
+        alone, edited, ceiling, floor, _VERDICTS[item.verdict], item.against,
     )  # fmt: skip
 
 

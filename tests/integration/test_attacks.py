@@ -146,6 +146,6 @@ def test_report_holds_each_between_floor_and_ceiling(undisturbed: Path) -> None:
     for item in found:
         assert item.floor.hits == item.ceiling.hits
         assert item.edited.of == 2
-        assert item.verdict == "not shown to return"
+        assert item.verdict == "too weak"
     alone = without_attack(store.read("evaluations").to_pylist())
     assert {(item.edit_id, item.scope) for item in found} <= alone.keys()

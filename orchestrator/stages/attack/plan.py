@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loco_core.attacking.base import AttackChoice, attack_id, attack_info, attack_settings
+from loco_core.attributes import as_scored
 from loco_core.editing.splits import splits
 from loco_core.errors import SpecError
-from loco_core.types import Attribute
+from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
 from orchestrator.resolve.resolved import Resolved, ResolvedModel
 from orchestrator.scheduler.protocol import Unit
@@ -88,7 +89,9 @@ def attack_units(
     Returns:
         units whose payload is an `Attacking`.
     """
-    drawn, records = targets(spec, attribute, resolved.judge_id), splits(attribute, spec.prompts)["fit"]
+    drawn = targets(spec, attribute, resolved.judge_id)
+    # Clean pictures are judged as those that are counted are.
+    records = splits(as_scored(attribute, spec.margin), spec.prompts)["fit"]
     if not drawn:
         return []
     batch = math.ceil(len(drawn) / math.ceil(len(drawn) / batch_size(spec, model)))
@@ -154,13 +157,16 @@ def _attacked(edits: Sequence[PlannedEdit], floor: ResolvedModel | None) -> Iter
 
 
 def _name(spec: SweepSpec, model: ResolvedModel, planned: Attacking) -> str:
-    edit = planned.edit
+    edit, floor = planned.edit, planned.floor
     items = (
-        planned.attack, planned.settings, planned.who,
-        f"{edit.scope} {edit.edit_id}" if edit else planned.floor.weights_id if planned.floor else "",
-        *(f"{record.prompt}\n{record.donor}" for record in planned.records),
+        planned.attack, planned.settings, planned.who, f"{edit.scope} {edit.edit_id}" if edit else "",
+        # Of a floor both: its clean pictures are the model's.
+        *(_made_with(each) for each in (model, floor) if each is not None),
         *(
-            " ".join(map(str, (probe.seed, probe.judge, probe.record.prompt, *_texts(probe))))
+            "\n".join((record.prompt, record.donor, *_texts(record))) for record in planned.records
+        ),
+        *(
+            " ".join(map(str, (probe.seed, probe.judge, probe.record.prompt, *_texts(probe.record))))
             for probe in planned.probes
         ),
     )  # fmt: skip
@@ -168,5 +174,10 @@ def _name(spec: SweepSpec, model: ResolvedModel, planned: Attacking) -> str:
     return identity.unit_id(key)
 
 
-def _texts(probe: Probe) -> tuple[str, ...]:
-    return probe.record.score_text, *probe.record.against
+def _made_with(model: ResolvedModel) -> str:
+    """Returns what changes a model's pictures."""
+    return json.dumps([model.weights_id, model.dtype, model.engine.bits, model.guidance_scale], sort_keys=True)
+
+
+def _texts(record: PromptRecord) -> tuple[str, ...]:
+    return record.score_text, *record.against

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from orchestrator.stages.edit.summary import Picture, Share, share
 
 Row = Mapping[str, Any]
+Verdict = Literal["no floor", "hidden", "not removed", "too weak", "not shown to return"]
+NOTHING = share({})
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class AttackSummary:
         edited: target pictures that show the attribute when the edited model is attacked.
         ceiling: the same of the model without the edit.
         floor: the same of a model that never learned the attribute; nothing to count where none was given.
+        alone: the same of the edited model without the attack; nothing to count where nobody said it.
+        against: the floor, by its id; empty where none was given.
     """
 
     edit_id: str
@@ -38,42 +43,68 @@ class AttackSummary:
     edited: Share
     ceiling: Share
     floor: Share
+    alone: Share = NOTHING
+    against: str = ""
 
     @property
-    def verdict(self) -> str:
-        """What it says of the attribute: ``hidden``, ``not shown to return``, or ``no floor`` to hold it against.
+    def verdict(self) -> Verdict:
+        """What it says of the attribute; one rate is above another where their intervals are apart.
 
-        Hidden is what returns more often than in a model that never learned it, with the two intervals apart.
+        ``no floor``: there is nothing to hold it against. ``hidden``: it shows above the floor, and above the edited
+        model without the attack. ``not removed``: it does not, and shows without an attack already. ``too weak``: the
+        attack does not bring it above the floor without an edit either. Else ``not shown to return``.
         """
         if not self.floor.of:
             return "no floor"
-        return "hidden" if self.edited.low > self.floor.high else "not shown to return"
+        least = self.floor.high
+        if self.edited.low > max(least, self.alone.high):
+            return "hidden"
+        if self.alone.low > least:
+            return "not removed"
+        return "not shown to return" if self.ceiling.low > least else "too weak"
 
 
-def summarize_attacks(rows: Iterable[Row], *, judge: str | None = None) -> list[AttackSummary]:
-    """Counts what returned, attack by attack.
+def summarize_attacks(
+    rows: Iterable[Row], alone: Mapping[tuple[str, str], Share] = MappingProxyType({}), *, judge: str | None = None
+) -> list[AttackSummary]:
+    """Counts what returned, attack by attack, and held against each floor.
 
     Args:
         rows: of ``attacks``.
+        alone: what shows without an attack, see `without_attack`.
         judge: whose word counts where several were asked; None takes what there is.
     """
-    listed = list(rows)
-    named = [row for row in listed if row["judge"] == judge] if judge is not None else []
     edited: dict[tuple[str, ...], list[Row]] = {}
-    beside: dict[tuple[str, ...], list[Row]] = {}
-    for row in named or listed:
-        about = row["model"], row["attribute"], row["attack"], row["settings"]
+    ceilings: dict[tuple[str, ...], list[Row]] = {}
+    floors: dict[tuple[str, ...], dict[tuple[str, str], list[Row]]] = {}
+    for row in _heard(rows, judge):
+        about = _about(row)
         if row["who"] == "edited":
             edited.setdefault((*about, row["edit_id"], row["scope"]), []).append(row)
+        elif row["who"] == "unedited":
+            ceilings.setdefault((*about, row["model_revision"]), []).append(row)
         else:
-            beside.setdefault((*about, row["who"]), []).append(row)
+            floors.setdefault(about, {}).setdefault((row["floor"], row["model_revision"]), []).append(row)
     return [
         AttackSummary(
             found[0]["edit_id"], key[0], key[1], found[0]["editor"], found[0]["scope"], key[2], key[3],
-            _returned(found), *(_returned(beside.get((*key[:4], who), [])) for who in ("unedited", "floor")),
+            _returned(found), _returned(ceilings.get((*key[:4], found[0]["model_revision"]), [])), _returned(beside),
+            alone.get((key[4], key[5]), NOTHING), name,
         )
         for key, found in sorted(edited.items())
+        for (name, _), beside in sorted(floors.get(key[:4], {("", ""): []}).items())
     ]  # fmt: skip
+
+
+def _about(row: Row) -> tuple[str, ...]:
+    return row["model"], row["attribute"], row["attack"], row["settings"]
+
+
+def _heard(rows: Iterable[Row], judge: str | None) -> list[Row]:
+    """Returns the rows in which a judge speaks; of an attribute that it never saw, all."""
+    listed = list(rows)
+    seen = {row["attribute"] for row in listed if row["judge"] == judge}
+    return [row for row in listed if judge is None or row["judge"] == judge or row["attribute"] not in seen]
 
 
 def _returned(rows: Iterable[Row]) -> Share:
@@ -91,9 +122,9 @@ def without_attack(evaluations: Iterable[Row], *, judge: str | None = None) -> d
         judge: whose word counts; None takes what there is.
     """
     found: dict[tuple[str, str], dict[Picture, bool]] = {}
-    for row in evaluations:
+    for row in _heard(evaluations, judge):
         said = row["judge_said"]
-        if row["split"] != "report" or row["prompt_role"] != "target" or judge not in (None, row["judge"]):
+        if row["split"] != "report" or row["prompt_role"] != "target":
             continue
         if row["judge_kind"] != row["attribute"].partition("/")[0]:
             continue

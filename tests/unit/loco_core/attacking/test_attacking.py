@@ -13,6 +13,7 @@ from loco_core.attacking.learning import denoising_loss, family_of, learn, noisi
 from loco_core.diffusion.facts import families
 from loco_core.diffusion.generate import generate
 from loco_core.diffusion.model import LoadedModel
+from loco_core.editing.deltas import Change, Provenance, WeightDelta, applied
 from loco_core.errors import SpecError
 from loco_core.testing.attacks import RECORDS, SETTINGS
 from loco_core.types import Engine, Row
@@ -119,6 +120,27 @@ def test_learning_lowers_the_loss_on_the_clean_pictures(tiny_model: LoadedModel)
     assert all(weight.grad is not None for weight in [tokens.vectors])
     for weight in tiny_model.pipeline.unet.parameters():
         weight.grad = None
+
+
+def test_what_holds_the_conditional_half_alone_holds_while_an_attack_learns(tiny_model: LoadedModel) -> None:
+    module = tiny_model.sites[0].value_path
+    held = Change(module, torch.arange(2), conditional=torch.tensor([5.0, 5.0]))
+    made = Provenance("tiny", "w" * 64, "float32", (0,), ("style/velor",), "neurons", "{}", "by hand")
+    seen: list[torch.Tensor] = []
+
+    def keep(_: torch.nn.Module, __: object, found: torch.Tensor) -> None:
+        seen.append(found.detach())
+
+    texts = tiny_model.encode(["a red circle", "a blue star"])
+    latents = torch.zeros(2, *_shape(tiny_model))
+    with applied(tiny_model, WeightDelta(made, (held,)), None):
+        projection = tiny_model.family.denoiser(tiny_model.pipeline).get_submodule(module)
+        handle = projection.register_forward_hook(keep)
+        denoising_loss(tiny_model, noising(tiny_model), latents, texts, torch.Generator().manual_seed(0))
+        handle.remove()
+    assert len(seen[0]) == 2
+    assert (seen[0][..., :2] == 5.0).all()
+    assert tiny_model.running.conditional is None
 
 
 @pytest.mark.parametrize(
