@@ -14,7 +14,7 @@ from loco_core.types import Lora, TextualInversion
 
 _MODULE = re.compile(r"^(.+?)(?:[._]lora[._]|[._]lora_|\.lokr_|\.processor)")
 _SHAPES = re.compile(r"size mismatch for (\S+?): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)", re.DOTALL)
-_SIGNS = ("lora_", ".lora.", "lokr_")
+_SIGNS = ("lora_", "_lora.", ".lora.", "lokr_")
 _OTHER_KINDS = {r"\.hada_w": "LoHa", r"\.oft_": "OFT", r"\.diff(_b)?$": "full differences of weights"}
 _PAIRS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 _NAMED = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}

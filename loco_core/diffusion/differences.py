@@ -13,13 +13,16 @@ from pathlib import Path
 
 from loco_core.diffusion.adapters import lora_file
 from loco_core.diffusion.folders import components, model_files, place_of, variant_of
+from loco_core.diffusion.formats import SIZES, same_values
 from loco_core.diffusion.headers import SUFFIX, read_header, read_spans
 from loco_core.types import Extras, Lora
 
-_CHUNK = 2**24
+_CHUNK = 2**22
+"""Numbers that are compared at once."""
 # Projections that serve the text alone come first: beside them the plain ones serve the image.
 _PROJECTIONS = (("add_k_proj", "add_v_proj"), ("to_k", "to_v"))
 _LORA_END = re.compile(r"(\.lora_\w+|_lora|\.lora|\.processor|\.alpha|\.dora_scale)(\.\w+)*$")
+_PROCESSOR = re.compile(r"\.processor\.")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class _Span:
 
 
 def differences(one: Weighed, other: Weighed, site_names: Sequence[str]) -> Differences:
-    """Compares the weights of two models, byte by byte, and the LoRAs that only one of them has.
+    """Compares the weights of two models, and the LoRAs that only one of them has.
+
+    A tensor that they hold in two formats of numbers is the same where it is after rounding to the narrower one.
 
     Args:
         one: a model.
@@ -106,25 +111,38 @@ def _tensors(model: Weighed) -> dict[str, dict[str, _Span]]:
 
 
 def _same(one: _Span | None, other: _Span | None) -> bool:
-    if one is None or other is None or (one.dtype, one.end - one.start) != (other.dtype, other.end - other.start):
+    if one is None or other is None:
         return False
-    if one.end == one.start:
+    # Of formats that are not known here bytes are compared.
+    known = one.dtype in SIZES and other.dtype in SIZES
+    sizes = (SIZES[one.dtype], SIZES[other.dtype]) if known else (1, 1)
+    count = (one.end - one.start) // sizes[0]
+    if count != (other.end - other.start) // sizes[1] or (not known and one.dtype != other.dtype):
+        return False
+    if count == 0:
         return True
     with one.file.open("rb") as first, other.file.open("rb") as second:
         a, b = (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) for file in (first, second))
         with a, b:
             return all(
-                a[one.start + at : min(one.start + at + _CHUNK, one.end)]
-                == b[other.start + at : min(other.start + at + _CHUNK, other.end)]
-                for at in range(0, one.end - one.start, _CHUNK)
+                here == there if one.dtype == other.dtype else same_values(here, one.dtype, there, other.dtype)
+                for at in range(0, count, _CHUNK)
+                for here, there in [(_cut(a, one, at, sizes[0]), _cut(b, other, at, sizes[1]))]
             )
+
+
+def _cut(data: mmap.mmap, span: _Span, first: int, size: int) -> bytes:
+    return data[span.start + size * first : min(span.start + size * (first + _CHUNK), span.end)]
 
 
 def _modules_of(lora: Lora, denoiser: str) -> Mapping[str, set[str]]:
     """Returns the modules that a LoRA changes, by component; with underscores for dots, as one naming has it."""
     found: dict[str, set[str]] = {}
     for key in read_header(lora_file(lora.path)):
-        module = _LORA_END.sub("", key)
+        # Older training scripts write the processor of an attention between it and its layers.
+        module = _LORA_END.sub("", _PROCESSOR.sub(".", key))
+        if _PROCESSOR.search(key):
+            module = re.sub(r"\.to_out$", ".to_out.0", module)
         known = {"lora_unet_": denoiser, "lora_te": "text_encoder", "text_encoder": "text_encoder"}
         name = next((name for start, name in known.items() if module.startswith(start)), denoiser)
         for start in ("lora_unet_", "unet.", "transformer."):

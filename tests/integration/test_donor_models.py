@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 import loco_core
 from loco_core.attributes import attribute
+from loco_core.diffusion.adapters import fuse_loras
 from loco_core.errors import LocoError, SpecError
+from loco_core.types import Lora
 from orchestrator.resolve.donors import donor_words
 from orchestrator.resolve.lookup import resolve
 from orchestrator.spec import SweepSpec
@@ -170,6 +173,58 @@ def test_plan_says_what_no_swap_reaches(tiny_pipeline: Path, tmp_path: Path, com
     plain_words = words(tiny_pipeline, str(tiny_pipeline), loras=[str(lora)])
     assert plain_words == words(tiny_pipeline, {"path": str(tiny_pipeline), "loras": [str(lora)]})
     assert plain_words != words(tiny_pipeline, str(tiny_pipeline))
+
+
+@pytest.mark.parametrize("formats", [("float32", "float16"), ("float32", "bfloat16"), ("float16", "bfloat16")])
+def test_weights_in_another_format_are_compared_by_their_values(
+    tiny_pipeline: Path, tmp_path: Path, formats: tuple[str, str]
+) -> None:
+    key = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    one, other = (Path(shutil.copytree(tiny_pipeline, tmp_path / name)) for name in formats)
+    for folder, name in ((one, formats[0]), (other, formats[1])):
+        tensors = {key: value.to(getattr(torch, name)) for key, value in load_file(one / "unet" / WEIGHTS).items()}
+        save_file(tensors, folder / "unet" / WEIGHTS, {"format": "pt"})
+    nothing = "at 0 of 16 sites, so that no swap changes anything, and nothing else differs"
+    for here, there in ((one, other), (other, one)):
+        assert words(here, str(there)).endswith(nothing)
+    # Three steps of the narrower format, of one number.
+    tensors = load_file(other / "unet" / WEIGHTS)
+    tensors[key].view(torch.int16).flatten()[0] += 3
+    save_file(tensors, other / "unet" / WEIGHTS, {"format": "pt"})
+    assert words(one, str(other)).endswith("at 1 of 16 sites, and nothing else differs")
+
+
+def test_a_lora_of_processors_is_told_by_the_layers_that_it_changes(tiny_pipeline: Path, tmp_path: Path) -> None:
+    block, pipeline = "down_blocks.0.attentions.0.transformer_blocks.0", plain(tiny_pipeline)
+    file = tmp_path / "lora.safetensors"
+
+    def said(*layers: str) -> str:
+        tensors = {}
+        for layer in layers:
+            name = f"{block}.{layer.replace('.processor', '')}" + (".0" if layer.endswith("to_out") else "")
+            out, into = pipeline.unet.get_submodule(name).weight.shape
+            tensors[f"unet.{block}.{layer}_lora.down.weight"] = torch.ones(2, into)
+            tensors[f"unet.{block}.{layer}_lora.up.weight"] = torch.ones(out, 2)
+        save_file(tensors, file)
+        return words(tiny_pipeline, {"path": str(tiny_pipeline), "loras": [str(file)]})
+
+    start = "dog: K or V differ from its donor at"
+    assert said("attn2.processor.to_v") == f"{start} 1 of 16 sites, and nothing else differs"
+    assert said("attn2.processor.to_k", "attn2.processor.to_v", "attn2.processor.to_q", "attn1.processor.to_k") == (
+        f"{start} 1 of 16 sites; 2 other layers of the unet differ too, and stay as they are"
+    )
+    assert said("attn2.processor.to_out") == (
+        f"{start} 0 of 16 sites, so that no swap changes anything; 1 other layers of the unet differ too, and stay as "
+        "they are"
+    )
+    # As the pipeline itself takes such a file.
+    said("attn2.processor.to_v", "attn1.processor.to_k")
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    fuse_loras(pipeline, [Lora(str(file))])
+    after = pipeline.unet.state_dict()
+    assert {name for name, value in before.items() if not torch.equal(after[name], value)} == {
+        f"{block}.attn2.to_v.weight", f"{block}.attn1.to_k.weight",
+    }  # fmt: skip
 
 
 def test_a_donor_that_does_not_fit_is_one_line_of_plan(tiny_pipeline: Path, tmp_path: Path) -> None:
