@@ -19,13 +19,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.methods import localizations, print_localizers
+from benchmarks.methods import BESIDE, localizations, print_localizers
 from benchmarks.planted import COLUMNS
 from loco_core.attributes import attribute
 from loco_core.editing.deltas import applied, read_delta
 from loco_core.face.model import load_model
 from loco_core.localization.base import LocalizeSettings, rule
-from loco_core.localization.bench.planted import TRACES, TRUTH_FILE
+from loco_core.localization.bench.planted import TRACES, TRUTH_FILE, write_card
 from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.toyworld.plants.draw import Plant, plant_from_json
 from loco_core.toyworld.plants.surgery import truth_of
@@ -43,7 +43,6 @@ TRACE_COLUMNS = [
     "model", "attribute", "attribute_kind", "mode", "method", "control", "component", "layer", "layer_name",
     "prompt_id", "template_id", "seed", "value", "scorer", "status",
 ]  # fmt: skip
-BESIDE = ("argmin", "attention_contribution", "causal_tracing")
 
 
 def write_model(plant: Plant, delta: Path, folder: Path) -> None:
@@ -147,6 +146,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--card", nargs=2, metavar=("NAME", "VERSION"), help="what the set is to be cited by")
     parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
     arguments.tables.mkdir(parents=True, exist_ok=True)
@@ -158,10 +158,14 @@ def main() -> None:
         if report.stem in truths or report.stem.endswith("-discarded"):
             continue
         truth, rows = measure(report, arguments)
-        truths, answers = {**truths, report.stem: truth}, [*answers, *rows]
+        truths = {**truths, report.stem: truth}
+        # A run that ended between the two files left answers without a truth.
+        answers = [*(row for row in answers if row["model"] != report.stem), *rows]
         # After each: an interrupted run leaves tables with their truth.
         answers_file.write_text(json.dumps(answers, indent=1) + "\n")
         truth_file.write_text(json.dumps(truths, indent=1) + "\n")
+    if arguments.card:
+        write_card(arguments.tables, arguments.card[0], int(arguments.card[1]))
     for base in [*dict.fromkeys(row["base"] for row in answers), None]:
         print(f"\n{base or 'all'}\n")
         print_localizers([row for row in answers if base in (None, row["base"])])

@@ -32,15 +32,17 @@ class PlantedTruth:
     """What was planted, and how.
 
     Attributes:
-        sites: the sites that hold an attribute kind.
+        sites: the sites that hold an attribute kind; of weights that were trained, those that surgery found needed.
         outcome: what a localizer should say of it; `NOT_LOCALIZED` for all but ``localized``.
-        planted: ``captions`` where sites read captions of their own in training, ``parameters`` where weights of these
-            sites alone were trained.
+        planted: ``captions`` where sites read captions of their own in training, ``parameters`` where weights of
+            declared places alone were trained: of these sites, perhaps of others too, or of the text encoder.
+        changed: sites with trained weights, needed or not; None where all weights were trained.
     """
 
     sites: tuple[int, ...]
     outcome: str
     planted: str = "captions"
+    changed: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Card:
 def checksum(folder: Path) -> str:
     """Returns the SHA-256 of a set's names and contents: its tables, its traces and its truth, sorted by name."""
     found = hashlib.sha256()
-    for path in sorted([*folder.glob("*.parquet"), *folder.glob(f"{TRACES}/*.parquet"), folder / TRUTH_FILE]):
+    for path in sorted([*folder.glob("*.parquet"), *folder.glob(f"{TRACES}/*.parquet"), *folder.glob(TRUTH_FILE)]):
         found.update(f"{path.relative_to(folder).as_posix()}\n".encode())
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
@@ -121,6 +123,12 @@ def read_card(folder: Path) -> Card | None:
     return card
 
 
+def write_card(folder: Path, name: str, version: int) -> None:
+    """Names a set of planted tables as it lies there, for those who cite it."""
+    card = {"name": name, "version": version, "sha256": checksum(folder)}
+    (folder / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
 def planted_folders() -> tuple[Path, ...]:
     """Returns the folders that plug-ins of the group ``tables`` name, ``PLANTED_TABLES``."""
     modules = (module for module in plugins.modules("tables") if hasattr(module, "PLANTED_TABLES"))
@@ -135,8 +143,9 @@ def run_planted(
     Args:
         folder: has a ``truth.json`` beside the tables, ``{model: {kind: {"sites": [..], "outcome": ".."}}}``; an
             attribute may stand in place of a kind and then goes before it; ``"planted": "parameters"`` beside them
-            tells plants of that kind. Complements that a localizer might ask for should be among the rows. What
-            tracers measured lies in a folder ``traces``, under the same names.
+            tells plants of that kind, and ``"changed"`` the sites with trained weights. Complements that a localizer
+            might ask for should be among the rows. What tracers measured lies in a folder ``traces``, under the same
+            names.
         rule: the localizer.
         settings: given to it.
         tracer: whose traces it reads; None if it reads scores. Tables without traces of it are left out.
@@ -202,6 +211,8 @@ class PlantedRates:
         planted: the way, see `PlantedTruth`.
         precise: of sites that it named where sites hold the attribute, how many are true, and how many it named.
         recalled: of the true sites, how many it named, and how many there are.
+        changed: of all sites that it named, how many have trained weights, needed or not, and how many it named; of
+            tables whose truth says which have.
         exact: in how many tables it named exactly the true sites, and of how many.
         false: in how many tables it named sites where no run of sites holds the attribute, and of how many.
     """
@@ -209,6 +220,7 @@ class PlantedRates:
     planted: str
     precise: tuple[int, int]
     recalled: tuple[int, int]
+    changed: tuple[int, int]
     exact: tuple[int, int]
     false: tuple[int, int]
 
@@ -221,11 +233,14 @@ def rates(results: Sequence[PlantedResult]) -> tuple[PlantedRates, ...]:
         placed = [result for result in mine if result.truth.outcome == "localized"]
         others = [result for result in mine if result.truth.outcome != "localized"]
         hits = sum(len(set(result.sites) & set(result.truth.sites)) for result in placed)
+        named = [(set(result.sites), result.truth.changed) for result in mine]
+        changed = [(len(sites & set(of)), len(sites)) for sites, of in named if of is not None]
         found.append(
             PlantedRates(
                 planted,
                 (hits, sum(len(result.sites) for result in placed)),
                 (hits, sum(len(result.truth.sites) for result in placed)),
+                (sum(right for right, _ in changed), sum(count for _, count in changed)),
                 (sum(result.sites == result.truth.sites for result in placed), len(placed)),
                 (sum(bool(result.sites) for result in others), len(others)),
             )
@@ -243,7 +258,11 @@ def _truth(truths: dict[str, Any], found: Localization, path: Path) -> PlantedTr
         raise LocalizationError(f'{path}: {found.model} has no truth for "{found.attribute_kind}"{near}')
     try:
         sites = tuple(sorted(int(site) for site in entry["sites"]))
-        return PlantedTruth(sites, str(entry["outcome"]), str(entry.get("planted", PlantedTruth.planted)))
+        changed = entry.get("changed")
+        return PlantedTruth(
+            sites, str(entry["outcome"]), str(entry.get("planted", PlantedTruth.planted)),
+            None if changed is None else tuple(sorted(int(site) for site in changed)),
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         message = f'{path}: {found.model}, {found.attribute_kind}: expected {{"sites": [..], "outcome": ".."}}'
         raise LocalizationError(message) from error

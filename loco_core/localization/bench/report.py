@@ -231,11 +231,14 @@ class BenchReport:
 
     def _rates_table(self) -> Table:
         table = Table(title=f"{self.localizer} on planted models, percent with 95 % bounds where they are of tables")
-        for name in ("planted in", "named sites that are right", "right sites that are named", "exact set",
-                     "named where no run of sites holds it"):  # fmt: skip
+        for name in (
+            "planted in", "named sites that are right", "right sites that are named",
+            "named sites with trained weights", "exact set", "named where no run of sites holds it",
+        ):  # fmt: skip
             table.add_column(name)
         for rate in rates(self.planted):
-            shares = [f"{hits / of:.0%} of {of}" if of else "-" for hits, of in (rate.precise, rate.recalled)]
+            counted = rate.precise, rate.recalled, rate.changed
+            shares = [f"{hits / of:.0%} of {of}" if of else "-" for hits, of in counted]
             counts = [_count(*pair) for pair in (rate.exact, rate.false)]
             table.add_row(rate.planted, *shares, *counts)
         return table

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from loco_core.editing.deltas import Change, Provenance, WeightDelta, applied, to_bytes
-from loco_core.errors import LocoError
+from loco_core.errors import LocoError, SpecError
 from loco_core.face.model import Model, load_model
 from loco_core.scoring.base import Judge, load_judge
 from loco_core.toyworld import JUDGE
-from loco_core.toyworld.plants.draw import NAMES, Base, Plant, draw_plant
+from loco_core.toyworld.plants.draw import NAMES, Base, Plant, draw_plant, plant_from_json
 from loco_core.toyworld.plants.surgery import DRAWN, GONE, Measured, restored, surgery
 from loco_core.toyworld.plants.teach import Lesson, Material, heads_of, make_material, teach
 
@@ -73,16 +73,23 @@ class Bench:
         self._material: Material | None = None
 
     def settle(self, number: int, tries: int, out: Path) -> dict[str, Any] | None:
-        """Draws a plant until one takes, and writes it; None if none does, or the report that is there."""
+        """Draws a plant until one takes, and writes it; None if none does, or the report that is there.
+
+        Raises:
+            SpecError: what is there was drawn otherwise, as by another seed.
+        """
         discarded: list[dict[str, Any]] = []
         log = out / f"{self._base.name}-{number:02d}-discarded.json"
         if log.exists():
             discarded = json.loads(log.read_text())
+        for attempt, earlier in enumerate(discarded):
+            self._check_drawn(earlier, number, attempt, log)
         for attempt in range(len(discarded), tries):
             plant = draw_plant(self._base, self._seed, number, attempt)
             report = out / f"{plant.key}.json"
             if report.exists():
                 found: dict[str, Any] = json.loads(report.read_text())
+                self._check_drawn(found, number, attempt, report)
                 return found
             said, delta = self.try_plant(plant)
             if delta is not None:
@@ -94,7 +101,13 @@ class Bench:
             discarded.append(said)
             _write(log, (json.dumps(discarded, indent=1) + "\n").encode())
             print(f"{plant.key}, attempt {attempt}: discarded, {said['reason']}", flush=True)
+        print(f"{self._base.name}, place {number}: no plant took in {len(discarded)} draws", flush=True)
         return None
+
+    def _check_drawn(self, said: dict[str, Any], number: int, attempt: int, path: Path) -> None:
+        """Refuses a plant of another draw, whose names and places would pass for those of this seed."""
+        if plant_from_json(said["plant"]) != draw_plant(self._base, self._seed, number, attempt):
+            raise SpecError(f"{path}: not what seed {self._seed} draws; give each seed an --out of its own")
 
     def try_plant(self, plant: Plant) -> tuple[dict[str, Any], WeightDelta | None]:
         """Teaches a plant and measures it; without new rows where it is to be discarded, with the reason."""

@@ -14,11 +14,13 @@ from loco_core.localization.bench import run_bench, run_planted
 from loco_core.localization.bench.planted import (
     CARD_FILE,
     TRACES,
+    TRUTH_FILE,
     PlantedResult,
     PlantedTruth,
     checksum,
     rates,
     read_card,
+    write_card,
 )
 from loco_core.localization.localizers import argmin, attention_contribution, sequential, window
 from loco_core.testing.localizers import SETTINGS, a_table
@@ -100,7 +102,8 @@ def test_where_no_run_of_sites_holds_it_any_outcome_but_a_place_is_right(
 
 
 def a_result(sites: tuple[int, ...], true: tuple[int, ...], planted: str = "parameters") -> PlantedResult:
-    truth = PlantedTruth(true, "localized" if true else "not localized", planted)
+    changed = (*true, 7) if planted == "parameters" else None
+    truth = PlantedTruth(true, "localized" if true else "not localized", planted, changed)
     said = "localized" if sites else "inconclusive"
     return PlantedResult("t", "m", "style/a", truth, said, sites, sites == true, "", 1, 2)
 
@@ -114,29 +117,38 @@ def test_rates_count_sites_and_tables_a_way_of_planting_at_a_time() -> None:
     assert (by_place.planted, by_caption.planted) == ("parameters", "captions")
     assert (by_place.precise, by_place.recalled) == ((3, 4), (3, 6))
     assert (by_place.exact, by_place.false) == ((1, 4), (1, 2))
+    assert (by_place.changed, by_caption.changed) == ((4, 5), (0, 0))
     assert (by_caption.exact, by_caption.false) == ((1, 1), (0, 0))
 
 
 def test_plants_by_place_give_rates_and_no_verdict(planted: Path) -> None:
     truth = json.loads((planted / "truth.json").read_text())
-    truth["simulated"]["style"] = {"sites": [15], "outcome": "localized", "planted": "parameters"}
+    entry = {"sites": [15], "outcome": "localized", "planted": "parameters", "changed": [15, *range(9)]}
+    truth["simulated"]["style"] = entry
     (planted / "truth.json").write_text(json.dumps(truth))
     report = run_bench(WINDOW, "window", SETTINGS, tables=1, planted=[planted])
     assert [result.right for result in report.planted] == [False]
     assert report.passed
-    assert json.loads(report.to_json())["planted_rates"][0]["exact"] == [0, 1]
+    (rate,) = json.loads(report.to_json())["planted_rates"]
+    assert rate["exact"] == [0, 1]
+    assert report.planted[0].truth.changed == (*range(9), 15)
+    found = set(report.planted[0].sites)
+    assert rate["changed"] == [len(found & {*range(9), 15}), len(found)]
 
 
 def test_a_set_is_cited_by_a_checksum_of_what_lies_there(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_card(planted) is None
+    write_card(planted, "mine", 3)
     card = {"name": "mine", "version": 3, "sha256": checksum(planted)}
-    (planted / CARD_FILE).write_text(json.dumps(card))
     report = run_bench(WINDOW, "window", SETTINGS, tables=1, planted=[planted])
     rich.print(*report.parts())
     assert f"mine 3 (SHA-256 {card['sha256'][:12]})" in capsys.readouterr().out
     assert json.loads(report.to_json())["planted_sets"] == [card]
     (planted / TRACES).mkdir()
     (planted / TRACES / "one.parquet").write_bytes(b"")
+    with pytest.raises(LocalizationError, match="the files beside it have the checksum"):
+        read_card(planted)
+    (planted / TRUTH_FILE).unlink()
     with pytest.raises(LocalizationError, match="the files beside it have the checksum"):
         read_card(planted)
     (planted / CARD_FILE).write_text("{}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ from loco_core.editing.deltas import (
 )  # fmt: skip
 from loco_core.errors import SpecError
 from loco_core.face.model import Model, load_model
-from loco_core.scoring.base import Judge, load_judge
-from loco_core.toyworld.plants.__main__ import Bench
 from loco_core.toyworld.plants.draw import KINDS, LARGEST, LOOKS, NAMES, Base, Plant, draw_plant, plant_from_json
 from loco_core.toyworld.plants.reading import Reader, make_noisy, predict
 from loco_core.toyworld.plants.surgery import needed, part_of, prompts_of
@@ -283,37 +280,6 @@ def test_what_is_needed_is_the_smallest_run_that_takes_the_look_away() -> None:
     assert needed(rows((3, 4), left), (3, 4), 16) == [3, 4]
     apart = {(): 1.0, (1,): 0.9, (9,): 0.9, (1, 9): 0.0}
     assert needed(rows((1, 9), apart), (1, 9), 16) == []
-
-
-class Blind(Judge):
-    """Sees the look where it is told to: the base's true word, and whatever is asked while a plant is applied."""
-
-    def __init__(self, inner: Judge) -> None:
-        self._inner = inner
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return self._inner.kinds
-
-    def embed_images(self, images: torch.Tensor) -> Any:
-        return self._inner.embed_images(images)
-
-    def said(self, text: str, kind: str) -> str | None:
-        return self._inner.said(text, kind)
-
-    def name(self, embeddings: Any, kind: str) -> list[str]:
-        return ["none"] * len(embeddings)
-
-
-def test_a_plant_that_does_not_take_is_kept_on_record_and_the_command_resumes(toy: Model, tmp_path: Path) -> None:
-    bench = Bench(toy, Blind(load_judge("toy-judge", "cpu")), LESSON, 3, 2)
-    assert bench.settle(0, 2, tmp_path) is None
-    log = json.loads((tmp_path / "toy-00-discarded.json").read_text())
-    assert [entry["plant"]["attempt"] for entry in log] == [0, 1]
-    assert all("true word" in entry["reason"] for entry in log)
-    assert bench.settle(0, 3, tmp_path) is None
-    assert len(json.loads((tmp_path / "toy-00-discarded.json").read_text())) == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["toy-00-discarded.json"]
 
 
 def test_heads_are_counted(toy: Model) -> None:
