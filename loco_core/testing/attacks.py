@@ -78,6 +78,9 @@ class AttackContract:
         """Weights bit for bit, gradients, and what the pipeline is made of."""
         parts = [part for part in model.pipeline.components.values() if isinstance(part, torch.nn.Module)]
         weights = [weight for part in parts for weight in part.parameters()]
+        # All but the first may learn, whatever an attack before has left.
+        for number, weight in enumerate(weights):
+            weight.requires_grad_(number > 0)
         before = [(weight, weight.detach().clone(), weight.requires_grad) for weight in weights]
         scheduler, plain = model.pipeline.scheduler, _plain(model)
         assert not torch.equal(self.drawn(model, task), plain)
@@ -87,6 +90,7 @@ class AttackContract:
             assert weight.grad is None
         assert model.pipeline.scheduler is scheduler
         assert torch.equal(_plain(model), plain)
+        weights[0].requires_grad_(True)
 
 
 def _plain(model: LoadedModel) -> torch.Tensor:

@@ -32,7 +32,7 @@ def test_only_what_returns_above_the_floor_was_hidden(edited: int, floor: int | 
 def test_the_judge_that_is_named_decides_and_pictures_count_once() -> None:
     other = rows("edited", 64, judge="two")
     again = rows("edited", 3) + rows("edited", 3)
-    (found,) = summarize_attacks([*other, *again], judge="one")
+    (found,) = summarize_attacks([*again, *other], judge="one")
     assert (found.edited.hits, found.edited.of) == (3, 64)
 
 
