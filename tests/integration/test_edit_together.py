@@ -193,6 +193,20 @@ def test_a_step_begins_where_the_one_before_ended(results: Path) -> None:
     assert sum(torch.equal(two[name], one[name]) for name in one) == 2
 
 
+def test_an_editor_that_is_held_against_nothing_is_measured_and_takes_its_turn(spec: SweepSpec, tmp_path: Path) -> None:
+    file, root = tmp_path / "bare.py", tmp_path / "results"
+    file.write_text(
+        "from loco_core.editing.base import EditorInfo\n"
+        "from loco_core.editing.editors.loco_edit import edit\n"
+        "INFO = EditorInfo(baselines=())\n"
+    )
+    assert spec.edit is not None
+    bare = spec.edit.model_copy(update={"editors": (str(file),), "lambdas": (0.1,), "together": ()})
+    assert run(spec.model_copy(update={"edit": bare}), root).summary.outcome == "done"
+    seen = pd.read_parquet(root / "evaluations")
+    assert set(seen[seen.split == "report"].scope) == {"localized", "sequence"}
+
+
 def test_a_step_is_exported_by_its_id(command: Command, results: Path, tmp_path: Path) -> None:
     edits = pd.read_parquet(results / "edits")
     for step in (1, 2):

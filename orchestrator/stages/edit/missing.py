@@ -34,9 +34,12 @@ class MissingEvaluations:
 
 
 def as_chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Returns those rows of ``edits`` that are chosen, and the baselines that have the settings of one at its place."""
+    """Returns those rows of ``edits`` that are chosen, and the baselines that have the settings of one at its place.
+
+    Of a sequence it is every step: each is of an edit that was chosen, and is held against the one before it.
+    """
     chosen = {(key_of("edits", row), row["settings"]) for row in rows if row["chosen"]}
-    return [row for row in rows if (key_of("edits", row), row["settings"]) in chosen]
+    return [row for row in rows if row["step"] is not None or (key_of("edits", row), row["settings"]) in chosen]
 
 
 def missing_evaluations(

@@ -157,19 +157,21 @@ class EditStage(Stage):
         rows = ledger.measured.rows(model.id, attribute.key, first, drawn)
         measured = summarize(fits.to_pylist(), chosen_by(spec, resolved, attribute.kind, rows), "select")
         chosen = choose(first, measured, spec.edit.max_neighbour_loss if spec.edit else 0.0)
-        others = baselines(spec, model, attribute, [edit for edit in first if edit.edit_id in chosen])
-        if not others:
+        edits = [edit for edit in first if edit.edit_id in chosen]
+        if not edits:
             logger.warning("%s %s: no edit is chosen, no picture without an edit is one", model.id, attribute.key)
             self._finish(place, [fit], chosen)
             return self._sequences.chosen(place, [])
-        more = fit_unit(spec, model, attribute, others, place.localization, ledger.order)
-        if missing := ledger.missing(place.key, [more]):
-            return missing
+        # An editor may have nothing that it is held against.
+        others, units = baselines(spec, model, attribute, edits), [fit]
+        if others:
+            units.append(fit_unit(spec, model, attribute, others, place.localization, ledger.order))
+            if missing := ledger.missing(place.key, units[1:]):
+                return missing
         # All strengths at the place's sites too: the curve beside that of all sites.
         if missing := ledger.missing(place.key, self._unmeasured(place, [*first, *others], beside, "report")):
             return missing
-        self._finish(place, [fit, more], chosen)
-        edits = [edit for edit in first if edit.edit_id in chosen]
+        self._finish(place, units, chosen)
         if self._on_edited is not None:
             drawn = probes(spec, attribute, beside, "report", resolved.judge_id, resolved.metric_ids)
             rows = ledger.measured.rows(model.id, attribute.key, edits, drawn)

@@ -20,6 +20,7 @@ from orchestrator.stages.edit.candidates import (
 )
 from orchestrator.stages.edit.chooser import choose
 from orchestrator.stages.edit.count import count_edits
+from orchestrator.stages.edit.missing import as_chosen
 from orchestrator.stages.edit.plan import Part, PlannedEdit, probes
 from orchestrator.stages.edit.summary import EditSummary, Share, share
 from tests.support.edit_specs import STYLE, TOY, VELOR, replaced, spec
@@ -208,6 +209,17 @@ def test_a_step_is_fitted_again_from_the_rows_of_its_sequence() -> None:
     assert [restored_in_turn(sweep, TOY, known, row, rows) for row in rows] == [edits[0]] * 2 + [edits[1]] * 2
     assert restored_in_turn(sweep, TOY, known, rows[-1], rows[2:]) is None
     assert restored_in_turn(sweep, replaced(TOY), known, rows[-1], rows) is None
+
+
+def test_every_step_of_a_sequence_counts_as_chosen() -> None:
+    """Their settings may differ, and each is held against the one before it."""
+    place = {"model": "toy", "attribute": "style/lumio", "localization": "sequence: a > b"}
+    steps = [{**place, "step": step, "settings": f"lambda {step}", "chosen": step == 3} for step in (1, 2, 3)]
+    others = [
+        {**place, "localization": "window", "step": None, "settings": name, "chosen": chosen}
+        for name, chosen in (("a", True), ("a", None), ("b", False))
+    ]
+    assert as_chosen([*steps, *others]) == [*steps, *others[:2]]
 
 
 def test_plan_counts_the_pictures_after_every_step() -> None:
