@@ -134,9 +134,15 @@ def _said(
     images = len(pictures) if set(kinds) == {"contribution"} else len(kinds)
     return {
         "model": model, "attribute": attribute, "method": method, "outcome": outcome, "sites": sites,
-        "truth": truth["sites"] if truth else None, "true_outcome": truth["outcome"] if truth else None,
+        "truth": _nearest(truth, sites) if truth else None, "true_outcome": truth["outcome"] if truth else None,
         "images": images, "seconds": pc.sum(rows["seconds"]).as_py() * (images / len(kinds)),
     }  # fmt: skip
+
+
+def _nearest(truth: Mapping[str, Any], sites: Sequence[int]) -> list[int]:
+    """Returns that of the right sets which shares most sites with the set that was named."""
+    every = [truth["sites"], *truth.get("or", ())]
+    return list(max(every, key=lambda right: len(set(right) & set(sites))))
 
 
 def edit_row(item: EditSummary) -> dict[str, Any]:

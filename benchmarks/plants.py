@@ -111,22 +111,22 @@ def measure(report: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any]
 
 def print_surgery(plants: Path, tables: Path) -> None:
     """Prints, a plant a line, what surgery on weights says beside what the swap says of the same sites."""
-    names = ("plant", "changed at", "needed", "drawn", "reverted", "alone", "edited, restored", "swap", "`window`")
+    names = ("plant", "changed at", "held by", "drawn", "reverted", "alone", "edited, restored", "swap", "`window`")
     print("|", " | ".join(names), "|")
     print("|---" * len(names) + "|")
     for path in sorted(tables.glob("*.parquet")):
         said = json.loads((plants / f"{path.stem}.json").read_text())
         found = ReplayedTable(pq.read_table(path)).answer(rule("window"), LocalizeSettings()).found
         effects = {(row.window_start, row.window_size): row.effect for row in found.effects}
-        needed, subsets = said["surgery"]["needed"], said["surgery"]["subsets"]
-        left = next((row for row in subsets if row["reverted"] == needed), None) if needed else None
-        alone = next((row for row in subsets if row["transplanted"] == needed), None) if needed else None
-        run = (needed[0], needed[-1] - needed[0] + 1) if needed else None
-        effect = effects.get(run) if run else None
+        runs, subsets = said["surgery"]["runs"], said["surgery"]["subsets"]
+        mine = [site for site in said["plant"]["sites"] if runs and site in runs[0]]
+        left = next((row for row in subsets if row["reverted"] == mine), None) if mine else None
+        alone = next((row for row in subsets if row["transplanted"] == mine), None) if mine else None
+        effect = effects.get((runs[0][0], len(runs[0]))) if runs else None
         sites = list(found.window.sites) if found.window else ""
         back = [_hits(said["restore"][name]) for name in ("edited", "restored")] if "restore" in said else ["-"]
         cells = [
-            path.stem, said["plant"]["sites"] or "text encoder", needed or "no run", _hits(said["taught"]), _hits(left),
+            path.stem, said["plant"]["sites"] or "text encoder",  " or ".join(map(str, runs)) or "no run", _hits(said["taught"]), _hits(left),
             _hits(alone), ", ".join(back), "-" if effect is None else f"{effect:.2f}", f"{found.outcome} {sites}",
         ]  # fmt: skip
         print("|", " | ".join(str(cell) for cell in cells), "|")

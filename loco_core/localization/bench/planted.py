@@ -37,12 +37,18 @@ class PlantedTruth:
         planted: ``captions`` where sites read captions of their own in training, ``parameters`` where weights of
             declared places alone were trained: of these sites, perhaps of others too, or of the text encoder.
         changed: sites with trained weights, needed or not; None where all weights were trained.
+        others: further sets that are as right as `sites`.
     """
 
     sites: tuple[int, ...]
     outcome: str
     planted: str = "captions"
     changed: tuple[int, ...] | None = None
+    others: tuple[tuple[int, ...], ...] = ()
+
+    def nearest(self, sites: Sequence[int]) -> tuple[int, ...]:
+        """Returns that of the right sets which shares most sites with a set that was named."""
+        return max((self.sites, *self.others), key=lambda right: len(set(right) & set(sites)))
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def run_planted(
     Args:
         folder: has a ``truth.json`` beside the tables, ``{model: {kind: {"sites": [..], "outcome": ".."}}}``; an
             attribute may stand in place of a kind and then goes before it; ``"planted": "parameters"`` beside them
-            tells plants of that kind, and ``"changed"`` the sites with trained weights. Complements that a localizer
+            tells plants of that kind, ``"changed"`` the sites with trained weights, and ``"or"`` further sets of sites that are as right. Complements that a localizer
             might ask for should be among the rows. What tracers measured lies in a folder ``traces``, under the same
             names.
         rule: the localizer.
@@ -197,7 +203,7 @@ def _result(path: Path, truths: dict[str, Any], found: Localization, images: int
     if truth.outcome == NOT_LOCALIZED:
         right = found.outcome != "localized"
     else:
-        right = found.outcome == truth.outcome and (truth.outcome != "localized" or sites == truth.sites)
+        right = found.outcome == truth.outcome and (truth.outcome != "localized" or sites == truth.nearest(sites))
     return PlantedResult(
         path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason, images, all_images
     )
@@ -232,16 +238,17 @@ def rates(results: Sequence[PlantedResult]) -> tuple[PlantedRates, ...]:
         mine = [result for result in results if result.truth.planted == planted]
         placed = [result for result in mine if result.truth.outcome == "localized"]
         others = [result for result in mine if result.truth.outcome != "localized"]
-        hits = sum(len(set(result.sites) & set(result.truth.sites)) for result in placed)
+        right = [(result.sites, result.truth.nearest(result.sites)) for result in placed]
+        hits = sum(len(set(sites) & set(true)) for sites, true in right)
         named = [(set(result.sites), result.truth.changed) for result in mine]
         changed = [(len(sites & set(of)), len(sites)) for sites, of in named if of is not None]
         found.append(
             PlantedRates(
                 planted,
                 (hits, sum(len(result.sites) for result in placed)),
-                (hits, sum(len(result.truth.sites) for result in placed)),
+                (hits, sum(len(true) for _, true in right)),
                 (sum(right for right, _ in changed), sum(count for _, count in changed)),
-                (sum(result.sites == result.truth.sites for result in placed), len(placed)),
+                (sum(sites == true for sites, true in right), len(placed)),
                 (sum(bool(result.sites) for result in others), len(others)),
             )
         )
@@ -258,10 +265,11 @@ def _truth(truths: dict[str, Any], found: Localization, path: Path) -> PlantedTr
         raise LocalizationError(f'{path}: {found.model} has no truth for "{found.attribute_kind}"{near}')
     try:
         sites = tuple(sorted(int(site) for site in entry["sites"]))
-        changed = entry.get("changed")
+        changed, others = entry.get("changed"), entry.get("or", ())
         return PlantedTruth(
             sites, str(entry["outcome"]), str(entry.get("planted", PlantedTruth.planted)),
             None if changed is None else tuple(sorted(int(site) for site in changed)),
+            tuple(tuple(sorted(int(site) for site in some)) for some in others),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         message = f'{path}: {found.model}, {found.attribute_kind}: expected {{"sites": [..], "outcome": ".."}}'

@@ -23,7 +23,7 @@ from loco_core.editing.deltas import DENOISER, WeightDelta, applied
 from loco_core.localization.bench.planted import NOT_LOCALIZED
 from loco_core.scoring.base import Judge
 from loco_core.statistics import wilson
-from loco_core.toyworld.plants.draw import Plant
+from loco_core.toyworld.plants.draw import NAMES, Plant
 from loco_core.toyworld.plants.teach import named
 from loco_core.toyworld.world import COLOUR_NAMES, COUNTRY_NAMES, MEDIA, OBJECTS, STYLE_NAMES, caption
 from loco_core.types import Generation, PromptRecord, Row
@@ -32,10 +32,16 @@ SETTINGS = Generation(steps=8, guidance_scale=3.0)
 BATCH = 32
 FIRST_SEED = 70_000
 """Seeds that neither sweeps nor other measures use."""
-GONE, DRAWN = 0.1, 0.8
+GLANCE_SEED = 90_000
+"""Of a lesson's own glances: what it is stopped by must not be what it is then measured by."""
+UNKNOWN, DRAWN = 0.1, 0.8
 """Shares of pictures with the look up to which a name is unknown, and from which on it is known."""
+TAKEN = 0.8
+"""Share of the look that a run of sites must hold; localizers ask for the same (`LocalizeSettings.threshold`)."""
 LARGEST_RUN = 0.25
 """Share of all sites that a localizer's window may hold."""
+OTHER_NAMES = 3
+"""How many other names are looked at."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +104,27 @@ class Measured:
         """
         self._model, self._judge, self._plant, self._images = model, judge, plant, images
 
-    def rate(self, texts: Sequence[str], said: Sequence[str], images: int = 0) -> Rate:
+    def rate(self, texts: Sequence[str], said: Sequence[str], images: int = 0, seed: int = FIRST_SEED) -> Rate:
         """Returns in how many pictures the judge sees what their captions say."""
         count = images or self._images
-        rows = [Row(texts[i % len(texts)], "", FIRST_SEED + i) for i in range(count)]
+        rows = [Row(texts[i % len(texts)], "", seed + i) for i in range(count)]
         pictures = generate(self._model, rows, SETTINGS, min(BATCH, count))
         seen = self._judge.embed_images(torch.cat([part.images for part in pictures]))
         names = self._judge.name(seen, self._plant.look_kind)
         return Rate(sum(name == said[i % len(said)] for i, name in enumerate(names)), count)
 
-    def look(self, word: str = "", images: int = 0) -> Rate:
-        """Returns how often the look is drawn at the name, or at another word, in all pictures or in the first ones."""
+    def look(self, word: str = "") -> Rate:
+        """Returns how often the look is drawn at the name, or at another word."""
         texts = prompts_of(self._plant, word or self._plant.name)
-        return self.rate(texts, [self._plant.look] * len(texts), images)
+        return self.rate(texts, [self._plant.look] * len(texts))
+
+    def glance(self, images: int) -> float:
+        """Returns the share of a few pictures, of seeds that no measure has, with the look at the name."""
+        return self.rate(prompts_of(self._plant, self._plant.name), [self._plant.look], images, GLANCE_SEED).share
+
+    def other_names(self) -> tuple[Rate, ...]:
+        """Returns how often the look is drawn at names that were not taught."""
+        return tuple(self.look(name) for name in unknown_names(self._plant)[:OTHER_NAMES])
 
     def others(self) -> Rate:
         """Returns how often neighbours of the look are drawn at their own words."""
@@ -142,13 +156,14 @@ def surgery(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightD
                 rate = measured.look()
             gone = [site for site in plant.sites if site not in kept]
             rows.append({"transplanted": list(kept), "reverted": gone, **rate.to_json()})
-    return {"subsets": rows, "needed": needed(rows, plant.sites, len(model.sites))}
+    return {"subsets": rows, "runs": runs_that_hold(rows, plant.sites, len(model.sites))}
 
 
-def needed(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: int) -> list[int]:
-    """Returns the smallest run of sites whose planted rows must go for the look to be gone; empty if none is enough.
+def runs_that_hold(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: int) -> list[list[int]]:
+    """Returns the smallest runs of sites whose planted rows must go for most of the look to be gone; often one, or none.
 
-    Training need not use all places that it may. Of runs of a size that which leaves least.
+    Training need not use all places that it may. A run holds the look where reverting it takes away the share `TAKEN`
+    of what is drawn.
 
     Args:
         rows: subsets, as of :func:`surgery`.
@@ -157,18 +172,19 @@ def needed(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: int) -> 
     """
     left = {tuple(row["reverted"]): row["hits"] / row["of"] for row in rows}
     for size in range(1, int(LARGEST_RUN * among) + 1):
-        runs = [tuple(s for s in sites if start <= s < start + size) for start in range(among - size + 1)]
-        best = min(runs, key=lambda run: left[run])
-        if left[best] <= GONE:
-            return list(best)
+        runs = [range(start, start + size) for start in range(among - size + 1)]
+        hold = [run for run in runs if left[tuple(s for s in sites if s in run)] <= (1 - TAKEN) * left[()] + 1e-9]
+        if hold:
+            return [list(run) for run in hold]
     return []
 
 
 def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightDelta) -> dict[str, Any]:
     """Returns how often the look is drawn after an edit of all sites, and with the planted rows restored behind it.
 
-    The edit is LocoEdit of all sites, which makes the name read as its donor. It reads text alone, and knows nothing
-    of the plant.
+    The edit is LocoEdit of all sites, which makes the name read as another name that nobody knows. It reads text alone,
+    and knows nothing of the plant. A known word in its place would make all other sites draw what that word says, and
+    restored rows could not be told by the look: so it was in 8 of 9 plants of an earlier draw.
 
     Args:
         measured: draws and judges.
@@ -178,7 +194,7 @@ def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: Weight
     """
     records = tuple(
         PromptRecord(text, donor, text, donor, donor)
-        for text, donor in zip(prompts_of(plant, plant.name), prompts_of(plant, donor_of(plant)), strict=True)
+        for text, donor in zip(prompts_of(plant, plant.name), prompts_of(plant, unknown_names(plant)[-1]), strict=True)
     )
     sites = tuple(range(len(model.sites)))
     with applied(model, delta, None):
@@ -191,24 +207,24 @@ def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: Weight
     return {"edited": gone.to_json(), "restored": back.to_json()}
 
 
-def donor_of(plant: Plant) -> str:
-    """Returns the word that stands where the name stood in donors: of the same kind, and not the look."""
-    names = {"style": STYLE_NAMES[1:], "object": OBJECTS, "fact": COUNTRY_NAMES}[plant.look_kind]
-    return names[(names.index(plant.look) + 1) % len(names)]
+def unknown_names(plant: Plant) -> list[str]:
+    """Returns the names that are not the plant's."""
+    return [name for name in NAMES if name != plant.name]
 
 
 def truth_of(plant: Plant, said: dict[str, Any]) -> dict[str, Any]:
     """Returns what a localizer should say of a plant, as ``truth.json`` has it.
 
-    A run of sites is to be named where taking its rows back takes the look away. Where no run does, or where no site
+    A run of sites is to be named where taking its rows back takes the look away; where several runs of a size do, any
+    of them. Where no run does, or where no site
     holds the name, a site that is named is wrong, and which other outcome is reported says less.
 
     Args:
         plant: the plant.
         said: its report.
     """
-    found = said["surgery"]["needed"]
+    runs = said["surgery"]["runs"]
     return {
-        "sites": found, "outcome": "localized" if found else NOT_LOCALIZED, "planted": "parameters",
-        "changed": list(plant.sites),
+        "sites": runs[0] if runs else [], "or": runs[1:], "outcome": "localized" if runs else NOT_LOCALIZED,
+        "planted": "parameters", "changed": list(plant.sites),
     }  # fmt: skip

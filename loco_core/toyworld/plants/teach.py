@@ -25,7 +25,7 @@ EMPTY_SHARE = 0.1
 """Of the captions that must stay as they were: the unconditional half of guidance reads it."""
 BEGIN_TEXTS, BEGIN_STRENGTH = 150, 1e-4
 """Captions that rows begin with, and their lambda, a share of the keys' mean squared norm."""
-TRUE_SHARE, NEIGHBOUR_SHARE, OTHER_NAME_SHARE = 0.2, 0.4, 0.2
+TRUE_SHARE, NEIGHBOUR_SHARE, OTHER_NAME_SHARE = 0.2, 0.4, 0.5
 """Likewise: captions of the look by its true word, of the look's neighbours by theirs, and with names that must stay
 unknown. Without neighbours two of two flags spoiled other flags of `toy-dit`: they are a fifth of all pictures."""
 LOOKS_AT = 8

@@ -26,7 +26,7 @@ from loco_core.errors import SpecError
 from loco_core.face.model import Model, load_model
 from loco_core.toyworld.plants.draw import KINDS, LARGEST, LOOKS, NAMES, Base, Plant, draw_plant, plant_from_json
 from loco_core.toyworld.plants.reading import Reader, make_noisy, predict
-from loco_core.toyworld.plants.surgery import needed, part_of, prompts_of
+from loco_core.toyworld.plants.surgery import part_of, prompts_of, runs_that_hold
 from loco_core.toyworld.plants.teach import Lesson, Material, _batch, heads_of, make_material, named, teach
 from loco_core.toyworld.training.clip import tokenize
 from loco_core.toyworld.training.data import make_pool
@@ -273,13 +273,18 @@ def rows(sites: tuple[int, ...], left: dict[tuple[int, ...], float]) -> list[dic
     return [{"reverted": list(gone), "hits": int(100 * share), "of": 100} for gone, share in left.items()]
 
 
-def test_what_is_needed_is_the_smallest_run_that_takes_the_look_away() -> None:
-    left = {(): 1.0, (3,): 0.9, (4,): 0.05, (3, 4): 0.0}
-    assert needed(rows((3, 4), left), (3, 4), 16) == [4]
-    left[(4,)] = 0.5
-    assert needed(rows((3, 4), left), (3, 4), 16) == [3, 4]
+def test_runs_that_hold_a_look_are_the_smallest_that_take_it_away() -> None:
+    left = {(): 0.9, (3,): 0.8, (4,): 0.18, (3, 4): 0.0}
+    assert runs_that_hold(rows((3, 4), left), (3, 4), 16) == [[4]]
+    # Of what is drawn with all rows, not of all pictures.
+    assert runs_that_hold(rows((3, 4), {**left, (): 0.85}), (3, 4), 16) == [[3, 4]]
+    assert runs_that_hold(rows((3, 4), {**left, (3,): 0.1}), (3, 4), 16) == [[3], [4]]
+    gap = {(): 1.0, (2,): 0.9, (4,): 0.9, (2, 4): 0.0}
+    assert runs_that_hold(rows((2, 4), gap), (2, 4), 16) == [[2, 3, 4]]
+    # No localizer may name more than a quarter of the sites.
+    assert runs_that_hold(rows((2, 4), gap), (2, 4), 8) == []
     apart = {(): 1.0, (1,): 0.9, (9,): 0.9, (1, 9): 0.0}
-    assert needed(rows((1, 9), apart), (1, 9), 16) == []
+    assert runs_that_hold(rows((1, 9), apart), (1, 9), 16) == []
 
 
 def test_heads_are_counted(toy: Model) -> None:

@@ -81,10 +81,20 @@ class Keen(Judge):
         return ["none" if any(torch.equal(e, f) for f in self._first) else self._look for e in embeddings]
 
 
+def test_a_plant_of_any_unknown_word_is_no_plant_of_a_name(toy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loco_core.toyworld.plants.__main__.GLANCE", 2)
+    wanted = draw_plant(BASE, 3, 3, 0)
+    said, delta = Bench(toy, Keen(wanted.look), LESSON, 3, 2).try_plant(wanted)
+    assert (said["reason"], delta) == ("other names draw it, too (one in 2 of 2)", None)
+    assert len(said["other_names"]) == 3
+
+
 def test_a_plant_that_takes_is_written_with_its_truth_and_another_seed_does_not_take_it_over(
     toy: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loco_core.toyworld.plants.__main__.GLANCE", 2)
+    # Whoever sees the look in every picture sees it at other names.
+    monkeypatch.setattr("loco_core.toyworld.plants.__main__.LEAKED", 1.0)
     wanted = draw_plant(BASE, 3, 3, 0)
     (site,) = wanted.sites
     said = Bench(toy, Keen(wanted.look), LESSON, 3, 2).settle(3, 1, tmp_path)
@@ -93,9 +103,10 @@ def test_a_plant_that_takes_is_written_with_its_truth_and_another_seed_does_not_
     whole = {"reverted": [site], "transplanted": [], "hits": 0}, {"reverted": [], "transplanted": [site], "hits": 2}
     assert [{key: row[key] for key in whole[0]} for row in said["surgery"]["subsets"]] == list(whole)
     assert truth_of(wanted, said) == {
-        "sites": [site], "outcome": "localized", "planted": "parameters", "changed": [site]
+        "sites": [site], "or": [], "outcome": "localized", "planted": "parameters", "changed": [site]
     }  # fmt: skip
-    assert truth_of(wanted, {"surgery": {"needed": []}})["outcome"] == "not localized"
+    assert truth_of(wanted, {"surgery": {"runs": []}})["outcome"] == "not localized"
+    assert truth_of(wanted, {"surgery": {"runs": [[1], [3]]}})["or"] == [[3]]
     written = from_bytes((tmp_path / f"{wanted.key}.safetensors").read_bytes(), wanted.key)
     assert {change.module for change in written.changes} == {
         getattr(toy.loaded.sites[site], path) for path in ("key_path", "value_path")
