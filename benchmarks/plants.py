@@ -125,8 +125,9 @@ def print_surgery(plants: Path, tables: Path) -> None:
         effect = effects.get((runs[0][0], len(runs[0]))) if runs else None
         sites = list(found.window.sites) if found.window else ""
         back = [_hits(said["restore"][name]) for name in ("edited", "restored")] if "restore" in said else ["-"]
+        held = " or ".join(map(str, runs)) or "no run"
         cells = [
-            path.stem, said["plant"]["sites"] or "text encoder",  " or ".join(map(str, runs)) or "no run", _hits(said["taught"]), _hits(left),
+            path.stem, said["plant"]["sites"] or "text encoder", held, _hits(said["taught"]), _hits(left),
             _hits(alone), ", ".join(back), "-" if effect is None else f"{effect:.2f}", f"{found.outcome} {sites}",
         ]  # fmt: skip
         print("|", " | ".join(str(cell) for cell in cells), "|")

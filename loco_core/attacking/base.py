@@ -112,11 +112,13 @@ class AttackInfo:
         learns: whether it takes gradients, which weights in float16 or waiting elsewhere do not admit.
         passes: passes of the denoiser that it takes beside drawing, in rows of one half of guidance; a pass with its
             gradient counts as three.
+        tokens: free tokens that it puts in front of every prompt, which must leave room for them.
     """
 
     words: str = ""
     learns: bool = False
     passes: Callable[[Any], int] = lambda settings: 0
+    tokens: Callable[[Any], int] = lambda settings: 0
 
 
 @dataclass(frozen=True)

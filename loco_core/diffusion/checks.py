@@ -116,6 +116,7 @@ class Checks:
         scorer: what reads score texts; None where nobody can tell before it is loaded.
         attributes: the attributes of the sweep, in its order.
         records: how many records of an attribute are drawn, from the first one on; None all of them.
+        free_tokens: how many free tokens attacks put in front of a prompt, at most.
     """
 
     weights: tuple[Weights, ...]
@@ -124,6 +125,7 @@ class Checks:
     scorer: Reader | None
     attributes: tuple[Attribute, ...]
     records: int | None
+    free_tokens: int = 0
 
 
 def check(wanted: Checks) -> None:
@@ -145,7 +147,10 @@ def check(wanted: Checks) -> None:
             _check_steps(steps)
     found = [_loaded(reader) for reader in wanted.readers]
     scorer = _loaded(wanted.scorer) if wanted.scorer else None
-    _check_texts(wanted.attributes, wanted.records, [item for item in found if item is not None], scorer)
+    models = [item for item in found if item is not None]
+    _check_texts(wanted.attributes, wanted.records, models, scorer)
+    if wanted.free_tokens:
+        _check_free(wanted.attributes, wanted.free_tokens, models)
 
 
 def _check_steps(wanted: Steps) -> None:
@@ -262,6 +267,20 @@ def _check_texts(
             for reader in [scorer] if scorer else []:
                 for text in contents:
                     reader.ids(text, "the content text")
+
+
+def _check_free(attributes: tuple[Attribute, ...], free: int, models: list[Tokenizer]) -> None:
+    """Refuses prompts that leave no room for free tokens; no other attack makes a prompt longer."""
+    for i, attribute in enumerate(attributes):
+        with located("attributes", i):
+            for record in attribute.records:
+                for reader in models:
+                    count = len(reader.ids(record.prompt, "the prompt"))
+                    if count + free > reader.tokens:
+                        raise SpecError(
+                            f'the prompt "{record.prompt[:60]}" has {count} tokens, and an attack puts {free} in front '
+                            f"of it; {reader.name} reads {reader.tokens}: shorten it, or lower the attack's tokens"
+                        )
 
 
 def _check_pair(reader: Tokenizer, what: str, text: str, other_what: str, other: str) -> None:

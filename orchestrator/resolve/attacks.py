@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loco_core.attacking.base import attack_settings, check_attackable
+from loco_core.attacking.base import attack_info, attack_settings, check_attackable
 from loco_core.diffusion.facts import find_model
 from loco_core.errors import LocoError, SpecError, located
 from orchestrator.resolve.resolved import ResolvedModel
@@ -47,6 +47,12 @@ def floor_of(spec: SweepSpec) -> ModelSpec | None:
     if (floor := spec.evaluate.floor) is None:
         return None
     return ModelSpec(id=name_of(floor), path=floor if "/" in floor else None, dtype=spec.models[0].dtype)
+
+
+def free_tokens(spec: SweepSpec) -> int:
+    """Returns how many free tokens the attacks of a sweep put in front of a prompt, at most."""
+    choices = [item.choice for item in spec.evaluate.attacks]
+    return max((attack_info(choice.use).tokens(attack_settings(choice)) for choice in choices), default=0)
 
 
 def check_models(spec: SweepSpec, models: Sequence[ResolvedModel], floor: ResolvedModel | None) -> None:

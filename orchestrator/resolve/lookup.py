@@ -20,7 +20,7 @@ from loco_core.tracing.base import reads
 from loco_core.types import Attribute, Extras
 from orchestrator.presets import published
 from orchestrator.resolve.apart import once
-from orchestrator.resolve.attacks import FLOOR, check_attacks, check_models, floor_of
+from orchestrator.resolve.attacks import FLOOR, check_attacks, check_models, floor_of, free_tokens
 from orchestrator.resolve.checkpoints import checkpoint, looked_at
 from orchestrator.resolve.default import identity_of, profile_of
 from orchestrator.resolve.donors import with_donor
@@ -138,7 +138,8 @@ def _look_closer(
         weights.append(Weights(absolute(where), scorer.weights, (), ("scorer",)))
     # Edits are measured on all records.
     records = None if spec.edit else spec.prompts
-    once(check, Checks(tuple(weights), tuple(steps), tuple(readers), scores, tuple(attributes), records))
+    free = free_tokens(spec)
+    once(check, Checks(tuple(weights), tuple(steps), tuple(readers), scores, tuple(attributes), records, free))
 
 
 def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribute, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from loco_core.errors import SpecError
 from orchestrator.reporting import write_report
 from orchestrator.resolve.lookup import resolve
 from orchestrator.runs.outlook import outlook
@@ -104,6 +105,20 @@ def test_plan_counts_them(spec: SweepSpec) -> None:
     more, less = (outlook(item, resolve(item), None).edits for item in (spec, without))
     assert (more.units - less.units, more.images - less.images) == (6, 12)
     assert more.seconds > less.seconds
+
+
+def test_plan_refuses_prompts_without_room_for_the_tokens_of_an_attack(tiny_pipeline: Path) -> None:
+    def planned(tokens: int) -> None:
+        attacks = [{"use": "soft_prompt", "tokens": 1}, {"use": "soft_prompt", "tokens": tokens}, "noised_clean"]
+        resolve(tiny_sweep(tiny_pipeline, attributes=["style/velor"], edit={}, evaluate={"attacks": attacks}))
+
+    planned(2)
+    with pytest.raises(SpecError) as error:
+        planned(12)
+    said = str(error.value)
+    assert "an attack puts 12 in front of it; " in said
+    assert "reads 16: shorten it, or lower the attack's tokens" in said
+    assert error.value.loc[:2] == ("attributes", 0)
 
 
 def test_a_second_run_does_nothing_and_another_attack_is_all_that_is_added(spec: SweepSpec, undisturbed: Path) -> None:

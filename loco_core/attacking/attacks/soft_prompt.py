@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 INFO = AttackInfo(
-    words="learns free tokens in front of the prompt on a few clean pictures", learns=True, passes=passes_of_learning
-)
+    words="learns free tokens in front of the prompt on a few clean pictures", learns=True, passes=passes_of_learning,
+    tokens=lambda settings: settings.tokens,
+)  # fmt: skip
 
 
 class Settings(LearningSettings):

@@ -149,9 +149,9 @@ def run_planted(
     Args:
         folder: has a ``truth.json`` beside the tables, ``{model: {kind: {"sites": [..], "outcome": ".."}}}``; an
             attribute may stand in place of a kind and then goes before it; ``"planted": "parameters"`` beside them
-            tells plants of that kind, ``"changed"`` the sites with trained weights, and ``"or"`` further sets of sites that are as right. Complements that a localizer
-            might ask for should be among the rows. What tracers measured lies in a folder ``traces``, under the same
-            names.
+            tells plants of that kind, ``"changed"`` the sites with trained weights, ``"or"`` further sets of sites that
+            are as right. Complements that a localizer might ask for should be among the rows. What tracers measured
+            lies in a folder ``traces``, under the same names.
         rule: the localizer.
         settings: given to it.
         tracer: whose traces it reads; None if it reads scores. Tables without traces of it are left out.

@@ -160,7 +160,7 @@ def surgery(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightD
 
 
 def runs_that_hold(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: int) -> list[list[int]]:
-    """Returns the smallest runs of sites whose planted rows must go for most of the look to be gone; often one, or none.
+    """Returns the smallest runs of sites without whose planted rows most of the look is gone; often one, or none.
 
     Training need not use all places that it may. A run holds the look where reverting it takes away the share `TAKEN`
     of what is drawn.
