@@ -305,6 +305,22 @@ def source(group: str, key: str) -> bytes:
     return "".join(lines).encode()
 
 
+def identity(group: str, key: str, weights: str = "") -> str:
+    """Returns what an entry is called in results: its name, and a hash that tells versions of an outside one apart.
+
+    Args:
+        group: name of the group.
+        key: key of the entry, or a Python file.
+        weights: hash of weights that belong to it; empty where it has none.
+
+    Raises:
+        SpecError: there is no such entry or file.
+    """
+    own = Path(key).stem if key.endswith(".py") else key
+    version = source(group, key) + weights.encode()
+    return f"{own}@{hashlib.sha256(version).hexdigest()[:8]}" if version else own
+
+
 def _on_this_node(path: Path) -> Path:
     """Returns where a file of a job lies: in its working directory, which a node may unpack elsewhere by that name."""
     if not path.is_file():

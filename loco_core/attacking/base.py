@@ -10,7 +10,6 @@ attribute what it puts into any model: an optimizer may find a text for any look
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ class Attack(Protocol):
         Args:
             model: a model whose family is attackable, with the edit applied if there is one.
             task: what it is given.
-            settings: of the attack's own class ``Settings``.
+            settings: settings of this attack, of its own class ``Settings``.
 
         Raises:
             ModelError: the model cannot be attacked so, or a prompt is too long for it.
@@ -165,9 +164,7 @@ def attack_id(attack: str) -> str:
     Raises:
         SpecError: there is no such attack.
     """
-    code = plugins.source("attacks", attack)
-    own = Path(attack).stem if attack.endswith(".py") else attack
-    return f"{own}@{hashlib.sha256(code).hexdigest()[:8]}" if code else own
+    return plugins.identity("attacks", attack)
 
 
 def check_attackable(name: str, family: str, facts: FamilyInfo, attack: str, dtype: str, engine: Engine) -> None:

@@ -15,7 +15,6 @@ A scorer's file exports a class ``Scorer`` that fulfils :class:`Scorer`, a judge
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,9 +247,7 @@ def judge_id(name: str) -> str:
     Raises:
         SpecError: there is no such judge.
     """
-    code = plugins.source("judges", name)
-    own = Path(name).stem if name.endswith(".py") else name
-    return f"{own}@{hashlib.sha256(code).hexdigest()[:8]}" if code else own
+    return plugins.identity("judges", name)
 
 
 def _weights(group: str, key: str) -> str:

@@ -8,11 +8,9 @@ workers have written: it has neither torch nor pictures. What a file says of its
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -111,9 +109,7 @@ def metric_id(name: str, weights: str) -> str:
         name: a key of the plug-in group, or a Python file.
         weights: hash of its weights; empty where it has none.
     """
-    own = Path(name).stem if name.endswith(".py") else name
-    version = hashlib.sha256(plugins.source("metrics", name) + weights.encode()).hexdigest()[:8]
-    return f"{own}@{version}" if weights or plugins.source("metrics", name) else own
+    return plugins.identity("metrics", name, weights)
 
 
 def load_picture_metric(name: str, path: str, revision: str | None, device: str) -> PictureMetric:

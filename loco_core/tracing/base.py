@@ -7,7 +7,6 @@ traces of a tracer, by its key or file; a path goes from the localizer's own fil
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -157,8 +156,7 @@ def tracer_id(tracer: str) -> str:
     Raises:
         SpecError: there is no such tracer.
     """
-    code = plugins.source("tracers", tracer)
-    return f"{name_of(tracer)}@{hashlib.sha256(code).hexdigest()[:8]}" if code else tracer
+    return plugins.identity("tracers", tracer)
 
 
 def reads(localizer: str) -> str | None:
