@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from loco_core.attributes import siblings
@@ -35,18 +35,32 @@ def count_edits(spec: SweepSpec, resolved: Resolved) -> Count:
     return sum((_of_sequence(spec, resolved, model, names) for model, names in sequences), start=found)
 
 
-def _of_sequence(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, names: Sequence[str]) -> Count:
-    window, found = Window(0, spec.sizes(model.n_sites)[0]), Count()
-    attributes = [resolved.attribute(name) for name in names]
+def _editable(
+    spec: SweepSpec, model: ResolvedModel, attributes: Sequence[Attribute]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the editors that all of these attributes admit, each with its sites; "" for those of localized windows."""
+    # The smallest window has most others of its size, at each of which an edit is made, too.
+    window = Window(0, spec.sizes(model.n_sites)[0])
     for editor in ("", *methods(spec)):
         try:
             sites = model.method_sites(editor) if editor else window.sites
             for attribute in attributes:
                 check_editable(attribute, spec.prompts, model, () if editor else sites)
         except SpecError:
+            # Not edited, which is said elsewhere.
             continue
-        scope = "method" if editor else "localized"
-        chosen = [_one_of_each(candidates(spec, model, attribute, sites, scope, editor)) for attribute in attributes]
+        yield editor, sites
+
+
+def _scope(editor: str) -> str:
+    return "method" if editor else "localized"
+
+
+def _of_sequence(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, names: Sequence[str]) -> Count:
+    found, attributes = Count(), [resolved.attribute(name) for name in names]
+    for editor, sites in _editable(spec, model, attributes):
+        first = [candidates(spec, model, attribute, sites, _scope(editor), editor) for attribute in attributes]
+        chosen = [_one_of_each(edits) for edits in first]
         edits = edits_in_turn(model, [Part(attribute, sites) for attribute in attributes], chosen)
         for attribute in attributes:
             beside = _beside(spec, resolved, attribute, names)
@@ -67,15 +81,8 @@ def _beside(spec: SweepSpec, resolved: Resolved, attribute: Attribute, names: Se
 
 
 def _of_group(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, names: Sequence[str]) -> Count:
-    window, found = Window(0, spec.sizes(model.n_sites)[0]), Count()
-    attributes = [resolved.attribute(name) for name in names]
-    for editor in ("", *methods(spec)):
-        try:
-            sites = model.method_sites(editor) if editor else window.sites
-            for attribute in attributes:
-                check_editable(attribute, spec.prompts, model, () if editor else sites)
-        except SpecError:
-            continue
+    found, attributes = Count(), [resolved.attribute(name) for name in names]
+    for editor, sites in _editable(spec, model, attributes):
         first = candidates_together(spec, model, [Part(attribute, sites) for attribute in attributes], editor)
         splits: _Splits = (("select", first), ("report", _one_of_each(first)))
         for attribute in attributes:
@@ -100,16 +107,8 @@ def _counted(units: Sequence[Unit]) -> Count:
 def _of_pair(spec: SweepSpec, resolved: Resolved, model: ResolvedModel, attribute: Attribute) -> Count:
     known = _neighbours(resolved, attribute)
     beside, found = watched(spec, known, known), Count()
-    # The smallest window has most others of its size, at each of which an edit is made, too.
-    window = Window(0, spec.sizes(model.n_sites)[0])
-    for editor, scope in (("", "localized"), *((editor, "method") for editor in methods(spec))):
-        try:
-            sites = model.method_sites(editor) if editor else window.sites
-            check_editable(attribute, spec.prompts, model, () if editor else sites)
-        except SpecError:
-            # Not edited, which is said elsewhere.
-            continue
-        first = candidates(spec, model, attribute, sites, scope, editor)
+    for editor, sites in _editable(spec, model, [attribute]):
+        first = candidates(spec, model, attribute, sites, _scope(editor), editor)
         others = baselines(spec, model, attribute, _one_of_each(first))
         splits: _Splits = (("select", first), ("report", [*first, *others]))
         for split, edits in splits:

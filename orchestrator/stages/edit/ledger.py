@@ -5,9 +5,8 @@ Places of one attribute and of several share it, so that nothing is planned twic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 
@@ -86,9 +85,17 @@ class Ledger:
         return self._fits[fit.unit_id]
 
 
-def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """Returns a table with other values of some of its columns."""
-    for name, values in columns.items():
+def with_choice(table: pa.Table, chosen: Sequence[bool], localization: str, by: str) -> pa.Table:
+    """Returns rows of ``edits`` with what is known once edits are measured.
+
+    Args:
+        table: the rows as they were fitted, perhaps under another localization.
+        chosen: whether each row's edit is chosen.
+        localization: what picked the sites.
+        by: what chose.
+    """
+    said = {"chosen": chosen, "localization": [localization] * len(table), "chosen_by": [by] * len(table)}
+    for name, values in said.items():
         at = table.schema.get_field_index(name)
         field = table.schema.field(at)
         table = table.set_column(at, field, pa.array(values, field.type))

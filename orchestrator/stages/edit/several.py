@@ -12,7 +12,7 @@ from loco_core.types import Attribute
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.stages.base import StageContext
 from orchestrator.stages.edit.chooser import chooser, chosen_by
-from orchestrator.stages.edit.ledger import Key, Ledger, with_columns
+from orchestrator.stages.edit.ledger import Key, Ledger, with_choice
 from orchestrator.stages.edit.places import Place, known_attributes
 from orchestrator.stages.edit.plan import Part, PlannedEdit, Probe, evaluate_units, probes, watched
 from orchestrator.stages.edit.summary import EditSummary, summarize
@@ -170,12 +170,6 @@ class EditsOfSeveral:
     def _finish(self, place: PlaceOfSeveral, fit: Unit, chosen: Collection[str]) -> None:
         table = self._ledger.fitted(fit)
         flags = [edit in chosen for edit in table["edit_id"].to_pylist()]
-        by = chooser(self._spec, self._resolved)
-        many = len(flags)
-        said: dict[str, list[Any]] = {
-            "chosen": flags,
-            "localization": [place.localization] * many,
-            "chosen_by": [by] * many,
-        }
+        table = with_choice(table, flags, place.localization, chooser(self._spec, self._resolved))
         owners = [(place.model, name, place.localization) for name in place.attributes]
-        write_derived(self._store, {"edits": with_columns(table, said)}, owners)
+        write_derived(self._store, {"edits": table}, owners)

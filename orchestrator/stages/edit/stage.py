@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ from orchestrator.scheduler.protocol import Settled, Unit
 from orchestrator.stages.base import Stage, StageContext
 from orchestrator.stages.edit.candidates import baselines, candidates
 from orchestrator.stages.edit.chooser import choose, chooser, chosen_by
-from orchestrator.stages.edit.ledger import Key, Ledger, with_columns
+from orchestrator.stages.edit.ledger import Key, Ledger, with_choice
 from orchestrator.stages.edit.places import Owner, Place, known_attributes, localized_place, method_places
 from orchestrator.stages.edit.plan import (
     CANDIDATES,
@@ -204,14 +204,7 @@ class EditStage(Stage):
             for scope, edit in zip(table["scope"].to_pylist(), table["edit_id"].to_pylist(), strict=True)
         ]
         # A unit is named by what it fits: another place may have had it fitted, under its own localization.
-        by = chooser(self._spec, self._resolved)
-        many = len(flags)
-        said: dict[str, list[Any]] = {
-            "chosen": flags,
-            "localization": [place.localization] * many,
-            "chosen_by": [by] * many,
-        }
-        table = with_columns(table, said)
+        table = with_choice(table, flags, place.localization, chooser(self._spec, self._resolved))
         _warn_of_another_choice(place.owner, read_derived(self._store, "edits", place.owner), table)
         write_derived(self._store, {"edits": table}, [place.owner])
 
