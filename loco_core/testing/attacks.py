@@ -78,9 +78,10 @@ class AttackContract:
         """Weights bit for bit, gradients, and what the pipeline is made of."""
         parts = [part for part in model.pipeline.components.values() if isinstance(part, torch.nn.Module)]
         weights = [weight for part in parts for weight in part.parameters()]
-        # All but the first may learn, whatever an attack before has left.
+        # All but the first may learn, and none has a gradient, whatever came before on the same model.
         for number, weight in enumerate(weights):
             weight.requires_grad_(number > 0)
+            weight.grad = None
         before = [(weight, weight.detach().clone(), weight.requires_grad) for weight in weights]
         scheduler, plain = model.pipeline.scheduler, _plain(model)
         assert not torch.equal(self.drawn(model, task), plain)
