@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from loco_core.attacking.learning import family_of
+from loco_core.attacking.base import AttackTask, LearningSettings
+from loco_core.attacking.learning import family_of, frozen, learn
 from loco_core.diffusion.model import LoadedModel, PromptEmbeds
 from loco_core.errors import ModelError
 
@@ -66,6 +67,21 @@ class FreeTokens:
         family = family_of(self._model)
         with self._given(where):
             return family.read(self._model.pipeline, [text.replace(SLOT, self._word) for text in texts])
+
+    def learn(self, task: AttackTask, settings: LearningSettings, rate: float, texts: Sequence[str]) -> None:
+        """Learns the vectors on the clean pictures of a task, with no weight of the model.
+
+        Args:
+            task: the clean pictures, and the seed.
+            settings: how long.
+            rate: learning rate, as a share of `spread`.
+            texts: texts with slots, one per clean picture.
+        """
+        with frozen(self._model):
+            learn(
+                self._model, task, settings, rate * self.spread, [self.vectors],
+                lambda numbers: self.encode([texts[i] for i in numbers]),
+            )  # fmt: skip
 
     def _slots(self, text: str) -> torch.Tensor:
         """Returns ``(tokens,)`` the number of the vector that stands at each position, from 1; 0 where none does."""

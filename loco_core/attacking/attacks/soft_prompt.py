@@ -50,17 +50,12 @@ def attack(model: LoadedModel, task: AttackTask, settings: Settings) -> Iterator
     """Learns the tokens, and draws every prompt behind them; see :class:`loco_core.attacking.base.Attack`."""
     from loco_core.attacking.drawing import drawn
     from loco_core.attacking.free_tokens import SLOT, FreeTokens, encoder_of
-    from loco_core.attacking.learning import frozen, learn
 
     def said(prompt: str) -> str:
         return " ".join([*[SLOT] * settings.tokens, prompt])
 
     tokens, texts = FreeTokens(model, settings.tokens), [said(record.prompt) for record in task.clean.records]
-    with frozen(model):
-        learn(
-            model, task, settings, settings.learning_rate * tokens.spread, [tokens.vectors],
-            lambda numbers: tokens.encode([texts[i] for i in numbers]),
-        )  # fmt: skip
+    tokens.learn(task, settings, settings.learning_rate, texts)
 
     def draw(rows: Sequence[Row]) -> torch.Tensor:
         return drawn(model, rows, task, encoder_of(tokens, said))

@@ -47,15 +47,10 @@ def attack(model: LoadedModel, task: AttackTask, settings: Settings) -> Iterator
     """Learns the word, and draws every prompt with it; see :class:`loco_core.attacking.base.Attack`."""
     from loco_core.attacking.drawing import drawn
     from loco_core.attacking.free_tokens import FreeTokens, encoder_of, in_place
-    from loco_core.attacking.learning import frozen, learn
 
     tokens = FreeTokens(model, 1)
     texts = [in_place(record.prompt, record.donor) for record in task.clean.records]
-    with frozen(model):
-        learn(
-            model, task, settings, settings.learning_rate * tokens.spread, [tokens.vectors],
-            lambda numbers: tokens.encode([texts[i] for i in numbers]),
-        )  # fmt: skip
+    tokens.learn(task, settings, settings.learning_rate, texts)
 
     def draw(rows: Sequence[Row]) -> torch.Tensor:
         said = {row.prompt: in_place(row.prompt, row.donor) for row in rows}
