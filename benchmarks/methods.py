@@ -22,6 +22,7 @@ from scipy.stats import binomtest
 
 from benchmarks.edits import NAMES, is_transformer, model_name, shares
 from loco_core.localization.base import LocalizeSettings, rule
+from loco_core.localization.bench.planted import pictures, truth_from
 from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.planting import MODELS
@@ -127,22 +128,14 @@ def _said(
 ) -> dict[str, Any]:
     """Returns one answer beside the truth; an image's seconds stand in every row that is about it."""
     known = truths.get(model, {})
-    truth = known.get(attribute, known.get(attribute.split("/")[0]))
-    kinds = rows["control"].cast(pa.string()).to_pylist()
-    # Contributions of all sites come from one picture.
-    pictures = set(zip(*(rows[name].to_pylist() for name in ("prompt_id", "seed")), strict=True))
-    images = len(pictures) if set(kinds) == {"contribution"} else len(kinds)
+    entry = known.get(attribute, known.get(attribute.split("/")[0]))
+    truth = truth_from(entry) if entry else None
+    images = pictures(rows)
     return {
         "model": model, "attribute": attribute, "method": method, "outcome": outcome, "sites": sites,
-        "truth": _nearest(truth, sites) if truth else None, "true_outcome": truth["outcome"] if truth else None,
-        "images": images, "seconds": pc.sum(rows["seconds"]).as_py() * (images / len(kinds)),
+        "truth": list(truth.nearest(sites)) if truth else None, "true_outcome": truth.outcome if truth else None,
+        "images": images, "seconds": pc.sum(rows["seconds"]).as_py() * (images / len(rows)),
     }  # fmt: skip
-
-
-def _nearest(truth: Mapping[str, Any], sites: Sequence[int]) -> list[int]:
-    """Returns that of the right sets which shares most sites with the set that was named."""
-    every = [truth["sites"], *truth.get("or", ())]
-    return list(max(every, key=lambda right: len(set(right) & set(sites))))
 
 
 def edit_row(item: EditSummary) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,11 +183,17 @@ def _of_traces(
     if not traces.num_rows:
         return None
     found = rule(traces, settings, (), None)
-    # Contributions of all sites come from one picture, noise and what is restored in it are pictures of their own.
-    kinds = set(traces["control"].cast(pa.string()).to_pylist())
-    pairs = set(zip(*(traces[name].to_pylist() for name in ("prompt_id", "seed")), strict=True))
-    images = len(pairs) if kinds == {"contribution"} else traces.num_rows
-    return _result(scores, truths, found, images, _read(scores).num_rows)
+    return _result(scores, truths, found, pictures(traces), _read(scores).num_rows)
+
+
+def pictures(rows: pa.Table) -> int:
+    """Returns how many pictures rows of scores or of one tracer are about.
+
+    Contributions of all sites come from one picture; of all else each row is a picture.
+    """
+    if set(rows["control"].cast(pa.string()).to_pylist()) != {"contribution"}:
+        return int(rows.num_rows)
+    return len(set(zip(*(rows[name].to_pylist() for name in ("prompt_id", "seed")), strict=True)))
 
 
 def _read(path: Path) -> pa.Table:
@@ -216,7 +222,7 @@ class PlantedRates:
     Attributes:
         planted: the way, see `PlantedTruth`.
         precise: of sites that it named where sites hold the attribute, how many are true, and how many it named.
-        recalled: of the true sites, how many it named, and how many there are.
+        recalled: how many of the true sites it named, and how many true sites there are.
         changed: of all sites that it named, how many have trained weights, needed or not, and how many it named; of
             tables whose truth says which have.
         exact: in how many tables it named exactly the true sites, and of how many.
@@ -264,16 +270,27 @@ def _truth(truths: dict[str, Any], found: Localization, path: Path) -> PlantedTr
         near = did_you_mean(found.attribute_kind, kinds)
         raise LocalizationError(f'{path}: {found.model} has no truth for "{found.attribute_kind}"{near}')
     try:
-        sites = tuple(sorted(int(site) for site in entry["sites"]))
-        changed, others = entry.get("changed"), entry.get("or", ())
-        return PlantedTruth(
-            sites, str(entry["outcome"]), str(entry.get("planted", PlantedTruth.planted)),
-            None if changed is None else tuple(sorted(int(site) for site in changed)),
-            tuple(tuple(sorted(int(site) for site in some)) for some in others),
-        )  # fmt: skip
+        return truth_from(entry)
     except (KeyError, TypeError, ValueError) as error:
         message = f'{path}: {found.model}, {found.attribute_kind}: expected {{"sites": [..], "outcome": ".."}}'
         raise LocalizationError(message) from error
+
+
+def truth_from(entry: Mapping[str, Any]) -> PlantedTruth:
+    """Reads one entry of a ``truth.json``.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    changed = entry.get("changed")
+    return PlantedTruth(
+        _sites(entry["sites"]), str(entry["outcome"]), str(entry.get("planted", PlantedTruth.planted)),
+        None if changed is None else _sites(changed), tuple(_sites(some) for some in entry.get("or", ())),
+    )  # fmt: skip
+
+
+def _sites(said: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(sorted(int(site) for site in said))
 
 
 def _read_truths(path: Path) -> dict[str, Any]:
