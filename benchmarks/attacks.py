@@ -85,7 +85,7 @@ def row_of(item: AttackSummary) -> dict[str, Any]:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints one line an attribute, editor and attack, in percent with the ends of its interval."""
+    """Prints one line per attribute, editor and attack: rates in percent, each with its interval."""
     print("| attribute | editor | attack | without attack | attacked | ceiling | floor | verdict |")
     print("|---" * 8 + "|")
     for row in sorted(rows, key=lambda row: (row["attribute"], row["editor"], row["attack"])):

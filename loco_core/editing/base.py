@@ -59,8 +59,8 @@ class EditSettings(BaseModel):
         neurons: how many output coordinates of every projection are held: a share up to 1, or a whole number.
         fill: what it holds them at: their mean under the donor prompts, or zero.
         guidance_half: where it holds them: in the conditional half of guidance, or in both. Weights are edited in both.
-        retain: of the prompts that must read as before, which an editor that filters them keeps: those that the edit
-            would move most (``affected``), or ``all``.
+        retain: which prompts an editor that filters them keeps as they read: those that the edit would move most
+            (``affected``), or ``all``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -48,7 +48,7 @@ def fit_together(
     Args:
         model: a loaded model.
         members: the attributes, two or more, each once.
-        settings: of the editor.
+        settings: settings of the editor.
         model_id: the model's id in the sweep.
         weights: hash of its weights.
         localization: what picked the sites, for provenance.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loco_core.diffusion.facts import ModelInfo
 from loco_core.toyworld import WEIGHTS
 
-# Measured: of the UNets on two CPU cores (float32, batches of 64), of the transformers on one (batches of 32).
+# Measured in float32: the UNets on two CPU cores in batches of 64, the transformers on one core in batches of 32.
 _UNETS = dict.fromkeys(("toy", "toy-planted-a", "toy-planted-b", "toy-planted-c"), ("stable_diffusion", 0.15))
 _TRANSFORMERS = dict.fromkeys(("toy-dit", "toy-dit-planted"), ("pixart", 0.5))
 MODELS = {

@@ -78,7 +78,7 @@ class Bench:
         """Draws a plant until one takes, and writes it; None if none does, or the report that is there.
 
         Raises:
-            SpecError: what is there was drawn otherwise, as by another seed.
+            SpecError: the folder holds plants of another draw, such as another seed's.
         """
         discarded: list[dict[str, Any]] = []
         log = out / f"{self._base.name}-{number:02d}-discarded.json"
