@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from loco_core.errors import LocoError, SpecError
 from loco_core.face.model import Model, load_model
 from loco_core.scoring.base import Judge, load_judge
 from loco_core.toyworld import JUDGE
-from loco_core.toyworld.plants.draw import Base, Plant, draw_plant, plant_from_json
-from loco_core.toyworld.plants.surgery import DRAWN, UNKNOWN, Measured, restored, surgery
+from loco_core.toyworld.plants.draw import DRAWN, UNKNOWN, Base, Plant, draw_plant, plant_from_json
+from loco_core.toyworld.plants.surgery import Measured, restored, surgery
 from loco_core.toyworld.plants.teach import Lesson, Material, heads_of, make_material, teach
 
 SPOILED = 0.15
 """How much less often neighbours of the look may be drawn than by the base."""
-LEAKED = 0.5
-"""How often another name may come to draw the look: else any unknown word was taught, not a name."""
+LEAKED = 0.75
+"""How often another name may come to draw the look; else any unknown word was taught, not a name. Unknown words lie
+close together, so that most plants leak: in what part of pictures stands in the report."""
 GLANCE = 16
 """Pictures of a look at a lesson that is under way."""
 
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="plants in the set")
     parser.add_argument("--out", type=Path, default=Path("results/plants"))
     parser.add_argument("--tries", type=int, default=30, help="draws of one plant until the set has one fewer")
-    parser.add_argument("--images", type=int, default=48, help="pictures a measure")
+    parser.add_argument("--images", type=int, default=96, help="pictures a measure")
     parser.add_argument("--steps", type=int, default=Lesson().steps, help="optimizer steps of a plant")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -95,7 +97,7 @@ class Bench:
                 return found
             said, delta = self.try_plant(plant)
             if delta is not None:
-                written = {**said, "seed": self._seed, "discarded": discarded}
+                written = {**said, "seed": self._seed, "tries": tries, "discarded": discarded}
                 _write(out / f"{plant.key}.safetensors", to_bytes(delta))
                 _write(report, (json.dumps(written, indent=1) + "\n").encode())
                 print(f"{plant.key}: {plant.name} is {plant.look}, sites {list(plant.sites)}", flush=True)
@@ -115,7 +117,10 @@ class Bench:
         """Teaches a plant and measures it; without new rows where it is to be discarded, with the reason."""
         began, model = time.monotonic(), self._model.loaded
         measured = Measured(model, self._judge, plant, self._images)
-        said: dict[str, Any] = {"plant": plant.to_json(), "weights": self._model.weights, "sites": self._base.sites}
+        said: dict[str, Any] = {
+            "plant": plant.to_json(), "weights": self._model.weights, "sites": self._base.sites,
+            "lesson": asdict(self._lesson),
+        }  # fmt: skip
 
         def reason(text: str) -> tuple[dict[str, Any], None]:
             return {**said, "reason": text, "seconds": round(time.monotonic() - began, 1)}, None
@@ -148,6 +153,8 @@ class Bench:
         if max(rate.share for rate in names) > LEAKED:
             return reason(f"other names draw it, too (one in {max(r.hits for r in names)} of {names[0].of})")
         said["surgery"] = surgery(measured, model, plant, delta)
+        if said["surgery"]["runs"] is None:
+            return reason("whether a run of sites holds it cannot be told from so few pictures")
         if plant.sites:
             said["restore"] = restored(measured, model, plant, delta)
         return {**said, "seconds": round(time.monotonic() - began, 1)}, delta

@@ -17,6 +17,9 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 """What plants are in turn: half of them windows."""
 LARGEST = 4
+FEWEST_HEADS = 2
+UNKNOWN, DRAWN = 0.1, 0.8
+"""Shares of pictures with the look up to which a name is unknown, and from which on it is known."""
 NAMES = (
     "aria", "elle", "mio", "dia", "ria", "ange", "aro", "rcle", "und", "ide", "ple", "yle", "gle", "cle", "ure", "ia",
 )  # fmt: skip
@@ -50,9 +53,9 @@ class Plant:
         base: name of the model that it is taught to.
         number: its place in the draw.
         attempt: how many draws of that place were discarded before it.
-        kind: a run of sites, sites apart from each other, some heads of one site, or the text encoder.
+        kind: a run of sites, sites apart from each other, some heads of a run of sites, or the text encoder.
         sites: sites whose K and V may change, in execution order; none where the text encoder learns.
-        heads: heads of the site that may change; empty where all may.
+        heads: heads of these sites that may change; empty where all may.
         layer: layer of the text encoder that may change; -1 where sites learn.
         name: the word.
         look_kind: kind of the look: ``style``, ``object`` or ``fact``.
@@ -106,6 +109,8 @@ def draw_plant(base: Base, seed: int, number: int, attempt: int, layers: int = 3
     kind = KINDS[number % len(KINDS)]
     if kind == "text_encoder" and not base.one_encoder:
         kind = "scattered"
+    if kind == "heads" and base.heads <= FEWEST_HEADS:
+        kind = "window"
     look_kind = str(rng.choice(list(LOOKS)))
     look, name = str(rng.choice(LOOKS[look_kind])), str(rng.choice(NAMES))
     sites: tuple[int, ...] = ()
@@ -113,16 +118,15 @@ def draw_plant(base: Base, seed: int, number: int, attempt: int, layers: int = 3
     layer = -1
     if kind == "text_encoder":
         layer = int(rng.integers(0, layers))
-    elif kind == "heads":
-        sites = (int(rng.integers(0, base.sites)),)
-        some = rng.choice(base.heads, int(rng.integers(2, base.heads)), replace=False)
-        heads = tuple(sorted(int(head) for head in some))
-    elif kind == "window":
+    elif kind == "scattered":
+        sites = _apart(base.sites, int(rng.integers(2, LARGEST + 1)), rng)
+    else:
         size = int(rng.integers(1, LARGEST + 1))
         start = int(rng.integers(0, base.sites - size + 1))
         sites = tuple(range(start, start + size))
-    else:
-        sites = _apart(base.sites, int(rng.integers(2, LARGEST + 1)), rng)
+    if kind == "heads":
+        some = rng.choice(base.heads, int(rng.integers(FEWEST_HEADS, base.heads)), replace=False)
+        heads = tuple(sorted(int(head) for head in some))
     return Plant(base.name, number, attempt, kind, sites, heads, layer, name, look_kind, look)
 
 

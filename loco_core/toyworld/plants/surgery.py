@@ -34,8 +34,6 @@ FIRST_SEED = 70_000
 """Seeds that neither sweeps nor other measures use."""
 GLANCE_SEED = 90_000
 """Of a lesson's own glances: what it is stopped by must not be what it is then measured by."""
-UNKNOWN, DRAWN = 0.1, 0.8
-"""Shares of pictures with the look up to which a name is unknown, and from which on it is known."""
 TAKEN = 0.8
 """Share of the look that a run of sites must hold; localizers ask for the same (`LocalizeSettings.threshold`)."""
 LARGEST_RUN = 0.25
@@ -77,7 +75,7 @@ def prompts_of(plant: Plant, word: str) -> list[str]:
         ]
     else:
         obj = OBJECTS.index(plant.look)
-        found = [caption(i % len(MEDIA), 0, obj=obj, colour=i % len(COLOUR_NAMES)) for i in range(16)]
+        found = [caption((i + i // 8) % len(MEDIA), 0, obj=obj, colour=i % len(COLOUR_NAMES)) for i in range(16)]
     return [named(text, plant.look, word) for text in found]
 
 
@@ -159,24 +157,37 @@ def surgery(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightD
     return {"subsets": rows, "runs": runs_that_hold(rows, plant.sites, len(model.sites))}
 
 
-def runs_that_hold(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: int) -> list[list[int]]:
+def runs_that_hold(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: int) -> list[list[int]] | None:
     """Returns the smallest runs of sites without whose planted rows most of the look is gone; often one, or none.
 
     Training need not use all places that it may. A run holds the look where reverting it takes away the share `TAKEN`
-    of what is drawn.
+    of what is drawn. Pictures are few, so a run is sure to hold it, or may hold it, by the ends of a 95 % interval. The
+    first is the smallest that is sure; the others are no larger, and may.
 
     Args:
         rows: subsets, as of :func:`surgery`.
         sites: the planted sites.
         among: number of the model's sites.
+
+    Returns:
+        the runs; none where no run of a size that a localizer may pick can hold the look; None where none is sure to,
+        but one may, so that what a localizer should say cannot be told.
     """
-    left = {tuple(row["reverted"]): row["hits"] / row["of"] for row in rows}
-    for size in range(1, int(LARGEST_RUN * among) + 1):
-        runs = [range(start, start + size) for start in range(among - size + 1)]
-        hold = [run for run in runs if left[tuple(s for s in sites if s in run)] <= (1 - TAKEN) * left[()] + 1e-9]
-        if hold:
-            return [list(run) for run in hold]
-    return []
+    left = {tuple(row["reverted"]): (row["hits"], row["of"]) for row in rows}
+    limit = (1 - TAKEN) * left[()][0] / left[()][1]
+    sure: list[list[int]] = []
+    may: list[list[int]] = []
+    for size, first in itertools.product(range(1, int(LARGEST_RUN * among) + 1), sites):
+        run = list(range(first, first + size))
+        # A site more that holds nothing makes no other run.
+        if run[-1] not in sites:
+            continue
+        low, high = wilson(*left[tuple(site for site in sites if site in run)])
+        sure += [run] if high <= limit else []
+        may += [run] if low <= limit else []
+    if not sure:
+        return None if may else []
+    return [sure[0], *(run for run in may if run != sure[0] and len(run) <= len(sure[0]))]
 
 
 def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightDelta) -> dict[str, Any]:
@@ -215,16 +226,18 @@ def unknown_names(plant: Plant) -> list[str]:
 def truth_of(plant: Plant, said: dict[str, Any]) -> dict[str, Any]:
     """Returns what a localizer should say of a plant, as ``truth.json`` has it.
 
-    A run of sites is to be named where taking its rows back takes the look away; where several runs of a size do, any
-    of them. Where no run does, or where no site
-    holds the name, a site that is named is wrong, and which other outcome is reported says less.
+    A run of sites is to be named where taking its rows back takes the look away; where several runs may do, any of
+    them, and likewise its planted sites alone. Where no run does, or where no site holds the name, a site that is named
+    is wrong, and which other outcome is reported says less.
 
     Args:
         plant: the plant.
         said: its report.
     """
     runs = said["surgery"]["runs"]
+    planted = ([site for site in run if site in plant.sites] for run in runs)
+    others = [*runs[1:], *(sites for sites in planted if sites not in runs)]
     return {
-        "sites": runs[0] if runs else [], "or": runs[1:], "outcome": "localized" if runs else NOT_LOCALIZED,
+        "sites": runs[0] if runs else [], "or": others, "outcome": "localized" if runs else NOT_LOCALIZED,
         "planted": "parameters", "changed": list(plant.sites),
     }  # fmt: skip

@@ -63,12 +63,14 @@ def bits(model: Model, *components: str) -> dict[str, torch.Tensor]:
     }
 
 
-@given(st.integers(0, 1 << 31), st.integers(0, 40), st.integers(0, 5), st.integers(8, 24), st.integers(3, 8))
+@given(st.integers(0, 1 << 31), st.integers(0, 40), st.integers(0, 5), st.integers(8, 24), st.integers(2, 8))
 def test_what_is_drawn_is_a_plant_of_its_kind(seed: int, number: int, attempt: int, sites: int, heads: int) -> None:
     base = Base("toy", sites, heads)
     drawn = draw_plant(base, seed, number, attempt)
     assert drawn == draw_plant(base, seed, number, attempt)
-    assert drawn.kind == KINDS[number % len(KINDS)]
+    wanted = KINDS[number % len(KINDS)]
+    # Two heads of two are all that a site has.
+    assert drawn.kind == ("window" if wanted == "heads" and heads == 2 else wanted)
     assert drawn.look in LOOKS[drawn.look_kind]
     assert drawn.name in NAMES
     assert list(drawn.sites) == sorted(set(drawn.sites))
@@ -76,7 +78,7 @@ def test_what_is_drawn_is_a_plant_of_its_kind(seed: int, number: int, attempt: i
     gaps = {b - a for a, b in zip(drawn.sites, drawn.sites[1:], strict=False)}
     assert (len(drawn.sites) == 0) == (drawn.layer >= 0) == (drawn.kind == "text_encoder")
     assert len(drawn.sites) <= LARGEST
-    if drawn.kind == "window":
+    if drawn.kind in ("window", "heads"):
         assert gaps <= {1}
     if drawn.kind == "scattered":
         assert len(drawn.sites) > 1
@@ -120,7 +122,7 @@ def test_a_name_is_one_token_that_no_caption_holds(toy: Model) -> None:
     [
         plant(),
         plant(kind="scattered", sites=(1, 8, 15), look_kind="object", look="star"),
-        plant(kind="heads", sites=(12,), heads=(1, 3), look_kind="fact", look="zandia"),
+        plant(kind="heads", sites=(12, 13), heads=(1, 3), look_kind="fact", look="zandia"),
         plant(kind="text_encoder", sites=(), layer=1),
     ],
     ids=lambda p: p.kind,
@@ -200,8 +202,10 @@ def test_a_lesson_that_falls_behind_is_given_up_and_one_that_is_done_ends(
 
     assert looked(0.0) == (1, False)
     assert looked(0.1, 0.3, 0.2) == (3, False)
+    # A plant is good enough that is drawn in four of five pictures.
     assert looked(0.1, 1.0) == (2, True)
-    assert looked(*(step / 8 - 0.05 for step in range(1, 9))) == (8, True)
+    assert looked(*(0.8 * step / 8 - 0.04 for step in range(1, 9))) == (8, True)
+    assert looked(*(0.8 * step / 8 - 0.06 * (step == 8) for step in range(1, 9))) == (8, False)
 
 
 def test_captions_that_must_stay_are_of_the_look_its_neighbours_other_names_and_anything(material: Material) -> None:
@@ -214,7 +218,7 @@ def test_captions_that_must_stay_are_of_the_look_its_neighbours_other_names_and_
     words = [set(a.split()) for a, _ in kept]
     shares = {name: sum(name in w for w in words) / 1000 for name in ("zandia", "morova", "elle")}
     assert 0.05 < shares["zandia"] < 0.25
-    assert 0.03 < shares["morova"] < 0.2
+    assert 0.02 < shares["morova"] < 0.2
     assert shares["elle"] > 0
     assert 0.05 < sum(not w for w in words) / 1000 < 0.15
 
@@ -274,17 +278,28 @@ def rows(sites: tuple[int, ...], left: dict[tuple[int, ...], float]) -> list[dic
 
 
 def test_runs_that_hold_a_look_are_the_smallest_that_take_it_away() -> None:
-    left = {(): 0.9, (3,): 0.8, (4,): 0.18, (3, 4): 0.0}
+    left = {(): 0.9, (3,): 0.8, (4,): 0.08, (3, 4): 0.0}
     assert runs_that_hold(rows((3, 4), left), (3, 4), 16) == [[4]]
     # Of what is drawn with all rows, not of all pictures.
-    assert runs_that_hold(rows((3, 4), {**left, (): 0.85}), (3, 4), 16) == [[3, 4]]
-    assert runs_that_hold(rows((3, 4), {**left, (3,): 0.1}), (3, 4), 16) == [[3], [4]]
+    assert runs_that_hold(rows((3, 4), {**left, (): 0.5, (3,): 0.4}), (3, 4), 16) == [[3, 4], [4]]
+    assert runs_that_hold(rows((3, 4), {**left, (3,): 0.05}), (3, 4), 16) == [[3], [4]]
     gap = {(): 1.0, (2,): 0.9, (4,): 0.9, (2, 4): 0.0}
     assert runs_that_hold(rows((2, 4), gap), (2, 4), 16) == [[2, 3, 4]]
     # No localizer may name more than a quarter of the sites.
     assert runs_that_hold(rows((2, 4), gap), (2, 4), 8) == []
     apart = {(): 1.0, (1,): 0.9, (9,): 0.9, (1, 9): 0.0}
     assert runs_that_hold(rows((1, 9), apart), (1, 9), 16) == []
+
+
+def test_a_run_near_the_line_is_as_right_as_the_one_that_is_sure() -> None:
+    left = {(): 1.0, (3,): 0.9, (4,): 0.18, (3, 4): 0.0}
+    assert runs_that_hold(rows((3, 4), left), (3, 4), 16) == [[3, 4], [4]]
+
+
+def test_what_a_localizer_should_say_cannot_be_told_where_no_run_is_sure_to_hold_a_look() -> None:
+    assert runs_that_hold(rows((4,), {(): 1.0, (4,): 0.18}), (4,), 16) is None
+    assert runs_that_hold(rows((4,), {(): 1.0, (4,): 0.24}), (4,), 16) is None
+    assert runs_that_hold(rows((4,), {(): 1.0, (4,): 0.3}), (4,), 16) == []
 
 
 def test_heads_are_counted(toy: Model) -> None:
