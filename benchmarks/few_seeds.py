@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.methods import counted, ratio
 from loco_core.localization.base import LocalizeSettings, rule
+from loco_core.localization.bench.methods import counted
 from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.toyworld import PLANTED_TABLES
 
 SEEDS = 4
+RESAMPLES = 2000
 
 
 def tables() -> list[pa.Table]:
@@ -29,6 +32,17 @@ def tables() -> list[pa.Table]:
         kept = pc.and_(pc.is_in(table["seed"], first), pc.not_equal(table["control"].cast(pa.string()), "identity"))
         found.append(table.filter(kept))
     return found
+
+
+def ratio(pairs: Sequence[tuple[int, int]]) -> str:
+    """Returns a ratio of sums in percent, with a bootstrap interval over the pairs of model and attribute."""
+    hits, of = np.array(pairs, dtype=float).reshape(-1, 2).T
+    if not of.sum():
+        return "-"
+    drawn = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
+    sums = of[drawn].sum(1)
+    low, high = np.quantile(hits[drawn].sum(1)[sums > 0] / sums[sums > 0], [0.025, 0.975])
+    return f"{100 * hits.sum() / of.sum():.0f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def main() -> None:
@@ -54,8 +68,8 @@ def main() -> None:
             named.append((hits, len(truth["sites"])))
             exact.append(sites == truth["sites"])
         print(
-            f"| {name} | {ratio(right)} | {ratio(named)} | {counted(exact)} | {counted(nowhere)} "
-            f"| {statistics.median(images):.0f} |"
+            f"| {name} | {ratio(right)} | {ratio(named)} | {counted(sum(exact), len(exact))} "
+            f"| {counted(sum(nowhere), len(nowhere))} | {statistics.median(images):.0f} |"
         )
 
 

@@ -3,6 +3,9 @@
 ``python -m benchmarks.methods [MODEL ...]``; resumable. Writes ``benchmarks/methods.json``, a row a method,
 and prints the tables from it; ``--print`` only prints. An attribute goes through one sweep with all localizers beside
 each other and all editors; the sequential localizer is given, of the same scores, what it asks for.
+
+The table of localizers has both kinds of planted models: those whose sites read captions of their own, of these sweeps,
+and plants by the place of parameters, of the tables that are bundled (or ``--plants TABLES``).
 """
 
 from __future__ import annotations
@@ -15,18 +18,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import binomtest
 
 from benchmarks.edits import NAMES, is_transformer, model_name, shares
+from loco_core.errors import SpecError
 from loco_core.localization.base import LocalizeSettings, rule
-from loco_core.localization.bench.planted import pictures, truth_from
+from loco_core.localization.bench.methods import COLUMNS as METHOD_COLUMNS
+from loco_core.localization.bench.methods import MethodsReport, run_methods
+from loco_core.localization.bench.planted import TRUTH_FILE, PlantedResult, PlantedTruth, pictures, truth_from
 from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.toyworld import PLANTED_TABLES
+from loco_core.toyworld.plant_set import PLANTED_TABLES as PLANT_TABLES
 from loco_core.toyworld.planting import MODELS
+from loco_core.tracing.methods import ALL, methods
 from orchestrator.backends.ray.backend import RayBackend
+from orchestrator.resolve.lookup import resolve
+from orchestrator.resolve.traceable import traceable
 from orchestrator.runs.sweep import run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
@@ -43,7 +51,6 @@ BESIDE = ("argmin", "attention_contribution", "causal_tracing")
 METHOD_LAMBDAS = {"uce": [0.5, 5.0, 50.0], "diff_quick_fix": [0.01, 0.1, 1.0, 10.0]}
 """The published lambdas, 0.5 and 0.01, and larger ones: they are absolute, and this text is narrow."""
 SHARES = ("flipped", "paraphrased", "content_kept", "neighbours_kept", "unrelated_kept")
-RESAMPLES = 2000
 
 
 def attributes(model: str) -> list[str]:
@@ -56,16 +63,14 @@ def attributes(model: str) -> list[str]:
 
 def sweep(model: str) -> SweepSpec:
     """Returns the sweep of one model, with the methods that its family admits."""
-    transformer = is_transformer(model)
-    # Causal tracing restores sites of a UNet; DiffQuickFix edits a CLIP text encoder. Neither is here.
-    beside = [name for name in BESIDE if not (transformer and name == "causal_tracing")]
-    editors = ["loco_edit", "neurons", "uce", *([] if transformer else ["diff_quick_fix"])]
-    return SweepSpec.model_validate(
+    # DiffQuickFix edits a CLIP text encoder.
+    editors = ["loco_edit", "neurons", "uce", *([] if is_transformer(model) else ["diff_quick_fix"])]
+    spec = SweepSpec.model_validate(
         {
             "name": f"methods-{model}", "models": [model], "attributes": attributes(model),
             "prompts": 8, "seeds": 4,
             "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 62}, "controls": {"random": 0},
-            "scorer": "toy-clip", "margin": "donor", "images": "none", "localize": {"compare": beside},
+            "scorer": "toy-clip", "margin": "donor", "images": "none",
             "edit": {
                 "editors": editors, "targets": "paired", "lambdas": [0.01, 0.1],
                 "neurons": [0.1, 0.25], "tokens": ["all"],
@@ -75,6 +80,32 @@ def sweep(model: str) -> SweepSpec:
         },
         strict=False,
     )  # fmt: skip
+    return served(spec, BESIDE)
+
+
+def served(spec: SweepSpec, beside: Sequence[str]) -> SweepSpec:
+    """Returns a sweep of one model with those localizers beside it that serve the model, and says which do not.
+
+    Args:
+        spec: the sweep.
+        beside: keys or files of localizers.
+
+    Raises:
+        SpecError: one of them is none.
+    """
+    (model,) = resolve(spec).models
+    kept: list[str] = []
+    for name in beside:
+        methods([name])
+        alone = spec.localize.model_copy(update={"compare": (name,)})
+        try:
+            # What `plan` would say.
+            traceable(spec.model_copy(update={"localize": alone}), model)
+        except SpecError as error:
+            print(f"without {name}: {error}", flush=True)
+        else:
+            kept.append(name)
+    return spec.model_copy(update={"localize": spec.localize.model_copy(update={"compare": tuple(kept)})})
 
 
 def measure(model: str, root: str) -> list[dict[str, Any]]:
@@ -126,15 +157,14 @@ def _said(
     sites: list[int],
     rows: pa.Table,
 ) -> dict[str, Any]:
-    """Returns one answer beside the truth; an image's seconds stand in every row that is about it."""
+    """Returns one answer beside the truth."""
     known = truths.get(model, {})
     entry = known.get(attribute, known.get(attribute.split("/")[0]))
     truth = truth_from(entry) if entry else None
-    images = pictures(rows)
     return {
         "model": model, "attribute": attribute, "method": method, "outcome": outcome, "sites": sites,
         "truth": list(truth.nearest(sites)) if truth else None, "true_outcome": truth.outcome if truth else None,
-        "images": images, "seconds": pc.sum(rows["seconds"]).as_py() * (images / len(rows)),
+        "images": pictures(rows), "seconds": pc.sum(rows["seconds"]).as_py(),
     }  # fmt: skip
 
 
@@ -146,43 +176,32 @@ def edit_row(item: EditSummary) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ratio(pairs: Sequence[tuple[int, int]]) -> str:
-    """Returns a ratio of sums in percent, with a bootstrap interval over the pairs of model and attribute."""
-    hits, of = np.array(pairs, dtype=float).reshape(-1, 2).T
-    if not of.sum():
-        return "-"
-    drawn = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
-    sums = of[drawn].sum(1)
-    low, high = np.quantile(hits[drawn].sum(1)[sums > 0] / sums[sums > 0], [0.025, 0.975])
-    return f"{100 * hits.sum() / of.sum():.0f} ({100 * low:.0f}-{100 * high:.0f})"
-
-
-def counted(right: Sequence[bool]) -> str:
-    """Returns a count with the Wilson interval of its share in percent."""
-    if not right:
-        return "-"
-    bounds = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-    return f"{sum(right)} of {len(right)} ({100 * bounds.low:.0f}-{100 * bounds.high:.0f})"
-
-
-def print_localizers(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints how the localizers do on planted models."""
-    print("| method | sites right, precision | recall | exact set | named where none holds it | images | seconds |")
-    print("|---|---|---|---|---|---|---|")
-    for method in dict.fromkeys(row["method"] for row in rows if "outcome" in row):
-        mine = [row for row in rows if row["method"] == method and row["truth"] is not None]
-        if not mine:
+def results_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[PlantedResult, ...]]:
+    """Returns what every method said of planted models, of measured rows."""
+    found: dict[str, tuple[PlantedResult, ...]] = {}
+    for row in rows:
+        if row.get("truth") is None:
             continue
-        placed = [row for row in mine if row["true_outcome"] == "localized"]
-        both = [(len(set(row["sites"]) & set(row["truth"])), row) for row in placed]
-        print(
-            f"| {method} | {ratio([(hits, len(row['sites'])) for hits, row in both])} "
-            f"| {ratio([(hits, len(row['truth'])) for hits, row in both])} "
-            f"| {counted([row['sites'] == row['truth'] for row in placed])} "
-            f"| {counted([bool(row['sites']) for row in mine if row['true_outcome'] != 'localized'])} "
-            f"| {statistics.median(row['images'] for row in mine):.0f} "
-            f"| {statistics.median(row['seconds'] for row in mine):.1f} |"
-        )
+        truth, sites = PlantedTruth(tuple(row["truth"]), row["true_outcome"]), tuple(row["sites"])
+        one = PlantedResult(
+            row["model"], row["model"], row["attribute"], truth, row["outcome"], sites, sites == truth.sites, "",
+            row["images"], row["images"], row["seconds"],
+        )  # fmt: skip
+        found[row["method"]] = (*found.get(row["method"], ()), one)
+    return found
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table as pages of the documentation have it."""
+    for cells in (columns, ["---"] * len(columns), *rows):
+        print("|", " | ".join(cells), "|")
+
+
+def print_localizers(report: MethodsReport) -> None:
+    """Prints how the localizers do on planted models."""
+    print_table(METHOD_COLUMNS, report.lines())
+    if report.left_out:
+        print(f"\n{report.left_out}")
 
 
 def print_edits(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -206,6 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", type=model_name)
     parser.add_argument("--work", type=Path, default=Path("results/methods"))
+    parser.add_argument("--plants", type=Path, default=PLANT_TABLES, help="tables of plants by the place of parameters")
     parser.add_argument("--print", action="store_true", dest="only_print")
     arguments = parser.parse_args()
     rows = json.loads(TABLE.read_text()) if TABLE.exists() else []
@@ -213,7 +233,11 @@ def main() -> None:
         found = measure(model, str(arguments.work / model))
         rows = [row for row in rows if row["model"] != model] + found
         TABLE.write_text(json.dumps(rows, indent=1) + "\n")
-    print_localizers(rows)
+    found = results_of(rows)
+    if (arguments.plants / TRUTH_FILE).exists():
+        plants = run_methods([arguments.plants], methods([ALL])).results
+        found = {name: (*found.get(name, ()), *plants.get(name, ())) for name in {**found, **plants}}
+    print_localizers(MethodsReport(found, 0))
     print()
     print_edits(rows)
 

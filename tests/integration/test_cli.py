@@ -268,12 +268,6 @@ def test_methods_that_are_added_to_a_sweep_only_trace_and_stand_beside_it(
     assert "Causal tracing (after Meng et al." in page
 
 
-def test_the_bench_has_no_traces(command: Command) -> None:
-    code, _, error = command("bench-localizer", "causal_tracing")
-    assert (code, error.count("\n")) == (2, 1)
-    assert "causal_tracing reads traces" in error
-
-
 def test_a_model_that_cannot_be_traced_is_refused_where_it_stands(
     command: Command, tmp_path: Path, sweep: Path
 ) -> None:

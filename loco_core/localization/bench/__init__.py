@@ -18,9 +18,11 @@ import pyarrow as pa
 
 from loco_core.localization.base import Effect, Localization, LocalizeSettings, Rule
 from loco_core.localization.bench.conditions import Condition, conditions
+from loco_core.localization.bench.methods import Method, MethodsReport, run_methods
 from loco_core.localization.bench.planted import (
     PlantedResult,
     PlantedTruth,
+    count_tables,
     planted_folders,
     read_card,
     run_planted,
@@ -37,6 +39,8 @@ __all__ = [
     "Condition",
     "Layout",
     "Measure",
+    "Method",
+    "MethodsReport",
     "Noise",
     "OutcomeCount",
     "PlantedResult",
@@ -46,6 +50,7 @@ __all__ = [
     "conditions",
     "planted_folders",
     "run_bench",
+    "run_methods",
     "run_planted",
     "simulated_table",
     "simulated_tables",
@@ -117,7 +122,8 @@ def run_bench(
         condition: condition that says what they are like; None takes the usual ones.
         reference: rule that is given the whole grid of every table; answers and images of both are compared.
         planted: folders of tables of planted models, see `run_planted`.
-        tracer: whose traces the rule reads; then planted models are all that there is, as simulated tables have none.
+        tracer: what the traces that the rule reads are called in tables; then planted models are all that there is, as
+            simulated tables have none.
         progress: called with the number of tables done.
 
     Raises:
@@ -127,6 +133,11 @@ def run_bench(
     start, tables = time.process_time(), 0 if tracer else tables
     cards = tuple(card for folder in planted if (card := read_card(folder)) is not None)
     results = tuple(result for folder in planted for result in run_planted(folder, rule, settings, tracer))
+    left_out = ""
+    if tracer:
+        all_planted = sum(map(count_tables, planted))
+        without = f"{all_planted - len(results)} of {all_planted} planted tables"
+        left_out = f"left out: tables of all conditions and {without}, as they have no traces for {name} to read"
     answers: list[_Answer] = []
     savings = Savings() if reference else None
     for number, table in enumerate(condition.tables(tables, seed), start=1):
@@ -149,6 +160,7 @@ def run_bench(
         outcomes=_outcomes(answers),
         planted=results,
         cards=cards,
+        left_out=left_out,
         cpu_seconds=time.process_time() - start,
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,6 +25,11 @@ CARD_FILE = "card.json"
 """Name and version of a set of tables, and the checksum of its files, for those who cite it."""
 TRACES = "traces"
 """Folder beside the tables with those that localizers read which look at traces, under the same names."""
+REPORTS = "reports"
+"""Folder beside the tables with what else is known of planted models, one JSON a model."""
+UNKNOWN_DONOR = "unknown_donor"
+"""Folder beside the tables with windows swept once more, with donors that say what no model knows; no localizer is held
+against them."""
 NOT_LOCALIZED = "not localized"
 """An outcome that only a truth may have: any but ``localized`` is right, as no run of sites holds the attribute."""
 
@@ -64,8 +71,10 @@ class PlantedResult:
         sites: sites that it picked.
         right: the outcome is right, and the sites exactly those planted where there are sites to be found.
         reason: the localizer's own sentence.
-        images: number of images that it took.
+        images: number of images that a sweep draws for it: every round draws clean and donor images again, and identity
+            swaps decide nothing.
         all_images: number of images in the table.
+        seconds: how long these took to draw, by the clock, as far as the table tells.
     """
 
     table: str
@@ -78,6 +87,7 @@ class PlantedResult:
     reason: str
     images: int
     all_images: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +109,9 @@ class Card:
 
 
 def checksum(folder: Path) -> str:
-    """Returns the SHA-256 of a set's names and contents: its tables, its traces and its truth, sorted by name."""
+    """Returns the SHA-256 of names and contents of a set's tables, its truth and its reports, sorted by name."""
     found = hashlib.sha256()
-    for path in sorted([*folder.glob("*.parquet"), *folder.glob(f"{TRACES}/*.parquet"), *folder.glob(TRUTH_FILE)]):
+    for path in sorted([*folder.rglob("*.parquet"), *folder.glob(TRUTH_FILE), *folder.glob(f"{REPORTS}/*.json")]):
         found.update(f"{path.relative_to(folder).as_posix()}\n".encode())
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
@@ -136,9 +146,9 @@ def write_card(folder: Path, name: str, version: int) -> None:
 
 
 def planted_folders() -> tuple[Path, ...]:
-    """Returns the folders that plug-ins of the group ``tables`` name, ``PLANTED_TABLES``."""
+    """Returns the folders with tables that plug-ins of the group ``tables`` name, ``PLANTED_TABLES``."""
     modules = (module for module in plugins.modules("tables") if hasattr(module, "PLANTED_TABLES"))
-    return tuple(folder for module in modules if (folder := Path(module.PLANTED_TABLES)).is_dir())
+    return tuple(folder for module in modules if count_tables(folder := Path(module.PLANTED_TABLES)))
 
 
 def run_planted(
@@ -160,7 +170,7 @@ def run_planted(
         LocalizationError: the folder has no tables, or the truth file is missing, broken or silent on a table.
     """
     truths = _read_truths(folder / TRUTH_FILE)
-    paths = sorted(folder.glob("*.parquet"))
+    paths = _tables(folder)
     if not paths:
         raise LocalizationError(f"{folder}: no .parquet tables to hold the localizer against")
     if tracer is None:
@@ -170,10 +180,22 @@ def run_planted(
     return tuple(result for result in found if result is not None)
 
 
+def count_tables(folder: Path) -> int:
+    """Returns how many planted tables a folder has."""
+    return len(_tables(folder))
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
 def _of_scores(path: Path, truths: dict[str, Any], rule: Rule, settings: LocalizeSettings) -> PlantedResult:
     scores = _read(path)
     answer = ReplayedTable(scores).answer(rule, settings)
-    return _result(path, truths, answer.found, answer.images, scores.num_rows)
+    drawn = answer.drawn - rows_where(answer.scores, control="identity").num_rows
+    each = _seconds(answer.scores)
+    seconds = None if each is None else each / answer.images * drawn
+    return _result(path, truths, answer.found, drawn, scores.num_rows, seconds)
 
 
 def _of_traces(
@@ -183,7 +205,15 @@ def _of_traces(
     if not traces.num_rows:
         return None
     found = rule(traces, settings, (), None)
-    return _result(scores, truths, found, pictures(traces), _read(scores).num_rows)
+    # Those of a unit are divided among its rows, however many pictures these are about.
+    return _result(scores, truths, found, pictures(traces), _read(scores).num_rows, _seconds(traces))
+
+
+def _seconds(rows: pa.Table) -> float | None:
+    """Returns the seconds of rows together; None where the table does not tell."""
+    if "seconds" not in rows.column_names:
+        return None
+    return float(np.nansum(rows["seconds"].to_numpy()))
 
 
 def pictures(rows: pa.Table) -> int:
@@ -203,7 +233,9 @@ def _read(path: Path) -> pa.Table:
         raise LocalizationError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def _result(path: Path, truths: dict[str, Any], found: Localization, images: int, all_images: int) -> PlantedResult:
+def _result(
+    path: Path, truths: dict[str, Any], found: Localization, images: int, all_images: int, seconds: float | None
+) -> PlantedResult:
     truth = _truth(truths, found, path.parent / TRUTH_FILE)
     sites = found.window.sites if found.window else ()
     if truth.outcome == NOT_LOCALIZED:
@@ -211,8 +243,9 @@ def _result(path: Path, truths: dict[str, Any], found: Localization, images: int
     else:
         right = found.outcome == truth.outcome and (truth.outcome != "localized" or sites == truth.nearest(sites))
     return PlantedResult(
-        path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason, images, all_images
-    )
+        path.name, found.model, found.attribute, truth, found.outcome, sites, right, found.reason, images, all_images,
+        seconds,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -227,6 +260,8 @@ class PlantedRates:
             tables whose truth says which have.
         exact: in how many tables it named exactly the true sites, and of how many.
         false: in how many tables it named sites where no run of sites holds the attribute, and of how many.
+        images: that a table took, median.
+        seconds: that these took to draw, median, of tables that tell; None where none does.
     """
 
     planted: str
@@ -235,6 +270,8 @@ class PlantedRates:
     changed: tuple[int, int]
     exact: tuple[int, int]
     false: tuple[int, int]
+    images: float
+    seconds: float | None
 
 
 def rates(results: Sequence[PlantedResult]) -> tuple[PlantedRates, ...]:
@@ -248,6 +285,7 @@ def rates(results: Sequence[PlantedResult]) -> tuple[PlantedRates, ...]:
         hits = sum(len(set(sites) & set(true)) for sites, true in right)
         named = [(set(result.sites), result.truth.changed) for result in mine]
         changed = [(len(sites & set(of)), len(sites)) for sites, of in named if of is not None]
+        known = [result.seconds for result in mine if result.seconds is not None]
         found.append(
             PlantedRates(
                 planted,
@@ -256,6 +294,8 @@ def rates(results: Sequence[PlantedResult]) -> tuple[PlantedRates, ...]:
                 (sum(right for right, _ in changed), sum(count for _, count in changed)),
                 (sum(sites == true for sites, true in right), len(placed)),
                 (sum(bool(result.sites) for result in others), len(others)),
+                statistics.median(result.images for result in mine),
+                statistics.median(known) if known else None,
             )
         )
     return tuple(found)

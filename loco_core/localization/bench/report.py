@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from rich.table import Table
 
 from loco_core.localization.base import LocalizeSettings
+from loco_core.localization.bench.methods import COLUMNS, counted, line_of
 from loco_core.localization.bench.planted import Card, PlantedResult, rates
 from loco_core.localization.bench.replay import Answer
 from loco_core.localization.bench.truths import KINDS
@@ -131,6 +132,7 @@ class BenchReport:
         outcomes: number of tables by kind of truth and reported outcome.
         planted: results on tables of planted models; empty if none were given.
         cards: what the sets of these tables are cited by, of those that say it.
+        left_out: which tables it is not held against, and why; empty where it is held against all.
         cpu_seconds: CPU time it took.
     """
 
@@ -145,6 +147,7 @@ class BenchReport:
     outcomes: tuple[OutcomeCount, ...]
     planted: tuple[PlantedResult, ...]
     cards: tuple[Card, ...]
+    left_out: str
     cpu_seconds: float
 
     @property
@@ -178,19 +181,22 @@ class BenchReport:
             "planted": [asdict(result) for result in self.planted],
             "planted_sets": [asdict(card) for card in self.cards],
             "planted_rates": [asdict(rate) for rate in rates(self.planted)],
+            "left_out": self.left_out,
             "cpu_seconds": self.cpu_seconds,
         }
         return json.dumps(whole, indent=2)
 
     def parts(self) -> list[Table | str]:
         """Returns what a person reads of it: tables, and sentences between them."""
-        tables: list[Table | str] = [self._measure_table(), self._outcome_table()]
+        tables: list[Table | str] = [self._measure_table(), self._outcome_table()] if self.tables else []
         if self.flattery is not None:
             tables.append(f"reported effect of a localized window minus the true one, on average: {self.flattery:+.3f}")
         if self.savings and self.savings.tables:
             tables.append(f"drawn tables: {self.savings}")
         if self.planted:
             tables += [self._planted_table(), self._rates_table()]
+        if self.left_out:
+            tables.append(self.left_out)
         if self.cards:
             tables.append(f"tables of {', '.join(map(str, self.cards))}")
         return tables
@@ -230,23 +236,12 @@ class BenchReport:
         return table
 
     def _rates_table(self) -> Table:
-        table = Table(title=f"{self.localizer} on planted models, percent with 95 % bounds where they are of tables")
-        for name in (
-            "planted in", "named sites that are right", "right sites that are named",
-            "named sites with trained weights", "exact set", "named where no run of sites holds it",
-        ):  # fmt: skip
+        table = Table(title=f"{self.localizer} on planted models; counts with 95 % bounds in percent")
+        for name in (*COLUMNS, "named sites with trained weights"):
             table.add_column(name)
         for rate in rates(self.planted):
-            counted = rate.precise, rate.recalled, rate.changed
-            shares = [f"{hits / of:.0%} of {of}" if of else "-" for hits, of in counted]
-            counts = [_count(*pair) for pair in (rate.exact, rate.false)]
-            table.add_row(rate.planted, *shares, *counts)
+            table.add_row(*line_of(rate, self.localizer), counted(*rate.changed))
         return table
-
-
-def _count(hits: int, of: int) -> str:
-    low, high = wilson(hits, of)
-    return f"{hits} of {of} ({100 * low:.0f}-{100 * high:.0f})" if of else "-"
 
 
 def side_by_side(reports: Sequence[BenchReport]) -> Table:
