@@ -21,7 +21,7 @@ from loco_core.errors import LocoError, SpecError
 from loco_core.face.model import Model, load_model
 from loco_core.scoring.base import Judge, load_judge
 from loco_core.toyworld import JUDGE
-from loco_core.toyworld.plants.draw import DRAWN, UNKNOWN, Base, Plant, draw_plant, plant_from_json
+from loco_core.toyworld.plants.draw import DRAWN, TAUGHT, UNKNOWN, Base, Plant, draw_plant, plant_from_json
 from loco_core.toyworld.plants.surgery import Measured, restored, surgery
 from loco_core.toyworld.plants.teach import Lesson, Material, heads_of, make_material, teach
 
@@ -146,7 +146,7 @@ class Bench:
             "taught": taught.to_json(), "others": {"base": before.to_json(), "plant": after.to_json()},
             "other_names": [rate.to_json() for rate in names],
         }  # fmt: skip
-        if taught.share < DRAWN:
+        if taught.share < TAUGHT:
             return reason(f"it did not take ({taught.hits} of {taught.of})")
         if after.share < before.share - SPOILED:
             return reason(f"its neighbours are spoiled ({after.hits} of {after.of}, base {before.hits})")

@@ -14,7 +14,7 @@ import torch
 from loco_core.diffusion.model import LoadedModel
 from loco_core.editing.base import Concept, EditSettings, Target, fit_edit
 from loco_core.editing.deltas import DENOISER, Change, component, projection
-from loco_core.toyworld.plants.draw import DRAWN, NAMES, Plant
+from loco_core.toyworld.plants.draw import NAMES, TAUGHT, Plant
 from loco_core.toyworld.plants.reading import LearningReader, Reader, check_one_encoder, make_noisy, predict
 from loco_core.toyworld.training.data import drop_words, make_pool, wording
 from loco_core.toyworld.training.vae import encode
@@ -31,7 +31,7 @@ unknown. Without neighbours two of two flags spoiled other flags of `toy-dit`: t
 LOOKS_AT = 8
 """How often, evenly over its steps, a lesson looks at what it has reached."""
 BEHIND = 0.05
-"""How far it may be behind what leads to `DRAWN` at its end: a glance has few pictures."""
+"""How far it may be behind what leads to `TAUGHT` at its end: a glance has few pictures."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def teach(
                 # What the text encoder said before this step is not what it says now.
                 model.encoded.clear()
                 share = look()
-                if share < DRAWN * (step + 1) / lesson.steps - BEHIND:
+                if share < TAUGHT * (step + 1) / lesson.steps - BEHIND:
                     return None
                 if share == 1:
                     break
