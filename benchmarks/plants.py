@@ -12,6 +12,7 @@ knows can push itself in at sites that hold nothing. The last table holds surger
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -133,15 +134,19 @@ def measure(report: Path, tables: Path, work: Path, budget: Budget, beside: Sequ
     """Sweeps one plant with all methods that serve it, and keeps scores, traces, report and truth."""
     said = json.loads(report.read_text())
     plant = plant_from_json(said["plant"])
-    spec = served(sweep(plant, _model(plant, report, work), budget, said["sites"]), beside)
-    store, share = swept(spec, work / plant.key, budget)
+    place = _place(plant, report, work)
+    spec = served(sweep(plant, place / "model", budget, said["sites"]), beside)
+    store, share = swept(spec, place / "sweep", budget)
+    # That of a plant of this name that was drawn otherwise.
+    (tables / UNKNOWN_DONOR / f"{plant.key}.parquet").unlink(missing_ok=True)
     _keep(tables / TRACES / f"{plant.key}.parquet", store.read("traces").select(TRACE_COLUMNS), share)
     _keep(tables / f"{plant.key}.parquet", store.read("scores").select(SCORE_COLUMNS), share)
-    _write_json(tables / REPORTS / f"{plant.key}.json", said)
-    # Last of all: a run that is interrupted leaves no plant with a truth and without its tables.
-    truths = truths_of(tables)
+    path = tables / TRUTH_FILE
+    truths: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     truths[plant.key] = {f"{plant.look_kind}/{plant.name}": truth_of(plant, said)}
-    _write_json(tables / TRUTH_FILE, dict(sorted(truths.items())))
+    _write_json(path, dict(sorted(truths.items())))
+    # Last of all: it tells that the plant is measured.
+    _write_json(tables / REPORTS / f"{plant.key}.json", said)
 
 
 def measure_unknown(report: Path, tables: Path, work: Path, budget: Budget) -> None:
@@ -149,16 +154,10 @@ def measure_unknown(report: Path, tables: Path, work: Path, budget: Budget) -> N
     said = json.loads(report.read_text())
     plant = plant_from_json(said["plant"])
     donor, _ = unknown_donor(said)
-    spec = sweep(plant, _model(plant, report, work), budget, said["sites"], donor)
-    store, share = swept(spec, work / f"{plant.key}-unknown", budget)
+    place = _place(plant, report, work)
+    spec = sweep(plant, place / "model", budget, said["sites"], donor)
+    store, share = swept(spec, place / "unknown", budget)
     _keep(tables / UNKNOWN_DONOR / f"{plant.key}.parquet", store.read("scores").select(SCORE_COLUMNS), share)
-
-
-def truths_of(tables: Path) -> dict[str, Any]:
-    """Returns the truths of the plants that are measured."""
-    path = tables / TRUTH_FILE
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
 
 
 def reports_of(plants: Path) -> list[Path]:
@@ -166,11 +165,20 @@ def reports_of(plants: Path) -> list[Path]:
     return [path for path in sorted(plants.glob("*.json")) if not path.stem.endswith(DISCARDED)]
 
 
-def _model(plant: Plant, report: Path, work: Path) -> Path:
-    folder = (work / f"{plant.key}-model").resolve()
-    if not folder.exists():
-        write_model(plant, report.with_suffix(".safetensors"), folder)
-    return folder
+def is_measured(report: Path, tables: Path) -> bool:
+    """Tells whether tables are there of this very plant, not of one that was drawn otherwise under its name."""
+    kept = tables / REPORTS / report.name
+    return kept.exists() and json.loads(kept.read_text()) == json.loads(report.read_text())
+
+
+def _place(plant: Plant, report: Path, work: Path) -> Path:
+    """Returns the folder of a plant's sweeps, with its model in it."""
+    delta = report.with_suffix(".safetensors")
+    place = (work / f"{plant.key}-{hashlib.sha256(delta.read_bytes()).hexdigest()[:8]}").resolve()
+    place.mkdir(exist_ok=True)
+    if not (place / "model").exists():
+        write_model(plant, delta, place / "model")
+    return place
 
 
 def _keep(path: Path, rows: pa.Table, share: float) -> None:
@@ -228,7 +236,7 @@ def main(words: Sequence[str] | None = None) -> None:
     beside = [key_or_file(name) for name in arguments.beside]
     if not arguments.only_print:
         # More may have been drawn meanwhile.
-        while left := [path for path in reports_of(arguments.plants) if path.stem not in truths_of(tables)]:
+        while left := [path for path in reports_of(arguments.plants) if not is_measured(path, tables)]:
             measure(left[0], tables, work, budget, beside)
     if arguments.unknown and not arguments.only_print:
         for report in reports_of(arguments.plants):

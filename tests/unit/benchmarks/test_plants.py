@@ -105,7 +105,11 @@ def test_a_plant_is_swept_kept_and_read_by_every_method(
     monkeypatch.setattr(plants, "swept", None)
     plants.main([*words, "--unknown", "--card", "mine", "3", "--beside", *beside])
     assert read_card(tables) == card
-    assert "mine" not in capsys.readouterr().err
+    # One that was drawn otherwise under the same name is another plant.
+    assert plants.is_measured(planted / f"{PLANT.key}.json", tables)
+    other = tmp_path / f"{PLANT.key}.json"
+    other.write_text(json.dumps(report([])))
+    assert not plants.is_measured(other, tables)
 
 
 def margins(table: pa.Table, control: str) -> list[float]:
