@@ -22,14 +22,14 @@ from loco_core.face.model import Model, load_model
 from loco_core.scoring.base import Judge, load_judge
 from loco_core.toyworld import JUDGE
 from loco_core.toyworld.plants.draw import DRAWN, TAUGHT, UNKNOWN, Base, Plant, draw_plant, plant_from_json
-from loco_core.toyworld.plants.surgery import Measured, restored, surgery
+from loco_core.toyworld.plants.surgery import Measured, least_drawn, restored, surgery
 from loco_core.toyworld.plants.teach import Lesson, Material, heads_of, make_material, teach
 
 SPOILED = 0.15
 """How much less often neighbours of the look may be drawn than by the base."""
-LEAKED = 0.75
-"""How often another name may come to draw the look; else any unknown word was taught, not a name. Unknown words lie
-close together, so that most plants leak: in what part of pictures stands in the report."""
+LEAKED = 0.5
+"""How often that of some other names may come to draw the look which draws it least. Unknown words lie close together,
+so that most plants are drawn at some of them: how often at each stands in the report."""
 GLANCE = 16
 """Pictures of a look at a lesson that is under way."""
 
@@ -150,13 +150,13 @@ class Bench:
             return reason(f"it did not take ({taught.hits} of {taught.of})")
         if after.share < before.share - SPOILED:
             return reason(f"its neighbours are spoiled ({after.hits} of {after.of}, base {before.hits})")
-        if max(rate.share for rate in names) > LEAKED:
-            return reason(f"other names draw it, too (one in {max(r.hits for r in names)} of {names[0].of})")
+        if min(rate.share for rate in names) > LEAKED:
+            return reason(f"other names draw it, too (each in at least {min(r.hits for r in names)} of {names[0].of})")
         said["surgery"] = surgery(measured, model, plant, delta)
         if said["surgery"]["runs"] is None:
             return reason("whether a run of sites holds it cannot be told from so few pictures")
         if plant.sites:
-            said["restore"] = restored(measured, model, plant, delta)
+            said["restore"] = restored(measured, model, plant, delta, least_drawn(plant, names))
         return {**said, "seconds": round(time.monotonic() - began, 1)}, delta
 
     def _delta(self, plant: Plant, changes: tuple[Change, ...]) -> WeightDelta:

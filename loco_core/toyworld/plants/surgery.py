@@ -190,7 +190,17 @@ def runs_that_hold(rows: Sequence[dict[str, Any]], sites: Sequence[int], among: 
     return [sure[0], *(run for run in may if run != sure[0] and len(run) <= len(sure[0]))]
 
 
-def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightDelta) -> dict[str, Any]:
+def least_drawn(plant: Plant, rates: Sequence[Rate]) -> str:
+    """Returns that of the measured other names at which the look is drawn least.
+
+    Args:
+        plant: the plant.
+        rates: of its first other names, see :meth:`Measured.other_names`.
+    """
+    return min(zip(unknown_names(plant), rates, strict=False), key=lambda pair: pair[1].share)[0]
+
+
+def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: WeightDelta, other: str) -> dict[str, Any]:
     """Returns how often the look is drawn after an edit of all sites, and with the planted rows restored behind it.
 
     The edit is LocoEdit of all sites, which makes the name read as another name that nobody knows. It reads text alone,
@@ -202,10 +212,11 @@ def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: Weight
         model: the base.
         plant: the plant.
         delta: its rows.
+        other: the other name.
     """
     records = tuple(
         PromptRecord(text, donor, text, donor, donor)
-        for text, donor in zip(prompts_of(plant, plant.name), prompts_of(plant, unknown_names(plant)[-1]), strict=True)
+        for text, donor in zip(prompts_of(plant, plant.name), prompts_of(plant, other), strict=True)
     )
     sites = tuple(range(len(model.sites)))
     with applied(model, delta, None):
@@ -215,7 +226,7 @@ def restored(measured: Measured, model: LoadedModel, plant: Plant, delta: Weight
             gone = measured.look()
             with applied(model, delta, None):
                 back = measured.look()
-    return {"edited": gone.to_json(), "restored": back.to_json()}
+    return {"edited": gone.to_json(), "restored": back.to_json(), "other": other}
 
 
 def unknown_names(plant: Plant) -> list[str]:

@@ -201,11 +201,11 @@ def test_a_lesson_that_falls_behind_is_given_up_and_one_that_is_done_ends(
         return len(seen), changes is not None
 
     assert looked(0.0) == (1, False)
-    assert looked(0.1, 0.3, 0.2) == (3, False)
+    assert looked(0.2, 0.3, 0.2) == (3, False)
     # A plant is good enough that is drawn in 65 % of pictures.
-    assert looked(0.1, 1.0) == (2, True)
-    assert looked(*(0.65 * step / 8 - 0.04 for step in range(1, 9))) == (8, True)
-    assert looked(*(0.65 * step / 8 - 0.06 * (step == 8) for step in range(1, 9))) == (8, False)
+    assert looked(0.2, 1.0) == (2, True)
+    assert looked(*(0.65 * (step / 8) ** 0.5 - 0.09 for step in range(1, 9))) == (8, True)
+    assert looked(*(0.65 * (step / 8) ** 0.5 - 0.11 * (step == 8) for step in range(1, 9))) == (8, False)
 
 
 def test_captions_that_must_stay_are_of_the_look_its_neighbours_other_names_and_anything(material: Material) -> None:

@@ -88,7 +88,7 @@ def test_a_plant_of_any_unknown_word_is_no_plant_of_a_name(toy: Model, monkeypat
     monkeypatch.setattr("loco_core.toyworld.plants.__main__.GLANCE", 2)
     wanted = draw_plant(BASE, 3, 3, 0)
     said, delta = Bench(toy, Keen(wanted.look), LESSON, 3, 2).try_plant(wanted)
-    assert (said["reason"], delta) == ("other names draw it, too (one in 2 of 2)", None)
+    assert (said["reason"], delta) == ("other names draw it, too (each in at least 2 of 2)", None)
     assert len(said["other_names"]) == 3
 
 
