@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import random
 import shlex
 import signal
 import socket
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,13 @@ from orchestrator.submit.secrets import Secrets, as_file
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 FORWARD_SECONDS = 120.0
+FORWARD_TRIES = 3
 logger = logging.getLogger(__name__)
 OWN = (Path("/tmp"), Path("/var/tmp"), Path("~"))
 """Folders that are seldom the same on all nodes."""
 LOOPBACK = "127.0.0.1"
+PORTS = range(20_000, 32_768)
+"""Above those of Ray's workers, and below those that Linux, macOS and Windows give to a process that asks for any."""
 
 
 def check_launcher(path: Path, workers: WorkersSpec) -> None:
@@ -171,18 +176,57 @@ def forwarded(path: Path) -> Iterator[str]:
     Raises:
         ClusterError: the cluster is not up.
     """
-    with socket.create_server((LOOPBACK, 0)) as free:
-        port = free.getsockname()[1]
+    with ExitStack() as stack:
+        yield f"http://{LOOPBACK}:{_forward(path, stack)}"
+
+
+def _forward(path: Path, stack: ExitStack) -> int:
+    """Returns the port, forwarded until the stack is closed; another one is tried where a process has taken it first.
+
+    ssh binds it itself, long after it was chosen.
+    """
+    for port in itertools.islice(_ports(), FORWARD_TRIES):
+        process = stack.enter_context(_dashboard(path, port))
+        try:
+            _await(process, port, path)
+        except ClusterError as error:
+            if _is_free(port):
+                raise
+            taken = error
+        else:
+            return port
+    raise taken
+
+
+def _ports() -> Iterator[int]:
+    """Yields ports that are free, and that no system gives to a process that asks for any."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        if _is_free(port):
+            yield port
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _dashboard(path: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """Runs what forwards the dashboard to a port, and ends it with the ssh that it started."""
     process = subprocess.Popen(
         [*RAY, "dashboard", str(path), "--port", str(port)], stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        _await(process, port, path)
-        yield f"http://{LOOPBACK}:{port}"
+        yield process
     finally:
-        # With the ssh that it started.
-        os.killpg(process.pid, signal.SIGTERM)
+        # It may have ended, and ssh with it.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
