@@ -172,7 +172,7 @@ def against(scores: pd.DataFrame, undisturbed: pd.DataFrame) -> dict[str, Any]:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return any("_WorkerActor" in word for word in process.cmdline())
+        return any("WorkerActor" in word for word in process.cmdline())
     except psutil.Error:
         return False
 

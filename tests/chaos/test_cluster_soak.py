@@ -134,7 +134,7 @@ def _workers(nodes: list[subprocess.Popen[bytes]]) -> list[psutil.Process]:
     for node in nodes:
         try:
             children = psutil.Process(node.pid).children(recursive=True)
-            found += [child for child in children if "_WorkerActor" in " ".join(child.cmdline())]
+            found += [child for child in children if "WorkerActor" in " ".join(child.cmdline())]
         except psutil.Error:
             continue
     return found

@@ -160,8 +160,7 @@ def test_a_failing_unit_is_tried_again_then_row_by_row_then_given_up(backend: Ba
     units = [
         unit(tmp_path, 0, "raise"),
         unit(tmp_path, 1, "raise", "raise", "ok"),
-        # Of a model of its own, so that no report of another unit is on its way when its process ends.
-        unit(tmp_path, 2, "exit", model="b"),
+        unit(tmp_path, 2, "exit"),
         *(unit(tmp_path, n) for n in (3, 4)),
     ]
     journal = MemoryJournal()
@@ -179,6 +178,15 @@ def test_a_failing_unit_is_tried_again_then_row_by_row_then_given_up(backend: Ba
     assert "exit" in (journal.given_up["unit-02"].error or "").lower()
     tries = [(line[1], line[2]) for line in log(tmp_path) if line[0] == "unit-01"]
     assert tries == [("1", "False"), ("2", "False"), ("3", "True")]
+
+
+def test_a_failed_unit_keeps_its_error_where_the_next_one_kills_its_worker(backend: Backend, tmp_path: Path) -> None:
+    units = [unit(tmp_path, n, "exit" if n % 2 else "raise") for n in range(4)]
+    journal = MemoryJournal()
+    summary = run(backend, units, journal)
+    assert summary.outcome == "done"
+    own = {name for name, report in journal.given_up.items() if report.error_type == "RuntimeError"}
+    assert (own, len(journal.given_up)) == ({"unit-00", "unit-02"}, 4)
 
 
 def test_a_model_that_does_not_load_costs_its_units_and_no_others(backend: Backend, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def workers_of(driver: psutil.Process) -> Iterator[int]:
     """Yields the processes of a driver that are actors of this project."""
     for process in driver.children(recursive=True):
         try:
-            if any("_WorkerActor" in word for word in process.cmdline()):
+            if any("WorkerActor" in word for word in process.cmdline()):
                 yield process.pid
         except psutil.Error:
             continue

@@ -7,11 +7,10 @@ makes a cluster's autoscaler grow. Ray restarts and retries nothing: the schedul
 from __future__ import annotations
 
 import atexit
-import faulthandler
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +20,8 @@ from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
-from loco_core.errors import StoreError
-from loco_core.masking import hide, mask_everything, own_secrets
-from loco_core.quiet import without_terminal
-from orchestrator.backends.machine import describe
-from orchestrator.backends.ray import BEGAN
+from loco_core.masking import own_secrets
+from orchestrator.backends.ray.actor import Place, WorkerActor, is_failed
 from orchestrator.backends.ray.connection import (
     Head,
     admitted,
@@ -35,11 +31,11 @@ from orchestrator.backends.ray.connection import (
     own_signals,
     unobserved,
 )
-from orchestrator.backends.ray.demand import Demand, refusal, room, selected
+from orchestrator.backends.ray.demand import Demand, lacking, refusal, room, selected
 from orchestrator.backends.ray.local import OwnFolder, own_token
 from orchestrator.backends.ray.sharing import Sharing
-from orchestrator.scheduler.host import WorkerHost, failure, one_line
-from orchestrator.scheduler.needs import Node, WorkerNeeds
+from orchestrator.scheduler.host import one_line
+from orchestrator.scheduler.needs import WorkerNeeds
 from orchestrator.scheduler.protocol import (
     Attempt,
     BackendError,
@@ -64,59 +60,6 @@ DEMAND_POLL_SECONDS = 5.0
 ROOM_POLL_SECONDS = 5.0
 LOG_TAIL_LINES = 8
 LOG_TAIL_BYTES = 32_768
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an actor runs, and for how many seconds it has."""
-
-    worker_id: str
-    node: Node
-    pid: int
-    seconds: float
-
-
-class _WorkerActor:
-    """The process of one worker."""
-
-    def __init__(self, name: str, make_worker: MakeWorker, threads: int) -> None:
-        faulthandler.enable()
-        without_terminal()
-        mask_everything()
-        self._folder = os.environ.get("PWD", "")
-        self._host = WorkerHost(name, make_worker, threads)
-
-    def place(self, secrets: Mapping[str, str], gpus: int) -> _Place:
-        """Says where it runs; takes the secrets of the job, which this way stand in no log and no table of Ray."""
-        os.environ.update(secrets)
-        hide(secrets.values())
-        context = ray.get_runtime_context()
-        node, seconds = describe(context.get_node_id(), gpus), time.monotonic() - BEGAN
-        return _Place(context.get_worker_id(), node, os.getpid(), seconds)
-
-    def bind(self, model: str) -> str | tuple[str, str, bool]:
-        """Loads a model; returns the device, or what went wrong: an exception's class need not exist in the driver."""
-        _stand_in(self._folder)
-        try:
-            return self._host.bind(model)
-        except Exception as error:
-            logging.getLogger(__name__).exception("loading %s", model)
-            return type(error).__name__, failure(error), isinstance(error, StoreError)
-
-    def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
-        _stand_in(self._folder)
-        return self._host.run(unit, attempt)
-
-
-def _stand_in(folder: str) -> None:
-    """Enters a job's folder again if Ray has unpacked it anew, as it does where several nodes share a machine.
-
-    The folder that the process stood in is deleted then, and libraries that ask for it fail: importing torch aborts.
-    """
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        os.chdir(folder if os.path.isdir(folder) else "/")
 
 
 @dataclass(frozen=True)
@@ -162,8 +105,9 @@ class RayBackend:
         self._workers = workers
         self._threads = threads
         self._actors: dict[str, Any] = {}
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
         self._calls: dict[Any, _Call] = {}
+        self._heard: Counter[str] = Counter()
         self._numbers = 0
         self._draining: set[str] = set()
         self._next_drain_poll = 0.0
@@ -184,7 +128,7 @@ class RayBackend:
         else:
             self._join(address)
             self._sharing = Sharing(priority)
-        self._actor_class = ray.remote(_WorkerActor)
+        self._actor_class = ray.remote(WorkerActor)
 
     @property
     def workers(self) -> int:
@@ -219,7 +163,7 @@ class RayBackend:
         labels = needs.labels
         if self._folder is None:
             labels += selected(needs.accelerators, avoid)
-        elif why := _lacking(needs, gpus) or ("there is one machine" if avoid else ""):
+        elif why := lacking(needs, gpus) or ("there is one machine" if avoid else ""):
             self._refused.append(WorkerRefused(worker, why))
             return
         demand = Demand(self._threads, min(gpus, 1) if needs.gpus is None else needs.gpus, labels)
@@ -240,7 +184,8 @@ class RayBackend:
 
     def dispatch(self, worker: str, unit: Unit, attempt: Attempt) -> None:
         """Queues a unit at an actor."""
-        self._call(self._actors[worker].run.remote(unit, attempt), worker, "run", (unit, attempt))
+        ref = self._actors[worker].run.remote(unit, attempt, self._heard[worker])
+        self._call(ref, worker, "run", (unit, attempt))
 
     def kill(self, worker: str) -> None:
         """Kills an actor's process, or takes back the request for one."""
@@ -248,6 +193,7 @@ class RayBackend:
         self._places.pop(worker, None)
         self._asked.pop(worker, None)
         self._granted.pop(worker, None)
+        self._heard.pop(worker, None)
         self._calls = {ref: call for ref, call in self._calls.items() if call.worker != worker}
         if actor is not None:
             ray.kill(actor, no_restart=True)
@@ -391,8 +337,19 @@ class RayBackend:
             self._granted[call.worker] = demand
             return WorkerReady(call.worker, value.node, demand.gpus, value.seconds)
         if call.kind == "run":
+            if is_failed(value):
+                self._hear(call.worker)
             return UnitDone(call.worker, value)
         return WorkerBound(call.worker, value) if isinstance(value, str) else BindFailed(call.worker, *value)
+
+    def _hear(self, worker: str) -> None:
+        """Takes note of a failed report, and queues anew, in order, what the actor does not run until it knows that."""
+        self._heard[worker] += 1
+        queued = [(ref, call.dispatched) for ref, call in self._calls.items() if call.worker == worker]
+        for ref, dispatched in queued:
+            if dispatched is not None:
+                del self._calls[ref]
+                self.dispatch(worker, *dispatched)
 
     def _uncallable(self, call: _Call, error: RayError) -> BackendEvent:
         kind, message = type(error).__name__, one_line(error)
@@ -438,13 +395,3 @@ def _reason(error: RayActorError) -> LossReason:
     ):
         return "unreachable"
     return "died"
-
-
-def _lacking(needs: WorkerNeeds, gpus: int) -> str:
-    """Says what a worker needs that this machine can never give; empty where it can."""
-    if (needs.gpus or 0) > gpus:
-        return f"a worker needs {needs.gpus} GPUs and this machine has {gpus}; ask for fewer, or --address"
-    if needs.labels:
-        labels = ", ".join(f"{key}={value}" for key, value in needs.labels)
-        return f"a worker needs a machine labelled {labels}, which only a cluster has; join one with --address"
-    return ""

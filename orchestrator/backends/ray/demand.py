@@ -16,6 +16,7 @@ from ray.core.generated.autoscaler_pb2 import AutoscalingState, GetClusterStatus
 from ray.exceptions import RpcError
 from ray.experimental.internal_kv import _internal_kv_get
 
+from orchestrator.scheduler.needs import WorkerNeeds
 from orchestrator.scheduler.protocol import BackendError
 
 PATIENCE_SECONDS = 40.0
@@ -178,3 +179,13 @@ def _autoscaling() -> AutoscalingState | None:
     reply.ParseFromString(client.get_cluster_status(timeout_s=RPC_SECONDS))
     state = reply.autoscaling_state
     return state if state.autoscaler_state_version else None
+
+
+def lacking(needs: WorkerNeeds, gpus: int) -> str:
+    """Says what a worker needs that this machine can never give; empty where it can."""
+    if (needs.gpus or 0) > gpus:
+        return f"a worker needs {needs.gpus} GPUs and this machine has {gpus}; ask for fewer, or --address"
+    if needs.labels:
+        labels = ", ".join(f"{key}={value}" for key, value in needs.labels)
+        return f"a worker needs a machine labelled {labels}, which only a cluster has; join one with --address"
+    return ""
