@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from loco_core.diffusion.weights import weights_hash
+from loco_core.diffusion import weights
 from loco_core.errors import LocoError
 from loco_core.toyworld import WEIGHTS
-from orchestrator.resolve import lookup
 from orchestrator.resolve.lookup import resolve
 from orchestrator.runs.outlook import outlook
 from orchestrator.spec import SweepSpec
@@ -264,13 +264,8 @@ def test_every_value_of_every_key_runs(
     subtests: pytest.Subtests,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # The same few folders over and over.
-    known: dict[str, str] = {}
-
-    def remembered(path: str, *more: Any, **options: Any) -> str:
-        return known.get(path) or known.setdefault(path, weights_hash(path, *more, **options))
-
-    monkeypatch.setattr(lookup, "weights_hash", remembered)
+    # The same few files over and over.
+    monkeypatch.setattr(weights, "file_hash", cache(weights.file_hash))
     # What compiled code does is tested elsewhere; it takes a minute to make.
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled.append(module))
