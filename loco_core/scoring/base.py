@@ -9,7 +9,8 @@ A scorer's file exports a class ``Scorer`` that fulfils :class:`Scorer`, a judge
 - ``Settings`` (judges): a :class:`JudgeSettings`. Such a judge takes a model that a sweep names, and is built from a
   fourth value, a :class:`JudgeTask`: the classes that it chooses among, and its settings. Beside it ``MODEL_TYPES``
   says which ``model_type`` the model may have (none: any), ``PICTURES`` whether it wants a folder of pictures,
-  ``FILES`` which further files of the model's folder it reads; a function ``check(task)`` refuses what it cannot judge,
+  ``FILES`` which further files of the model's folder it reads; a function ``passes(task)`` returns how many times it
+  reads a picture, for the estimate of `plan`; a function ``check(task)`` refuses what it cannot judge,
   and ``seen(task, kind)`` returns the classes that it may name, where these are not all.
 """
 

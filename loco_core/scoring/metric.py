@@ -37,6 +37,7 @@ class MetricInfo:
         lacks: of set metrics, called with the number of pictures of a set and that of features of a picture: what is
             wrong with values of so few, in words; empty where nothing is. Such values have no interval, nor have those
             of which a resample has so few.
+        least_side: shorter side in pixels of the smallest picture that it compares; 0 where it compares all.
         least: what no true value is below, and no end of an interval is either.
         text: what the report's text on methods says of it.
     """
@@ -44,6 +45,7 @@ class MetricInfo:
     weights: str | None = None
     model_types: tuple[str, ...] = ()
     lacks: Callable[[int, int], str] = lambda pictures, width: ""
+    least_side: int = 0
     least: float = -math.inf
     text: str = ""
 

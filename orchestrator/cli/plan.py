@@ -11,6 +11,7 @@ from orchestrator.cli.options import JsonOption, Overrides, ResultsOption, Sweep
 
 if TYPE_CHECKING:
     from loco_core.localization.power import Reach
+    from orchestrator.resolve.judge_cost import JudgeCost
     from orchestrator.runs.outlook import Outlook
 
 MEASURED = "at the pace so far, without loading"
@@ -72,6 +73,8 @@ def plan(
     print(f"time:    about {duration(found.seconds)} on one worker, {MEASURED if found.measured else ASSUMED}")
     if found.edits.images:
         print(f"         and up to {duration(found.edits.seconds)} for edits")
+    if found.judge is not None:
+        print(f"judge:   {printable(_of_judge(found.judge, found.edits.images))}")
     for line in expected_lines(found, cluster.spec) if cluster else ():
         print(line)
     if rule(spec.localize.localizer).bounds:
@@ -88,6 +91,17 @@ def plan(
         print(f"family:  {printable(line)}")
     for warning in found.warnings:
         print(f"warning: {printable(warning)}")
+
+
+def _of_judge(judge: JudgeCost, images: int) -> str:
+    """Returns what a judge takes, in words."""
+    from orchestrator.face.progress import duration, size
+
+    memory = "weights of unknown size" if judge.bytes is None else size(judge.bytes)
+    said = f"{judge.judge} holds {memory} beside each pipeline, from the start of a worker"
+    if judge.seconds_per_image is None or not images:
+        return said
+    return f"{said}; about {duration(judge.seconds_per_image * images)} more for edits (assumed, on a GPU)"
 
 
 def _per_cell(found: Outlook) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from loco_core.errors import ModelError
 from orchestrator.cli.options import JsonOption, Overrides, SweepFile
+from orchestrator.face.progress import size
 
 if TYPE_CHECKING:
     from orchestrator.spec import Source, SweepSpec
@@ -53,8 +54,8 @@ def prefetch(
     elif not rows:
         print("no model of this sweep comes from the hub")
     else:
-        sizes = [(row["repository"], str(row["revision"])[:8], row["files"], _size(row["bytes"]),
-                  _size(row["missing_bytes"])) for row in rows]  # fmt: skip
+        sizes = [(row["repository"], str(row["revision"])[:8], row["files"], size(row["bytes"]),
+                  size(row["missing_bytes"])) for row in rows]  # fmt: skip
         table.show(
             ("repository", "commit", "files", "size", "to fetch"), sizes, right=("files", "size", "to fetch")
         )  # fmt: skip
@@ -88,11 +89,6 @@ def _check_room(needed: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise ModelError(
-            f"{cache}: {_size(free)} free, and {_size(needed)} are to be fetched; free some, or let HF_HOME "
+            f"{cache}: {size(free)} free, and {size(needed)} are to be fetched; free some, or let HF_HOME "
             "(cache.path of a cluster file) name another folder"
         )
-
-
-def _size(count: object) -> str:
-    number = float(str(count))
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"

@@ -84,6 +84,12 @@ def _is_live() -> bool:
     return sys.stdout.isatty()
 
 
+def size(count: object) -> str:
+    """Returns a number of bytes in words, e.g. ``0.6 GB``."""
+    number = float(str(count))
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
 def duration(seconds: float) -> str:
     """Returns seconds as a person says them."""
     if seconds < 90:

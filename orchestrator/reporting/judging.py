@@ -55,7 +55,7 @@ def described(pinned: Pinned) -> dict[str, str]:
     """
     found = {}
     for name, said in pinned.judges.items():
-        parts = [f"{key} {value}" for key, value in said.items() if key not in ("use", "is_scorer")]
+        parts = [f"{key} {value}" for key, value in said.items() if key not in ("use", "is_scorer", "asked")]
         found[f"judge {name}"] = ", ".join(parts) or "as bundled"
     return found
 

@@ -100,9 +100,7 @@ def resolve_judge(
         task = judge_task(choice, classes)
         name = judge_id(choice.use)
         if task is None:
-            own = _brought(choice.use)
-            shared = bool(own) and _are_same((own, None), (find_scorer(scorer.source)[1], scorer.revision))
-            return ResolvedJudge(id=name, use=choice.use, weights=own and weights_hash(own, None), is_scorer=shared)
+            return _own(name, choice, scorer, hub=hub)
         path = choice.model
         if not Path(path).is_dir() and not on_hub(path):
             raise ModelError(f"no folder {path}; expected the folder of a model of transformers, or a hub id")
@@ -122,8 +120,22 @@ def resolve_judge(
         model = path if on_hub(path) else Path(path).name
         return ResolvedJudge(
             id=f"{name}:{model}@{digest[:8]}", use=choice.use, model=absolute(path), revision=pinned, weights=weights,
-            pictures=choice.pictures, pictures_hash=pictures, settings=dict(choice.settings),
+            pictures=choice.pictures, pictures_hash=pictures, settings=dict(choice.settings), asked=choice.revision,
         )  # fmt: skip
+
+
+def _own(name: str, choice: JudgeChoice, scorer: ResolvedScorer, *, hub: bool) -> ResolvedJudge:
+    """Looks up a judge that takes no model: it brings its weights, in a folder or on the hub, or has none."""
+    own = _brought(choice.use)
+    if not own or (on_hub(own) and not hub):
+        return ResolvedJudge(id=name, use=choice.use, revision=choice.revision, asked=choice.revision)
+    revision = commit(own, choice.revision) if on_hub(own) else None
+    shared = _are_same((own, revision), (find_scorer(scorer.source)[1], scorer.revision))
+    return ResolvedJudge(
+        # Two commits are two judges.
+        id=f"{name}:{own}@{revision[:8]}" if revision else name, use=choice.use, revision=revision,
+        weights=weights_hash(own, revision), is_scorer=shared, asked=choice.revision,
+    )  # fmt: skip
 
 
 def pictures_hash(folder: str) -> str:
@@ -147,15 +159,15 @@ def _located() -> Iterator[None]:
 def _choice(spec: SweepSpec) -> JudgeChoice:
     wanted = spec.evaluate.judge
     assert wanted is not None
-    if wanted.revision is not None and (wanted.model is None or not on_hub(wanted.model)):
+    if wanted.revision is not None and not on_hub(wanted.model or _brought(wanted.use)):
         raise SpecError(f"revision {wanted.revision} is given, but no hub id as model; expected none")
     return JudgeChoice(wanted.use, wanted.model or "", wanted.revision, wanted.pictures or "", wanted.settings)
 
 
 def _brought(use: str) -> str:
-    """Returns the folder of the weights that a judge brings itself; empty where it has none in a folder."""
+    """Returns the folder or hub id of the weights that a judge brings itself; empty where it has none."""
     where = str(getattr(plugins.load("judges", use), "WEIGHTS", ""))
-    return where if Path(where).is_dir() else ""
+    return where if Path(where).is_dir() or on_hub(where) else ""
 
 
 def _check_type(choice: JudgeChoice, revision: str | None) -> None:

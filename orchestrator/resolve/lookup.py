@@ -27,7 +27,7 @@ from orchestrator.resolve.donors import with_donor
 from orchestrator.resolve.editable import check_editors
 from orchestrator.resolve.hooks import check_hooks
 from orchestrator.resolve.judge import check_judge, resolve_judge
-from orchestrator.resolve.metrics import check_metrics, resolve_metrics
+from orchestrator.resolve.metrics import check_metrics, check_sides, resolve_metrics
 from orchestrator.resolve.options import check_fit, check_scheduler, steps_of
 from orchestrator.resolve.resolved import Resolved, ResolvedModel, ResolvedScorer
 from orchestrator.resolve.super_resolution import check_super_resolution, with_super_resolution
@@ -147,6 +147,7 @@ def _checked(spec: SweepSpec, models: Sequence[ResolvedModel]) -> tuple[Attribut
     check_fit(spec, models)
     attributes = check_names(spec)
     check_subjects(spec, attributes)
+    check_sides(spec, models)
     return attributes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from loco_core.diffusion.folders import PROCESSORS, scorer_files
@@ -12,7 +13,7 @@ from loco_core.scoring.base import find_scorer, named_scorers
 from loco_core.scoring.metric import MetricInfo, compares_sets, metric_id, metric_info
 from loco_core.scoring.set_distance import LEAST_PROMPTS
 from loco_core.scoring.vision import VISION
-from orchestrator.resolve.resolved import ResolvedMetric
+from orchestrator.resolve.resolved import ResolvedMetric, ResolvedModel
 from orchestrator.spec import SweepSpec
 from orchestrator.spec.metrics import choice
 
@@ -24,13 +25,17 @@ def check_metrics(spec: SweepSpec) -> None:
         SpecError: there is one; ``loc`` says where in the sweep.
     """
     for i, item in enumerate(spec.evaluate.metrics):
-        name, weights = choice(item)
+        name, weights, revision = choice(item)
         with located("evaluate", "metrics", i):
             info = metric_info(name)
             if weights is None and info.weights == "":
                 raise SpecError(f"{name} needs weights; expected {{{name}: {{weights: FOLDER_OR_HUB_ID}}}}")
             if weights is not None and info.weights is None:
                 raise SpecError(f"{name} reads no weights; expected {name} alone")
+            if revision is not None and (where := named_place(name, weights)) and not on_hub(where):
+                raise SpecError(f"revision {revision} is given, but {where} is no hub id; expected none")
+            if revision is not None and info.weights is None:
+                raise SpecError(f"{name} reads no weights, which could have a revision; expected {name} alone")
             if compares_sets(name) and spec.evaluate.prompts < LEAST_PROMPTS:
                 raise SpecError(
                     f"{name} compares sets of pictures of {LEAST_PROMPTS} prompts or more; evaluate.prompts is "
@@ -65,14 +70,44 @@ def resolve_metrics(spec: SweepSpec, *, hub: bool = True) -> tuple[ResolvedMetri
 
 def named_weights(spec: SweepSpec) -> tuple[str, ...]:
     """Returns folders and hub ids of the weights that the metrics of a sweep read."""
-    named = ((weights or metric_info(name).weights) for name, weights in map(choice, spec.evaluate.metrics))
-    return tuple(find_scorer(item)[1] for item in named if item)
+    places = (named_place(name, weights) for name, weights, _ in map(choice, spec.evaluate.metrics))
+    return tuple(place for place in places if place)
 
 
-def _resolved(name: str, weights: str | None, *, hub: bool) -> ResolvedMetric:
+def named_place(name: str, weights: str | None) -> str:
+    """Returns the folder or hub id of the weights that a metric reads; empty where it has none.
+
+    Args:
+        name: of the metric.
+        weights: weights that a sweep names; None for the metric's own.
+    """
+    named = weights or metric_info(name).weights
+    return find_scorer(named)[1] if named else ""
+
+
+def check_sides(spec: SweepSpec, models: Sequence[ResolvedModel]) -> None:
+    """Refuses pictures that are too small for a metric.
+
+    Raises:
+        SpecError: there are some; ``loc`` says of which metric.
+    """
+    settings = spec.generation.settings
+    for i, item in enumerate(spec.evaluate.metrics):
+        least = metric_info(choice(item).name).least_side
+        for model in models:
+            sides = [side or model.native_side for side in (settings.height, settings.width)]
+            # A second stage makes a square of the same shape, larger.
+            if model.super_resolution is None and min(sides) < least:
+                with located("evaluate", "metrics", i):
+                    raise SpecError(
+                        f"{choice(item).name} compares pictures of {least} x {least} pixels or more; those of "
+                        f"{model.id} are {sides[0]} x {sides[1]}"
+                    )
+
+
+def _resolved(name: str, weights: str | None, asked: str | None, *, hub: bool) -> ResolvedMetric:
     info = metric_info(name)
-    named = weights or info.weights or ""
-    where = find_scorer(named)[1] if named else ""
+    named, where = weights or info.weights or "", named_place(name, weights)
     folder = Path(where).is_dir() if where else False
     if named and not where:
         raise SpecError(f"{named} has no weights that {name} could read; expected a model's folder or hub id")
@@ -82,14 +117,14 @@ def _resolved(name: str, weights: str | None, *, hub: bool) -> ResolvedMetric:
         raise SpecError(f'no weights "{named}"{did_you_mean(named, named_scorers())}; or a model\'s folder or hub id')
     revision, digest = None, ""
     if where and (folder or hub):
-        revision = None if folder else commit(where, None)
+        revision = None if folder else commit(where, asked)
         _check_type(name, info, where, revision)
         if not folder:
             check_held(where, revision, VISION)
         digest = weights_hash(where, revision, scorer_files)
     return ResolvedMetric(
         id=metric_id(name, digest), source=name, sets=compares_sets(name), weights=named,
-        path=absolute(where) if where else "", revision=revision, digest=digest,
+        path=absolute(where) if where else "", revision=revision, digest=digest, asked=asked,
     )  # fmt: skip
 
 

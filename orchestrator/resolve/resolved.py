@@ -220,6 +220,7 @@ class ResolvedJudge(BaseModel):
         pictures_hash: hash of these.
         settings: its own settings as the sweep gives them.
         is_scorer: whether its weights are those of the scorer.
+        asked: revision as the sweep names it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -233,6 +234,7 @@ class ResolvedJudge(BaseModel):
     pictures_hash: str = ""
     settings: dict[str, Any] = {}
     is_scorer: bool = False
+    asked: str | None = None
 
     @property
     def choice(self) -> JudgeChoice:
@@ -251,6 +253,7 @@ class ResolvedMetric(BaseModel):
         path: folder or hub id of its weights.
         revision: commit on the hub; None for a folder.
         digest: hash of its weights (of a hub model, its commit).
+        asked: revision as the sweep names it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -262,6 +265,7 @@ class ResolvedMetric(BaseModel):
     path: str
     revision: str | None
     digest: str
+    asked: str | None = None
 
 
 class Resolved(BaseModel):

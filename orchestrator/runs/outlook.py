@@ -11,6 +11,7 @@ from loco_core.errors import SpecError, located
 from orchestrator.hooks.choice import hook_warnings
 from orchestrator.resolve.donors import donor_words
 from orchestrator.resolve.editable import check_records
+from orchestrator.resolve.judge_cost import JudgeCost, judge_cost
 from orchestrator.resolve.options import check_methods, unedited_models
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.runs.session import (
@@ -102,6 +103,7 @@ class Outlook:
             None.
         edits: what edits and attacks on them take in addition, at the most: if every attribute that can be edited is
             localized in every model. Nothing where the sweep does not edit.
+        judge: what the judge of edits takes beside that; None without edits or judge.
         unedited: why attributes and models are not edited though the sweep edits, a sentence each.
         donors: in what models differ from the models that are their donors, a sentence each.
         warnings: what the sweep cannot show or cannot mean, and what to change, a sentence each.
@@ -123,6 +125,7 @@ class Outlook:
     models: tuple[ModelOutlook, ...] = ()
     used: Spent = field(default_factory=Spent)
     edits: Count = field(default_factory=Count)
+    judge: JudgeCost | None = None
     unedited: tuple[str, ...] = ()
     donors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -200,6 +203,7 @@ def outlook(spec: SweepSpec, resolved: Resolved, root: str | None) -> Outlook:
     )
     return Outlook(
         edits=replace(edits, seconds=HOUR * sum(item.edit_hours for item in models)),
+        judge=judge_cost(resolved) if spec.edit else None,
         unedited=unedited,
         donors=donor_words(resolved),
         warnings=(*warnings_of(spec, resolved, can_show), *hook_warnings(spec)),

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from loco_core.errors import LocoError, SpecError, StoreError
 from loco_core.types import Attribute
 from orchestrator.hooks.events import RunStart
-from orchestrator.resolve.resolved import Resolved
+from orchestrator.resolve.resolved import Resolved, ResolvedJudge, ResolvedMetric
 from orchestrator.runs.control import ControlWatch
 from orchestrator.runs.journal import StoreJournal
 from orchestrator.runs.recorded import written_progress
@@ -211,10 +211,13 @@ def pinned_names(store: Store, resolved: Resolved) -> dict[str, Any]:
     # Provenance: what a changed file changes has a name of its own.
     pinned["code"] = {**pinned.get("code", {}), **resolved.code}
     pinned["judge"] = resolved.judge_id
-    if (judge := resolved.judge) is not None:
-        # Another judge, or one of other weights, has another name.
-        said = judge.model_dump(exclude={"id"}, exclude_defaults=True)
-        pinned["judges"] = {**pinned.get("judges", {}), judge.id: said}
+    # Another judge or metric, or one of other weights, has another name.
+    judges: tuple[ResolvedJudge | ResolvedMetric, ...] = (resolved.judge,) if resolved.judge else ()
+    for part, looked_up in (("judges", judges), ("metrics", resolved.metrics)):
+        for item in looked_up:
+            said = item.model_dump(exclude={"id"}, exclude_defaults=True)
+            _check_commit(store.root, item.id, said, pinned.get(part, {}))
+            pinned[part] = {**pinned.get(part, {}), item.id: said}
     if pinned["scorer"] != resolved.scorer.weights:
         raise SpecError(
             f"{store.root}: scores were made with scorer weights {pinned['scorer'][:12]}, {resolved.scorer.name} now "
@@ -249,6 +252,32 @@ def is_planned_otherwise(store: Store, resolved: Resolved) -> bool:
     return pinned.scorer != resolved.scorer.weights or any(
         now.get(name, weights) != weights for name, weights in pinned.models.items()
     )
+
+
+def _check_commit(root: str, name: str, now: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a judge or metric whose name on the hub stands for another commit than it did: all would be drawn again.
+
+    Args:
+        root: where the results are.
+        name: what it is called in results.
+        now: what it is.
+        before: what those of earlier runs were, by what they are called.
+
+    Raises:
+        SpecError: it does, and the sweep does not say which commit it means.
+    """
+    if now.get("revision") is None or name in before or now.get("asked") == now["revision"]:
+        return
+    for other in before.values():
+        named = now.keys() - {"revision", "digest", "weights"}
+        alike = all(other.get(key) == now[key] for key in named)
+        if alike and other.get("revision") not in (None, now["revision"]):
+            where = now.get("model") or now.get("path") or name
+            raise SpecError(
+                f"{root}: edits were measured with {where} at commit {other['revision'][:12]}, "
+                f"{now.get('asked') or 'its main branch'} is now {now['revision'][:12]}; put revision: "
+                f"{other['revision']} beside it to keep that, or revision: {now['revision']} to measure them again"
+            )
 
 
 def check_texts(root: str, known: Plan, attributes: Iterable[Attribute]) -> None:

@@ -241,7 +241,7 @@ class EvaluateSpec(Strict):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Keys and files of the metrics."""
-        return tuple(choice(item)[0] for item in self.metrics)
+        return tuple(choice(item).name for item in self.metrics)
 
     @property
     def plug_ins(self) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Pinned(Document):
         judge: the judge of the last run, by its name in ``evaluations``; None without one.
         judges: what each judge of edits was, by its name in ``evaluations``: model, revision, hash of its weights,
             settings; results of an earlier version do not say it.
+        metrics: what each metric of edits was, likewise; results of an earlier version do not say it.
         code: hashes of the user's own Python files, by path; results of an earlier version do not say it.
         plans: how many plan files were written; results of an earlier version do not say it.
     """
@@ -60,6 +61,7 @@ class Pinned(Document):
     scorer: str
     judge: str | None = None
     judges: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
     code: dict[str, str] = Field(default_factory=dict)
     plans: Annotated[int, Field(ge=0)] = 0
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
+from safetensors.torch import load_file
 
 from loco_core.errors import LocoError
 from orchestrator.reporting import write_report
 from orchestrator.reporting.findings import read_findings
+from orchestrator.resolve.judge_cost import judge_cost
 from orchestrator.resolve.lookup import resolve
 from orchestrator.runs.compare import compare_results
 from orchestrator.spec import SweepSpec
@@ -22,7 +26,7 @@ from orchestrator.store.documents import Pinned
 from orchestrator.store.layout import RESOLVED
 from tests.support import judge_models
 from tests.support.runs import localizer_of, run
-from tests.support.sweeps import tiny_sweep
+from tests.support.sweeps import Command, tiny_sweep
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,41 @@ def test_edits_are_chosen_and_graded_by_the_second_model(results: Path, clip: Pa
     assert pinned.judges[name]["model"] == str(clip)
     assert pinned.judges[name]["settings"] == {"abstain": 0.0}
     assert len(pinned.judges[name]["weights"]) == 64
+
+
+def test_plan_says_what_a_judge_takes(
+    tiny_pipeline: Path, localizer: Path, clip: Path, tmp_path: Path, command: Command
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    spec = sweep(tiny_pipeline, localizer, by_clip(clip))
+    file.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
+    code, out, _ = command("plan", file, "--json")
+    assert code == 0
+    found = json.loads(out)
+    weights = load_file(clip / "model.safetensors")
+    numbers = sum(value.numel() for value in weights.values())
+    assert found["judge"]["bytes"] == 4 * numbers
+    assert found["judge"]["seconds_per_image"] > 0
+    code, out, _ = command("plan", file)
+    line = (
+        f"judge:   {found['judge']['judge']} holds {4 * numbers / 1e6:.1f} MB beside each pipeline, from the start of"
+    )
+    assert line in out
+    # Half of the memory in half precision; a picture is read once for each answer, in two orders.
+    resolved = resolve(spec)
+    assert resolved.judge is not None
+    vqa = resolved.judge.model_copy(update={"use": "vqa", "settings": {"dtype": "float16", "kinds": ["style"]}})
+    other = judge_cost(resolved.model_copy(update={"judge": vqa}))
+    assert other is not None
+    assert other.bytes == 2 * numbers
+    answers = len(judge_models.classes()["style"].classes)
+    assert other.seconds_per_image == pytest.approx(2 * answers * found["judge"]["seconds_per_image"])
+    # One that brings its weights holds them too, and a sweep without edits loads no judge for them.
+    bundled = resolve(sweep(tiny_pipeline, localizer, "toy-judge"))
+    own = judge_cost(bundled)
+    assert own is not None
+    assert (own.bytes or 0) > 0
+    assert judge_cost(resolved.model_copy(update={"judge": None})) is None
 
 
 def test_the_report_says_by_what_edits_were_chosen_and_graded(results: Path) -> None:

@@ -122,6 +122,7 @@ OPEN: dict[str, list[Any]] = {
     "evaluate.judge.use": ["toy-judge"],
     "evaluate.judge.revision": ["main"],
     "evaluate.metrics.*.*.weights": [],
+    "evaluate.metrics.*.*.revision": [],
     "evaluate.attacks.*.use": ["relearn"],
     "reproduces": ["locogen-sd14"],
     "stages": [{}],
@@ -192,7 +193,9 @@ def wanted(named: dict[str, str]) -> list[Pick]:
         "evaluate.floor": [named["folder"], "toy"],
         "hooks": [["tensorboard"], [{"tensorboard": {"folder": "curves"}}, {named["hook"]: {"path": "called"}}]],
     }  # fmt: skip
-    return picks(SweepSpec, {path: [*OPEN.get(path, ()), *places.get(path, ())] for path in OPEN.keys() | places})
+    found = picks(SweepSpec, {path: [*OPEN.get(path, ()), *places.get(path, ())] for path in OPEN.keys() | places})
+    # Tried as items of the list: what stands above these keys is a metric's name. A revision wants a hub.
+    return [pick for pick in found if not pick.path.startswith("evaluate.metrics.*.*.")]
 
 
 def needs(named: dict[str, str]) -> dict[str, Flat]:

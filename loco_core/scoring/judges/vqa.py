@@ -59,6 +59,11 @@ def check(task: JudgeTask) -> None:
             raise error
 
 
+def passes(task: JudgeTask) -> int:
+    """Returns how many times a picture is read: each answer in two orders of the answers."""
+    return 2 * sum(len(found.classes) for found in task.classes.values())
+
+
 class Judge:
     """See the module, and `loco_core.scoring.base.Judge`."""
 
