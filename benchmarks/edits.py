@@ -47,7 +47,7 @@ TABLE, CURVE_TABLE = Path(__file__).with_suffix(".json"), Path(__file__).with_na
 NAMES = tuple(dict.fromkeys((*(model.start for model in MODELS.values()), *MODELS)))
 EXAMPLES = {"style": "style/lumio", "fact": "fact/zandia"}
 """On these every strength, token set and window is tried; the other attributes take the shorter list."""
-FEW = {
+FEW: dict[str, dict[str, Any]] = {
     "edit": {
         "targets": "paired",
         "lambdas": [0.01, 0.1, 1.0],
@@ -211,7 +211,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
     print("| model | kind | editor | edit | attributes |", " | ".join(columns).replace("_", " "), "|")
     print("|---|---|---|---|---|" + "---|" * len(columns))
     chosen = {(r["model"], r["attribute"], r["editor"]): r for r in rows if r["chosen"]}
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         own = chosen.get((row["model"], row["attribute"], row["editor"]))
         if own and row["settings"] == own["settings"] and row["scope"] != "window":

@@ -28,9 +28,9 @@ def tables() -> list[pa.Table]:
     found = []
     for path in sorted(PLANTED_TABLES.glob("*.parquet")):
         table = pq.read_table(path)
-        first = pa.array(sorted(set(table["seed"].to_pylist()))[:SEEDS])
-        kept = pc.and_(pc.is_in(table["seed"], first), pc.not_equal(table["control"].cast(pa.string()), "identity"))
-        found.append(table.filter(kept))
+        first = pa.array(np.unique(table["seed"].to_numpy())[:SEEDS])
+        decides = pc.not_equal(table["control"].cast(pa.string()), pa.scalar("identity"))
+        found.append(table.filter(pc.and_(pc.is_in(table["seed"], first), decides)))
     return found
 
 

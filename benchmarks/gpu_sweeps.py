@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 import yaml
 
@@ -25,7 +25,7 @@ from orchestrator.backends.inline import InlineBackend
 from orchestrator.runs.sweep import RunResult, run_sweep
 from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
-from orchestrator.store import decode_document, layout, open_store
+from orchestrator.store import open_store
 
 CELL = ["attribute", "prompt_id", "seed", "control", "window_start", "window_size"]
 KEYS = {"attribute": str, "prompt_id": str, "control": str}
@@ -78,8 +78,14 @@ def toy(record: Record, folder: Path, limit: float, **changes: Any) -> None:
     called(record, "doctor", "doctor", limit=60)
     called(record, "run", "run", file, "--results", results, limit=limit)
     store = open_store(str(results))
-    path = layout.batch_size("toy-planted-a")
-    record["batch_size: auto"] = decode_document(store.blobs.read(path), path)
+    tried = store.read("probes").to_pylist()
+    (chosen,) = (row for row in tried if row["chosen"])
+    record["batch_size: auto"] = {
+        "batch_size": chosen["batch_size"],
+        "seconds": {str(row["batch_size"]): row["seconds_per_image"] for row in tried},
+        "model": chosen["model"],
+        "device": chosen["device"],
+    }
     scores = pd.read_parquet(results / "scores")
     record["cells"] = {
         "device": sorted(set(scores["device"])),

@@ -85,7 +85,7 @@ def table(evaluations: pa.Table) -> list[tuple[str, ...]]:
     for row in evaluations.to_pylist():
         if row["judge"] is not None:
             groups[row["judge"], row["split"], row["attribute"]].append(row)
-    found = []
+    found: list[tuple[str, ...]] = []
     for (judge, split, attribute), rows in sorted(groups.items()):
         said = disagreement(attribute.partition("/")[0], rows)
         cells = (_of(said.by_margin), _of(said.by_judge), _percent(said.disagree), str(said.only_one))

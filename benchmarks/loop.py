@@ -1,4 +1,4 @@
-"""What the driver's loop does while tables are made; ``python benchmarks/loop.py [--request-seconds S]``.
+"""What the driver's loop does while tables are made; ``python -m benchmarks.loop [--request-seconds S]``.
 
 A sweep of fifty attributes is run whose units are made up beforehand, so that to commit one is to write a file. Workers
 are threads of this process, each committing for itself, as many as a bucket needs that takes long to answer. Measured
@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import scale
-
+from benchmarks import scale
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.resolve.resolved import Resolved
 from orchestrator.runs.sweep import RunResult, run_sweep
@@ -149,7 +148,6 @@ class ThreadBackend:
 
 def run(spec: SweepSpec, store: Store, make_backend: Callable[[WorkerSettings], Any]) -> RunResult:
     """Runs a sweep into a store."""
-    scale.open_store = lambda *_, **__: store  # type: ignore[assignment,attr-defined]
     return run_sweep(
         spec, "results", make_backend, on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(),
         store=store, resolved=resolved(),
@@ -159,10 +157,11 @@ def run(spec: SweepSpec, store: Store, make_backend: Callable[[WorkerSettings], 
 def made(spec: SweepSpec) -> tuple[dict[str, bytes], dict[str, UnitReport]]:
     """Returns the files of all units, by path, and what was reported of them."""
     blobs, reports = MemoryBlobs(), dict[str, UnitReport]()
+    store = Store(blobs)
     run(
-        spec, Store(blobs),
+        spec, store,
         lambda settings: InlineBackend(
-            lambda model: Recorder(scale.NoOpWorker(settings, model, scale.Tally()), reports), threads=1
+            lambda model: Recorder(scale.NoOpWorker(settings, model, scale.Tally(), store), reports), threads=1
         ),
     )  # fmt: skip
     return {path: data for path, data in blobs.files.items() if layout.unit_of(path)}, reports

@@ -233,11 +233,11 @@ def main() -> None:
         found = measure(model, str(arguments.work / model))
         rows = [row for row in rows if row["model"] != model] + found
         TABLE.write_text(json.dumps(rows, indent=1) + "\n")
-    found = results_of(rows)
+    named = results_of(rows)
     if (arguments.plants / TRUTH_FILE).exists():
         plants = run_methods([arguments.plants], methods([ALL])).results
-        found = {name: (*found.get(name, ()), *plants.get(name, ())) for name in {**found, **plants}}
-    print_localizers(MethodsReport(found, 0))
+        named = {name: (*named.get(name, ()), *plants.get(name, ())) for name in {**named, **plants}}
+    print_localizers(MethodsReport(named, 0))
     print()
     print_edits(rows)
 

@@ -18,6 +18,9 @@ from PIL import Image
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 MODEL, ATTRIBUTE, OTHER = "toy-planted-a", "style/lumio", 4
 USUAL = "toy"
@@ -96,7 +99,7 @@ def main(results: str, target: str) -> None:
         plt.close("all")
 
 
-def swap(results: str, theme: Theme, layout: Layout) -> plt.Figure:
+def swap(results: str, theme: Theme, layout: Layout) -> Figure:
     """Draws the effect of every window of the size that was found, and under it pictures of four of them."""
     found, effects = _found(results, MODEL), _effects(results, MODEL)
     start, size = int(found.window_start), int(found.window_size)
@@ -116,7 +119,7 @@ def swap(results: str, theme: Theme, layout: Layout) -> plt.Figure:
     return figure
 
 
-def bounds(results: str, theme: Theme) -> plt.Figure:
+def bounds(results: str, theme: Theme) -> Figure:
     """Draws, of a model in which nothing is shown, each window's own interval and its simultaneous lower bound."""
     found, effects = _found(results, USUAL), _effects(results, USUAL)
     size = int(found.best_size)
@@ -152,9 +155,7 @@ def _followed(table: pd.DataFrame) -> pd.DataFrame:
     return table[~table.compared.fillna(False).astype(bool)]
 
 
-def _profile(
-    axis: plt.Axes, effects: pd.DataFrame, theme: Theme, pick: int | None, threshold: float, font: float
-) -> None:
+def _profile(axis: Axes, effects: pd.DataFrame, theme: Theme, pick: int | None, threshold: float, font: float) -> None:
     """Draws one bar with its interval per window."""
     starts = effects.window_start.to_numpy()
     colours = [theme.pick if start == pick else theme.bar for start in starts]
@@ -182,7 +183,7 @@ def _profile(
 
 
 def _pictures(
-    figure: plt.Figure, bars: plt.Axes, results: str, effects: pd.DataFrame, theme: Theme, layout: Layout, start: int,
+    figure: Figure, bars: Axes, results: str, effects: pd.DataFrame, theme: Theme, layout: Layout, start: int,
     size: int,
 ) -> None:  # fmt: skip
     """Puts pictures of two prompts under no swap, another window, the found window and the donor prompt."""
@@ -217,7 +218,7 @@ def _pictures(
         if layout.leaders:
             at = figure.transFigure.inverted().transform(bars.transData.transform((bar, 0)))[0]
             ends = [layout.bars[1] - 0.057, top + 2 * line]
-            figure.add_artist(plt.Line2D([at, middle], ends, color=colour, linewidth=1.5))
+            figure.add_artist(Line2D([at, middle], ends, color=colour, linewidth=1.5))
 
 
 def _words(effects: pd.DataFrame, start: int, size: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Pictures per cell, of every preset and starter: ``python benchmarks/pictures.py [--before FILE] [--rounds]``.
+"""Pictures per cell, of every preset and starter: ``python -m benchmarks.pictures [--before FILE] [--rounds]``.
 
 Each sweep is planned for its models as published, without weights. ``--json`` prints the numbers; of another version of
 the code they are given with ``--before``. ``--rounds`` counts what a run has planned at its end, with made-up scores.
@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import scale
-
+from benchmarks import scale
 from orchestrator.backends.inline import InlineBackend
 from orchestrator.resolve.lookup import outline
 from orchestrator.runs.outlook import outlook
@@ -65,10 +64,11 @@ def rounds(localizer: str) -> str:
     spec = scale.sweep(1).model_copy(update={"prompts": 8, "seeds": (0, 1, 2, 3)})
     spec = spec.model_copy(update={"localize": spec.localize.model_copy(update={"localizer": localizer})})
     store = Store(MemoryBlobs())
-    scale.open_store = lambda *_, **__: store  # type: ignore[assignment,attr-defined]
     run_sweep(
         spec, "results",
-        lambda settings: InlineBackend(lambda model: scale.NoOpWorker(settings, model, scale.Tally()), threads=1),
+        lambda settings: InlineBackend(
+            lambda model: scale.NoOpWorker(settings, model, scale.Tally(), store), threads=1
+        ),
         on_progress=lambda _: None, on_localized=lambda _: None, stop=StopSwitch(), store=store,
         resolved=scale.resolved(),
     )  # fmt: skip

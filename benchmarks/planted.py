@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -116,8 +117,8 @@ def main() -> None:
                 on_localized=lambda found: print(found.model, found.attribute, found.outcome, found.reason, flush=True),
             )  # fmt: skip
             scores = open_store(root).read("scores").select(COLUMNS)
-            for key in pc.unique(scores["attribute"]).to_pylist():
-                table = scores.filter(pc.equal(scores["attribute"], key))
+            for key in map(str, pc.unique(scores["attribute"]).to_pylist()):
+                table = scores.filter(pc.equal(scores["attribute"], pa.scalar(key)))
                 name = f"{model}-{key.replace('/', '-')}-{number}.parquet"
                 pq.write_table(table, PLANTED_TABLES / name, compression="zstd")
     (PLANTED_TABLES / "truth.json").write_text(json.dumps(truth(), indent=1) + "\n")

@@ -53,9 +53,11 @@ def small(scores: pa.Table) -> pa.Table:
     }
     names = ("model", "attribute", "attribute_kind", "mode", "prompt_id", "seed", "control", "window_start",
              "window_size", "site_indices", "status")  # fmt: skip
-    plain = {name: kept[name] for name in names}
-    order = [(name, "ascending") for name in ("control", "window_size", "window_start", "prompt_id", "seed")]
-    return pa.table(plain | {name: pa.array(v, from_pandas=True) for name, v in rounded.items()}).sort_by(order)
+    table = kept.select(names)
+    for name, values in rounded.items():
+        table = table.append_column(name, pa.array(values, from_pandas=True))
+    order = ("control", "window_size", "window_start", "prompt_id", "seed")
+    return table.sort_by([(name, "ascending") for name in order])
 
 
 def main() -> None:

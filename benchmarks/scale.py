@@ -91,9 +91,9 @@ class Tally:
 class NoOpWorker:
     """Commits made-up scores and embeddings: sites 4 and 5 hold everything."""
 
-    def __init__(self, settings: WorkerSettings, model: str, tally: Tally) -> None:
+    def __init__(self, settings: WorkerSettings, model: str, tally: Tally, store: Store | None = None) -> None:
         self._settings, self._info, self._tally = settings, settings.resolved.model(model), tally
-        self._store = open_store(settings.results, create=False)
+        self._store = store or open_store(settings.results, create=False)
         self._rng = np.random.default_rng(0)
 
     def run(self, unit: Unit, attempt: Attempt) -> UnitReport:
@@ -113,10 +113,11 @@ class NoOpWorker:
 
     def _embeddings(self, scores: pa.Table) -> pa.Table:
         values = self._rng.standard_normal((len(scores), WIDTH), dtype=np.float32)
-        starts = pa.array(np.arange(0, values.size + 1, WIDTH, dtype=np.int32))
+        starts = pa.array(np.arange(0, values.size + 1, WIDTH, dtype=np.int32), type=pa.int32())
         known = make_table("embeddings", scores.select(["unit_id", "cell_id", "image_id", "model"]).to_pylist())
         at = known.schema.get_field_index("embedding")
-        return known.set_column(at, known.schema.field(at), pa.ListArray.from_arrays(starts, pa.array(values.ravel())))
+        vectors = pa.ListArray.from_arrays(starts, pa.array(values.ravel(), type=pa.float32()))
+        return known.set_column(at, known.schema.field(at), vectors)
 
     def _score(self, row: PlannedRow) -> dict[str, Any]:
         gone = row.control == "donor" or {4, 5} <= set(row.intervention.sites)

@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -116,8 +117,15 @@ def main() -> None:
             images = model.pipeline.vae.decode(latents).sample / 2 + 0.5
         scorer.score(scorer.embed_images(images.clamp(0, 1)), [PROMPT, DONOR])
 
-    one = timed(lambda: [paper(row) for row in rows[:8]], 8)
-    costs = {n: timed(lambda n=n: list(generate(model, rows[:n], SETTINGS, n)), n) for n in (1, 4, 16, batch)}
+    def papers() -> None:
+        for row in rows[:8]:
+            paper(row)
+
+    def drawn(count: int) -> None:
+        list(generate(model, rows[:count], SETTINGS, count))
+
+    one = timed(papers, 8)
+    costs = {n: timed(partial(drawn, n), n) for n in (1, 4, 16, batch)}
     print(
         json.dumps(
             {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +61,9 @@ class Grid:
             places = [{"tokens": tokens} for tokens in TOKENS.choices]
         # The middle of each of so many equal parts of the range that the search has.
         each = max(1, round(count / len(places)))
-        edges = np.linspace(*np.log10(LAMBDA.span or ()), 2 * each + 1)
+        assert LAMBDA.span is not None
+        low, high = map(math.log10, LAMBDA.span)
+        edges = np.linspace(low, high, 2 * each + 1)
         points = [{"editor": "loco_edit", "lambda": float(10**at), **place} for place in places for at in edges[1::2]]
         self._new = [space.request(str(number), point, seeds) for number, point in enumerate(points)]
         self._open = len(points)

@@ -100,8 +100,8 @@ def _docstring(found: griffe.Object | griffe.Alias) -> Iterator[str]:
                 word = section.kind.value.capitalize()
                 yield f"{word}: {' '.join(_text(each.description) for each in section.value)}"
             case griffe.DocstringSectionKind.raises:
-                rows = ((code(str(each.annotation)), _text(each.description)) for each in section.value)
-                yield table(("error", "raised where"), rows)
+                errors = ((code(str(each.annotation)), _text(each.description)) for each in section.value)
+                yield table(("error", "raised where"), errors)
             case griffe.DocstringSectionKind.admonition:
                 yield f"{section.title}:\n\n```pycon\n{section.value.description}\n```"
 
