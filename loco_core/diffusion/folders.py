@@ -129,6 +129,7 @@ def pipeline_files(
         ModelError: one of them is missing or damaged, lies outside, or weights are pickles.
     """
     found = {folder / INDEX}
+    _check_folders(folder, left_out)
     chosen = variant_of(folder, {*left_out, *held}, variant)
     if chosen is not None:
         _check_names(folder)
@@ -142,6 +143,13 @@ def pipeline_files(
         else:
             found.update(_named(place, part))
     return _readable(found)
+
+
+def _check_folders(folder: Path, left_out: Collection[str]) -> None:
+    """Refuses an index that names a model of which there is no folder."""
+    for part in components(folder, left_out):
+        if part.kind == "model" and place_of(folder, part) == folder and not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} holds no {part.name}, which {INDEX} names; expected a folder of that name")
 
 
 def _check_names(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loco_core.diffusion.differences import Weighed, differences
 from loco_core.diffusion.donor import no_donor
-from loco_core.diffusion.facts import DEFAULT, families, left_out
+from loco_core.diffusion.facts import DEFAULT, families, find_model, known_models, left_out
 from loco_core.diffusion.hub import on_hub
 from loco_core.diffusion.weights import absolute, identity, read_json
 from loco_core.errors import ModelError, SpecError, located
@@ -72,6 +72,13 @@ def resolve_donor(spec: DonorSpec, model: ResolvedModel) -> ResolvedDonor:
         ModelError: it is no pipeline of a known family, holds pickles where safetensors belong, or its sites or their
             shapes are others than the model's.
     """
+    name = Path(spec.path).name
+    if not Path(spec.path).exists() and not on_hub(spec.path) and name in known_models():
+        known = find_model(name)[1]
+        raise ModelError(
+            f"no folder {spec.path}; names of models are none of donors: expected a folder or a hub id, such as "
+            f"{known.path or known.hub_id}"
+        )
     found = checkpoint(donor_as_model(spec))
     if found.family == DEFAULT:
         raise ModelError(f"the donor {spec.path} {_UNSERVED}")
@@ -129,9 +136,14 @@ def _words(model: ResolvedModel, donor: ResolvedDonor) -> str:
     there = f"K or V differ from its donor at {len(found.sites)} of {model.n_sites} sites"
     if not found.sites:
         there += ", so that no swap changes anything"
-    elsewhere = [f"{found.elsewhere} other layers of the {one.denoiser}"] if found.elsewhere else []
-    rest = " and ".join([*elsewhere, *found.components])
-    return f"{there}; {rest} differ too, and stay as they are" if rest else f"{there}, and nothing else differs"
+    layers = "layer" if found.elsewhere == 1 else "layers"
+    elsewhere = [f"{found.elsewhere} other {layers} of the {one.denoiser}"] if found.elsewhere else []
+    rest = [*elsewhere, *found.components]
+    if not rest:
+        return f"{there}, and nothing else differs"
+    single = len(rest) == 1 and found.elsewhere < 2
+    stay = "differs too, and stays as it is" if single else "differ too, and stay as they are"
+    return f"{there}; {' and '.join(rest)} {stay}"
 
 
 def _denoiser(model: ResolvedModel | ResolvedDonor) -> str:

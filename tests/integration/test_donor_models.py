@@ -214,8 +214,8 @@ def test_a_lora_of_processors_is_told_by_the_layers_that_it_changes(tiny_pipelin
         f"{start} 1 of 16 sites; 2 other layers of the unet differ too, and stay as they are"
     )
     assert said("attn2.processor.to_out") == (
-        f"{start} 0 of 16 sites, so that no swap changes anything; 1 other layers of the unet differ too, and stay as "
-        "they are"
+        f"{start} 0 of 16 sites, so that no swap changes anything; 1 other layer of the unet differs too, and stays as "
+        "it is"
     )
     # As the pipeline itself takes such a file.
     said("attn2.processor.to_v", "attn1.processor.to_k")
@@ -237,6 +237,7 @@ def test_a_donor_that_does_not_fit_is_one_line_of_plan(tiny_pipeline: Path, tmp_
         (tiny_pipeline, other, r"the donor \S+ \(pixart\) has \d+ sites, and dog \(stable_diffusion\) 16 of"),
         (tiny_pipeline, wider, r"the donor \S+ has cross_attention_dim 96, and dog \d+: its K and V are of other"),
         (tiny_pipeline, tmp_path / "none", r"no folder \S+none; expected a diffusers pipeline folder"),
+        (tiny_pipeline, tmp_path / "sd15", r"no folder \S+sd15; names of models are none of donors: .* such as \w"),
     ):  # fmt: skip
         spec = tiny_sweep("", models=[{"id": "dog", "path": str(path), "donor": str(donor)}])
         with pytest.raises(LocoError, match=said) as raised:

@@ -189,7 +189,8 @@ UNET: dict[str, Case] = {
         said("model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"]), image_encoder=None
     ),
     "unet absent": at_plan(without("unet"), "unet/config.json is missing"),
-    "vae absent": at_plan(without("vae"), "no config.json"),
+    "text encoder absent": at_plan(without("text_encoder"), "holds no text_encoder, which model_index.json names"),
+    "vae absent": at_plan(without("vae"), "holds no vae, which model_index.json names"),
     "scheduler absent": at_plan(without("scheduler"), "no scheduler"),
     "scheduler config damaged": at_plan(written("scheduler/scheduler_config.json", "{"), "is damaged"),
     "a scheduler that models are rarely published with": drawn(
