@@ -5,6 +5,10 @@
 all projections that read the same, of the number of keys or of the width of what they read, whichever is smaller.
 Biases cancel. It is solved in float64: the usual form in float32, with an inverse of the size of the text's width, is
 wrong by 12 to 23 % of the edit at lambda 0.01. What is to read as before stands among the keys as its own donor.
+
+Of several concepts the published sums run over concepts: UCE, SPEED and RECE have as many texts of each, and MEMIT
+(Meng et al., ICLR 2023) has one mean key of each. So every concept counts the same there, and so it does here, see
+:func:`stacked`.
 """
 
 from __future__ import annotations
@@ -69,8 +73,9 @@ def edit_sites(
     for number in range(len(target.sites)):
         pairs = [sites[number] for sites in concepts]
         if id(pairs[0]) not in solved:
-            same = [TokenPairs(kept[number], kept[number])] if kept else []
-            keys, donors = stacked([*pairs, *same])
+            keys, donors = stacked(pairs, published=published)
+            if kept:
+                keys, donors = torch.cat([keys, kept[number]]), torch.cat([donors, kept[number]])
             solved[id(pairs[0])] = solve(keys, donors - keys, settings.strength, absolute=absolute)
         changes += [updated(model, path, solved[id(pairs[0])]) for path in paths[2 * number : 2 * number + 2]]
     return tuple(changes)
@@ -98,7 +103,8 @@ def edit_module(
     Raises:
         EditError: the system has no unique solution in float64.
     """
-    keys, donors = stacked(pairs)
+    # Where a bias is among the outputs, texts are as published.
+    keys, donors = stacked(pairs, published=bias_again)
     shift = donors - keys
     if bias_again:
         # An input more, always 1, whose weight is the bias.
@@ -145,6 +151,21 @@ def solve(keys: torch.Tensor, shift: torch.Tensor, strength: float, *, absolute:
     raise EditError(f"the system of {len(keys)} keys is singular at lambda {strength:g}; take a larger lambda")
 
 
-def stacked(pairs: Sequence[TokenPairs]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the keys and the donors of several concepts, each behind one another."""
-    return torch.cat([item.keys for item in pairs]), torch.cat([item.donors for item in pairs])
+def stacked(pairs: Sequence[TokenPairs], *, published: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the keys and the donors of several concepts, each behind one another, ``(n, width)``.
+
+    Paired prompts of one concept may be four times as many as those of another. A concept of ``n`` keys has them times
+    the root of ``m / n``, with ``m`` the mean number of keys of a concept: the squares of all concepts weigh the same
+    then, and those of all of them together what they did. One concept, or several of as many keys, stay as they are.
+
+    Args:
+        pairs: of each concept.
+        published: whether they are of published texts: there every key counts once, as in the authors' sums.
+    """
+    keys, donors = torch.cat([item.keys for item in pairs]), torch.cat([item.donors for item in pairs])
+    counts = [len(item.keys) for item in pairs]
+    if published or len(set(counts)) == 1:
+        return keys, donors
+    numbers = torch.tensor(counts, dtype=keys.dtype)
+    roots = (numbers.mean() / numbers).sqrt().repeat_interleave(torch.tensor(counts))[:, None]
+    return keys * roots, donors * roots

@@ -35,8 +35,6 @@ from loco_core.editing.deltas import Change, module_paths, projection
 if TYPE_CHECKING:
     import torch
 
-    from loco_core.editing.token_pairs import TokenPairs
-
 FIRST = 0.5
 """Lambda of UCE, with which it begins."""
 RETAINED = 0.1
@@ -55,7 +53,7 @@ INFO = EditorInfo(
 
 def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Change, ...]:
     """Fits RECE; see :class:`loco_core.editing.base.Editor`."""
-    from loco_core.editing.ridge import Solved, updated
+    from loco_core.editing.ridge import Solved, stacked, updated
     from loco_core.editing.token_pairs import read_texts, token_pairs
 
     paths = module_paths(model, target.sites)
@@ -72,7 +70,9 @@ def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Ch
         sites = list(numbers)
         mine = [path for number in sites for path in paths[2 * number : 2 * number + 2]]
         gram = sum_of_squares([projection(model, path).weight.detach().double().cpu() for path in mine])
-        first, later = ([concept[sites[0]] for concept in pairs] for pairs in (named, whole))
+        first, later = (
+            stacked([concept[sites[0]] for concept in pairs], published=published) for pairs in (named, whole)
+        )
         weight = max(RETAINED, 1 / (1 + len(target.preserve)))
         change = erased(gram, first, later, kept[sites[0]], weight, settings.strength)
         changes += [updated(model, path, Solved(change, settings.strength)) for path in mine]
@@ -89,8 +89,8 @@ def sum_of_squares(weights: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def erased(
     gram: torch.Tensor,
-    named: Sequence[TokenPairs],
-    whole: Sequence[TokenPairs],
+    named: tuple[torch.Tensor, torch.Tensor],
+    whole: tuple[torch.Tensor, torch.Tensor],
     kept: torch.Tensor,
     weight: float,
     strength: float,
@@ -99,8 +99,8 @@ def erased(
 
     Args:
         gram: :func:`sum_of_squares` of the original weights.
-        named: of each concept, what UCE maps to what.
-        whole: of each concept, the texts that embeddings are derived from, with what these are mapped to.
+        named: keys of all concepts, ``(n, width)``, and what UCE maps them to.
+        whole: the texts that embeddings are derived from, with what these are mapped to.
         kept: ``(n, width)``, what must read as before.
         weight: of it in UCE's system.
         strength: lambda of the later rounds.
@@ -110,11 +110,9 @@ def erased(
     """
     import torch
 
-    from loco_core.editing.ridge import stacked
-
     unchanged = torch.eye(len(gram), dtype=gram.dtype)
-    change = unchanged + _mapped(*stacked(named), weight**0.5 * kept, FIRST)
-    texts, anchors = stacked(whole)
+    change = unchanged + _mapped(*named, weight**0.5 * kept, FIRST)
+    texts, anchors = whole
     kept = RETAINED**0.5 * kept
     for _ in range(ROUNDS):
         change = change @ (unchanged + _mapped(derived(gram, change, texts), anchors, kept, strength))

@@ -76,7 +76,7 @@ def edit(model: LoadedModel, target: Target, settings: EditSettings) -> tuple[Ch
         kept = read_subjects(model, target.preserve, target.sites)
     changes = []
     for number, path in enumerate(paths):
-        keys, donors = stacked([sites[number] for sites in read])
+        keys, donors = stacked([sites[number] for sites in read], published=published)
         weight, shift = projection(model, path).weight.detach().double().cpu(), donors - keys
         # The published sums over concepts are means, so that the lambda grows with their number.
         erased = weight @ solve(keys, shift, float(len(keys)), absolute=True).update

@@ -72,7 +72,9 @@ def _together(model: ResolvedModel, parts: Sequence[Part], alone: Sequence[Plann
     sites = tuple(sorted({site for part in parts for site in part.sites}))
     does = {**settings.model_dump(), "editor": name_of(settings.editor)}
     texts = tuple(f"{part.attribute.key}\n{edit.edit_id}" for part, edit in zip(parts, alone, strict=True))
-    key = identity.EditKey(model.weights, model.dtype, texts, sites, does, TOGETHER, model.engine.bits, code)
+    # Paired prompts of an attribute counted one by one in earlier versions.
+    how = f"{TOGETHER} alike" if settings.targets == "paired" else TOGETHER
+    key = identity.EditKey(model.weights, model.dtype, texts, sites, does, how, model.engine.bits, code)
     return PlannedEdit(identity.edit_id(key), settings, TOGETHER, sites, "", code, tuple(parts))
 
 

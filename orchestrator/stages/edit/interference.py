@@ -2,12 +2,16 @@
 
 A row is an edit, a column an attribute, a cell what the edit did to this attribute: how many of its pictures show the
 donor's class, and how many of those that it was to spare are spared, beside the row above.
+
+What is told apart in a matrix holds for all of its cells together at 95 % (Bonferroni): of many cells that nothing
+happens to some would be marked otherwise. The interval of a share holds for its own cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from orchestrator.stages.edit.comparison import SPARED, Difference, difference
@@ -15,6 +19,8 @@ from orchestrator.stages.edit.plan import CANDIDATES, SEQUENCE, TOGETHER
 from orchestrator.stages.edit.summary import EditSummary, Share
 
 Change = Literal["less", "more", "not told apart"]
+_Row = tuple[str, str, Sequence[EditSummary | None]]
+"""Label, scope, and what an edit did to each attribute."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,8 @@ class Cell:
         spared: pictures that were to be spared and are: of neighbours, of unrelated prompts, or the content of its own,
             the first of these that was measured.
         words: what these are.
-        difference: share of these less that of the row above, on the pictures of both, with a 95 % interval (Newcombe);
-            None where there is none to compare with.
+        difference: share of these less that of the row above, on the pictures of both, with an interval (Newcombe) that
+            holds for all cells of the matrix together at 95 %; None where there is none to compare with.
     """
 
     summary: EditSummary
@@ -111,43 +117,58 @@ def matrices(measured: Iterable[EditSummary]) -> list[Matrix]:
 
 
 def _in_turn(items: Sequence[EditSummary]) -> Matrix:
-    first, lines = items[0], list[Line]()
+    first, rows = items[0], list[_Row]()
     for step in sorted({item.step for item in items if item.step}):
         by_attribute = {item.attribute: item for item in items if item.step == step}
         row = [by_attribute.get(name) for name in first.attributes]
-        label = f"after {step}: {first.attributes[step - 1]}"
-        lines.append(_line(label, SEQUENCE, row, lines[-1].cells if lines else ()))
-    return Matrix(first.model, first.name, first.attributes, tuple(lines), in_turn=True)
+        rows.append((f"after {step}: {first.attributes[step - 1]}", SEQUENCE, row))
+    return Matrix(first.model, first.name, first.attributes, _lines(rows), in_turn=True)
 
 
 def _together(items: Sequence[EditSummary], listed: Sequence[EditSummary]) -> Matrix:
     first = items[0]
     alone = [item for item in listed if _is_alone(item) and (item.model, item.name) == (first.model, first.name)]
-    lines = list[Line]()
+    rows = list[_Row]()
     for label, scope, row in (("each alone", "localized", alone), ("all at once", TOGETHER, items)):
         by_attribute = {item.attribute: item for item in row}
         if by_attribute.keys() & set(first.attributes):
             found = [by_attribute.get(name) for name in first.attributes]
-            lines.append(_line(label, scope, found, lines[-1].cells if lines else ()))
-    return Matrix(first.model, first.name, first.attributes, tuple(lines))
+            rows.append((label, scope, found))
+    return Matrix(first.model, first.name, first.attributes, _lines(rows))
 
 
 def _is_alone(item: EditSummary) -> bool:
     return item.scope in CANDIDATES and item.scope != "by_hand"
 
 
-def _line(label: str, scope: str, row: Sequence[EditSummary | None], above: Sequence[Cell | None]) -> Line:
-    cells = list[Cell | None]()
-    for number, item in enumerate(row):
-        before = above[number] if number < len(above) else None
-        cells.append(None if item is None else _cell(item, None if before is None else before.summary))
-    return Line(label, scope, tuple(cells))
+def _lines(rows: Sequence[_Row]) -> tuple[Line, ...]:
+    """Holds every cell against the one above it."""
+    lines, cells = list[Line](), [row for _, _, row in rows]
+    first: list[Sequence[EditSummary | None]] = [[None] * len(row) for row in cells[:1]]
+    pairs = [list(zip(row, before, strict=True)) for before, row in pairwise([*first, *cells])]
+    compared = sum(_both(item, before) for row in pairs for item, before in row)
+    for (label, scope, _), row in zip(rows, pairs, strict=True):
+        found = [None if item is None else _cell(item, before, compared) for item, before in row]
+        lines.append(Line(label, scope, tuple(found)))
+    return tuple(lines)
 
 
-def _cell(item: EditSummary, above: EditSummary | None) -> Cell:
-    measured = [(words, name) for words, name in SPARED.items() if getattr(item, name).of]
-    words, name = measured[0] if measured else next(iter(SPARED.items()))
+def _cell(item: EditSummary, above: EditSummary | None, compared: int) -> Cell:
+    words, name = _spared(item)
     mine: Share = getattr(item, name)
-    theirs: Share | None = getattr(above, name) if above else None
-    both = theirs is not None and mine.pictures.keys() & theirs.pictures.keys()
-    return Cell(item, mine, words, difference(mine, theirs) if theirs is not None and both else None)
+    apart = difference(mine, getattr(above, name), compared) if _both(item, above) else None
+    return Cell(item, mine, words, apart)
+
+
+def _spared(item: EditSummary) -> tuple[str, str]:
+    """Returns what an edit was to spare, of what was measured, in words and as a field of its summary."""
+    measured = [(words, name) for words, name in SPARED.items() if getattr(item, name).of]
+    return measured[0] if measured else next(iter(SPARED.items()))
+
+
+def _both(item: EditSummary | None, above: EditSummary | None) -> bool:
+    """Tells whether there are pictures of both to be compared."""
+    if item is None or above is None:
+        return False
+    _, name = _spared(item)
+    return bool(getattr(item, name).pictures.keys() & getattr(above, name).pictures.keys())

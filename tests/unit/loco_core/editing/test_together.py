@@ -12,7 +12,9 @@ from loco_core.attributes import attribute
 from loco_core.diffusion.model import LoadedModel
 from loco_core.editing.base import Concept, EditSettings, Target, fit_edit
 from loco_core.editing.deltas import Change, WeightDelta, from_bytes, module_paths, to_bytes
+from loco_core.editing.ridge import stacked
 from loco_core.editing.together import Member, fit_together, meetings
+from loco_core.editing.token_pairs import TokenPairs
 from loco_core.errors import EditError
 
 WEIGHTS = "w" * 64
@@ -77,6 +79,33 @@ def test_each_attribute_is_edited_at_its_own_sites_and_where_they_meet_at_once(
     assert same(delta, together(tiny_model, *reversed(members)))
     assert delta.provenance.sites == tuple(sorted({*style, *fact}))
     assert delta.provenance.attributes == ("fact/zandia", "style/velor")
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(copies=st.integers(2, 5), editor=st.sampled_from(["loco_edit", "speed"]), kept=st.booleans())
+def test_an_attribute_with_more_prompts_counts_no_more(
+    tiny_model: LoadedModel, copies: int, editor: str, kept: bool
+) -> None:
+    """Prompts that stand there several times change nothing but how many prompts there are in all."""
+    several = Concept(FACT.attribute, FACT.records * copies)
+    more = (copies + 1) / 2
+    absolute = editor != "loco_edit"
+    wanted = EditSettings(editor=editor, strength=0.1, tokens="last_subject")
+    # The keys of all weigh so many times more, and what is preserved must keep up; the lambda of SPEED is of a mean.
+    again = wanted if absolute else wanted.model_copy(update={"strength": 0.1 * more})
+    beside = (KEPT,) if kept and absolute else ()
+    one = weights(together(tiny_model, Member(STYLE, (8,), beside), Member(FACT, (8,)), wanted=wanted))
+    other = weights(together(tiny_model, Member(STYLE, (8,), beside), Member(several, (8,)), wanted=again))
+    for name, change in one.items():
+        torch.testing.assert_close(change.weight, other[name].weight, rtol=1e-4, atol=1e-6)
+
+
+def test_keys_of_published_texts_count_once_each() -> None:
+    few, many = (TokenPairs(torch.ones(n, 2), torch.zeros(n, 2)) for n in (1, 3))
+    assert torch.equal(stacked([few, many], published=True)[0], torch.ones(4, 2))
+    keys, _ = stacked([few, many], published=False)
+    assert keys.square().sum(1).tolist() == pytest.approx([4, 4 / 3, 4 / 3, 4 / 3])
+    assert torch.equal(stacked([many, many], published=False)[0], torch.ones(6, 2))
 
 
 def test_where_attributes_meet_the_edit_is_not_that_of_one_over_the_other(tiny_model: LoadedModel) -> None:

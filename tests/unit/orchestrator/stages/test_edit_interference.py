@@ -62,6 +62,19 @@ def test_what_is_spared_is_held_against_the_row_above(kept: range, change: str) 
     assert back.change == {"less": "more"}.get(change, change)
 
 
+def test_marks_hold_for_all_cells_of_a_matrix_together() -> None:
+    def marks(cells: int) -> list[str | None]:
+        names = tuple(f"style/{number}" for number in range(cells))
+        steps = [
+            summary(name, 9, range(33) if step == 2 and name == names[0] else ALL, step=step, attributes=names)
+            for step in (1, 2) for name in names
+        ]  # fmt: skip
+        return [cell and cell.change for cell in matrices(steps)[0].lines[1].cells]
+
+    assert marks(2) == ["less", "not told apart"]
+    assert marks(12) == ["not told apart"] * 12
+
+
 def test_an_edit_of_all_at_once_stands_below_those_of_each_alone() -> None:
     alone = {"scope": "localized", "attributes": ()}
     found = matrices(
