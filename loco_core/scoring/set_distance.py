@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,19 @@ class SetDistance:
     low: float | None = None
     high: float | None = None
     note: str = ""
+
+
+def distance_code(name: str) -> str:
+    """Returns a hash of the code that computes a distance and its interval; another version may compute another.
+
+    Args:
+        name: a key of the plug-in group ``metrics``, or a Python file.
+
+    Raises:
+        SpecError: there is no such metric.
+    """
+    code = plugins.source("metrics", name) or Path(str(plugins.load("metrics", name).__file__)).read_bytes()
+    return hashlib.sha256(Path(__file__).read_bytes() + code).hexdigest()
 
 
 def set_distance(

@@ -25,5 +25,6 @@ def write_metrics(store: Store, resolved: Resolved) -> None:
     sources = {item.id: item.source for item in resolved.metrics if item.sets}
     models = {item.id for item in resolved.models}
     edits = [row for row in store.read("edits").to_pylist() if row["model"] in models]
-    if rows := metric_rows(edits, pictures, features, sources):
+    before = store.read("metrics").to_pylist()
+    if rows := metric_rows(edits, pictures, features, sources, before):
         write_derived(store, {"metrics": make_table("metrics", rows)})

@@ -212,6 +212,11 @@ METRICS: Columns = (
     Column("prompts", INT, "count", "Prompts that they are of"),
     Column("note", TEXT, "text", "Why there is no value or no interval; empty where there are"),
     SCHEMA_VERSION,
+    Column(
+        "inputs", TEXT, "hash",
+        "SHA-256 of all that a distance of sets follows from, its code included: while it stays, the distance is kept; "
+        "null of means over pictures",
+    ),
 )  # fmt: skip
 
 ATTACKS: Columns = (

@@ -18,6 +18,7 @@ from loco_core import plugins
 from loco_core.toyworld import WEIGHTS
 from orchestrator.reporting import write_report
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.edit import metrics as stage_metrics
 from orchestrator.store import open_store, verify
 from tests.support.runs import run
 from tests.support.sweeps import Command, tiny_sweep, unit_files
@@ -105,8 +106,14 @@ def test_what_pandas_reads_gives_the_same_values(measured: Path) -> None:
         assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_is_measured_is_not_measured_again(measured: Path, spec: SweepSpec) -> None:
-    units = set(unit_files(measured))
+def test_what_is_measured_is_not_measured_again(
+    measured: Path, spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units, rows = set(unit_files(measured)), pd.read_parquet(measured / "metrics")
+    with monkeypatch.context() as patched:
+        patched.setattr(stage_metrics, "set_distance", lambda *_: pytest.fail("a distance is computed again"))
+        assert run(with_metrics(spec, *METRICS), measured).summary.outcome == "done"
+    pd.testing.assert_frame_equal(pd.read_parquet(measured / "metrics"), rows)
     for metrics in (METRICS, METRICS[:1], ()):
         assert run(with_metrics(spec, *metrics), measured).summary.outcome == "done"
         assert set(unit_files(measured)) == units

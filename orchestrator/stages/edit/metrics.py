@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from loco_core.scoring.set_distance import set_distance
+from loco_core.scoring.set_distance import distance_code, set_distance
 from loco_core.statistics import crossed_means
 from orchestrator.store import SCHEMA_VERSION
 
@@ -21,18 +23,26 @@ SHOWN_ROLES = ("target", "unrelated")
 """Roles whose metrics people are shown: how much an edit changes what it is about, and what it should leave alone."""
 Row = Mapping[str, Any]
 _Key = tuple[str, str, str]
+_FOUND = ("value", "ci_low", "ci_high", "note")
 
 
 def metric_rows(
-    edits: Sequence[Row], pictures: pa.Table, features: pa.Table, sources: Mapping[str, str]
+    edits: Sequence[Row],
+    pictures: pa.Table,
+    features: pa.Table,
+    sources: Mapping[str, str],
+    before: Iterable[Row] = (),
 ) -> list[dict[str, Any]]:
     """Returns rows of ``metrics``: one per edit, attribute, metric and role of prompts.
+
+    Distances of sets take long, so that those are kept whose ``inputs`` are as they were.
 
     Args:
         edits: rows of ``edits``.
         pictures: ``picture_metrics``.
         features: ``features``.
         sources: keys and files of the metrics of sets, by their ids; distances of others are left out.
+        before: rows of ``metrics`` as they were.
     """
     known: dict[_Key, Row] = {}
     for edit in edits:
@@ -40,7 +50,8 @@ def metric_rows(
     rows = []
     for about, values in _by_edit(pictures.to_pylist(), known).items():
         rows.append(_row(known[about[:3]], about, _mean(values), values))
-    rows += _sets(known, features, sources)
+    there = {row["inputs"]: row for row in before if row["inputs"]}
+    rows += _sets(known, features, sources, lambda inputs: there.get(inputs))
     return sorted(rows, key=lambda row: (row["model"], row["attribute"], *_about(row)))
 
 
@@ -75,6 +86,7 @@ def _row(edit: Row, about: About, result: Mapping[str, Any], values: Sequence[Ro
         "editor": edit["editor"], **dict(zip(_ABOUT, about, strict=True)), "weights": like["weights"],
         "weights_hash": like["weights_hash"], **result, "pictures": len(values),
         "prompts": len({row["prompt"] for row in values}), "schema_version": SCHEMA_VERSION,
+        "inputs": result.get("inputs"),
     }  # fmt: skip
 
 
@@ -98,12 +110,21 @@ def _mean(values: Sequence[Row]) -> dict[str, Any]:
     return {"value": float(means.value[0]), "ci_low": low, "ci_high": high, "note": ""}
 
 
-def _sets(known: Mapping[_Key, Row], features: pa.Table, sources: Mapping[str, str]) -> list[dict[str, Any]]:
-    listed = features.to_pylist()
+def _sets(
+    known: Mapping[_Key, Row],
+    features: pa.Table,
+    sources: Mapping[str, str],
+    kept: Callable[[str], Row | None],
+) -> list[dict[str, Any]]:
+    # Thousands of numbers a picture: they stay in Arrow's memory.
+    listed = features.drop_columns(["features"]).to_pylist()
+    for number, row in enumerate(listed):
+        row["number"] = number
+    vectors = _vectors(features["features"])
     before = {
         (row["unit_id"], row["metric"], row["prompt"], row["seed"]): row for row in listed if row["edit_id"] is None
     }
-    rows = []
+    rows, codes = [], {metric: distance_code(source) for metric, source in sources.items()}
     for about, values in _by_edit(listed, known).items():
         pairs = [
             (before[key], row)
@@ -112,8 +133,33 @@ def _sets(known: Mapping[_Key, Row], features: pa.Table, sources: Mapping[str, s
         ]
         if not pairs or about[3] not in sources:
             continue
-        olds, news = (np.array([pair[side]["features"] for pair in pairs], np.float64) for side in (0, 1))
-        found = set_distance(sources[about[3]], olds, news, [row["prompt"] for _, row in pairs], CONFIDENCE)
-        result = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "note": found.note}
-        rows.append(_row(known[about[:3]], about, result, [row for _, row in pairs]))
+        sets = [np.stack([vectors[pair[side]["number"]] for pair in pairs]) for side in (0, 1)]
+        prompts = [row["prompt"] for _, row in pairs]
+        inputs = _inputs(about, codes[about[3]], sets, prompts)
+        if (old := kept(inputs)) is not None:
+            result = {name: old[name] for name in _FOUND}
+        else:
+            olds, news = (each.astype(np.float64) for each in sets)
+            found = set_distance(sources[about[3]], olds, news, prompts, CONFIDENCE)
+            result = dict(zip(_FOUND, (found.value, found.low, found.high, found.note), strict=True))
+        rows.append(_row(known[about[:3]], about, {**result, "inputs": inputs}, [row for _, row in pairs]))
     return rows
+
+
+def _vectors(column: pa.ChunkedArray[Any]) -> list[np.ndarray]:
+    """Returns the lists of a column, as views."""
+    found: list[np.ndarray] = []
+    # Arrow's types do not tell arrays of lists from others.
+    chunks: list[Any] = column.chunks
+    for chunk in chunks:
+        flat, ends = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        found += [flat[start:end] for start, end in pairwise(ends)]
+    return found
+
+
+def _inputs(about: About, code: str, sets: Sequence[np.ndarray], prompts: Sequence[str]) -> str:
+    """Returns a hash of all that a distance follows from."""
+    digest = hashlib.sha256("\n".join((*about, code, str(CONFIDENCE), str(sets[0].shape), *prompts)).encode())
+    for each in sets:
+        digest.update(np.ascontiguousarray(each, np.float32).tobytes())
+    return digest.hexdigest()

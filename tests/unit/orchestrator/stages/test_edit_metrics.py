@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loco_core.scoring.metrics import cmmd
+from loco_core.scoring.set_distance import SetDistance, set_distance
+from orchestrator.stages.edit import metrics
 from orchestrator.stages.edit.metrics import in_words, metric_rows
 from orchestrator.store import make_table
 
@@ -68,6 +72,51 @@ def test_pictures_of_a_set_go_together_within_their_unit() -> None:
     assert row["value"] == pytest.approx(1000 * (far + near - 2 * between))
     assert (row["pictures"], row["prompts"]) == (2, 2)
     assert row["note"] == "no interval: 2 prompts, expected 4 or more"
+
+
+def test_a_distance_is_computed_again_only_where_something_of_it_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def counted(name: str, *rest: Any) -> SetDistance:
+        asked.append(name)
+        return set_distance(name, *rest)
+
+    monkeypatch.setattr(metrics, "set_distance", counted)
+    unedited = {"edit_id": None, "scope": None}
+    edits = [EDIT, {**EDIT, "edit_id": "f"}]
+
+    def pair(edit: str, number: float, **changes: Any) -> list[dict[str, Any]]:
+        return [feature(prompt, number + at, edit_id=edit, **changes) for at, prompt in enumerate("abcde")]
+
+    plain = [feature(prompt, float(at), **unedited) for at, prompt in enumerate("abcde")]
+
+    def rows(features: list[dict[str, Any]], before: list[dict[str, Any]], code: str = "cmmd") -> list[dict[str, Any]]:
+        asked.clear()
+        tables = make_table("picture_metrics", []), make_table("features", features)
+        return metric_rows(edits, *tables, {"cmmd@1": code}, before)
+
+    first = rows([*plain, *pair("e", 1.0), *pair("f", 2.0)], [])
+    assert len(asked) == 2
+    assert rows([*plain, *pair("e", 1.0), *pair("f", 2.0)], first) == first
+    assert not asked
+    # One of two edits was drawn anew; of a later version nobody knows what it was computed from.
+    assert rows([*plain, *pair("e", 1.0), *pair("f", 3.0)], first)[0] == first[0]
+    assert len(asked) == 1
+    rows([*plain, *pair("e", 1.0), *pair("f", 2.0)], [{**row, "inputs": None} for row in first])
+    assert len(asked) == 2
+    # Other pictures without the edit, other prompts, other code.
+    rows([feature("a", 9.0, **unedited), *plain[1:], *pair("e", 1.0), *pair("f", 2.0)], first)
+    assert len(asked) == 2
+    named = [{**row, "prompt": f"{row['prompt']}!"} for row in [*plain, *pair("e", 1.0)]]
+    rows(named, first)
+    assert len(asked) == 1
+    own = tmp_path / "own.py"
+    own.write_text(Path(cmmd.__file__).read_text() + "# changed\n")
+    again = rows([*plain, *pair("e", 1.0), *pair("f", 2.0)], first, str(own))
+    assert len(asked) == 2
+    assert [row["value"] for row in again] == [row["value"] for row in first]
 
 
 def test_a_set_of_one_prompt_has_no_value() -> None:
