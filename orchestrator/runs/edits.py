@@ -195,6 +195,11 @@ def run_evaluation(
                 f"{found.lost} of {len(rows)} edits cannot be fitted again as they were: the sweep takes other prompts "
                 "now, or the model or the editor's file changed; `loco-sweep edit` fits new ones"
             )
+        if found.other_texts:
+            say(
+                f"{found.other_texts} of {len(rows)} edits were chosen by a margin against other texts than the "
+                "sweep's are now; `loco-sweep edit` chooses anew"
+            )
         if not found.units:
             # All of it may be what a driver that died had committed and not published.
             Publisher(held.store).publish(flush=True)

@@ -142,6 +142,16 @@ EVALUATIONS: Columns = (
     ),
     _GROUP,
     _STEP,
+    Column(
+        "flipped_by_margin", FLAG, "flag",
+        "Whether the picture fitted clip_text best and now fits the donor's text best (any other text, where donors "
+        "leave the attribute out); null where it did not, and in results that are older than the column",
+    ),
+    Column(
+        "margin_texts", pa.list_(TEXT), "text",
+        "Texts that the margin is taken against, the donor's first: where they changed, a picture is measured again; "
+        "null in results that are older than the column",
+    ),
 )  # fmt: skip
 
 _ROLE = Column("prompt_role", TEXT, "word", "Role of the prompts, as in evaluations")

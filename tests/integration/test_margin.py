@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,20 @@ import torch
 import yaml
 from PIL import Image
 
-from loco_core.attributes import attribute
+from loco_core.attributes import attribute, bundled
 from loco_core.errors import SpecError
 from loco_core.localization import score_table
 from loco_core.scoring.base import load_scorer
 from orchestrator.reporting import write_report
+from orchestrator.runs.edits import Selection, run_edits, run_evaluation
 from orchestrator.runs.localize import read_scores
+from orchestrator.runs.session import Controls
+from orchestrator.scheduler.loop import StopSwitch
 from orchestrator.spec import SweepSpec
+from orchestrator.stages.edit import places
 from orchestrator.stages.localize import under
 from orchestrator.store import open_store
-from tests.support.runs import localizer_of, run
+from tests.support.runs import inline, localizer_of, run
 from tests.support.sweeps import SMALL, Command, tiny_sweep
 
 STYLE = "style/velor"
@@ -120,6 +126,8 @@ def test_edits_are_measured_by_the_margin_that_was_taken(swept: tuple[SweepSpec,
         assert row.judge_after == texts[int(values.argmax())]
         had = row.judge_before == row.clip_text
         assert row.flipped == (row.judge_after != row.clip_text if had else None)
+        assert row.flipped_by_margin == row.flipped
+        assert list(row.margin_texts) == texts[1:]
         seen += 1
     assert seen
     # Neighbours, too, are held against their siblings, though the sweep does not name them.
@@ -149,6 +157,38 @@ def test_another_margin_is_another_sweep(swept: tuple[SweepSpec, Path]) -> None:
     # What is there goes on being read.
     assert set(read_scores(str(root)).attributes) == {STYLE}
     assert run(spec, root).summary.committed == 0
+
+
+def test_pictures_whose_margin_was_against_other_texts_are_measured_anew_and_the_edit_is_said_to_be_chosen_by_them(
+    swept: tuple[SweepSpec, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, root = swept
+    shutil.copytree(root, results := tmp_path / "results")
+    selection, said = Selection(str(results)), list[str]()
+    assert run_evaluation(selection, Controls(inline, lambda _: None, StopSwitch()), said.append, {}).summary is None
+    assert not said
+    # As a later version might say of the neighbours, which are bundled.
+    others = {
+        key: replace(item, records=tuple(replace(record, donor_text="a thing") for record in item.records))
+        for key, item in bundled().items()
+    }
+    monkeypatch.setattr(places, "bundled", lambda: others)
+    rows = pd.read_parquet(results / "evaluations")
+    assert set(rows[rows.prompt_role == "neighbour"].margin_texts.str[0]) == {"a shape"}
+    measured = run_evaluation(selection, Controls(inline, lambda _: None, StopSwitch()), said.append, {})
+    assert measured.summary is not None
+    assert said == ["1 of 3 edits were chosen by a margin against other texts than the sweep's are now; "
+                    "`loco-sweep edit` chooses anew"]  # fmt: skip
+    again = run_edits(selection, Controls(inline, lambda _: None, StopSwitch()), said.append)
+    assert again.summary is not None
+    found = pd.read_parquet(results / "evaluations")
+    new = found[~found.unit_id.isin(rows.unit_id)]
+    assert set(new.prompt_role) == {"neighbour"}
+    assert set(new.split) == {"select", "report"}
+    assert set(new.margin_texts.str[0]) == {"a thing"}
+    said.clear()
+    assert run_evaluation(selection, Controls(inline, lambda _: None, StopSwitch()), said.append, {}).summary is None
+    assert not said
 
 
 def test_the_bundled_siblings_are_those_of_the_file() -> None:

@@ -53,8 +53,8 @@ def chosen_by(
 def by_margin(kind: str, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Returns rows as they would be without a judge: one a picture, named by the sign of the scorer's margin.
 
-    Rows do not say which text fits a picture better than its own: where the margin is against several, any of them
-    counts as a flip.
+    What a flip is was decided where the picture was measured, with or without a judge by one rule. Rows without that
+    word, of an earlier version, go by the sign.
 
     Args:
         kind: kind of the attribute that is edited.
@@ -65,7 +65,8 @@ def by_margin(kind: str, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str,
         names = ("model", "attribute", "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed")
         said = row["clip_text"]
         before, after = (_seen(row[name], said) for name in ("margin_before", "margin_after"))
-        flipped = None if before != said else after == OTHER
+        stored = row.get("flipped_by_margin")
+        flipped = None if before != said else after == OTHER if stored is None else stored
         found[tuple(row[name] for name in names)] = {
             **row, "judge": None, "judge_kind": kind, "judge_said": said, "judge_before": before, "judge_after": after,
             "flipped": flipped,

@@ -14,7 +14,7 @@ from orchestrator.store import Publisher, Store
 COLUMNS = (
     "model", "attribute", "edit_id", "scope", "split", "prompt_role", "prompt", "clip_text", "seed", "judge",
     "judge_kind", "judge_said", "judge_before", "judge_after", "flipped", "status", "margin_before", "margin_after",
-    "metrics",
+    "metrics", "flipped_by_margin", "margin_texts",
 )  # fmt: skip
 """What is read of ``evaluations``, and what a worker reports of them."""
 MOST_CHUNKS = 200
@@ -60,3 +60,9 @@ class EvaluationIndex:
         rows = self.rows(model, attribute, edits, drawn)
         # Those on which a metric is lacking that is wanted now are drawn again: pictures are not kept.
         return {measured_pair(row) for row in rows if wanted.issubset(row["metrics"] or ())}
+
+    def other_texts(self, model: str, attribute: str, edit: PlannedEdit, drawn: Sequence[Probe]) -> bool:
+        """Tells whether an edit is measured on some of the probes, but with a margin against other texts alone."""
+        there = {measured_pair(row) for row in rows_where(self._table, model=model, attribute=attribute).to_pylist()}
+        lacking = {wanted[:-1] for probe in drawn if (wanted := pair(edit, probe)) not in there}
+        return any(found[:-1] in lacking for found in there)

@@ -27,10 +27,12 @@ class MissingEvaluations:
     Attributes:
         units: the work.
         lost: edits that cannot be fitted again as they were.
+        other_texts: edits that were chosen by a margin against other texts than the sweep's are now.
     """
 
     units: tuple[Unit, ...]
     lost: int
+    other_texts: int = 0
 
 
 def as_chosen(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -58,7 +60,8 @@ def missing_evaluations(
     several = _of_several(store, wanted)
     found: dict[_Block, dict[tuple[str, str], PlannedEdit]] = {}
     nearest: dict[_Block, list[str]] = {}
-    lost, units = 0, list[Unit]()
+    by_margin: set[tuple[_Block, str]] = set()
+    lost, other_texts, units = 0, 0, list[Unit]()
     for row in wanted:
         edit: PlannedEdit | None = None
         members = tuple(row["attributes"] or ())
@@ -80,15 +83,22 @@ def missing_evaluations(
         nearest.setdefault(block, row["neighbours"] or [])
         # All sites, say, are a baseline of several places: an edit in its scope is measured once.
         found.setdefault(block, {})[edit.edit_id, edit.scope] = edit
+        if row["chosen"] and row["chosen_by"] == resolved.scorer.name:
+            by_margin.add((block, edit.edit_id))
     for block, edits in found.items():
         (name, key, members), listed = block, list(edits.values())
         beside = watched(spec, known, [other for other in nearest[block] if other not in members])
+        chosen_on = probes(spec, known[key], beside, "select", resolved.judge_id, edited=members)
+        other_texts += sum(
+            measured.other_texts(name, key, edit, chosen_on) for edit in listed if (block, edit.edit_id) in by_margin
+        )
         drawn = probes(spec, known[key], beside, "report", resolved.judge_id, resolved.metric_ids, members)
         units += evaluate_units(
             spec, resolved.model(name), known[key], listed, "", drawn, "report", len(units),
             measured.pairs(name, key, listed, drawn),
         )  # fmt: skip
-    return MissingEvaluations(tuple(unit for unit in units if unit.unit_id not in committed), lost)
+    left = tuple(unit for unit in units if unit.unit_id not in committed)
+    return MissingEvaluations(left, lost, other_texts)
 
 
 def _of_several(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:

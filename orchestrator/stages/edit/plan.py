@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any, Literal
 
-from loco_core.attributes import as_scored, bundled, of_other_kinds
+from loco_core.attributes import as_scored
 from loco_core.editing.base import EditSettings
 from loco_core.editing.splits import Split, fit_templates, splits
 from loco_core.errors import SpecError
@@ -23,10 +22,11 @@ from orchestrator.resolve.resolved import ResolvedModel
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
 from orchestrator.stages.base import batch_size, images_in, make_unit, seconds_per_image, short_seconds, sweep_id
+from orchestrator.stages.edit.prompts import donor, of_other_kinds_in, words_of
 
 Role = Literal["target", "paraphrase", "donor", "neighbour", "unrelated"]
-Pair = tuple[str, str, str, str, str, int, str | None]
-"""An edit in its scope, and a probe that it is measured on; see `pair` and `measured_pair`."""
+Pair = tuple[str, str, str, str, str, int, str | None, tuple[str, ...]]
+"""An edit in its scope, and a probe that it is measured on, with the texts of its margin; see `pair`."""
 
 CANDIDATES = ("localized", "by_hand", "method")
 """Scopes of edits that one is chosen of: where a localizer said, where a person did, and where a published method puts
@@ -232,12 +232,12 @@ def probes(
         """Takes the first records whose prompt has no role yet."""
         found: dict[str, PromptRecord] = {}
         for record in records:
-            if len(found) < most and (text := _words(record.prompt)) not in taken:
+            if len(found) < most and (text := words_of(record.prompt)) not in taken:
                 found.setdefault(text, record)
         taken.update(found)
         return list(found.values())
 
-    donors = [_donor(record) for record in mine]
+    donors = [donor(record) for record in mine]
     roles: dict[Role, list[PromptRecord]] = {
         "target": new((record for record in mine if record.template_id in familiar), count),
         "paraphrase": new((record for record in mine if record.template_id not in familiar), count),
@@ -247,13 +247,13 @@ def probes(
     elif split == "report":
         roles["donor"] = new(donors, count)
     # A donor shows what the edit aims at, which no edit spoils.
-    taken.update(_words(record.prompt) for record in donors)
+    taken.update(words_of(record.prompt) for record in donors)
     each = max(1, math.ceil(count / max(1, len(neighbours))))
     roles["neighbour"] = [
         record for other in neighbours for record in new(splits(other, spec.prompts)[split], each)
     ]  # fmt: skip
     if attribute.mode == "replace":
-        roles["unrelated"] = new(_of_other_kinds(spec, attribute, split, edited), count)
+        roles["unrelated"] = new(of_other_kinds_in(spec, attribute, split, edited), count)
     seeds = range(FIRST_SEED[split], FIRST_SEED[split] + spec.evaluate.seeds)
     compared = metrics if split == "report" else ()
     return [
@@ -264,68 +264,18 @@ def probes(
     ]
 
 
-def _donor(record: PromptRecord) -> PromptRecord:
-    """Turns a donor into a prompt of its own, scored by its content."""
-    return PromptRecord(record.donor, record.donor, record.content_text, record.score_text, record.content_text,
-                        record.template_id)  # fmt: skip
-
-
-def _of_other_kinds(
-    spec: SweepSpec, attribute: Attribute, split: Literal["select", "report"], edited: Collection[str]
-) -> list[PromptRecord]:
-    """Returns prompts of other kinds that name neither the attribute nor what is put in its place, each kind in turn.
-
-    They are those of the sweep, and those that are bundled in the same file.
-    """
-    swept = (bundled()[item] if isinstance(item, str) else item.attribute for item in spec.attributes)
-    listed = [item for item in (*swept, *of_other_kinds(attribute.key)) if item.key not in edited]
-    known = {item.key: item for item in listed if item.kind != attribute.kind}
-    named = {words for record in attribute.records for words in _differing(record)}
-    kinds: dict[str, list[list[PromptRecord]]] = {}
-    for number, key in enumerate(sorted(known)):
-        try:
-            records = splits(known[key], spec.prompts)[split]
-        except SpecError:
-            continue
-        free = [record for record in records if not any(f" {it} " in f" {_words(record.prompt)} " for it in named)]
-        # Not all of one kind begin with the same content.
-        first = number % max(1, len(free))
-        kinds.setdefault(known[key].kind, []).append([*free[first:], *free[:first]])
-    other = attribute.records[0].score_text
-    return [
-        PromptRecord(item.prompt, item.prompt, item.score_text, other, item.content_text, item.template_id)
-        for item in _in_turn([_in_turn(lists) for lists in kinds.values()])
-    ]
-
-
-def _in_turn(lists: Iterable[Sequence[PromptRecord]]) -> list[PromptRecord]:
-    return [item for turn in zip_longest(*lists) for item in turn if item is not None]
-
-
-def _differing(record: PromptRecord) -> set[str]:
-    """Returns the words that a prompt and its donor have in the other's place, without articles."""
-    here, there = _words(record.prompt).split(), _words(record.donor).split()
-    while here and there and here[0] == there[0]:
-        here, there = here[1:], there[1:]
-    while here and there and here[-1] == there[-1]:
-        here, there = here[:-1], there[:-1]
-    return {" ".join(words[words[0] in ("a", "an", "the") :]) for words in (here, there) if words} - {""}
-
-
-def _words(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
 def pair(edit: PlannedEdit, probe: Probe) -> Pair:
     """Names an edit measured on a probe; the seed tells the split."""
     record = probe.record
-    return edit.edit_id, edit.scope, probe.role, record.prompt, record.score_text, probe.seed, probe.judge
+    said = probe.role, record.prompt, record.score_text, probe.seed, probe.judge
+    return edit.edit_id, edit.scope, *said, record.against
 
 
 def measured_pair(row: Mapping[str, Any]) -> Pair:
     """Returns the `pair` that a row of ``evaluations`` is about."""
     names = ("edit_id", "scope", "prompt_role", "prompt", "clip_text", "seed", "judge")
-    return tuple(row[name] for name in names)
+    # Rows of an older version do not say their texts: they are nobody's.
+    return *(row[name] for name in names), tuple(row["margin_texts"] or ())
 
 
 def fit_unit(
@@ -382,18 +332,20 @@ def evaluate_units(
     return units
 
 
-def _said(probe: Probe) -> tuple[str, ...]:
-    """Returns the texts that tell probes apart; without siblings, as before there was a choice."""
-    record = probe.record
-    return (record.score_text, *(record.against if record.siblings else ()))
-
-
 def _evaluation_name(
     spec: SweepSpec, model: ResolvedModel, attribute: Attribute, edits: Sequence[PlannedEdit], drawn: Sequence[Probe]
 ) -> str:
     # The scope stands in every row, and the same weights may be a candidate in one place and a baseline in another.
     items = tuple(f"{edit.scope} {edit.edit_id}" for edit in edits) + tuple(
-        " ".join(map(str, (probe.role, probe.seed, probe.judge, *probe.metrics, probe.record.prompt, *_said(probe))))
+        "\n".join(
+            (
+                f"{probe.role} {probe.seed} {probe.judge}",
+                *probe.metrics,
+                probe.record.prompt,
+                probe.record.score_text,
+                *probe.record.against,
+            )
+        )
         for probe in drawn
     )
     return identity.unit_id(identity.UnitKey(sweep_id(spec), "evaluate", model.id, attribute.key, items))

@@ -16,6 +16,8 @@ from orchestrator.stages.edit.plan import INVALID, UNKNOWN
 Picture = tuple[str, int]
 """What tells pictures of one role apart: prompt with the text that scores it, and seed."""
 CONFIDENCE = 0.95
+_SEEN = ("prompt_role", "prompt", "clip_text", "seed", "judge", "judge_kind")
+"""Columns that tell apart what was seen of one edit."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def summarize(
 
     A picture that was none without the edit says nothing of it; one that the edit destroyed counts against it. Where
     some were seen by a judge and some judged by the sign of the CLIP margin, the judge's word counts alone; of several
-    judges that of the one that is named.
+    judges that of the one that is named. Of a picture that was measured twice, since its margin is taken against other
+    texts now, the last row counts.
 
     Args:
         edits: rows of ``edits``.
@@ -141,13 +144,15 @@ def summarize(
         split: ``report`` or ``select``.
         judge: the judge whose word counts where it has seen an edit; None takes that of any.
     """
-    by_edit: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    by_edit: dict[tuple[str, str, str], dict[tuple[Any, ...], Mapping[str, Any]]] = defaultdict(dict)
     for row in evaluations:
-        if row["split"] == split and row["judge_before"] != INVALID:
-            by_edit[row["edit_id"], row["scope"], row["attribute"]].append(row)
+        if row["split"] == split:
+            seen = tuple(row[name] for name in _SEEN)
+            by_edit[row["edit_id"], row["scope"], row["attribute"]][seen] = row
     found = []
     for edit in edits:
-        rows = by_edit.get((edit["edit_id"], edit["scope"], edit["attribute"]), [])
+        listed = by_edit.get((edit["edit_id"], edit["scope"], edit["attribute"]), {})
+        rows = [row for row in listed.values() if row["judge_before"] != INVALID]
         named = [row for row in rows if row["judge"] == judge] if judge is not None else []
         judged = named or [row for row in rows if row["judge"] is not None] or rows
         if judged:

@@ -16,7 +16,7 @@ from loco_core.editing.base import editor_info
 from loco_core.editing.deltas import WeightDelta, applied, norm, to_bytes
 from loco_core.errors import EditError
 from loco_core.scoring.base import Judge, margin_of
-from loco_core.types import Mode, Row
+from loco_core.types import Mode, PromptRecord, Row
 from orchestrator.scheduler.protocol import Attempt, Unit
 from orchestrator.stages.context import Result, WorkerContext
 from orchestrator.stages.edit.evaluation_index import COLUMNS
@@ -96,12 +96,13 @@ def _in_window(edit: PlannedEdit) -> bool:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One drawn probe, measured: its picture, CLIP scores of both texts, and what the judge names, by kind."""
+    """One drawn probe, measured: its picture, its CLIP scores and the text that fits it best, and names by kind."""
 
     picture: torch.Tensor
     valid: bool
     clip: float | None
     margin: float | None
+    fits: str
     names: Mapping[str, str]
 
 
@@ -150,14 +151,14 @@ def _draw(context: WorkerContext, unit: Evaluation, delta: WeightDelta | None, a
         names = {kind: seen[at] for kind, seen in judged.items()}
         if not context.is_valid(pictures[at]):
             nothing = dict.fromkeys(names or [unit.attribute.kind], INVALID)
-            found.append(_Seen(pictures[at], False, None, None, nothing))
+            found.append(_Seen(pictures[at], False, None, None, INVALID, nothing))
             continue
         texts = [probe.record.score_text, *probe.record.against]
         scores = context.scorer.score(embeddings[at : at + 1], texts)[0]
         here, there = margin_of(scores)
-        if context.judge is None:
-            names = {unit.attribute.kind: texts[0] if here > there else texts[1 + int(np.argmax(scores[1:]))]}
-        found.append(_Seen(pictures[at], True, here, here - there, names))
+        fits = texts[0] if here > there else texts[1 + int(np.argmax(scores[1:]))]
+        said = names if context.judge is not None else {unit.attribute.kind: fits}
+        found.append(_Seen(pictures[at], True, here, here - there, fits, said))
     return found
 
 
@@ -176,6 +177,7 @@ def _rows(
     planned: Evaluation = unit.payload
     valid = old.valid and new.valid
     distance = float((old.picture - new.picture).square().mean().sqrt()) if valid else None
+    by_margin = _flipped_by_margin(probe.record, planned.attribute.mode, (old.fits, new.fits))
     common = {
         "sweep_id": context.sweep_id, "unit_id": unit.unit_id, "edit_id": edit.edit_id, "model": unit.model,
         "attribute": planned.attribute.key, "editor": edit.settings.editor, "scope": edit.scope, "split": planned.split,
@@ -186,8 +188,8 @@ def _rows(
         "scorer": context.scorer_info.name, "attempt": attempt.number, "schema_version": SCHEMA_VERSION,
         "metrics": list(probe.metrics) or None, "attributes": list(edit.attributes) or None,
         "step": len(edit.steps) or None,
+        "flipped_by_margin": by_margin, "margin_texts": list(probe.record.against),
     }  # fmt: skip
-    mode = planned.attribute.mode
     kinds = [
         kind
         for kind in (context.judge.kinds if context.judge else ())
@@ -198,29 +200,41 @@ def _rows(
         {
             **common,
             "judge_kind": kind,
-            **_verdict(context, probe, mode, kind, (old.names.get(kind), new.names.get(kind))),
+            **_verdict(context, probe, kind, (old, new), by_margin),
         }
         for kind in kinds or [planned.attribute.kind]
     ]
 
 
 def _verdict(
-    context: WorkerContext, probe: Probe, mode: Mode, kind: str, seen: tuple[str | None, str | None]
+    context: WorkerContext, probe: Probe, kind: str, seen: tuple[_Seen, _Seen], by_margin: bool | None
 ) -> dict[str, Any]:
     """Says whether a picture had what its prompt says and has what its donor says now.
 
-    Where the donor names nothing of the kind ("a shape"), any class that is sure and another will do; without a judge,
-    where donors leave the attribute out, any text that fits the picture better.
+    Where the donor names nothing of the kind ("a shape"), any class that is sure and another will do; without a judge
+    the margin decides.
     """
-    record, (old, new) = probe.record, seen
-    said: str | None = record.score_text
-    donor: str | None = None if mode == "remove" else record.donor_text
+    old, new = (picture.names.get(kind) for picture in seen)
     if context.judge is not None:
-        said, donor = (_said(context.judge, text, kind) for text in (record.prompt, record.donor))
-    flipped = None
-    if old is not None and new is not None and old == said and donor != said:
-        flipped = new == donor if donor is not None else new not in (said, *UNKNOWN)
-    return {"judge_said": said, "judge_before": old, "judge_after": new, "flipped": flipped}
+        named, donor = (_said(context.judge, text, kind) for text in (probe.record.prompt, probe.record.donor))
+        return {
+            "judge_said": named, "judge_before": old, "judge_after": new, "flipped": _flipped(named, donor, (old, new))
+        }  # fmt: skip
+    return {
+        "judge_said": probe.record.score_text, "judge_before": old, "judge_after": new, "flipped": by_margin
+    }  # fmt: skip
+
+
+def _flipped_by_margin(record: PromptRecord, mode: Mode, fits: tuple[str, str]) -> bool | None:
+    """Says whether a picture is a flip by the texts that fit it best; any other where donors leave it out."""
+    return _flipped(record.score_text, None if mode == "remove" else record.donor_text, fits)
+
+
+def _flipped(said: str | None, donor: str | None, seen: tuple[str | None, str | None]) -> bool | None:
+    old, new = seen
+    if old is None or new is None or old != said or donor == said:
+        return None
+    return new == donor if donor is not None else new not in (said, *UNKNOWN)
 
 
 def _said(judge: Judge, text: str, kind: str) -> str | None:

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from loco_core.types import Mode, PromptRecord
 from orchestrator.resolve.resolved import Resolved, ResolvedJudge, ResolvedScorer
 from orchestrator.stages.edit.chooser import by_margin, chooser, chosen_by
 from orchestrator.stages.edit.summary import summarize
+from orchestrator.stages.edit.work import _flipped_by_margin
 from tests.support.edit_specs import spec
 
 EDIT = {"edit_id": "e", "model": "m", "attribute": "style/lumio", "attribute_kind": "style", "editor": "loco_edit",
@@ -31,6 +33,31 @@ def row(role: str = "target", before: float | None = 0.1, after: float | None = 
 def test_the_sign_of_the_margin_says_what_flipped(before: float, after: float, counts: tuple[int, int]) -> None:
     found = summarize([EDIT], by_margin("style", [row(before=before, after=after)]), "select")
     assert [(item.flipped.hits, item.flipped.of) for item in found] == ([] if before is None else [counts])
+
+
+@pytest.mark.parametrize(("stored", "hits"), [(False, 0), (True, 1), (None, 1)])
+def test_a_picture_that_looks_like_a_sibling_flips_by_the_margin_as_it_was_measured(
+    stored: bool | None, hits: int
+) -> None:
+    (found,) = summarize([EDIT], by_margin("style", [row(flipped_by_margin=stored)]), "select")
+    assert (found.flipped.hits, found.flipped.of) == (hits, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "fits", "flipped"),
+    [
+        ("replace", "Minnie", False),
+        ("replace", "Mickey", True),
+        ("replace", "Pikachu", False),
+        ("remove", "Minnie", True),
+    ],
+)
+def test_without_a_judge_a_sibling_is_a_flip_where_donors_leave_the_attribute_out(
+    mode: Mode, fits: str, flipped: bool
+) -> None:
+    record = PromptRecord("Pikachu runs", "Mickey runs", "Pikachu", "Mickey", "runs", siblings=("Minnie",))
+    assert _flipped_by_margin(record, mode, ("Pikachu", fits)) is flipped
+    assert _flipped_by_margin(record, mode, ("Minnie", fits)) is None
 
 
 def test_a_picture_that_a_judge_names_by_several_kinds_counts_once() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +17,7 @@ from orchestrator.stages.edit.plan import (
     FIRST_SEED,
     check_editable,
     evaluate_units,
+    measured_pair,
     pair,
     probes,
     watched,
@@ -142,6 +143,30 @@ def test_more_probes_are_measured_without_those_that_were() -> None:
     assert len(pairs) == len(set(pairs))
     assert set(pairs) == {pair(edit, probe) for edit in edits for probe in wanted} - measured
     assert not evaluate_units(many, TOY, STYLE, edits, "", wanted, "report", 0, {*measured, *pairs})
+
+
+@pytest.mark.parametrize("change", [{"siblings": ("others",)}, {"siblings": ()}, {"donor_text": "a thing"}])
+def test_a_margin_against_other_texts_is_measured_anew(change: dict[str, Any]) -> None:
+    s = spec()
+    edits, drawn = candidates(s, TOY, STYLE, (8, 9), "localized"), probes(s, STYLE, [VELOR], "select")
+    others = [replace(probe, record=replace(probe.record, **change)) for probe in drawn if probe.role == "neighbour"]
+    rows = [
+        {"edit_id": edits[0].edit_id, "scope": "localized", "prompt_role": probe.role, "prompt": probe.record.prompt,
+         "clip_text": probe.record.score_text, "seed": probe.seed, "judge": None,
+         "margin_texts": list(probe.record.against)}
+        for probe in drawn
+    ]  # fmt: skip
+    measured = {measured_pair(row) for row in rows}
+    assert not evaluate_units(s, TOY, STYLE, edits[:1], "", drawn, "select", 0, measured)
+    units = evaluate_units(s, TOY, STYLE, edits[:1], "", others, "select", 0, measured)
+    assert {probe for unit in units for probe in unit.payload.probes} == set(others)
+    before = evaluate_units(s, TOY, STYLE, edits[:1], "", [p for p in drawn if p.role == "neighbour"], "select", 0)
+    assert not {unit.unit_id for unit in units} & {unit.unit_id for unit in before}
+    # Of an earlier version nobody knows what a margin was taken against.
+    older = {measured_pair({**row, "margin_texts": None}) for row in rows}
+    assert len(evaluate_units(s, TOY, STYLE, edits[:1], "", drawn, "select", 0, older)) == len(
+        evaluate_units(s, TOY, STYLE, edits[:1], "", drawn, "select", 0)
+    )
 
 
 def test_an_edit_by_hand_has_the_same_weights_and_units_of_its_own() -> None:

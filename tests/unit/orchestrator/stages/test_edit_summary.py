@@ -107,6 +107,22 @@ def test_what_a_judge_saw_is_not_pooled_with_the_sign_of_a_margin() -> None:
     assert (found.flipped.hits, found.flipped.of) == (0, 2)
 
 
+def test_of_a_picture_that_was_measured_against_other_texts_before_the_last_row_counts() -> None:
+    def seen(kept: bool, flipped: bool | None) -> list[dict[str, Any]]:
+        said = "velor" if kept else "other"
+        return [row("a", "neighbour", None, after=said), row("a", "target", flipped, after="plain")]
+
+    old, new = seen(True, True), seen(False, None)
+    (found,) = summarize([listed("a")], [*old, *new], "select")
+    assert [(item.hits, item.of) for item in (found.neighbours_kept, found.flipped)] == [(0, 1), (0, 0)]
+    (found,) = summarize([listed("a")], [*new, *old], "select")
+    assert [(item.hits, item.of) for item in (found.neighbours_kept, found.flipped)] == [(1, 1), (1, 1)]
+    # It is no picture any more.
+    gone = [{**item, "judge_before": "invalid"} for item in old]
+    (found,) = summarize([listed("a")], [*old, *gone, row("a", "target", True, seed=1)], "select")
+    assert [(item.hits, item.of) for item in (found.neighbours_kept, found.flipped)] == [(0, 0), (1, 1)]
+
+
 def test_content_is_kept_by_pictures_that_keep_all_of_it() -> None:
     kinds = {"object": "circle", "colour": "red"}
     rows = [

@@ -87,6 +87,7 @@ def _row(unit: Unit, edit: PlannedEdit, probe: Probe, flips: Flips) -> dict[str,
         "prompt": probe.record.prompt, "clip_text": probe.record.score_text, "seed": probe.seed,
         "judge_kind": unit.payload.attribute.kind, "judge_said": "x", "judge_before": "x",
         "judge_after": "y" if lost else "x", "flipped": flips(edit, probe), "status": "ok",
+        "margin_texts": list(probe.record.against),
     }  # fmt: skip
 
 
