@@ -25,7 +25,7 @@ from loco_core.localization.bench.planted import REPORTS, UNKNOWN_DONOR
 from loco_core.localization.bench.replay import ReplayedTable
 from loco_core.statistics import wilson
 from loco_core.toyworld.plants.draw import plant_from_json
-from loco_core.toyworld.plants.surgery import TAKEN, unknown_names
+from loco_core.toyworld.plants.surgery import TAKEN, Rate, least_drawn, unknown_names
 
 REVERT, SWAP, UNKNOWN_SWAP = "revert", "swap", "swap, unknown donor"
 QUESTIONS = (REVERT, "transplant", "restore", SWAP, UNKNOWN_SWAP)
@@ -132,7 +132,7 @@ def read_plant(said: Mapping[str, Any], swaps: Mapping[str, Localization]) -> Re
     window = swaps[SWAP].window
     named = f"{swaps[SWAP].outcome} {list(window.sites) if window else ''}".rstrip()
     word, leaks = unknown_donor(said)
-    donor = f"{word}, {leaks['hits']}/{leaks['of']}"
+    donor = f"{word}, {leaks.hits}/{leaks.of}"
     return Reading(plant_from_json(said["plant"]).key, changed, runs, asked, answers, donor, named)
 
 
@@ -144,14 +144,15 @@ def _swapped(row: Effect) -> Answer:
     return Answer(effect >= threshold, near, f"{effect:.2f} ({row.ci_low:.2f}-{row.ci_high:.2f})")
 
 
-def unknown_donor(said: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def unknown_donor(said: Mapping[str, Any]) -> tuple[str, Rate]:
     """Returns that of the measured other names which draws the look least, and how often it does.
 
     Args:
         said: the report of a plant.
     """
-    measured = zip(unknown_names(plant_from_json(said["plant"])), said["other_names"], strict=False)
-    return min(measured, key=lambda pair: pair[1]["hits"] / pair[1]["of"])
+    plant, rates = plant_from_json(said["plant"]), [Rate(rate["hits"], rate["of"]) for rate in said["other_names"]]
+    name = least_drawn(plant, rates)
+    return name, rates[unknown_names(plant).index(name)]
 
 
 def localized(table: Path) -> Localization:

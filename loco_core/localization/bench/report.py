@@ -225,7 +225,7 @@ class BenchReport:
         right = sum(result.right for result in self.planted)
         title = f"planted models: {right} of {len(self.planted)} right"
         images, all_images = (sum(getattr(r, name) for r in self.planted) for name in ("images", "all_images"))
-        table = Table(title=f"{title}, {images / all_images:.1%} of the images")
+        table = Table(title=f"{title}, from {images:,} images; {all_images:,} are in the tables")
         for name in ("model", "attribute", "planted in", "planted", "found", ""):
             table.add_column(name)
         for r in self.planted:

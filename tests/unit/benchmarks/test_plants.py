@@ -120,7 +120,7 @@ def margins(table: pa.Table, control: str) -> list[float]:
 
 def test_the_unknown_donor_is_the_name_that_draws_the_look_least() -> None:
     name, leaked = unknown_donor(report([]))
-    assert (name, leaked["hits"]) == (unknown_names(PLANT)[1], 1)
+    assert (name, leaked.hits) == (unknown_names(PLANT)[1], 1)
     records = plants.attribute_of(PLANT, name).records
     assert all(name in record.donor.split() and "aria" in record.prompt.split() for record in records)
     assert all(named(record.donor, name, "aria") == record.prompt for record in records)
