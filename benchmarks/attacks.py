@@ -4,7 +4,7 @@
 ``benchmarks/attacks.json`` (one row per attribute, edit and attack) and prints a table from it; ``--print`` only
 prints. ``--floor MODEL`` is a model that never learned the attributes, by its name, folder or hub id; without it there
 is no floor, and nothing can be called hidden. LocoEdit and neuron edits are made at the window of the edits' benchmark,
-UCE and DiffQuickFix where they belong.
+the others where they belong. Attacks are short, as the model is small.
 """
 
 from __future__ import annotations
@@ -29,10 +29,18 @@ from orchestrator.store import Store, open_store
 
 TABLE = Path(__file__).with_suffix(".json")
 MODEL = "toy"
-WINDOWS = {"style": Window(10, 4), "fact": Window(11, 4)}
-"""The best windows of `toy`, see docs/benchmarks/edits.md."""
-ATTRIBUTES = ("style/velor", "style/lumio", "fact/zandia", "fact/morova")
-ATTACKS = ("noised_clean", "relearn", "soft_prompt", "textual_inversion")
+WINDOWS = {"style": Window(10, 4), "object": Window(10, 4), "fact": Window(11, 4)}
+"""The best windows of `toy`, see docs/benchmarks/edits.md; nobody looked for one of objects."""
+ATTRIBUTES = ("style/lumio", "object/star", "fact/zandia", "style/velor", "object/moon", "fact/morova")
+EDITORS = ("loco_edit", "neurons", "uce", "speed", "rece", "diff_quick_fix")
+ATTACKS = (
+    {"use": "noised_clean"},
+    {"use": "relearn", "steps": 20, "batch_size": 8, "learning_rate": 1e-3},
+    {"use": "soft_prompt", "tokens": 2, "steps": 40, "batch_size": 4, "learning_rate": 0.3},
+    {"use": "textual_inversion", "steps": 40, "batch_size": 4, "learning_rate": 0.3},
+)
+MARKS = {"hidden": " **h**", "not removed": " n", "too weak": " w"}
+"""Verdicts in the table; what was not shown to return has none."""
 COLUMNS = ("alone", "edited", "ceiling", "floor")
 
 
@@ -44,12 +52,11 @@ def sweep(attribute: str, floor: str | None) -> SweepSpec:
             "seeds": 1, "generation": {"steps": 8, "guidance_scale": 3.0, "batch_size": 32},
             "controls": {"random": 0}, "scorer": "toy-clip", "margin": "donor", "images": "none",
             "edit": {
-                "editors": ["loco_edit", "neurons", "uce", "diff_quick_fix"], "targets": "paired",
-                "lambdas": [0.01, 0.1], "neurons": [0.25], "tokens": ["all"],
-                "method_lambdas": {"uce": [0.5, 5.0], "diff_quick_fix": [0.01, 1.0]},
+                "editors": list(EDITORS), "targets": "paired", "lambdas": [0.1], "neurons": [0.25], "tokens": ["all"],
+                "method_lambdas": {"uce": [0.5], "diff_quick_fix": [0.01]},
             },
             "evaluate": {
-                "prompts": 4, "seeds": 8, "neighbours": 0, "judge": "toy-judge", "windows": False,
+                "prompts": 4, "seeds": 4, "neighbours": 0, "judge": "toy-judge", "windows": False,
                 "attacks": list(ATTACKS), "floor": floor,
             },
         },
@@ -85,16 +92,27 @@ def row_of(item: AttackSummary) -> dict[str, Any]:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints one line per attribute, editor and attack: rates in percent, each with its interval."""
-    print("| attribute | editor | attack | without attack | attacked | ceiling | floor | verdict |")
-    print("|---" * 8 + "|")
-    for row in sorted(rows, key=lambda row: (row["attribute"], row["editor"], row["attack"])):
-        named = [row[name] for name in ("attribute", "editor", "attack")]
-        print("|", " | ".join([*named, *(_cell(row[name]) for name in COLUMNS), row["verdict"]]), "|")
+    """Prints a line per attribute and editor, below ceiling and floor: percent, with intervals and verdicts."""
+    attacks = [item["use"] for item in ATTACKS]
+    print("| attribute | editor | without attack |", " | ".join(f"`{name}`" for name in attacks), "|")
+    print("|---" * (3 + len(attacks)) + "|")
+    found = {(row["attribute"], row["editor"], row["attack"]): row for row in rows}
+    for attribute in dict.fromkeys(row["attribute"] for row in rows):
+        of = {editor: [found.get((attribute, editor, name)) for name in attacks] for editor in EDITORS}
+        held = [next((line[i] for line in of.values() if line[i]), None) for i in range(len(attacks))]
+        for name in ("ceiling", "floor"):
+            print(f"| {attribute} | {name} | |", " | ".join(_cell(row and row[name]) for row in held), "|")
+        for editor, line in of.items():
+            if any(line):
+                alone = next(row["alone"] for row in line if row)
+                cells = [
+                    f"{_cell(row and row['edited'])}{MARKS.get(row['verdict'], '') if row else ''}" for row in line
+                ]
+                print(f"| {attribute} | `{editor}` | {_cell(alone)} |", " | ".join(cells), "|")
 
 
-def _cell(share: dict[str, Any]) -> str:
-    if not share["of"]:
+def _cell(share: dict[str, Any] | None) -> str:
+    if not share or not share["of"]:
         return "–"
     value, low, high = (100 * number for number in (share["hits"] / share["of"], share["low"], share["high"]))
     return f"{value:.0f} ({low:.0f}–{high:.0f})"

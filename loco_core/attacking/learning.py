@@ -12,9 +12,8 @@ from diffusers import DDPMScheduler
 from loco_core.attacking.base import AttackTask, LearningSettings
 from loco_core.diffusion.engine import kernels
 from loco_core.diffusion.model import Attackable, LoadedModel, PromptEmbeds
-from loco_core.errors import ModelError
+from loco_core.diffusion.schedules import check_noising
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _NORM = 1.0
 """Norm that gradients are clipped to, as in diffusers' own training scripts."""
 
@@ -28,12 +27,12 @@ def noising(model: LoadedModel) -> DDPMScheduler:
     """Returns the schedule of noise that a model was trained with.
 
     Raises:
-        ModelError: its scheduler says that it predicts something else than noise, velocity or pictures.
+        ModelError: its scheduler is of another kind of noise than DDPM's, or predicts something else than noise,
+            velocity or pictures.
     """
-    found = DDPMScheduler.from_config(model.pipeline.scheduler.config)
-    if (predicts := found.config.prediction_type) not in PREDICTIONS:
-        raise ModelError(f"the scheduler's prediction_type is {predicts}; expected one of {', '.join(PREDICTIONS)}")
-    return found
+    scheduler: Any = model.pipeline.scheduler
+    check_noising(scheduler, learned=True)
+    return DDPMScheduler.from_config(scheduler.config)
 
 
 def denoising_loss(

@@ -13,7 +13,7 @@ from typing import Any
 from loco_core.diffusion import loading
 from loco_core.diffusion.adapters import teach
 from loco_core.diffusion.loading import check_weights
-from loco_core.diffusion.schedules import check_schedule, make_scheduler, named_scheduler
+from loco_core.diffusion.schedules import check_noising, check_schedule, make_scheduler, named_scheduler
 from loco_core.diffusion.tokens import UNQUOTED, in_full, quoted
 from loco_core.errors import ModelError, SpecError, located
 from loco_core.types import Attribute, Extras, TextualInversion
@@ -57,6 +57,8 @@ class Steps:
         steps: number of steps.
         partly: whether something happens at some of the steps only.
         place: where the sweep names the model.
+        noises: whether attacks put noise on clean pictures by it.
+        learns: whether attacks learn by that noise.
     """
 
     model: str
@@ -66,6 +68,8 @@ class Steps:
     steps: int
     partly: bool
     place: Place
+    noises: bool = False
+    learns: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,8 @@ def _check_steps(wanted: Steps) -> None:
         if wanted.named is not None:
             scheduler = named_scheduler(wanted.named, scheduler)
         check_schedule(scheduler, wanted.steps, partly=wanted.partly)
+        if wanted.noises:
+            check_noising(scheduler, learned=wanted.learns)
     except ModelError as error:
         raise SpecError(f"{wanted.model}: {error}") from error
 

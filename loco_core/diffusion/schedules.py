@@ -82,6 +82,32 @@ def _more(scheduler: Any, steps: int) -> dict[str, Any]:
     return {"intermediate_timesteps": None} if "intermediate_timesteps" in takes and steps != 2 else {}
 
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a scheduler's ``prediction_type`` may be where pictures are noised by DDPM's schedule."""
+
+
+def check_noising(scheduler: Any, *, learned: bool) -> None:
+    """Refuses what puts no known noise on clean pictures.
+
+    Args:
+        scheduler: scheduler of the pipeline.
+        learned: whether a model is also to be trained by that noise, which must then be DDPM's (Ho et al., NeurIPS
+            2020).
+
+    Raises:
+        ModelError: it puts no noise on pictures, or is trained by another kind.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    if not hasattr(scheduler, "add_noise"):
+        raise ModelError(f"{name} puts no noise on clean pictures; expected one that does, such as DDIMScheduler")
+    if not learned:
+        return
+    if "beta_schedule" not in config:
+        raise ModelError(f"{name} is not of DDPM's noise, which attacks learn by; expected one such as DDIMScheduler")
+    if (predicts := config.get("prediction_type", "epsilon")) not in PREDICTIONS:
+        raise ModelError(f"the scheduler's prediction_type is {predicts}; expected one of {', '.join(PREDICTIONS)}")
+
+
 def check_schedule(scheduler: Any, steps: int, *, partly: bool) -> None:
     """Refuses what a scheduler cannot do, before anything is drawn with it.
 

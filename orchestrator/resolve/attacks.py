@@ -42,11 +42,16 @@ def check_attacks(spec: SweepSpec) -> None:
 def floor_of(spec: SweepSpec) -> ModelSpec | None:
     """Returns the model that attacks are held against as a model of a sweep is written; None where there is none.
 
-    Its dtype is that of the first model, which it is compared with.
+    Its dtype here is that of the first model; each model is held against it in its own, see `beside`.
     """
     if (floor := spec.evaluate.floor) is None:
         return None
     return ModelSpec(id=name_of(floor), path=floor if "/" in floor else None, dtype=spec.models[0].dtype)
+
+
+def beside(floor: ResolvedModel, model: ResolvedModel) -> ResolvedModel:
+    """Returns the floor as a model is held against it: in the model's dtype, so that they differ in weights alone."""
+    return floor.model_copy(update={"dtype": model.dtype})
 
 
 def free_tokens(spec: SweepSpec) -> int:
@@ -70,9 +75,9 @@ def check_models(spec: SweepSpec, models: Sequence[ResolvedModel], floor: Resolv
         for model in models:
             with located("evaluate", "attacks", i):
                 _check(model, item.use)
-        if floor is not None:
-            with located(*FLOOR):
-                _check(floor, item.use)
+            if floor is not None:
+                with located(*FLOOR):
+                    _check(beside(floor, model), item.use)
     sides = spec.generation.height, spec.generation.width
     for model in models:
         if floor is not None and None in sides and floor.native_side != model.native_side:

@@ -130,6 +130,9 @@ def _look_closer(
     if floor is not None and Path(floor.described_in).is_dir():
         with located(*FLOOR):
             weights += looked_at(floor, FLOOR)
+            steps.append(steps_of(spec, floor, FLOOR))
+            reader = prompt_reader(floor, FLOOR)
+        readers += [reader] if reader else []
     key, where = find_scorer(spec.scorer)
     with located("scorer"):
         read = plugins.declared("scorers", key, "TOKENIZED", False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from loco_core.attacking.base import attack_info
 from loco_core.diffusion.checks import Place, Steps
 from loco_core.diffusion.facts import families
 from loco_core.diffusion.folders import INDEX, read_object
@@ -149,7 +150,12 @@ def steps_of(spec: SweepSpec, model: ResolvedModel, place: Place) -> Steps:
     """
     config = read_json(model.described_in, model.revision, "scheduler/scheduler_config.json")
     partly = any(option.steps not in (None, (0, spec.generation.steps)) for option in spec.interventions)
-    return Steps(model.id, model.scheduler, config, spec.generation.scheduler, spec.generation.steps, partly, place)
+    attacks = spec.evaluate.attacks if spec.edit is not None else ()
+    learns = any(attack_info(item.use).learns for item in attacks)
+    return Steps(
+        model.id, model.scheduler, config, spec.generation.scheduler, spec.generation.steps, partly, place,
+        bool(attacks), learns,
+    )  # fmt: skip
 
 
 def check_scheduler(spec: SweepSpec) -> None:

@@ -253,8 +253,8 @@ ATTACKS: Columns = (
     Column("floor", TEXT, "name", "Of floor: that model, by its id in the sweep"),
     Column(
         "clean", INT, "count",
-        "Pictures that the attack was given and that show the attribute; 0 where none of many did, so that it was "
-        "given others",
+        "Pictures that show the attribute and were given to the attacks, those of all seeds together; 0 where none of "
+        "many did, so that they were given others",
     ),
     TEMPLATE_ID,
     PROMPT,

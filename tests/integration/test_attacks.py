@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -78,12 +80,64 @@ def test_every_attack_meets_edit_ceiling_and_floor(spec: SweepSpec, undisturbed:
     assert set(rows[rows.who == "edited"].edit_id) == {chosen}
     assert rows[rows.who != "edited"].edit_id.isna().all()
     assert (rows.returned == (rows.judge_seen == "velor")).all()
-    assert rows.groupby("attack").clean.first().to_dict() == {"noised_clean": 4, "relearn": 2}
+    assert rows.groupby("attack").clean.first().to_dict() == {"noised_clean": 8, "relearn": 4}
     # The floor is the same model here, so that it is its own ceiling.
     floor, ceiling = (rows[rows.who == who].reset_index(drop=True) for who in ("floor", "unedited"))
     assert (floor.score == ceiling.score).all()
     assert (rows[rows.who == "edited"].reset_index(drop=True).score != ceiling.score).any()
     assert verify(open_store(str(undisturbed), create=False)) == []
+
+
+RECORDING = """
+from contextlib import contextmanager
+from pathlib import Path
+
+from loco_core.attacking.drawing import drawn
+
+@contextmanager
+def attack(model, task, settings):
+    given = " ".join(str(float(picture.sum())) for picture in task.clean.pictures)
+
+    def draw(rows):
+        with Path(__file__).with_suffix(".log").open("a") as log:
+            log.write(f"{task.seed}, {given}, {' '.join(str(row.seed) for row in rows)}\\n")
+        return drawn(model, rows, task)
+
+    yield draw
+"""
+
+
+def test_every_seed_has_an_attack_of_its_own_with_clean_pictures_of_its_own(spec: SweepSpec, tmp_path: Path) -> None:
+    file = tmp_path / "recording.py"
+    file.write_text(RECORDING)
+    attacks = [{"use": str(file), "pictures": 2}]
+    evaluate = EvaluateSpec.model_validate({**spec.evaluate.model_dump(), "attacks": attacks, "floor": None})
+    assert run(spec.model_copy(update={"evaluate": evaluate}), tmp_path / "results").summary.outcome == "done"
+    lines = file.with_suffix(".log").read_text().splitlines()
+    # The edit and the ceiling, two seeds each.
+    assert len(lines) == 4
+    assert len(set(lines)) == 2
+    (one, given, first), (other, not_given, second) = sorted({tuple(line.split(", ")) for line in lines})
+    assert one != other
+    assert first != second
+    assert len({*given.split(), *not_given.split()}) == 4
+    assert set(table(tmp_path / "results").clean) == {4}
+
+
+def test_plan_refuses_a_scheduler_that_attacks_cannot_learn_by(tiny_pipeline: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_pipeline, tmp_path / "other")
+    described = other / "scheduler" / "scheduler_config.json"
+    described.write_text(json.dumps({**json.loads(described.read_text()), "prediction_type": "flow"}))
+
+    def planned(model: Path, floor: Path, *attacks: str) -> None:
+        evaluate = {"attacks": attacks, "floor": str(floor)}
+        resolve(tiny_sweep(model, attributes=["style/velor"], edit={}, evaluate=evaluate))
+
+    planned(other, other, "noised_clean")
+    for model, floor, place in ((other, tiny_pipeline, ("models", 0)), (tiny_pipeline, other, ("evaluate", "floor"))):
+        with pytest.raises(SpecError, match="prediction_type is flow; expected one of epsilon, ") as error:
+            planned(model, floor, "noised_clean", "relearn")
+        assert error.value.loc == place
 
 
 def test_a_model_that_never_shows_the_attribute_has_nothing_to_bring_back(spec: SweepSpec, tmp_path: Path) -> None:

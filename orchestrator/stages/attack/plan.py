@@ -2,7 +2,8 @@
 
 Attacked are the chosen edits of a place, the model without an edit (the ceiling) and, where one is given, a model that
 never learned the attribute (the floor). Pictures are drawn of the target prompts and seeds that edits are reported on;
-an attack is given pictures of other prompts and other seeds.
+an attack is given pictures of other prompts and other seeds. It is made anew for every seed that is drawn, with noise
+and clean pictures of its own, so that what differs from one attack to the next is part of what differs between seeds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from loco_core.editing.splits import splits
 from loco_core.errors import SpecError
 from loco_core.types import Attribute, PromptRecord
 from orchestrator import identity
+from orchestrator.resolve.attacks import beside
 from orchestrator.resolve.resolved import Resolved, ResolvedModel
 from orchestrator.scheduler.protocol import Unit
 from orchestrator.spec import SweepSpec
@@ -94,20 +96,24 @@ def attack_units(
     records = splits(as_scored(attribute, spec.margin), spec.prompts)["fit"]
     if not drawn:
         return []
-    batch = math.ceil(len(drawn) / math.ceil(len(drawn) / batch_size(spec, model)))
+    turns = len({probe.seed for probe in drawn})
+    # Every seed has an attack of its own, whose pictures are drawn together.
+    together = math.ceil(len(drawn) / turns)
+    batch = math.ceil(together / math.ceil(together / batch_size(spec, model)))
     units: list[Unit] = []
     for item in spec.evaluate.attacks:
         choice = item.choice
         settings = attack_settings(choice)
         said = json.dumps(settings.model_dump(), sort_keys=True)
         for who, edit in _attacked(edits, resolved.floor):
+            floor = beside(resolved.floor, model) if who == "floor" and resolved.floor is not None else None
             payload = Attacking(
                 attribute, (edit,) if edit else (), records, localization, spec.prompts, choice, attack_id(choice.use),
-                said, who, drawn, batch, resolved.floor if who == "floor" else None,
+                said, who, drawn, batch, floor,
             )  # fmt: skip
-            images = len(drawn) + settings.pictures
+            images = len(drawn) + turns * settings.pictures
             # A picture takes a pass of two rows a step.
-            learned = attack_info(choice.use).passes(settings) / (2 * spec.generation.steps)
+            learned = turns * attack_info(choice.use).passes(settings) / (2 * spec.generation.steps)
             cost = seconds_per_image(spec, model) * (images + learned)
             units.append(
                 make_unit("attack", _name(spec, model, payload), model, first_order + len(units), cost, payload)
@@ -159,7 +165,8 @@ def _attacked(edits: Sequence[PlannedEdit], floor: ResolvedModel | None) -> Iter
 def _name(spec: SweepSpec, model: ResolvedModel, planned: Attacking) -> str:
     edit, floor = planned.edit, planned.floor
     items = (
-        planned.attack, planned.settings, planned.who, f"{edit.scope} {edit.edit_id}" if edit else "",
+        planned.attack, planned.settings, "anew for every seed", planned.who,
+        f"{edit.scope} {edit.edit_id}" if edit else "",
         # Of a floor both: its clean pictures are the model's.
         *(_made_with(each) for each in (model, floor) if each is not None),
         *(

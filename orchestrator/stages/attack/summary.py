@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from orchestrator.stages.edit.summary import Picture, Share, share
+from orchestrator.stages.edit.summary import CONFIDENCE, Picture, Share, share
 
 Row = Mapping[str, Any]
 Verdict = Literal["no floor", "hidden", "not removed", "too weak", "not shown to return"]
 NOTHING = share({})
+COMPARED = 2
+"""How often an edit is held against the floor under one attack: with the attack, and without."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class AttackSummary:
         floor: the same of a model that never learned the attribute; nothing to count where none was given.
         alone: the same of the edited model without the attack; nothing to count where nobody said it.
         against: the floor, by its id; empty where none was given.
+        confidence: of the intervals that its verdict compares: so high that all verdicts on one attribute of a model
+            hold together at `CONFIDENCE` (Bonferroni). Bounds of the counts themselves are of one count alone.
     """
 
     edit_id: str
@@ -45,23 +50,28 @@ class AttackSummary:
     floor: Share
     alone: Share = NOTHING
     against: str = ""
+    confidence: float = CONFIDENCE
 
     @property
     def verdict(self) -> Verdict:
         """What it says of the attribute; one rate is above another where their intervals are apart.
 
-        ``no floor``: there is nothing to hold it against. ``hidden``: it shows above the floor, and above the edited
-        model without the attack. ``not removed``: it does not, and shows without an attack already. ``too weak``: the
-        attack does not bring it above the floor without an edit either. Else ``not shown to return``.
+        ``no floor``: there is nothing to hold it against. ``not removed``: without an attack already it shows above the
+        floor. ``hidden``: it does not, and with the attack it shows above the floor, and above the edited model
+        without the attack. ``too weak``: the attack does not bring it above the floor without an edit either. Else
+        ``not shown to return``, which is no proof that it is gone.
         """
         if not self.floor.of:
             return "no floor"
-        least = self.floor.high
-        if self.edited.low > max(least, self.alone.high):
-            return "hidden"
-        if self.alone.low > least:
+        edited, ceiling, floor, alone = map(self._wide, (self.edited, self.ceiling, self.floor, self.alone))
+        if alone.low > floor.high:
             return "not removed"
-        return "not shown to return" if self.ceiling.low > least else "too weak"
+        if edited.low > max(floor.high, alone.high):
+            return "hidden"
+        return "not shown to return" if ceiling.low > floor.high else "too weak"
+
+    def _wide(self, counted: Share) -> Share:
+        return counted.among(counted.pictures, self.confidence)
 
 
 def summarize_attacks(
@@ -85,7 +95,7 @@ def summarize_attacks(
             ceilings.setdefault((*about, row["model_revision"]), []).append(row)
         else:
             floors.setdefault(about, {}).setdefault((row["floor"], row["model_revision"]), []).append(row)
-    return [
+    summaries = [
         AttackSummary(
             found[0]["edit_id"], key[0], key[1], found[0]["editor"], found[0]["scope"], key[2], key[3],
             _returned(found), _returned(ceilings.get((*key[:4], found[0]["model_revision"]), [])), _returned(beside),
@@ -94,6 +104,11 @@ def summarize_attacks(
         for key, found in sorted(edited.items())
         for (name, _), beside in sorted(floors.get(key[:4], {("", ""): []}).items())
     ]  # fmt: skip
+    verdicts = Counter((item.model, item.attribute, item.against) for item in summaries)
+    return [
+        replace(item, confidence=1 - (1 - CONFIDENCE) / (COMPARED * verdicts[item.model, item.attribute, item.against]))
+        for item in summaries
+    ]
 
 
 def _about(row: Row) -> tuple[str, ...]:

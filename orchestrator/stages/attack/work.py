@@ -51,12 +51,9 @@ def work(context: WorkerContext, unit: Unit, attempt: Attempt) -> Result:
             f"the attack {planned.choice.use} is not the one that this unit was planned with; leave its file alone "
             "while attacks are made, and start the command again"
         )
-    # The same noise for all that is attacked: what they differ in is the model.
     clean, shown = _clean(context, planned)
-    task = AttackTask(clean, context.generation, planned.batch_size, FIRST_CLEAN_SEED)
-    rows = [Row(probe.record.prompt, probe.record.donor, probe.seed) for probe in planned.probes]
-    with _model(context, planned) as model, attacked(model, planned.choice, task) as draw:
-        pictures = _joined([draw([row]) for row in rows] if attempt.row_by_row else [draw(rows)])
+    with _model(context, planned) as model:
+        pictures = _attacked(context, planned, model, clean, row_by_row=attempt.row_by_row)
     seen = _seen(context, planned, pictures, [probe.record for probe in planned.probes])
     rows_of_table = _rows(context, unit, attempt, seen, shown, time.monotonic() - began)
     table = make_table("attacks", list(rows_of_table))
@@ -64,10 +61,35 @@ def work(context: WorkerContext, unit: Unit, attempt: Attempt) -> Result:
     return Result({"attacks": table}, rows=len(seen) - invalid, invalid=invalid)
 
 
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def _attacked(
+    context: WorkerContext, planned: Attacking, model: LoadedModel, clean: Clean, *, row_by_row: bool
+) -> torch.Tensor:
+    """Returns pictures of all probes, in their order, each seed drawn with an attack of its own.
+
+    The same noise and clean pictures for all that is attacked: what they differ in is the model.
+    """
     import torch
 
-    return torch.cat(list(parts))
+    seeds = list(dict.fromkeys(probe.seed for probe in planned.probes))
+    wanted, found = attack_settings(planned.choice).pictures, dict[int, torch.Tensor]()
+    for turn, seed in enumerate(seeds):
+        task = AttackTask(
+            _share_of(clean, turn, wanted), context.generation, planned.batch_size, FIRST_CLEAN_SEED + turn
+        )
+        places = [place for place, probe in enumerate(planned.probes) if probe.seed == seed]
+        records = [planned.probes[place].record for place in places]
+        rows = [Row(record.prompt, record.donor, seed) for record in records]
+        with attacked(model, planned.choice, task) as draw:
+            drawn = [picture for part in ([[row] for row in rows] if row_by_row else [rows]) for picture in draw(part)]
+        found.update(zip(places, drawn, strict=True))
+    return torch.stack([found[place] for place in range(len(planned.probes))])
+
+
+def _share_of(clean: Clean, turn: int, wanted: int) -> Clean:
+    """Returns the clean pictures of one seed's attack; where there are too few for all, some are given to several."""
+    count = len(clean.records)
+    numbers = list(dict.fromkeys((turn * wanted + i) % count for i in range(wanted)))
+    return Clean(clean.pictures[numbers], tuple(clean.records[number] for number in numbers))
 
 
 @contextmanager
@@ -90,14 +112,15 @@ def _model(context: WorkerContext, planned: Attacking) -> Iterator[LoadedModel]:
 def _clean(context: WorkerContext, planned: Attacking) -> tuple[Clean, int]:
     """Draws pictures without an edit, from prompts that edits are fitted on: those that show the attribute, if any do.
 
-    Where none of many does, the first are taken: the ceiling says then that there is nothing to bring back.
+    As many as the attacks of all seeds are given. Where none of many shows it, the first are taken: the ceiling says
+    then that there is nothing to bring back.
 
     Returns:
         the pictures, and how many of them show it.
     """
     import torch
 
-    wanted = attack_settings(planned.choice).pictures
+    wanted = attack_settings(planned.choice).pictures * len({probe.seed for probe in planned.probes})
     key = ("clean pictures", planned.attribute.key, planned.records, wanted, planned.batch_size)
     if (held := context.kept.get(key)) is not None:
         found: tuple[Clean, int] = held

@@ -27,9 +27,18 @@ def test_what_changes_the_pictures_of_a_model_or_its_floor_is_another_unit() -> 
     other = TOY.model_copy(update={"dtype": "bfloat16"})
     for model in (replaced(TOY), other):
         assert not set(names(model=model, floor=TOY).values()) & set(before.values())
-        moved = names(floor=model)
-        assert moved["floor"] != before["floor"]
-        assert {**moved, "floor": ""} == {**before, "floor": ""}
+    moved = names(floor=replaced(TOY))
+    assert moved["floor"] != before["floor"]
+    assert {**moved, "floor": ""} == {**before, "floor": ""}
+    # It computes as the model does, whatever it was resolved with.
+    assert names(floor=other) == before
+
+
+def test_a_floor_is_held_against_each_model_in_its_own_number_format() -> None:
+    other = TOY.model_copy(update={"dtype": "bfloat16"})
+    for model in (TOY, other):
+        floor = planned(model=model, floor=TOY)["floor"].payload.floor
+        assert floor == TOY.model_copy(update={"dtype": model.dtype})
 
 
 def test_nothing_that_an_attack_is_given_is_drawn_to_see_what_returned() -> None:

@@ -41,6 +41,8 @@ def test_the_judge_that_is_named_decides_and_pictures_count_once() -> None:
     [
         (2, 60, 64, 4, "hidden"),
         (58, 60, 64, 4, "not removed"),
+        # It returns above what shows alone too, but was never gone.
+        (40, 64, 64, 0, "not removed"),
         (1, 6, 64, 4, "not shown to return"),
         (1, 6, 8, 4, "too weak"),
     ],
@@ -51,6 +53,21 @@ def test_what_shows_without_the_attack_or_not_at_the_ceiling_was_not_hidden(
     table = rows("edited", edited) + rows("unedited", ceiling) + rows("floor", floor)
     (found,) = summarize_attacks(table, {("e", "localized"): shown(alone)})
     assert found.verdict == verdict
+
+
+def test_many_verdicts_on_one_attribute_take_more_to_be_said() -> None:
+    """Bounds of the counts stay those of one count."""
+
+    def verdicts(count: int, attribute: str = "style/velor") -> list[tuple[str, float, float]]:
+        table = rows("unedited", 64, attribute=attribute) + rows("floor", 4, attribute=attribute)
+        table += [row for n in range(count) for row in rows("edited", 52, edit_id=f"e{n}", attribute=attribute)]
+        return [(item.verdict, item.edited.low, item.confidence) for item in summarize_attacks(table)]
+
+    ((said, low, confidence),) = verdicts(1)
+    assert (said, confidence) == ("hidden", pytest.approx(0.975))
+    many = verdicts(50)
+    assert {each for each, _, _ in many} == {"not shown to return"}
+    assert {bound for _, bound, _ in many} == {low}
 
 
 def shown(hits: int) -> Share:
