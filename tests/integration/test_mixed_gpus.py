@@ -13,7 +13,8 @@ from tests.support.clusters import ray_head, ray_node
 DRIVER = """
 import json, sys
 import ray
-from orchestrator.backends.ray import backend as module
+from orchestrator.backends.ray import actor
+from orchestrator.backends.ray.backend import RayBackend
 from orchestrator.scheduler.loop import StopSwitch, run_units
 from orchestrator.scheduler.needs import Node, WorkerNeeds
 from orchestrator.scheduler.protocol import Unit, UnitReport
@@ -30,14 +31,14 @@ class Worker:
 
 class Make:
     def __setstate__(self, state):
-        module.describe = described
+        actor.describe = described
     def __getstate__(self):
         return {"no": "state"}
     def __call__(self, model):
         return Worker()
 
 ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-backend = module.RayBackend(Make(), workers=3, threads=1, address=sys.argv[1])
+backend = RayBackend(Make(), workers=3, threads=1, address=sys.argv[1])
 large = {node["NodeID"] for node in ray.nodes() if node["Labels"].get("name") == "large"}
 starts, start = [], backend.start_worker
 backend.start_worker = lambda worker, needs, avoid: (starts.append(sorted(avoid)), start(worker, needs, avoid))
