@@ -224,8 +224,8 @@ METRICS: Columns = (
     SCHEMA_VERSION,
     Column(
         "inputs", TEXT, "hash",
-        "SHA-256 of all that a distance of sets follows from, its code included: while it stays, the distance is kept; "
-        "null of means over pictures",
+        "SHA-256 of all that a distance of sets follows from, the code of its file included: while it stays, the "
+        "distance is kept; null of means over pictures",
     ),
 )  # fmt: skip
 

@@ -39,7 +39,7 @@ class Settings(AttackSettings):
 
 @contextmanager
 def attack(model: LoadedModel, task: AttackTask, settings: Settings) -> Iterator[Draw]:
-    """Draws from clean pictures, as the seeds say; see :class:`loco_core.attacking.base.Attack`."""
+    """Draws from clean pictures in turn; see :class:`loco_core.attacking.base.Attack`."""
     import torch
 
     from loco_core.attacking.drawing import started_from
@@ -47,11 +47,14 @@ def attack(model: LoadedModel, task: AttackTask, settings: Settings) -> Iterator
     from loco_core.diffusion.generate import generate
 
     clean = family_of(model).latents(model.pipeline, task.clean.pictures)
+    turns: dict[tuple[str, int], int] = {}
 
     def batch(rows: Sequence[Row]) -> torch.Tensor:
         # A batch is filled up with copies of its last row.
         filled = [*rows, *[rows[-1]] * (task.batch_size - len(rows))]
-        latents = clean[[row.seed % len(clean) for row in filled]]
+        # Rows that are drawn one by one begin with the pictures that they begin with together. The seed alone says
+        # little: an attack is made for one.
+        latents = clean[[turns.setdefault((row.prompt, row.seed), len(turns)) % len(clean) for row in filled]]
         seeds = [torch.Generator().manual_seed(row.seed) for row in filled]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in seeds]).to(latents)
 

@@ -65,4 +65,5 @@ class EvaluationIndex:
         """Tells whether an edit is measured on some of the probes, but with a margin against other texts alone."""
         there = {measured_pair(row) for row in rows_where(self._table, model=model, attribute=attribute).to_pylist()}
         lacking = {wanted[:-1] for probe in drawn if (wanted := pair(edit, probe)) not in there}
-        return any(found[:-1] in lacking for found in there)
+        # Of older results nobody wrote down which texts they were measured against.
+        return any(found[-1] and found[:-1] in lacking for found in there)

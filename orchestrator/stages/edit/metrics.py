@@ -50,7 +50,8 @@ def metric_rows(
     rows = []
     for about, values in _by_edit(pictures.to_pylist(), known).items():
         rows.append(_row(known[about[:3]], about, _mean(values), values))
-    there = {row["inputs"]: row for row in before if row["inputs"]}
+    # A distance without a value is tried again: what was in the way, such as too little memory, may have passed.
+    there = {row["inputs"]: row for row in before if row["inputs"] and row["value"] is not None}
     rows += _sets(known, features, sources, lambda inputs: there.get(inputs))
     return sorted(rows, key=lambda row: (row["model"], row["attribute"], *_about(row)))
 
