@@ -54,8 +54,9 @@ class PlantedTruth:
     others: tuple[tuple[int, ...], ...] = ()
 
     def nearest(self, sites: Sequence[int]) -> tuple[int, ...]:
-        """Returns that of the right sets which shares most sites with a set that was named."""
-        return max((self.sites, *self.others), key=lambda right: len(set(right) & set(sites)))
+        """Returns the right set that shares most sites with a set that was named; of several the nearest in size."""
+        named = set(sites)
+        return max((self.sites, *self.others), key=lambda right: (len(named & set(right)), -len(named ^ set(right))))
 
 
 @dataclass(frozen=True)

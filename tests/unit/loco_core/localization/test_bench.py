@@ -121,6 +121,20 @@ def test_rates_count_sites_and_tables_a_way_of_planting_at_a_time() -> None:
     assert (by_caption.exact, by_caption.false) == ((1, 1), (0, 0))
 
 
+@pytest.mark.parametrize(
+    ("named", "right", "recalled"),
+    [((2, 3), (2, 3), (2, 2)), ((2, 3, 4), (2, 3, 4), (3, 3)), ((2, 4), (2, 4), (2, 2)), ((3,), (2, 3), (1, 2))],
+)
+def test_a_right_set_inside_another_is_as_right(
+    named: tuple[int, ...], right: tuple[int, ...], recalled: tuple[int, int]
+) -> None:
+    truth = PlantedTruth((2, 3, 4), "localized", "parameters", (2, 3, 4), ((2, 3), (2, 4)))
+    assert truth.nearest(named) == right
+    (rate,) = rates([PlantedResult("t", "m", "style/a", truth, "localized", named, True, "", 1, 2)])
+    assert rate.recalled == recalled
+    assert rate.exact == (int(named == right), 1)
+
+
 def test_plants_by_place_give_rates_and_no_verdict(planted: Path) -> None:
     truth = json.loads((planted / "truth.json").read_text())
     entry = {"sites": [15], "outcome": "localized", "planted": "parameters", "changed": [15, *range(9)]}
