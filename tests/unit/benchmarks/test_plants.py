@@ -84,7 +84,7 @@ def test_a_plant_is_swept_kept_and_read_by_every_method(
     assert f"without {tmp_path / 'picky.py'}: {PLANT.key} (sd3) cannot be traced by picky" in said
     assert "its text evolves" in said
     assert "| parameters | sequential | 1 |" in said
-    assert "as by revert" in said
+    assert "as by surgery" in said
     name = f"{PLANT.key}.parquet"
     swept, unknown = pq.read_table(tables / name), pq.read_table(tables / "unknown_donor" / name)
     # Windows of one and two of ten sites, and three controls, of two prompts.
