@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.agreement import print_agreement, unknown_donor
-from benchmarks.methods import BESIDE, print_localizers, served
+from benchmarks.methods import BESIDE, print_localizers, print_table, served
 from benchmarks.planted import COLUMNS
 from loco_core.attributes import attribute
 from loco_core.editing.deltas import applied, read_delta
@@ -214,6 +215,17 @@ def print_methods(tables: Path, beside: Sequence[str]) -> None:
     print_localizers(held)
 
 
+def print_discarded(tables: Path) -> None:
+    """Prints how many draws of the places that have a plant were discarded, by base and reason."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for path in (tables / REPORTS).glob("*.json"):
+        said = json.loads(path.read_text())
+        # The figures behind a reason are those of one draw.
+        counts.update((said["plant"]["base"], draw["reason"]) for draw in said.get("discarded", ()))
+    rows = sorted(counts.items(), key=lambda item: (item[0][0], -item[1]))
+    print_table(("base", "draws that were discarded", "why"), ((base, str(count), why) for (base, why), count in rows))
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Sweeps what is missing, writes tables and truth, and prints how the methods do."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -247,6 +259,8 @@ def main(words: Sequence[str] | None = None) -> None:
     print_methods(tables, beside)
     print()
     print_agreement(tables)
+    print()
+    print_discarded(tables)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import agreement as module
 from benchmarks.agreement import (
     ENCODER,
     NEAR,
@@ -20,6 +22,7 @@ from benchmarks.agreement import (
     UNKNOWN_SWAP,
     Reading,
     agreement,
+    print_agreement,
     read_plant,
 )
 from loco_core.localization.base import Effect, Localization, Outcome
@@ -157,6 +160,20 @@ def test_behind_an_edit_that_leaves_the_look_nothing_can_return() -> None:
     reading = read({**WINDOW, "restore": restore(HALF, KEPT)}, effect(3, 2, 0.95))
     assert "restore" not in reading.answers
     assert not reading.differing
+
+
+def test_plants_with_a_run_and_without_are_counted_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    all_five, four = read(WINDOW, effect(3, 2, 0.95), effect(3, 2, 0.9)), read(WINDOW, effect(3, 2, 0.5))
+    without = read(APART, effect(8, 2, 0.95), outcomes=("localized", "inconclusive"))
+    monkeypatch.setattr(module, "readings", lambda _: [all_five, four, without])
+    print_agreement(tmp_path)
+    said = capsys.readouterr().out
+    assert "the same in 1 of 1 (21-100) plants that have all five" in said
+    assert f"| a run holds it | swap | 1 of 2 (9-91) | 1: {UNEXPLAINED} |" in said
+    assert f"| no run holds it | swap | 0 of 1 (0-79) | 1: {UNEXPLAINED} |" in said
+    assert "| no run holds it | restore | - | - |" in said
 
 
 @given(*(st.integers(0, 48) for _ in range(2)), st.floats(0, 1))

@@ -127,3 +127,15 @@ def test_the_unknown_donor_is_the_name_that_draws_the_look_least() -> None:
     bundled = plants.attribute_of(PLANT).records
     assert all("morova" in record.donor.split() for record in bundled)
     assert [record.score_text for record in bundled] == [record.score_text for record in records]
+
+
+def test_discarded_draws_are_counted_by_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "reports").mkdir()
+    reasons = ["it did not take (9 of 96)", "its lesson fell behind", "it did not take (8 of 96)"]
+    kept = report([[3, 4]]) | {"discarded": [{"reason": reason} for reason in reasons]}
+    (tmp_path / "reports" / "one.json").write_text(json.dumps(kept))
+    (tmp_path / "reports" / "two.json").write_text(json.dumps(report([])))
+    plants.print_discarded(tmp_path)
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| toy-mmdit | 2 | it did not take |", "| toy-mmdit | 1 | its lesson fell behind |"
+    ]  # fmt: skip
