@@ -27,7 +27,7 @@ from loco_core.localization.base import LocalizeSettings, rule
 from loco_core.localization.bench.methods import COLUMNS as METHOD_COLUMNS
 from loco_core.localization.bench.methods import MethodsReport, run_methods
 from loco_core.localization.bench.planted import TRUTH_FILE, PlantedResult, PlantedTruth, pictures, truth_from
-from loco_core.localization.bench.replay import ReplayedTable
+from loco_core.localization.bench.replay import Answer, ReplayedTable
 from loco_core.toyworld import PLANTED_TABLES
 from loco_core.toyworld.plant_set import PLANTED_TABLES as PLANT_TABLES
 from loco_core.toyworld.planting import MODELS
@@ -137,15 +137,24 @@ def localizations(model: str, store: Store, truths: Mapping[str, Any]) -> list[d
         used = mine.filter(pc.invert(pc.is_in(mine["control"], pa.array(unused))))
         found.append(_said(model, truths, name, method, row["outcome"], picked, read if len(read) else used))
         if method == "window":
-            settings = LocalizeSettings(localizer="sequential")
-            answer = ReplayedTable(mine).answer(rule("sequential"), settings)
+            # What complements cost is counted as of plants by the place of parameters.
+            found[-1] |= _drawn(_replayed(used, "window"))
+            answer = _replayed(used, "sequential")
             window = answer.found.window
             sites = list(window.sites) if window else []
             said = _said(model, truths, name, "sequential", answer.found.outcome, sites, answer.scores)
-            # Every round draws clean and donor again.
-            again = answer.drawn / said["images"]
-            found.append({**said, "images": answer.drawn, "seconds": said["seconds"] * again})
+            found.append(said | _drawn(answer))
     return found
+
+
+def _replayed(scores: pa.Table, localizer: str) -> Answer:
+    return ReplayedTable(scores).answer(rule(localizer), LocalizeSettings(localizer=localizer))
+
+
+def _drawn(answer: Answer) -> dict[str, Any]:
+    """Returns what an answer took: every round draws clean and donor again."""
+    seconds: float = pc.sum(answer.scores["seconds"]).as_py()
+    return {"images": answer.drawn, "seconds": seconds * answer.drawn / answer.images}
 
 
 def _said(
