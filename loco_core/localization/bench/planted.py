@@ -6,7 +6,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,11 @@ class PlantedResult:
         outcome: outcome that the localizer reported.
         sites: sites that it picked.
         right: the outcome is right, and the sites exactly those planted where there are sites to be found.
-        reason: the localizer's own sentence.
+        reason: the localizer's own sentence, and what it asked for in vain.
         images: number of images that a sweep draws for it: every round draws clean and donor images again, and identity
             swaps decide nothing.
         all_images: number of images in the table.
-        seconds: how long these took to draw, by the clock, as far as the table tells.
+        seconds: how long these took to draw, in the table's own seconds, as far as it tells.
     """
 
     table: str
@@ -196,7 +196,9 @@ def _of_scores(path: Path, truths: dict[str, Any], rule: Rule, settings: Localiz
     drawn = answer.drawn - rows_where(answer.scores, control="identity").num_rows
     each = _seconds(answer.scores)
     seconds = None if each is None else each / answer.images * drawn
-    return _result(path, truths, answer.found, drawn, scores.num_rows, seconds)
+    lacks = f"; the table lacks {len(answer.unmet)} windows or complements that it asked for" if answer.unmet else ""
+    found = replace(answer.found, reason=f"{answer.found.reason}{lacks}")
+    return _result(path, truths, found, drawn, scores.num_rows, seconds)
 
 
 def _of_traces(

@@ -26,11 +26,13 @@ class Answer:
         found: its localization.
         scores: all rows that it was given by then.
         drawn: images that a sweep draws for them: every round draws the clean and the donor image of a pair again.
+        unmet: what it still asks for, and the table does not have.
     """
 
     found: Localization
     scores: pa.Table
     drawn: int
+    unmet: tuple[Request, ...] = ()
 
     @property
     def images(self) -> int:
@@ -78,7 +80,8 @@ class ReplayedTable:
             found = rule(scores, settings, site_names, self.grid)
             more = given | self._mask(found.wants)
             if not (more & ~given).any():
-                return Answer(found, scores, drawn)
+                unmet = tuple(request for request in found.wants if not self._has(request))
+                return Answer(found, scores, drawn, unmet)
             drawn += self._drawn(more, given)
             given = more
 
@@ -92,6 +95,10 @@ class ReplayedTable:
     def rows(self, requests: Sequence[Request]) -> pa.Table:
         """Returns what these requests ask for."""
         return self.scores.take(np.flatnonzero(self._mask(requests)))
+
+    def _has(self, request: Request) -> bool:
+        cells = self._mask([request])
+        return request.window is None or bool((cells & (self._control == request.control)).any())
 
     def _mask(self, requests: Sequence[Request]) -> Bools:
         wanted = np.zeros(len(self._control), dtype=np.bool_)

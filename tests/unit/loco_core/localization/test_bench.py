@@ -79,6 +79,15 @@ def test_planted_tables_need_the_exact_set(planted: Path) -> None:
     assert not run_planted(planted, WINDOW, SETTINGS)[0].right
 
 
+def test_a_result_says_what_the_table_lacks(tmp_path: Path, planted: Path) -> None:
+    whole = pa.concat_tables([a_table("redundant", 0).scores, a_table("redundant", 0).complement_scores])
+    without = pq.read_table(planted / "one.parquet")
+    for rows, lacks in ((whole, False), (without, True)):
+        pq.write_table(rows, tmp_path / "one.parquet")
+        (result,) = run_planted(tmp_path, WINDOW, SETTINGS)
+        assert ("the table lacks" in result.reason) == lacks
+
+
 def test_truth_of_an_attribute_goes_before_that_of_its_kind(planted: Path) -> None:
     truth = json.loads((planted / "truth.json").read_text())
     truth["simulated"]["style/simulated"] = {"sites": [], "outcome": "absent"}
