@@ -119,16 +119,20 @@ def swept(spec: SweepSpec, root: Path, budget: Budget) -> tuple[Store, float]:
     """Runs what is missing of a sweep; returns its results, and which share of the time this process computed.
 
     A machine that does something else, too, draws more slowly by the clock: times of pictures are multiplied by the
-    share, which makes them seconds of CPU. Workers of Ray are other processes; of these it is 1.
+    share, which makes them seconds of CPU. It is kept beside the sweep by the run that draws all of it. Where a sweep
+    was resumed, and of workers of Ray, which are other processes, it is 1: times stay those of the clock.
     """
     kind, workers = ("ray", budget.workers) if budget.workers else ("inline", None)
+    kept, resumed = root.with_name(f"{root.name}-share.json"), root.exists()
     clock, computed = time.monotonic(), time.process_time()
     run_sweep(
         spec, str(root), backend_maker(kind, workers, threads=1), on_progress=lambda _: None, stop=StopSwitch(),
         on_localized=lambda found: print(found.model, found.localizer, found.outcome, found.reason, flush=True),
     )  # fmt: skip
-    share = min(1.0, (time.process_time() - computed) / (time.monotonic() - clock))
-    return open_store(str(root)), 1.0 if budget.workers else share
+    if not resumed:
+        share = min(1.0, (time.process_time() - computed) / (time.monotonic() - clock))
+        _write_json(kept, 1.0 if budget.workers else share)
+    return open_store(str(root)), json.loads(kept.read_text()) if kept.exists() else 1.0
 
 
 def measure(report: Path, tables: Path, work: Path, budget: Budget, beside: Sequence[str]) -> None:

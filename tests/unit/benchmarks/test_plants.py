@@ -139,3 +139,16 @@ def test_discarded_draws_are_counted_by_reason(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| toy-mmdit | 2 | it did not take |", "| toy-mmdit | 1 | its lesson fell behind |"
     ]  # fmt: skip
+
+
+def test_only_a_run_that_draws_all_tells_its_share_of_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 10.0) * 3)
+    monkeypatch.setattr(plants.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(plants.time, "process_time", iter((0.0, 4.0, 0.0, 0.1, 0.0)).__next__)
+    monkeypatch.setattr(plants, "run_sweep", lambda spec, root, *_, **__: Path(root).mkdir(exist_ok=True))
+    monkeypatch.setattr(plants, "open_store", lambda root: root)
+    spec = plants.sweep(PLANT, tmp_path, plants.Budget(), 10)
+    shares = [plants.swept(spec, tmp_path / "sweep", plants.Budget())[1] for _ in range(2)]
+    assert shares == [0.4, 0.4]
+    (tmp_path / "stopped").mkdir()
+    assert plants.swept(spec, tmp_path / "stopped", plants.Budget())[1] == 1.0
