@@ -225,7 +225,7 @@ def print_discarded(tables: Path) -> None:
     for path in (tables / REPORTS).glob("*.json"):
         said = json.loads(path.read_text())
         # The figures behind a reason are those of one draw.
-        counts.update((said["plant"]["base"], draw["reason"]) for draw in said.get("discarded", ()))
+        counts.update((said["plant"]["base"], draw["reason"].partition(" (")[0]) for draw in said.get("discarded", ()))
     rows = sorted(counts.items(), key=lambda item: (item[0][0], -item[1]))
     print_table(("base", "draws that were discarded", "why"), ((base, str(count), why) for (base, why), count in rows))
 
