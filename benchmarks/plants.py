@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from loco_core.face.model import load_model
 from loco_core.localization.bench.methods import run_methods
 from loco_core.localization.bench.planted import REPORTS, TRACES, TRUTH_FILE, UNKNOWN_DONOR, write_card
 from loco_core.toyworld.plants.draw import Plant, plant_from_json
+from loco_core.toyworld.plants.kept import write_whole
 from loco_core.toyworld.plants.surgery import truth_of
 from loco_core.toyworld.plants.teach import named
 from loco_core.tracing.methods import methods
@@ -189,19 +191,13 @@ def _place(plant: Plant, report: Path, work: Path) -> Path:
 def _keep(path: Path, rows: pa.Table, share: float) -> None:
     place = rows.column_names.index("seconds")
     rows = rows.set_column(place, "seconds", pc.cast(pc.multiply(rows["seconds"], share), pa.float32()))
-    _whole(path, lambda there: pq.write_table(rows, there, compression="zstd"))
+    written = io.BytesIO()
+    pq.write_table(rows, written, compression="zstd")
+    write_whole(path, written.getvalue())
 
 
 def _write_json(path: Path, said: Any) -> None:
-    _whole(path, lambda there: there.write_text(json.dumps(said, indent=1) + "\n"))
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.rename(path)
+    write_whole(path, (json.dumps(said, indent=1) + "\n").encode())
 
 
 def print_methods(tables: Path, beside: Sequence[str]) -> None:

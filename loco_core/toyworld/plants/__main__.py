@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from loco_core.face.model import Model, load_model
 from loco_core.scoring.base import Judge, load_judge
 from loco_core.toyworld import JUDGE
 from loco_core.toyworld.plants.draw import DRAWN, TAUGHT, UNKNOWN, Base, Plant, draw_plant, plant_from_json
+from loco_core.toyworld.plants.kept import write_whole
 from loco_core.toyworld.plants.surgery import Measured, least_drawn, restored, surgery
 from loco_core.toyworld.plants.teach import Lesson, Material, heads_of, make_material, teach
 
@@ -98,12 +98,12 @@ class Bench:
             said, delta = self.try_plant(plant)
             if delta is not None:
                 written = {**said, "seed": self._seed, "tries": tries, "discarded": discarded}
-                _write(out / f"{plant.key}.safetensors", to_bytes(delta))
-                _write(report, (json.dumps(written, indent=1) + "\n").encode())
+                write_whole(out / f"{plant.key}.safetensors", to_bytes(delta))
+                write_whole(report, (json.dumps(written, indent=1) + "\n").encode())
                 print(f"{plant.key}: {plant.name} is {plant.look}, sites {list(plant.sites)}", flush=True)
                 return written
             discarded.append(said)
-            _write(log, (json.dumps(discarded, indent=1) + "\n").encode())
+            write_whole(log, (json.dumps(discarded, indent=1) + "\n").encode())
             print(f"{plant.key}, attempt {attempt}: discarded, {said['reason']}", flush=True)
         print(f"{self._base.name}, place {number}: no plant took in {len(discarded)} draws", flush=True)
         return None
@@ -167,13 +167,6 @@ class Bench:
             components=tuple(dict.fromkeys(change.component for change in changes)),
         )  # fmt: skip
         return WeightDelta(made, changes)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":
