@@ -24,7 +24,8 @@ from loco_core.localization.bench.planted import (
     PlantedTruth,
     count_tables,
     planted_folders,
-    read_card,
+    read_cards,
+    run_all_planted,
     run_planted,
 )
 from loco_core.localization.bench.replay import ReplayedTable
@@ -131,8 +132,7 @@ def run_bench(
     """
     settings, condition = settings or LocalizeSettings(), condition or Condition("usual")
     start, tables = time.process_time(), 0 if tracer else tables
-    cards = tuple(card for folder in planted if (card := read_card(folder)) is not None)
-    results = tuple(result for folder in planted for result in run_planted(folder, rule, settings, tracer))
+    cards, results = read_cards(planted), run_all_planted(planted, rule, settings, tracer)
     left_out = ""
     if tracer:
         all_planted = sum(map(count_tables, planted))

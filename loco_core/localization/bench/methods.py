@@ -16,9 +16,10 @@ from loco_core.localization.bench.planted import (
     PlantedRates,
     PlantedResult,
     count_tables,
+    endings,
     rates,
-    read_card,
-    run_planted,
+    read_cards,
+    run_all_planted,
 )
 from loco_core.statistics import wilson
 
@@ -86,12 +87,7 @@ class MethodsReport:
             table.add_column(name)
         for cells in self.lines():
             table.add_row(*cells)
-        parts: list[Table | str] = [table]
-        if self.left_out:
-            parts.append(self.left_out)
-        if self.cards:
-            parts.append(f"tables of {', '.join(map(str, self.cards))}")
-        return parts
+        return [table, *endings(self.left_out, self.cards)]
 
 
 def run_methods(
@@ -112,13 +108,8 @@ def run_methods(
     names = [method.name for method in methods]
     if again := {name for name in names if names.count(name) > 1}:
         raise SpecError(f"{', '.join(sorted(again))}: named twice; expected every localizer once")
-    cards = tuple(card for folder in folders if (card := read_card(folder)) is not None)
-    results = {
-        method.name: tuple(
-            found for folder in folders for found in run_planted(folder, method.rule, settings, method.tracer)
-        )
-        for method in methods
-    }
+    cards = read_cards(folders)
+    results = {method.name: run_all_planted(folders, method.rule, settings, method.tracer) for method in methods}
     return MethodsReport(results, sum(map(count_tables, folders)), cards)
 
 

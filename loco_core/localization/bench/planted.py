@@ -140,6 +140,15 @@ def read_card(folder: Path) -> Card | None:
     return card
 
 
+def read_cards(folders: Iterable[Path]) -> tuple[Card, ...]:
+    """Returns what sets of planted tables are cited by, of those that say it.
+
+    Raises:
+        LocalizationError: see `read_card`.
+    """
+    return tuple(card for folder in folders if (card := read_card(folder)) is not None)
+
+
 def write_card(folder: Path, name: str, version: int) -> None:
     """Names a set of planted tables as it lies there, for those who cite it."""
     card = {"name": name, "version": version, "sha256": checksum(folder)}
@@ -179,6 +188,19 @@ def run_planted(
     traced = [path for path in paths if (folder / TRACES / path.name).exists()]
     found = (_of_traces(folder / TRACES / path.name, path, truths, rule, settings, tracer) for path in traced)
     return tuple(result for result in found if result is not None)
+
+
+def run_all_planted(
+    folders: Iterable[Path], rule: Rule, settings: LocalizeSettings, tracer: str | None = None
+) -> tuple[PlantedResult, ...]:
+    """Holds a localizer against the tables of several folders, see `run_planted`."""
+    return tuple(result for folder in folders for result in run_planted(folder, rule, settings, tracer))
+
+
+def endings(left_out: str, cards: Sequence[Card]) -> list[str]:
+    """Returns the sentences behind tables on planted models: what is left out of them, and what they are cited by."""
+    cited = f"tables of {', '.join(map(str, cards))}" if cards else ""
+    return [sentence for sentence in (left_out, cited) if sentence]
 
 
 def count_tables(folder: Path) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from loco_core.localization.base import LocalizeSettings
 from loco_core.localization.bench.methods import COLUMNS, counted, line_of
-from loco_core.localization.bench.planted import Card, PlantedResult, rates
+from loco_core.localization.bench.planted import Card, PlantedResult, endings, rates
 from loco_core.localization.bench.replay import Answer
 from loco_core.localization.bench.truths import KINDS
 from loco_core.statistics import wilson
@@ -195,11 +195,7 @@ class BenchReport:
             tables.append(f"drawn tables: {self.savings}")
         if self.planted:
             tables += [self._planted_table(), self._rates_table()]
-        if self.left_out:
-            tables.append(self.left_out)
-        if self.cards:
-            tables.append(f"tables of {', '.join(map(str, self.cards))}")
-        return tables
+        return [*tables, *endings(self.left_out, self.cards)]
 
     def _measure_table(self) -> Table:
         title = f"{self.localizer}: {self.tables} tables, {self.condition}, {self.cpu_seconds:.0f} s of CPU"

@@ -68,6 +68,11 @@ def targets(spec: SweepSpec, attribute: Attribute, judge: str | None) -> tuple[P
     return tuple(probe for probe in probes(spec, attribute, [], "report", judge) if probe.role == "target")
 
 
+def seeds_of(drawn: Sequence[Probe]) -> tuple[int, ...]:
+    """Returns the seeds of what is drawn, in order; each has an attack of its own."""
+    return tuple(dict.fromkeys(probe.seed for probe in drawn))
+
+
 def attack_units(
     spec: SweepSpec,
     resolved: Resolved,
@@ -96,8 +101,8 @@ def attack_units(
     records = splits(as_scored(attribute, spec.margin), spec.prompts)["fit"]
     if not drawn:
         return []
-    turns = len({probe.seed for probe in drawn})
-    # Every seed has an attack of its own, whose pictures are drawn together.
+    turns = len(seeds_of(drawn))
+    # Pictures of one attack are drawn together.
     together = math.ceil(len(drawn) / turns)
     batch = math.ceil(together / math.ceil(together / batch_size(spec, model)))
     units: list[Unit] = []

@@ -17,7 +17,7 @@ from loco_core.errors import SpecError
 from loco_core.scoring.base import margin_of
 from loco_core.types import PromptRecord, Row
 from orchestrator.scheduler.protocol import Attempt, Unit
-from orchestrator.stages.attack.plan import FIRST_CLEAN_SEED, TRIES, Attacking
+from orchestrator.stages.attack.plan import FIRST_CLEAN_SEED, TRIES, Attacking, seeds_of
 from orchestrator.stages.context import Result, WorkerContext
 from orchestrator.stages.edit.fitting import Fitter
 from orchestrator.stages.edit.plan import INVALID
@@ -70,9 +70,8 @@ def _attacked(
     """
     import torch
 
-    seeds = list(dict.fromkeys(probe.seed for probe in planned.probes))
     wanted, found = attack_settings(planned.choice).pictures, dict[int, torch.Tensor]()
-    for turn, seed in enumerate(seeds):
+    for turn, seed in enumerate(seeds_of(planned.probes)):
         task = AttackTask(
             _share_of(clean, turn, wanted), context.generation, planned.batch_size, FIRST_CLEAN_SEED + turn
         )
@@ -120,7 +119,7 @@ def _clean(context: WorkerContext, planned: Attacking) -> tuple[Clean, int]:
     """
     import torch
 
-    wanted = attack_settings(planned.choice).pictures * len({probe.seed for probe in planned.probes})
+    wanted = attack_settings(planned.choice).pictures * len(seeds_of(planned.probes))
     key = ("clean pictures", planned.attribute.key, planned.records, wanted, planned.batch_size)
     if (held := context.kept.get(key)) is not None:
         found: tuple[Clean, int] = held
