@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.localizers import picky
 from tests.support.sweeps import Command
 
 SWEEP = """\
@@ -271,27 +272,11 @@ def test_methods_that_are_added_to_a_sweep_only_trace_and_stand_beside_it(
 def test_a_model_that_cannot_be_traced_is_refused_where_it_stands(
     command: Command, tmp_path: Path, sweep: Path
 ) -> None:
-    (tmp_path / "picky.py").write_text(PICKY)
+    (tmp_path / "picky.py").write_text(picky("evolving", "it wants text that evolves"))
     sweep.write_text(sweep.read_text().replace("resamples: 100", "compare: [./picky.py]"))
     code, _, error = command("plan", sweep)
     assert code == 2
     assert "tiny (stable_diffusion) cannot be traced by picky: it wants text that evolves; supported: " in error
-
-
-PICKY = """
-from loco_core.tracing.base import TracerInfo
-
-READS = "picky.py"
-INFO = TracerInfo(refuses=lambda facts: "" if facts.stream == "evolving" else "it wants text that evolves")
-
-
-def trace(model, items, settings, batch_size):
-    yield from ()
-
-
-def localize(traces, settings, site_names=()):
-    raise NotImplementedError
-"""
 
 
 def test_a_prompt_that_equals_its_donor_is_refused_where_it_stands(command: Command, sweep: Path) -> None:

@@ -22,22 +22,9 @@ from loco_core.toyworld.plants.draw import Plant
 from loco_core.toyworld.plants.surgery import unknown_names
 from loco_core.toyworld.plants.teach import named
 from loco_core.tracing.methods import methods
+from tests.support.localizers import picky
 
 PLANT = Plant("toy-mmdit", 7, 0, "window", (3, 4), (), -1, "aria", "fact", "zandia")
-PICKY = """
-from loco_core.tracing.base import TracerInfo
-
-READS = "picky.py"
-INFO = TracerInfo(refuses=lambda facts: "" if facts.stream == "fixed" else "its text evolves")
-
-
-def trace(model, items, settings, batch_size):
-    yield from ()
-
-
-def localize(traces, settings, site_names=()):
-    raise NotImplementedError
-"""
 
 
 def rate(hits: int, of: int = 48) -> dict[str, Any]:
@@ -75,7 +62,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plant_is_swept_kept_and_read_by_every_method(
     planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "picky.py").write_text(PICKY)
+    (tmp_path / "picky.py").write_text(picky("fixed", "its text evolves"))
     beside = ["argmin", "attention_contribution"]
     tables, small = tmp_path / "tables", ["--prompts", "2", "--seeds", "1", "--steps", "1"]
     words = [str(planted), "--tables", str(tables), "--work", str(tmp_path / "work"), *small]
