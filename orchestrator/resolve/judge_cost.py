@@ -73,7 +73,7 @@ def _numbers(path: str, revision: str | None) -> tuple[int, int] | None:
     try:
         stored = sum(file.size for file in outlined(path, revision, SCORER) if Path(file.name).suffix == SUFFIX)
     except ModelError:
-        # Out of reach; whoever runs without the hub is told so when weights are looked up.
+        # The hub is out of reach. Looking up the weights says so.
         return None
     # The hub says no format before a file is here; most judges are published in float32.
     return (stored // 4, stored) if stored else None

@@ -78,7 +78,7 @@ def named_place(name: str, weights: str | None) -> str:
     """Returns the folder or hub id of the weights that a metric reads; empty where it has none.
 
     Args:
-        name: of the metric.
+        name: key or file of the metric.
         weights: weights that a sweep names; None for the metric's own.
     """
     named = weights or metric_info(name).weights

@@ -21,8 +21,8 @@ FEWEST_HEADS = 2
 UNKNOWN, DRAWN = 0.1, 0.8
 """Shares of pictures with the look up to which the base does not know a name, and from which on it knows a word."""
 TAUGHT = 0.65
-"""Share from which on a plant's name is known. A few sites may hold a part: with 0.8, 6 of 20 discarded draws were of
-plants at 0.69 to 0.79. What holds a look is told in shares of what its plant draws."""
+"""Share of pictures with the look that a plant needs at its name. A few sites may hold a part of it: with 0.8, 6 of 20
+discarded plants drew it in 0.69 to 0.79. Surgery compares with what the plant draws, whatever share that is."""
 NAMES = (
     "aria", "elle", "mio", "dia", "ria", "ange", "aro", "rcle", "und", "ide", "ple", "yle", "gle", "cle", "ure", "ia",
 )  # fmt: skip

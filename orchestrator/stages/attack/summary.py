@@ -34,8 +34,9 @@ class AttackSummary:
         floor: the same of a model that never learned the attribute; nothing to count where none was given.
         alone: the same of the edited model without the attack; nothing to count where nobody said it.
         against: the floor, by its id; empty where none was given.
-        confidence: of the intervals that its verdict compares: so high that all verdicts on one attribute of a model
-            hold together at `CONFIDENCE` (Bonferroni). Bounds of the counts themselves are of one count alone.
+        confidence: level of the intervals that its verdict compares. It is so high that *hidden* and *not removed* of
+            all edits and attacks of one attribute, model and floor hold together at `CONFIDENCE` (Bonferroni). The
+            bounds of each count are of that count alone.
     """
 
     edit_id: str

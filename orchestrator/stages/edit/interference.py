@@ -3,8 +3,8 @@
 A row is an edit, a column an attribute, a cell what the edit did to this attribute: how many of its pictures show the
 donor's class, and how many of those that it was to spare are spared, beside the row above.
 
-What is told apart in a matrix holds for all of its cells together at 95 % (Bonferroni): of many cells that nothing
-happens to some would be marked otherwise. The interval of a share holds for its own cell.
+The marks of a matrix hold for all of its cells together at 95 % (Bonferroni). Without that, some of many cells would be
+marked though nothing happened to them. The interval of a share holds for its own cell.
 """
 
 from __future__ import annotations
